@@ -1,0 +1,14 @@
+//! What operators write, and the checks it passes: pure, no socket, file, clock or randomness.
+//!
+//! An entity is kept as the JSON object that the Admin API returns, complete with defaults and nulls; the
+//! declared schemas say what may stand in it. [`Config`] is immutable: [`Config::apply`] returns the next one.
+
+mod change;
+mod config;
+mod entity;
+mod error;
+
+pub use change::{Answer, Change, Context, Effect, Mutation, Op, Parent};
+pub use config::Config;
+pub use entity::{Body, Entity, Key, Kind};
+pub use error::{ErrorCode, ErrorObject, Refusal};

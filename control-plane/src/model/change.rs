@@ -1,0 +1,77 @@
+//! A write as an operator asked for it, and what came of it.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{Body, Entity, Key, Kind};
+
+/// One write. All checks happen in [`super::Config::apply`], on the store's writer thread.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// What it writes.
+    pub kind: Kind,
+    /// How.
+    pub op: Op,
+    /// The parent in a nested path such as `/services/{s}/routes`.
+    pub parent: Option<Parent>,
+}
+
+/// The verbs of the Admin API.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// POST: a new entity, defaults filled in.
+    Create(Body),
+    /// PUT: replaces all of it, or creates it.
+    Put(Key, Body),
+    /// PATCH: merges into what is stored.
+    Patch(Key, Body),
+    /// DELETE.
+    Delete(Key),
+}
+
+/// The parent that a nested path names; `field` of the child refers to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its id or name as in the path.
+    pub key: Key,
+    /// The child's foreign field, e.g. `service`.
+    pub field: &'static str,
+}
+
+/// What `apply` may not take from the world by itself.
+pub struct Context<'a> {
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+    /// A fresh random id at each call.
+    pub new_id: &'a mut dyn FnMut() -> Uuid,
+}
+
+/// What a change did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effect {
+    /// What the client is told.
+    pub answer: Answer,
+    /// Every entity it touched, in an order in which no reference ever dangles. Empty: nothing to commit.
+    pub mutations: Vec<Mutation>,
+}
+
+/// What the client is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// The entity as it now stands.
+    Entity(Arc<Entity>),
+    /// It is gone, or never was (top-level DELETE answers 204 either way).
+    Deleted,
+}
+
+/// One entity before and after: created when `before` is `None`, deleted when `after` is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mutation {
+    /// As it was.
+    pub before: Option<Arc<Entity>>,
+    /// As it is.
+    pub after: Option<Arc<Entity>>,
+}

@@ -1,0 +1,82 @@
+//! A snapshot compiled for requests: immutable, but for the live state of its targets.
+//!
+//! L1 is [`Table`]: router, routes, services and the list of upstreams. L2 is each [`Upstream`]'s members,
+//! swapped by themselves. Live state ([`Target`]) outlives both.
+
+mod active;
+mod target;
+mod upstream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::router::{Match, Query, Router};
+
+pub use active::{Active, Reader};
+pub use target::{Lease, Outcome, Target};
+pub use upstream::{PickError, Tried, Upstream};
+
+/// What a request is matched against; loaded once a request.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// Finds an index into `routes`.
+    pub router: Router,
+    /// In the router's order.
+    pub routes: Vec<Arc<Route>>,
+}
+
+impl Table {
+    /// The route for a request.
+    pub fn resolve(&self, query: &Query<'_>) -> Option<(&Arc<Route>, Match)> {
+        let found = self.router.find(query)?;
+        Some((self.routes.get(found.route)?, found))
+    }
+}
+
+/// A route as requests need it.
+#[derive(Debug)]
+pub struct Route {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name, if it has one.
+    pub name: Option<Box<str>>,
+    /// Where it leads; `None` answers 503.
+    pub service: Option<Arc<Service>>,
+    /// Whether plain HTTP is served: false when `protocols` has `https` and not `http`.
+    pub allows_plain: bool,
+    /// Status that sends a plain request to HTTPS.
+    pub https_redirect_status: u16,
+    /// Whether the matched prefix is taken off the path.
+    pub strip_path: bool,
+    /// Whether the client's Host goes upstream.
+    pub preserve_host: bool,
+    /// Whether the request body is read (up to the buffer's size) before an upstream is chosen.
+    pub request_buffering: bool,
+    /// Whether the response is read ahead of a slow client.
+    pub response_buffering: bool,
+}
+
+/// A service as requests need it.
+#[derive(Debug)]
+pub struct Service {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name, else its host: the label of its metrics.
+    pub label: Box<str>,
+    /// Host that goes upstream when no upstream entity is named so.
+    pub host: Box<str>,
+    /// Path prefixed to requests; always starts with `/` when there is one.
+    pub path: Option<Box<str>>,
+    /// Extra attempts after the first.
+    pub retries: u16,
+    /// TCP connect.
+    pub connect_timeout: Duration,
+    /// Gap between two writes.
+    pub write_timeout: Duration,
+    /// Gap between two reads.
+    pub read_timeout: Duration,
+    /// The upstream entity named by `host`, else an implicit one whose only target is `host:port`.
+    pub upstream: Arc<Upstream>,
+}

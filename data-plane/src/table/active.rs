@@ -1,0 +1,35 @@
+//! The table in force.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+
+use super::Table;
+
+/// Holds the table in force; one atomic store replaces it.
+#[derive(Debug, Clone, Default)]
+pub struct Active(Arc<ArcSwap<Table>>);
+
+impl Active {
+    /// Puts `table` in force and returns the one before.
+    pub fn swap(&self, table: Arc<Table>) -> Arc<Table> {
+        self.0.swap(table)
+    }
+
+    /// A worker's cached handle.
+    pub fn reader(&self) -> Reader {
+        Reader(Cache::new(Arc::clone(&self.0)))
+    }
+}
+
+/// A worker's cached handle on the table: a load costs a nanosecond. Refresh it now and then when idle, since
+/// it pins the table it saw last.
+#[derive(Debug, Clone)]
+pub struct Reader(Cache<Arc<ArcSwap<Table>>, Arc<Table>>);
+
+impl Reader {
+    /// The table in force.
+    pub fn load(&mut self) -> &Arc<Table> {
+        self.0.load()
+    }
+}
