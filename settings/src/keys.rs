@@ -1,0 +1,193 @@
+//! Every key: flags, environment names, the file's keys and `--print-settings` are made from this table.
+
+use crate::value::Kind;
+
+/// Which processes a key means something to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plane {
+    /// The control plane, and standalone.
+    Control,
+    /// A node, and standalone.
+    Data,
+    /// A node that runs apart; standalone has no use for it.
+    NodeApart,
+    /// A control plane that runs apart.
+    ControlApart,
+    /// All.
+    Every,
+}
+
+/// One setting.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Key {
+    /// `section.name`, as in the file.
+    pub name: &'static str,
+    /// The reference's name for it, without `KONG_`.
+    pub kong: Option<&'static str>,
+    /// What its text looks like.
+    pub kind: Kind,
+    /// As text.
+    pub default: &'static str,
+    /// Who reads it.
+    pub plane: Plane,
+    /// One sentence for `--help`.
+    pub what: &'static str,
+}
+
+impl Key {
+    /// Name of the flag, without dashes: `admin.listen` is `admin-listen`.
+    pub fn flag(&self) -> String {
+        self.name.replace(['.', '_'], "-")
+    }
+
+    /// Name of the variable: `admin.listen` is `EQUIPOISE_ADMIN_LISTEN`.
+    pub fn environment(&self) -> String {
+        format!("EQUIPOISE_{}", self.name.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
+/// The key with this name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    ALL.iter().find(|key| key.name == name).copied()
+}
+
+/// A day, the longest time-out that makes sense.
+const DAY_MS: u64 = 86_400_000;
+
+macro_rules! keys {
+    ($($ident:ident = $name:literal, $kong:expr, $kind:expr, $default:literal, $plane:ident, $what:literal;)*) => {
+        $(
+            #[doc = $what]
+            pub static $ident: Key = Key {
+                name: $name,
+                kong: $kong,
+                kind: $kind,
+                default: $default,
+                plane: Plane::$plane,
+                what: $what,
+            };
+        )*
+        /// Every key, by area.
+        pub static ALL: &[&Key] = &[$(&$ident),*];
+    };
+}
+
+const fn seconds(min_ms: u64) -> Kind {
+    Kind::Duration { min_ms, max_ms: DAY_MS }
+}
+
+const LEVELS: &[&str] = &["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"];
+
+keys! {
+    ADMIN_LISTEN = "admin.listen", Some("admin_listen"), Kind::Listen, "127.0.0.1:8001", Control,
+        "Where the Admin API listens.";
+    ADMIN_GUI_URL = "admin.gui_url", Some("admin_gui_url"), Kind::List, "", Control,
+        "Origins of browser pages that may call the Admin API.";
+    ADMIN_BODY_BYTES_MAX = "admin.body_bytes_max", Some("nginx_admin_client_max_body_size"),
+        Kind::Size { min: 1024, max: 1 << 30 }, "10m", Control,
+        "Largest body the Admin API takes.";
+    ADMIN_CONNECTIONS_MAX = "admin.connections_max", None, Kind::Int { min: 1, max: 100_000 }, "1024", Control,
+        "Connections to the Admin API at once.";
+
+    STORE_DIR = "store.dir", None, Kind::Path, "equipoise-data", Control,
+        "Directory of the durable config; made if it is not there.";
+    STORE_LOG_REVISIONS_MAX = "store.log_revisions_max", None, Kind::Int { min: 10, max: 10_000_000 }, "10000", Control,
+        "Revisions kept for nodes that come back and for history.";
+    STORE_LOG_BYTES_MAX = "store.log_bytes_max", None, Kind::Size { min: 1 << 20, max: 1 << 40 }, "256m", Control,
+        "Bytes of the same log, whichever bound is met first.";
+
+    CLUSTER_LISTEN = "cluster.listen", Some("cluster_listen"), Kind::Listen, "127.0.0.1:8005", ControlApart,
+        "Where nodes reach the control plane; loopback only while it is plaintext.";
+    CLUSTER_CONTROL_PLANE = "cluster.control_plane", Some("cluster_control_plane"), Kind::List, "127.0.0.1:8005",
+        NodeApart, "Control planes to connect to, in order of preference.";
+    CLUSTER_NODES_MAX = "cluster.nodes_max", None, Kind::Int { min: 1, max: 100_000 }, "5000", Control,
+        "Nodes that may be connected at once.";
+
+    NODE_ID = "node.id", Some("node_id"), Kind::Text, "", Data,
+        "UUID of this node; made and kept in the cache directory if not set.";
+    NODE_REGION = "node.region", None, Kind::Text, "", Data, "Region this node is in.";
+    NODE_ZONE = "node.zone", None, Kind::Text, "", Data, "Zone of the region this node is in.";
+    NODE_LABELS = "node.labels", Some("cluster_dp_labels"), Kind::List, "", Data, "Labels, each `key:value`.";
+    NODE_CACHE_DIR = "node.cache_dir", None, Kind::Path, "equipoise-node", NodeApart,
+        "Directory in which a node keeps its id and its last config.";
+
+    PROXY_LISTEN = "proxy.listen", Some("proxy_listen"), Kind::Listen, "0.0.0.0:8000", Data,
+        "Where clients reach the proxy.";
+    PROXY_WORKERS = "proxy.workers", Some("nginx_worker_processes"), Kind::IntOrAuto { min: 1, max: 1024 }, "auto", Data,
+        "Threads that carry traffic; auto is one a core.";
+    PROXY_CONNECTIONS_MAX = "proxy.connections_max", None, Kind::Int { min: 1, max: 10_000_000 }, "16384", Data,
+        "Client connections of one worker at once; more wait in the kernel's queue.";
+    PROXY_CLIENT_BODY_BYTES_MAX = "proxy.client_body_bytes_max", Some("nginx_http_client_max_body_size"),
+        Kind::Size { min: 0, max: 1 << 50 }, "0", Data, "Largest request body; 0 is no limit.";
+    PROXY_CLIENT_BODY_BUFFER_BYTES = "proxy.client_body_buffer_bytes", Some("client_body_buffer_size"),
+        Kind::Size { min: 0, max: 64 << 20 }, "8k", Data,
+        "A request body up to this size is kept until the response begins, so that it can be sent again.";
+    PROXY_HEADER_BYTES_MAX = "proxy.header_bytes_max", None, Kind::Size { min: 1024, max: 1 << 20 }, "32k", Data,
+        "Largest head of a request or a response.";
+    PROXY_LINE_BYTES_MAX = "proxy.line_bytes_max", None, Kind::Size { min: 512, max: 1 << 20 }, "8k", Data,
+        "Longest request line or header line.";
+    PROXY_HEADERS_MAX = "proxy.headers_max", Some("lua_max_req_headers"), Kind::Int { min: 10, max: 1000 }, "100", Data,
+        "Headers of a request or a response.";
+    PROXY_HEADER_TIMEOUT = "proxy.header_timeout", Some("nginx_http_client_header_timeout"), seconds(100), "60s", Data,
+        "Time for a whole request head.";
+    PROXY_BODY_TIMEOUT = "proxy.body_timeout", Some("nginx_http_client_body_timeout"), seconds(100), "60s", Data,
+        "Longest gap between two reads of a request body.";
+    PROXY_SEND_TIMEOUT = "proxy.send_timeout", Some("nginx_http_send_timeout"), seconds(100), "60s", Data,
+        "Longest gap between two writes of a response.";
+    PROXY_IDLE_TIMEOUT = "proxy.idle_timeout", Some("nginx_http_keepalive_timeout"), seconds(100), "75s", Data,
+        "How long a client connection may wait for its next request.";
+    PROXY_REQUESTS_MAX = "proxy.requests_max", Some("nginx_http_keepalive_requests"),
+        Kind::Int { min: 1, max: 1_000_000_000 }, "10000", Data, "Requests of one client connection.";
+    PROXY_DRAIN_TIMEOUT = "proxy.drain_timeout", Some("nginx_main_worker_shutdown_timeout"), seconds(0), "30s", Data,
+        "How long a stopping node lets requests finish.";
+    PROXY_TRUSTED_IPS = "proxy.trusted_ips", Some("trusted_ips"), Kind::List, "", Data,
+        "Peers whose X-Forwarded-* headers are believed: addresses or CIDR ranges.";
+    PROXY_REAL_IP_HEADER = "proxy.real_ip_header", Some("real_ip_header"), Kind::Text, "X-Real-IP", Data,
+        "Header that carries the client's address from a trusted peer.";
+    PROXY_REAL_IP_RECURSIVE = "proxy.real_ip_recursive", Some("real_ip_recursive"), Kind::Bool, "off", Data,
+        "Take the last address of that header that is not trusted.";
+    PROXY_HEADERS = "proxy.headers", Some("headers"), Kind::List,
+        "server_tokens, latency_tokens, X-Kong-Request-Id", Data, "Headers added to responses, or `off`.";
+    PROXY_HEADERS_UPSTREAM = "proxy.headers_upstream", Some("headers_upstream"), Kind::List, "X-Kong-Request-Id", Data,
+        "Headers added to upstream requests, or `off`.";
+    PROXY_ERROR_DEFAULT_TYPE = "proxy.error_default_type", Some("error_default_type"),
+        Kind::OneOf(&["text/plain", "text/html", "application/json", "application/xml"]), "text/plain", Data,
+        "Type of error bodies where the client asks for none.";
+
+    UPSTREAM_POOL_SIZE = "upstream.pool_size", Some("upstream_keepalive_pool_size"),
+        Kind::Int { min: 0, max: 1_000_000 }, "512", Data, "Idle connections to targets that one worker keeps.";
+    UPSTREAM_REQUESTS_MAX = "upstream.requests_max", Some("upstream_keepalive_max_requests"),
+        Kind::Int { min: 1, max: 1_000_000_000 }, "10000", Data, "Requests of one connection to a target.";
+    UPSTREAM_IDLE_TIMEOUT = "upstream.idle_timeout", Some("upstream_keepalive_idle_timeout"), seconds(100), "60s", Data,
+        "How long a connection to a target may stay idle.";
+
+    PROBE_CONCURRENCY_MAX = "probe.concurrency_max", None, Kind::Int { min: 1, max: 100_000 }, "256", Data,
+        "Active health checks of this node at once.";
+
+    STATUS_LISTEN = "status.listen", Some("status_listen"), Kind::Listen, "127.0.0.1:8100", Data,
+        "Where a node's Status API listens.";
+
+    LOG_LEVEL = "log.level", Some("log_level"), Kind::OneOf(LEVELS), "notice", Every, "Least level that is logged.";
+    LOG_FORMAT = "log.format", None, Kind::OneOf(&["text", "json"]), "text", Every,
+        "Lines for people, or one JSON object a line.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_valid_value() {
+        for key in ALL {
+            key.kind.parse(key.default).unwrap_or_else(|rule| panic!("{}: {rule}", key.name));
+        }
+    }
+
+    #[test]
+    fn names_are_unique_also_as_flags() {
+        let mut flags: Vec<_> = ALL.iter().map(|key| key.flag()).collect();
+        flags.sort();
+        flags.dedup();
+        assert_eq!(flags.len(), ALL.len());
+    }
+}

@@ -1,0 +1,142 @@
+//! What becomes of the reference's keys that have no twin among ours.
+//!
+//! Source: Kong 3.10's `kong.conf`; those with a twin name it in [`crate::keys`].
+
+/// What is done with a key of the reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Treatment {
+    /// Accepted with one warning.
+    NoEffect(&'static str),
+    /// The process does not start, since going on would do something else than was asked for.
+    Refused(&'static str),
+    /// Accepted with one warning: perhaps of a plugin or of another release.
+    Unknown,
+}
+
+/// Decides for `name = value`; `name` is without `KONG_`, lower case.
+pub fn treatment(name: &str, value: &str) -> Treatment {
+    let value = value.trim();
+    match name {
+        "role" if value == "traditional" => {
+            Treatment::NoEffect("the binary that is started decides the role")
+        }
+        "role" => Treatment::Refused("start equipoise-control-plane or equipoise-data-plane instead"),
+        "router_flavor" if value == "traditional_compatible" => Treatment::NoEffect("it is the only flavour"),
+        "router_flavor" => Treatment::Refused("only `traditional_compatible` is supported by this version"),
+        "stream_listen" if value == "off" => Treatment::NoEffect("stream routes are not served"),
+        "stream_listen" => Treatment::Refused("stream routes are not supported by this version"),
+        "declarative_config" | "declarative_config_string" => {
+            Treatment::Refused("loading a declarative file at start is not supported by this version")
+        }
+        "database" if value == "off" => {
+            Treatment::Refused("config is always written through the Admin API and kept by the control plane")
+        }
+        "ssl_cert"
+        | "ssl_cert_key"
+        | "admin_ssl_cert"
+        | "admin_ssl_cert_key"
+        | "status_ssl_cert"
+        | "status_ssl_cert_key"
+        | "client_ssl_cert"
+        | "client_ssl_cert_key"
+        | "cluster_cert"
+        | "cluster_cert_key"
+        | "cluster_ca_cert" => Treatment::Refused("TLS is not supported by this version"),
+        "client_ssl" if value != "off" => Treatment::Refused("TLS is not supported by this version"),
+        "error_template_html" | "error_template_json" | "error_template_xml" | "error_template_plain" => {
+            Treatment::Refused("templates of error bodies are not supported by this version")
+        }
+        _ if NO_EFFECT.contains(&name) => Treatment::NoEffect("nothing here corresponds to it"),
+        _ if NO_EFFECT_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
+            Treatment::NoEffect("nothing here corresponds to it")
+        }
+        _ => Treatment::Unknown,
+    }
+}
+
+const NO_EFFECT: &[&str] = &[
+    "admin_access_log",
+    "admin_error_log",
+    "admin_gui_api_url",
+    "admin_gui_listen",
+    "admin_gui_path",
+    "anonymous_reports",
+    "client_ssl",
+    "cluster_data_plane_purge_delay",
+    "cluster_max_payload",
+    "cluster_mtls",
+    "cluster_server_name",
+    "database",
+    "db_cache_ttl",
+    "db_resurrect_ttl",
+    "db_update_frequency",
+    "db_update_propagation",
+    "dns_cache_size",
+    "dns_error_ttl",
+    "dns_hostsfile",
+    "dns_no_sync",
+    "dns_not_found_ttl",
+    "dns_order",
+    "dns_resolver",
+    "dns_stale_ttl",
+    "dns_valid_ttl",
+    "lua_max_post_args",
+    "lua_max_uri_args",
+    "lua_package_cpath",
+    "lua_package_path",
+    "lua_socket_pool_size",
+    "lua_ssl_trusted_certificate",
+    "lua_ssl_verify_depth",
+    "mem_cache_size",
+    "new_dns_client",
+    "nginx_daemon",
+    "nginx_http_client_body_buffer_size",
+    "nginx_http_client_header_buffer_size",
+    "nginx_http_large_client_header_buffers",
+    "nginx_main_worker_rlimit_nofile",
+    "nginx_user",
+    "plugins",
+    "port_maps",
+    "prefix",
+    "proxy_access_log",
+    "proxy_error_log",
+    "ssl_cipher_suite",
+    "ssl_protocols",
+    "ssl_session_tickets",
+    "ssl_session_timeout",
+    "status_access_log",
+    "status_error_log",
+    "tracing_instrumentations",
+    "tracing_sampling_rate",
+    "untrusted_lua",
+    "vaults",
+    "worker_consistency",
+    "worker_state_update_frequency",
+];
+
+const NO_EFFECT_PREFIXES: &[&str] = &["pg_", "resolver_", "wasm", "nginx_"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys;
+
+    #[test]
+    fn no_key_with_a_twin_is_also_without_effect() {
+        for key in keys::ALL {
+            if let Some(kong) = key.kong {
+                assert!(!NO_EFFECT.contains(&kong), "{kong}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_do_something_else_is_refused() {
+        for (name, value) in [("role", "data_plane"), ("router_flavor", "expressions"), ("ssl_cert", "a.pem")]
+        {
+            assert!(matches!(treatment(name, value), Treatment::Refused(_)), "{name}");
+        }
+        assert!(matches!(treatment("pg_host", "db"), Treatment::NoEffect(_)));
+        assert_eq!(treatment("no_such_key", "1"), Treatment::Unknown);
+    }
+}

@@ -1,0 +1,12 @@
+#![doc = include_str!("../README.md")]
+
+pub mod cli;
+pub mod keys;
+pub mod kong;
+pub mod logs;
+pub mod source;
+pub mod value;
+
+pub use keys::{Key, Plane};
+pub use source::{Problem, Settings};
+pub use value::{Listen, Value};

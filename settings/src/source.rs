@@ -1,0 +1,372 @@
+//! Layering of the sources: default < file < environment < flag.
+//!
+//! Pure but for [`read_file`]: the environment and the flags are arguments.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::keys::{self, Key};
+use crate::kong::{self, Treatment};
+use crate::value::{Listen, Value, did_you_mean};
+
+/// Where a value comes from, lowest first: a later one wins.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Built in.
+    Default,
+    /// A file in the reference's `key = value` format, with its line.
+    KongFile(PathBuf, usize),
+    /// Our own file.
+    File(PathBuf),
+    /// The reference's variable.
+    KongEnvironment(String),
+    /// Our own variable.
+    Environment(String),
+    /// A flag of the command line.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::KongFile(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::KongEnvironment(name) | Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// One thing that is wrong: which key, where it stands, and the rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{source_name}: {what}")]
+pub struct Problem {
+    /// Where.
+    pub source_name: String,
+    /// Which key breaks which rule.
+    pub what: String,
+}
+
+impl Problem {
+    fn new(source: &Source, what: String) -> Self {
+        Self { source_name: source.to_string(), what }
+    }
+}
+
+/// The settings in force, each with its source.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    values: BTreeMap<&'static str, (Value, Source)>,
+    /// Things to say once at start: keys of the reference that have no effect here, or that nobody knows.
+    pub warnings: Vec<String>,
+}
+
+/// Collects values from all sources, then [`Layers::resolve`]s them.
+#[derive(Debug, Default)]
+pub struct Layers {
+    texts: BTreeMap<&'static str, (String, Source)>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+impl Layers {
+    /// Adds our own file (TOML, tables by area).
+    pub fn file(&mut self, path: &Path, text: &str) {
+        let source = Source::File(path.to_owned());
+        let tables: toml::Table = match text.parse() {
+            Ok(tables) => tables,
+            Err(error) => {
+                return self
+                    .problems
+                    .push(Problem::new(&source, format!("is not TOML: {}", error.message())));
+            }
+        };
+        for (section, table) in tables {
+            let toml::Value::Table(table) = table else {
+                self.unknown(&source, &section);
+                continue;
+            };
+            for (name, value) in table {
+                let full = format!("{section}.{name}");
+                let Some(key) = keys::find(&full) else {
+                    self.unknown(&source, &full);
+                    continue;
+                };
+                match toml_text(&value) {
+                    Some(text) => self.put(key, text, source.clone()),
+                    None => self.problems.push(Problem::new(
+                        &source,
+                        format!("`{full}` must be a string, a number, a boolean or an array of strings"),
+                    )),
+                }
+            }
+        }
+    }
+
+    /// Adds a file in the reference's `key = value` format.
+    pub fn kong_file(&mut self, path: &Path, text: &str) {
+        for (at, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            if line.is_empty() {
+                continue;
+            }
+            let source = Source::KongFile(path.to_owned(), at + 1);
+            match line.split_once('=') {
+                Some((name, value)) => self.kong(name.trim(), unquote(value.trim()), source),
+                None => self.problems.push(Problem::new(&source, format!("`{line}` is not `key = value`"))),
+            }
+        }
+    }
+
+    /// Adds the environment: `EQUIPOISE_<SECTION>_<KEY>`, and the reference's `KONG_<KEY>`.
+    pub fn environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
+        for (name, value) in variables {
+            if let Some(rest) = name.strip_prefix("EQUIPOISE_") {
+                let source = Source::Environment(name.clone());
+                match keys::ALL.iter().find(|key| key.environment() == name) {
+                    Some(key) => self.put(key, value, source),
+                    None => {
+                        let near = keys::ALL.iter().map(|key| key.environment()).collect::<Vec<_>>();
+                        let hint = did_you_mean(&name, near.iter().map(String::as_str));
+                        self.problems.push(Problem::new(
+                            &source,
+                            format!("unknown setting `{}`{hint}", rest.to_ascii_lowercase()),
+                        ));
+                    }
+                }
+            } else if let Some(rest) = name.strip_prefix("KONG_") {
+                let source = Source::KongEnvironment(name.clone());
+                self.kong(&rest.to_ascii_lowercase(), &value, source);
+            }
+        }
+    }
+
+    /// Adds a flag.
+    pub fn flag(&mut self, key: &'static Key, value: String) {
+        self.put(key, value, Source::Flag(format!("--{}", key.flag())));
+    }
+
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// All problems of all sources, in the order in which they were met.
+    pub fn resolve(mut self) -> Result<Settings, Vec<Problem>> {
+        let mut values = BTreeMap::new();
+        for key in keys::ALL {
+            let (text, source) =
+                self.texts.remove(key.name).unwrap_or_else(|| (key.default.to_owned(), Source::Default));
+            match key.kind.parse(&text) {
+                Ok(value) => {
+                    values.insert(key.name, (value, source));
+                }
+                Err(rule) => {
+                    // Whoever wrote the reference's name should be told about that name.
+                    let name = match (&source, key.kong) {
+                        (Source::KongFile(..) | Source::KongEnvironment(_), Some(kong)) => kong,
+                        _ => key.name,
+                    };
+                    self.problems.push(Problem::new(&source, format!("`{name}` = `{text}`: {rule}")));
+                }
+            }
+        }
+        if self.problems.is_empty() {
+            Ok(Settings { values, warnings: self.warnings })
+        } else {
+            Err(self.problems)
+        }
+    }
+
+    fn put(&mut self, key: &'static Key, text: String, source: Source) {
+        match self.texts.get(key.name) {
+            Some((_, earlier)) if *earlier > source => {}
+            _ => {
+                self.texts.insert(key.name, (text, source));
+            }
+        }
+    }
+
+    fn kong(&mut self, name: &str, value: &str, source: Source) {
+        if let Some(key) = keys::ALL.iter().find(|key| key.kong == Some(name)) {
+            return self.put(key, value.to_owned(), source);
+        }
+        match kong::treatment(name, value) {
+            Treatment::NoEffect(why) => {
+                self.warnings.push(format!("{source}: `{name}` has no effect here: {why}"))
+            }
+            Treatment::Refused(why) => self.problems.push(Problem::new(&source, format!("`{name}`: {why}"))),
+            Treatment::Unknown => self.warnings.push(format!("{source}: `{name}` is not known, and ignored")),
+        }
+    }
+
+    fn unknown(&mut self, source: &Source, name: &str) {
+        let hint = did_you_mean(name, keys::ALL.iter().map(|key| key.name));
+        self.problems.push(Problem::new(source, format!("unknown setting `{name}`{hint}")));
+    }
+}
+
+fn toml_text(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(fact) => Some(fact.to_string()),
+        toml::Value::Array(items) => {
+            let items: Option<Vec<_>> = items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+            items.map(|items| items.join(","))
+        }
+        toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+fn unquote(text: &str) -> &str {
+    ['"', '\''].into_iter().find_map(|quote| text.strip_prefix(quote)?.strip_suffix(quote)).unwrap_or(text)
+}
+
+impl Settings {
+    /// The value of a key and where it came from.
+    pub fn get(&self, key: &Key) -> &(Value, Source) {
+        self.values.get(key.name).expect("resolve gave every key a value")
+    }
+
+    fn value(&self, key: &Key) -> &Value {
+        &self.get(key).0
+    }
+
+    /// Of a [`crate::value::Kind::Bool`] key.
+    pub fn bool(&self, key: &Key) -> bool {
+        matches!(self.value(key), Value::Bool(true))
+    }
+
+    /// Of an `Int` key; `None` for `auto`.
+    pub fn int(&self, key: &Key) -> Option<u64> {
+        match self.value(key) {
+            Value::Int(number) | Value::Size(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Of an `Int` or `Size` key without `auto`, whose range fits the caller's type.
+    pub fn number<T: TryFrom<u64>>(&self, key: &Key) -> T {
+        self.int(key)
+            .and_then(|number| T::try_from(number).ok())
+            .expect("the key's range fits the type that reads it")
+    }
+
+    /// Of a `Duration` key.
+    pub fn duration(&self, key: &Key) -> Duration {
+        match self.value(key) {
+            Value::Duration(time) => *time,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Of a `Text` or `OneOf` key; `None` when not set.
+    pub fn text(&self, key: &Key) -> Option<&str> {
+        match self.value(key) {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Of a `List` key.
+    pub fn list(&self, key: &Key) -> &[String] {
+        match self.value(key) {
+            Value::List(items) => items,
+            _ => &[],
+        }
+    }
+
+    /// Of a `Listen` key; empty for `off`.
+    pub fn listen(&self, key: &Key) -> &[Listen] {
+        match self.value(key) {
+            Value::Listen(addresses) => addresses,
+            _ => &[],
+        }
+    }
+
+    /// Of a `Path` key; `None` when not set.
+    pub fn path(&self, key: &Key) -> Option<&Path> {
+        match self.value(key) {
+            Value::Path(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// A problem found by whoever reads a key more closely than its kind does.
+    pub fn problem(&self, key: &Key, rule: impl fmt::Display) -> Problem {
+        let (value, source) = self.get(key);
+        Problem::new(source, format!("`{}` = `{value}`: {rule}", key.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{ADMIN_LISTEN, LOG_LEVEL, PROXY_LISTEN};
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let mut layers = Layers::default();
+        layers.flag(&ADMIN_LISTEN, "127.0.0.1:4".into());
+        layers.environment(env(&[
+            ("EQUIPOISE_ADMIN_LISTEN", "127.0.0.1:3"),
+            ("KONG_PROXY_LISTEN", "127.0.0.1:2"),
+            ("KONG_LOG_LEVEL", "debug"),
+        ]));
+        layers.file(Path::new("a.toml"), "[proxy]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"");
+        let settings = layers.resolve().unwrap();
+        assert_eq!(settings.get(&ADMIN_LISTEN).0.to_string(), "127.0.0.1:4");
+        assert_eq!(settings.get(&PROXY_LISTEN).0.to_string(), "127.0.0.1:2");
+        assert_eq!(settings.get(&LOG_LEVEL).1.to_string(), "environment KONG_LOG_LEVEL");
+    }
+
+    #[test]
+    fn our_variable_beats_the_references() {
+        let mut layers = Layers::default();
+        layers.environment(env(&[
+            ("EQUIPOISE_ADMIN_LISTEN", "127.0.0.1:3"),
+            ("KONG_ADMIN_LISTEN", "127.0.0.1:2"),
+        ]));
+        assert_eq!(layers.resolve().unwrap().get(&ADMIN_LISTEN).0.to_string(), "127.0.0.1:3");
+    }
+
+    #[test]
+    fn every_problem_is_reported_with_its_place_and_the_nearest_key() {
+        let mut layers = Layers::default();
+        layers.file(Path::new("a.toml"), "[admin]\nlisen = \"x\"\n[proxy]\nlisten = 5.5");
+        layers.environment(env(&[("EQUIPOISE_PROXY_LISEN", "y"), ("EQUIPOISE_LOG_LEVEL", "loud")]));
+        let problems = layers.resolve().unwrap_err();
+        let text: Vec<_> = problems.iter().map(Problem::to_string).collect();
+        assert_eq!(
+            text,
+            [
+                "a.toml: unknown setting `admin.lisen`; did you mean `admin.listen`?",
+                "a.toml: `proxy.listen` must be a string, a number, a boolean or an array of strings",
+                "environment EQUIPOISE_PROXY_LISEN: unknown setting `proxy_lisen`; did you mean \
+                 `EQUIPOISE_PROXY_LISTEN`?",
+                "environment EQUIPOISE_LOG_LEVEL: `log.level` = `loud`: must be one of debug, info, notice, \
+                 warn, error, crit, alert, emerg",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_references_file_is_read_and_its_own_names_are_used_in_problems() {
+        let mut layers = Layers::default();
+        let text = "# comment\nadmin_listen = 127.0.0.1:9 # here\nlog_level = 'loud'\nnonsense\n\
+                    mem_cache_size = 128m\nrouter_flavor = expressions\nwhatever = 1";
+        layers.kong_file(Path::new("kong.conf"), text);
+        assert_eq!(layers.warnings.len(), 2, "{:?}", layers.warnings);
+        let problems: Vec<_> = layers.resolve().unwrap_err().iter().map(Problem::to_string).collect();
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert_eq!(problems[0], "kong.conf:4: `nonsense` is not `key = value`");
+        assert!(problems.iter().any(|p| p.starts_with("kong.conf:3: `log_level` = `loud`")), "{problems:?}");
+        assert!(problems.iter().any(|p| p.starts_with("kong.conf:6: `router_flavor`")), "{problems:?}");
+    }
+}
