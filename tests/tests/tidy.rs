@@ -1,0 +1,202 @@
+//! The architecture rules of the sources: which module may know what. Each failure names file and line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Modules that compute: they open no socket or file, read no clock, draw no randomness, know no runtime.
+const PURE: &[&str] = &[
+    "control-plane/src/model",
+    "control-plane/src/nodes/state",
+    "control-plane/src/distribution/resolve",
+    "control-plane/src/admin/endpoint",
+    "data-plane/src/router",
+    "data-plane/src/balancer",
+    "data-plane/src/health",
+    "data-plane/src/http1",
+    "data-plane/src/table/compile",
+    "data-plane/src/proxy/retry",
+    "data-plane/src/proxy/rewrite",
+    "data-plane/src/sync/backoff",
+];
+
+/// What gives a module away as impure.
+const IMPURE: &[&str] = &[
+    "tokio::",
+    "std::fs",
+    "std::io::Read",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "Instant::now",
+    "SystemTime::now",
+    "rand::rng",
+    "Uuid::new_v4",
+    "std::env",
+    "std::thread",
+];
+
+/// Shells that may not import each other; they meet in `store`, `nodes` and `table`.
+const SHELLS: &[(&str, &[&str])] = &[
+    ("control-plane/src", &["admin", "distribution"]),
+    ("data-plane/src", &["proxy", "sync", "probe", "dns", "status"]),
+];
+
+/// Where wire types may appear.
+const WIRE: &[&str] =
+    &["control-plane/src/distribution", "data-plane/src/sync", "data-plane/src/table/compile"];
+
+/// Where `anyhow` and process exit may appear.
+const MAINS: &[&str] =
+    &["control-plane/src/main.rs", "data-plane/src/main.rs", "deploy/standalone/src/main.rs"];
+
+struct Line {
+    path: String,
+    number: usize,
+    text: String,
+}
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_owned()
+}
+
+/// Code lines of all sources below `dir`, without comments and test modules.
+fn code(dir: &str) -> Vec<Line> {
+    let mut lines = Vec::new();
+    visit(&root().join(dir), &mut lines);
+    lines
+}
+
+fn visit(dir: &Path, lines: &mut Vec<Line>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            if path.file_name().is_none_or(|name| name != "target" && name != "tests") {
+                visit(&path, lines);
+            }
+        } else if path.extension().is_some_and(|ending| ending == "rs") && !path.ends_with("tests.rs") {
+            let name = path.strip_prefix(root()).expect("below the root").display().to_string();
+            let text = fs::read_to_string(&path).expect("sources can be read");
+            for (at, line) in text.lines().enumerate() {
+                if line.trim() == "#[cfg(test)]" {
+                    break;
+                }
+                let code = line.split("//").next().unwrap_or_default();
+                if !code.trim().is_empty() {
+                    lines.push(Line { path: name.clone(), number: at + 1, text: code.to_owned() });
+                }
+            }
+        }
+    }
+}
+
+/// Whether `path` is module `module` (a file `module.rs` or anything in `module/`).
+fn is_in(path: &str, module: &str) -> bool {
+    path == module || path.strip_prefix(module).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+}
+
+/// Whether `text` has `word` as a whole.
+fn mentions(text: &str, word: &str) -> bool {
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + word.len()..].chars().next();
+        let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        !is_part(before) && (word.ends_with(':') || !is_part(after))
+    })
+}
+
+fn hold(rule: &str, broken: Vec<String>) {
+    assert!(broken.is_empty(), "{rule}:\n{}", broken.join("\n"));
+}
+
+fn place(line: &Line) -> String {
+    format!("{}:{}: {}", line.path, line.number, line.text.trim())
+}
+
+#[test]
+fn pure_modules_touch_nothing() {
+    let broken = code(".").into_iter().filter(|line| PURE.iter().any(|module| is_in(&line.path, module)));
+    let broken = broken.filter(|line| IMPURE.iter().any(|sign| mentions(&line.text, sign)));
+    hold(
+        "pure modules open nothing, read no clock and draw no randomness",
+        broken.map(|l| place(&l)).collect(),
+    );
+}
+
+#[test]
+fn every_pure_module_exists() {
+    let lines = code(".");
+    let missing = PURE.iter().filter(|module| !lines.iter().any(|line| is_in(&line.path, module)));
+    hold("a module listed as pure is gone: mend the list", missing.map(|m| (*m).to_owned()).collect());
+}
+
+#[test]
+fn shells_do_not_import_shells() {
+    let mut broken = Vec::new();
+    for (source, shells) in SHELLS {
+        for line in code(source) {
+            let Some(own) = shells.iter().find(|shell| is_in(&line.path, &format!("{source}/{shell}")))
+            else {
+                continue;
+            };
+            let others = shells.iter().filter(|shell| *shell != own);
+            if others.into_iter().any(|shell| mentions(&line.text, &format!("crate::{shell}"))) {
+                broken.push(place(&line));
+            }
+        }
+    }
+    hold("shells meet in `store`, `nodes` and `table`", broken);
+}
+
+#[test]
+fn wire_types_stop_at_the_door() {
+    let planes = code("control-plane/src").into_iter().chain(code("data-plane/src"));
+    let broken = planes.filter(|line| !WIRE.iter().any(|module| is_in(&line.path, module)));
+    let broken = broken.filter(|line| mentions(&line.text, "v1"));
+    hold("`proto::v1` stays in the modules at the wire", broken.map(|l| place(&l)).collect());
+}
+
+#[test]
+fn planes_do_not_import_each_other() {
+    let pairs = [("control-plane", "equipoise-data-plane"), ("data-plane", "equipoise-control-plane")];
+    for (plane, other) in pairs {
+        let manifest = fs::read_to_string(root().join(plane).join("Cargo.toml")).expect("a manifest");
+        assert!(!manifest.contains(&format!("{other}.workspace")), "{plane}/Cargo.toml depends on {other}");
+    }
+}
+
+#[test]
+fn anyhow_and_process_exit_are_for_main() {
+    let broken =
+        ["control-plane/src", "data-plane/src", "proto/src", "settings/src", "deploy/standalone/src"]
+            .into_iter()
+            .flat_map(code)
+            .filter(|line| !MAINS.contains(&line.path.as_str()))
+            .filter(|line| mentions(&line.text, "anyhow") || mentions(&line.text, "process::exit"));
+    hold("only `main.rs` ends the process", broken.map(|l| place(&l)).collect());
+}
+
+#[test]
+fn nothing_is_left_to_do_in_code() {
+    let broken = code(".").into_iter().filter(|line| {
+        ["todo!", "unimplemented!", "dbg!"].iter().any(|sign| line.text.contains(&format!("{sign}(")))
+            && !line.path.ends_with("tidy.rs")
+    });
+    hold("no stubs", broken.map(|l| place(&l)).collect());
+}
+
+#[test]
+fn there_is_one_crypto_provider() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["tree", "--workspace", "--locked", "--offline", "--prefix", "none", "--format", "{p}"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs the tests, so it is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("tokio v"), "the tree must not be empty");
+    assert!(!text.lines().any(|line| line.starts_with("ring v")), "`ring` is in the tree: aws-lc-rs only");
+}
