@@ -30,8 +30,8 @@ pub fn binary(name: &str) -> PathBuf {
     path.join(name)
 }
 
-fn command(name: &str, dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
-    let mut command = Command::new(binary(name));
+fn command(program: &Path, dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
+    let mut command = Command::new(program);
     command
         .args(arguments)
         .current_dir(dir)
@@ -43,12 +43,21 @@ fn command(name: &str, dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
 }
 
 impl Process {
-    /// Starts a binary and waits until it has said where everything listens.
+    /// Starts a binary of this workspace and waits until it has said where everything listens.
     ///
     /// # Errors
     /// When it cannot be started or ends before that; its output is in the error.
     pub fn start(name: &str, dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Result<Self> {
-        let mut child = command(name, dir, arguments)
+        Self::start_at(&binary(name), dir, arguments)
+    }
+
+    /// The same for a program at any path, e.g. one that starts a binary in its own place.
+    ///
+    /// # Errors
+    /// When it cannot be started or ends before that; its output is in the error.
+    pub fn start_at(program: &Path, dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Result<Self> {
+        let name = program.display();
+        let mut child = command(program, dir, arguments)
             .spawn()
             .with_context(|| format!("{name} is not built: run `cargo test --workspace`"))?;
         let log = Arc::new(Mutex::new(String::new()));
@@ -181,7 +190,7 @@ pub fn run(
     arguments: &[&str],
     environment: &[(&str, &str)],
 ) -> (Option<i32>, String) {
-    let child = command(name, dir, arguments).envs(environment.iter().copied()).spawn();
+    let child = command(&binary(name), dir, arguments).envs(environment.iter().copied()).spawn();
     let mut child = child.unwrap_or_else(|error| panic!("{name} must start: {error}"));
     let status = {
         let start = std::time::Instant::now();

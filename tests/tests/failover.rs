@@ -1,5 +1,7 @@
 //! Loss and return of a target: no client sees an error that a healthy target could have prevented.
 
+#![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
+
 use std::net::SocketAddr;
 
 use equipoise_tests::cluster::{Standalone, balance, write};

@@ -1,6 +1,6 @@
 //! What happens to traffic when a plane goes away, and under many changes.
 
-use std::time::Instant;
+#![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
 
 use equipoise_tests::cluster::{Apart, balance, write};
 use equipoise_tests::{Load, Origin, PATIENCE, eventually};
@@ -82,7 +82,6 @@ fn a_thousand_changes_under_load_fail_no_request() {
     balance(&mut admin, "", &[origins[0].address(), origins[1].address()]);
     let load = Load::start(apart.node().address("proxy"), 4, "GET", "/mock");
     load.wait_for(SOME);
-    let start = Instant::now();
     for round in 0..200_u32 {
         let (third, fourth) = (origins[2].address(), origins[3].address());
         let target = |address| format!("/upstreams/u/targets/{address}");
@@ -105,10 +104,8 @@ fn a_thousand_changes_under_load_fail_no_request() {
         }
     }
     write(&mut admin, "PATCH", "/services/s", "retries=4", 200);
-    let took = start.elapsed();
     load.wait_for(SOME);
     let tally = load.stop();
     assert_eq!(tally.failed, 0, "{:?}", tally.failures);
     assert!(tally.succeeded() > 2 * SOME);
-    println!("1,201 changes in {took:?} beside {} requests", tally.succeeded());
 }

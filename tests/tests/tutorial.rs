@@ -1,5 +1,7 @@
 //! The tutorial of the README, word for word but for the ports.
 
+#![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
