@@ -46,6 +46,26 @@ impl Key {
     }
 }
 
+/// The annotated sample: every key with its meaning, its other names and its default.
+pub fn sample() -> String {
+    let mut text = String::from(
+        "# Settings of Equipoise, with their defaults. Copy what you change to `equipoise.toml` in the working\n\
+         # directory, or name the file with --settings. Environment variables win over the file, flags over both.\n\
+         # An unknown key or a bad value stops the start with its name and the nearest right one.\n",
+    );
+    let mut section = "";
+    for key in ALL {
+        let (area, name) = key.name.split_once('.').unwrap_or(("", key.name));
+        if area != section {
+            text.push_str(&format!("\n[{area}]\n"));
+            section = area;
+        }
+        let kong = key.kong.map_or_else(String::new, |kong| format!("; in Kong: {kong}"));
+        text.push_str(&format!("# {} --{}{kong}\n# {name} = \"{}\"\n", key.what, key.flag(), key.default));
+    }
+    text
+}
+
 /// The key with this name.
 pub fn find(name: &str) -> Option<&'static Key> {
     ALL.iter().find(|key| key.name == name).copied()
@@ -181,6 +201,16 @@ mod tests {
         for key in ALL {
             key.kind.parse(key.default).unwrap_or_else(|rule| panic!("{}: {rule}", key.name));
         }
+    }
+
+    /// After a change of the keys: `UPDATE_SAMPLE=1 cargo test -p equipoise-settings`.
+    #[test]
+    fn the_annotated_sample_is_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/settings/equipoise.toml");
+        if std::env::var_os("UPDATE_SAMPLE").is_some() {
+            std::fs::write(path, sample()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), sample());
     }
 
     #[test]
