@@ -1,6 +1,7 @@
 //! Flags made from the keys, and the steps every binary starts with.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -94,6 +95,28 @@ fn with_flags(command: Command, means: impl Fn(Plane) -> bool) -> Command {
                 .allow_hyphen_values(true),
         )
     })
+}
+
+/// Tells people and scripts where everything listens; `ready` is the last line.
+#[allow(clippy::print_stdout, reason = "the one thing a starting process has to say to whoever started it")]
+pub fn announce(title: &str, listeners: &[(&str, SocketAddr)]) {
+    println!("{title}");
+    for (name, address) in listeners {
+        let scheme = if *name == "cluster" { "" } else { "http://" };
+        println!("  {name:<8} {scheme}{address}");
+    }
+    println!("ready");
+}
+
+/// Prints why a process cannot start or go on, with all causes, as one sentence.
+pub fn complain(error: &dyn std::error::Error) {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    eprintln!("error: {text}");
 }
 
 /// The file that is read when none is named.

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod keys;
 pub mod kong;
 pub mod logs;
+pub mod signal;
 pub mod source;
 pub mod value;
 
