@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+pub mod distribution;
 pub mod model;
 pub mod nodes;
 pub mod observability;

@@ -1,0 +1,1 @@
+//! Brings committed config to nodes.
