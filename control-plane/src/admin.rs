@@ -79,10 +79,16 @@ impl Default for AdminSettings {
             drain_timeout: Duration::from_secs(10),
             gui_urls: Vec::new(),
             node_id: Uuid::new_v4(),
-            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            hostname: hostname(),
             configuration: Map::new(),
         }
     }
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }
 
 /// What the endpoints work on.

@@ -170,13 +170,17 @@ async fn parts(headers: &HeaderMap, body: Bytes) -> Result<Vec<Pair>, BodyError>
     let stream = futures_util::stream::once(async move { Ok::<_, std::convert::Infallible>(body) });
     let mut multipart = multer::Multipart::new(stream, boundary);
     let mut pairs: Vec<Pair> = Vec::new();
+    let mut parts = 0;
     while let Some(field) = multipart.next_field().await.map_err(|_| BodyError::NotMultipart)? {
         let name = field.name().unwrap_or_default().to_owned();
         let content = field.bytes().await.map_err(|_| BodyError::NotMultipart)?;
         let value = Some(String::from_utf8_lossy(&content).into_owned());
+        parts += 1;
+        if parts > ARGUMENTS_MAX {
+            return Err(BodyError::TooManyArguments);
+        }
         match pairs.iter_mut().find(|(key, _)| *key == name) {
             Some(pair) => pair.1 = value,
-            None if pairs.len() == ARGUMENTS_MAX => return Err(BodyError::TooManyArguments),
             None => pairs.push((name, value)),
         }
     }

@@ -13,7 +13,7 @@ use super::reply::Reply;
 use super::wait::Wait;
 use super::{AdminState, error, list, wait};
 use crate::model::form::{self, Brackets, Inference};
-use crate::model::{Answer, Body, Change, ErrorCode, ErrorObject, Key, Kind, Op, Parent, Refusal};
+use crate::model::{Answer, Body, Change, ErrorObject, Key, Kind, Op, Parent, Refusal};
 use crate::store::{Author, CommitError};
 
 /// The revision that holds a write.
@@ -100,9 +100,7 @@ async fn one(
         Verb::Get => {
             let head = state.store.head();
             let found = head.config.find(kind, &key, parent.as_ref());
-            return found
-                .map(|entity| Reply::json(StatusCode::OK, &entity.body))
-                .ok_or(Refusal::NotFound);
+            return found.map(|entity| Reply::json(StatusCode::OK, &entity.body)).ok_or(Refusal::NotFound);
         }
         Verb::Put => Op::Put(key, body()),
         Verb::Patch => Op::Patch(key, body()),
@@ -114,7 +112,8 @@ async fn one(
 
 /// Commits and answers; with `ok` where there is an entity to show.
 async fn write(state: &AdminState, asked: &Asked, change: Change, ok: StatusCode) -> Reply {
-    let author = Author { name: asked.peer.ip().to_string(), what: format!("{} {}", asked.verb.name(), asked.path) };
+    let author =
+        Author { name: asked.peer.ip().to_string(), what: format!("{} {}", asked.verb.name(), asked.path) };
     let began = Instant::now();
     let committed = match state.store.commit(change, author).await {
         Ok(committed) => committed,
@@ -162,7 +161,7 @@ pub(super) fn key(asked: &Asked, at: usize, kind: Kind) -> Result<Key, Refusal> 
         Err(error) => {
             let at = error.valid_up_to() + 1;
             let message = format!("invalid utf-8 character sequence detected at position {at}");
-            Err(ErrorObject { code: ErrorCode::InvalidUnique("name"), message, fields: None }.into())
+            Err(ErrorObject::invalid_unique("name", message).into())
         }
     }
 }

@@ -64,6 +64,7 @@ where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let began = Instant::now();
+    let counted = state.metrics.request_began();
     let (head, mut body) = request.into_parts();
     let method = head.method.clone();
     let expects_continue = head.headers.contains_key(EXPECT);
@@ -88,7 +89,8 @@ where
     } else {
         reply
     };
-    state.metrics.requests.get_or_create(&reply.status.into()).inc();
+    drop(counted);
+    state.metrics.request_answered(reply.status);
     let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     reply
         .header(SERVER, SERVER_NAME)
@@ -97,13 +99,7 @@ where
         .into_response(&method)
 }
 
-async fn pass<B>(
-    state: &AdminState,
-    peer: SocketAddr,
-    head: Parts,
-    body: &mut B,
-    verdict: &Verdict,
-) -> Reply
+async fn pass<B>(state: &AdminState, peer: SocketAddr, head: Parts, body: &mut B, verdict: &Verdict) -> Reply
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {

@@ -62,7 +62,10 @@ pub(super) fn write(outcome: &Outcome, headers: &mut HeaderMap) {
     let names = laggards.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     for (name, text) in [(APPLIED, counts), (LAGGARDS, names)] {
         if !text.is_empty() {
-            headers.insert(name, HeaderValue::try_from(text).expect("numbers, ids and commas are visible ASCII"));
+            headers.insert(
+                name,
+                HeaderValue::try_from(text).expect("numbers, ids and commas are visible ASCII"),
+            );
         }
     }
 }
