@@ -9,6 +9,7 @@ mod dump;
 mod entity;
 mod error;
 pub mod form;
+mod patterns;
 mod query;
 mod schema;
 
