@@ -231,6 +231,15 @@ impl Schema {
         single.chain(self.composite_keys.iter().map(Vec::as_slice))
     }
 
+    /// The fields of a part of an entity that could name it, where their values are well formed.
+    pub(super) fn unique_values<'a>(&self, part: &'a Body) -> impl Iterator<Item = (&'static str, &'a str)> {
+        self.fields.iter().filter(|(_, field)| field.unique).filter_map(|(name, field)| {
+            let value = part.get(*name)?;
+            field.check(&mut value.clone()).ok()?;
+            Some((*name, value.as_str()?))
+        })
+    }
+
     /// A new entity from the body of a POST or PUT.
     ///
     /// # Errors

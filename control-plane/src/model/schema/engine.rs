@@ -44,6 +44,11 @@ impl Field {
         Ok(())
     }
 
+    /// Checks a text outside of any entity; the message is that of the field.
+    pub(in crate::model) fn check_text(&self, text: &str) -> Result<(), String> {
+        self.check(&mut text.into()).map_err(|error| error.as_str().unwrap_or_default().to_owned())
+    }
+
     /// What stands for an absent value.
     pub(super) fn absent(&self) -> Value {
         self.default.clone().unwrap_or_default()
