@@ -1,4 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+pub mod admin;
+pub mod distribution;
 pub mod model;
+pub mod nodes;
+pub mod observability;
 pub mod store;

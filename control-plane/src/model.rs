@@ -3,12 +3,21 @@
 //! An entity is kept as the JSON object that the Admin API returns, complete with defaults and nulls; the
 //! declared schemas say what may stand in it. [`Config`] is immutable: [`Config::apply`] returns the next one.
 
+mod apply;
 mod change;
 mod config;
+mod dump;
 mod entity;
 mod error;
+pub mod form;
+mod index;
+mod patterns;
+mod query;
+mod schema;
 
 pub use change::{Answer, Change, Context, Effect, Mutation, Op, Parent};
 pub use config::Config;
 pub use entity::{Body, Entity, Key, Kind};
 pub use error::{ErrorCode, ErrorObject, Refusal};
+pub use query::{Page, PageSize, TagFilter, TagRow};
+pub use schema::{schema_json, validate};

@@ -9,7 +9,7 @@ use super::{Body, Entity, Key, Kind};
 /// One write. All checks happen in [`super::Config::apply`], on the store's writer thread.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// What it writes.
+    /// What it writes; for [`Op::PutReferenced`] and [`Op::PatchReferenced`] the kind that refers to it.
     pub kind: Kind,
     /// How.
     pub op: Op,
@@ -28,6 +28,10 @@ pub enum Op {
     Patch(Key, Body),
     /// DELETE.
     Delete(Key),
+    /// PUT `/routes/{key}/{field}`: replaces the entity that `field` refers to, or creates one and links it.
+    PutReferenced(Key, &'static str, Body),
+    /// PATCH `/routes/{key}/{field}`: merges into the entity that `field` refers to.
+    PatchReferenced(Key, &'static str, Body),
 }
 
 /// The parent that a nested path names; `field` of the child refers to it.

@@ -5,28 +5,58 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use uuid::Uuid;
 
-use super::{Answer, Body, Change, Context, Effect, Entity, Key, Kind, Mutation, Op, Refusal};
+use super::index::{self, Index};
+use super::schema::{EndpointKey, Schema};
+use super::{Entity, Key, Kind, Mutation, Parent};
 
 /// Everything operators wrote, at one revision. Cloning costs O(1), a change O(log n).
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
     entities: OrdMap<(Kind, Uuid), Arc<Entity>>,
+    pub(super) index: Index,
 }
 
 impl Config {
-    /// The entity that a path names.
+    /// The entity that a path names. A kind whose names are unique below a parent only is found by id only; see
+    /// [`Config::find`].
     pub fn get(&self, kind: Kind, key: &Key) -> Option<&Arc<Entity>> {
         match key {
             Key::Id(id) => self.entities.get(&(kind, *id)),
-            Key::Name(name) => {
-                self.iter(kind).find(|entity| entity.body.get("name").is_some_and(|v| v == name))
-            }
+            Key::Name(name) => match Schema::of(kind).endpoint_key? {
+                EndpointKey::Global(field) => self.by_unique(kind, &[(field, name)]),
+                EndpointKey::Nested(..) => None,
+            },
         }
+    }
+
+    /// The entity that a path names; in a nested path only if it is the parent's.
+    pub fn find(&self, kind: Kind, key: &Key, parent: Option<&Parent>) -> Option<&Arc<Entity>> {
+        let Some(parent) = parent else { return self.get(kind, key) };
+        let id = self.get(parent.kind, &parent.key)?.id;
+        let found = match (key, Schema::of(kind).endpoint_key) {
+            (Key::Name(name), Some(EndpointKey::Nested(above, field))) => {
+                self.by_unique(kind, &[(field, name), (above, &id.to_string())])?
+            }
+            (Key::Name(_), Some(EndpointKey::Global(_)) | None) | (Key::Id(_), _) => self.get(kind, key)?,
+        };
+        (index::reference(&found.body, parent.field) == Some(id)).then_some(found)
+    }
+
+    /// The entity that `field` of an entity refers to; `None` when either is missing.
+    pub fn referenced(&self, kind: Kind, key: &Key, field: &str) -> Option<&Arc<Entity>> {
+        let id = index::reference(&self.get(kind, key)?.body, field)?;
+        let (_, referenced, _) = Schema::of(kind).foreign().find(|(name, _, _)| *name == field)?;
+        self.entities.get(&(referenced.kind()?, id))
     }
 
     /// All entities of a kind, ascending by id.
     pub fn iter(&self, kind: Kind) -> impl Iterator<Item = &Arc<Entity>> {
         self.entities.range((kind, Uuid::nil())..=(kind, Uuid::max())).map(|(_, entity)| entity)
+    }
+
+    /// All entities of a kind from an id on, ascending.
+    pub(super) fn iter_from(&self, kind: Kind, from: Uuid) -> impl Iterator<Item = &Arc<Entity>> {
+        self.entities.range((kind, from)..=(kind, Uuid::max())).map(|(_, entity)| entity)
     }
 
     /// Number of entities.
@@ -47,31 +77,16 @@ impl Config {
         if let Some(after) = &mutation.after {
             self.entities.insert((after.kind, after.id), Arc::clone(after));
         }
+        self.index.replace(mutation.before.as_deref(), mutation.after.as_deref());
     }
 
-    /// The config after `change`, and what it did.
-    ///
-    /// # Errors
-    /// When a check refuses it; `self` is what stays in force.
-    pub fn apply(&self, change: &Change, context: &mut Context<'_>) -> Result<(Self, Effect), Refusal> {
-        let mutation = match &change.op {
-            Op::Create(body) => Self::make((context.new_id)(), change.kind, body, None),
-            Op::Put(key, body) | Op::Patch(key, body) => {
-                let before = self.get(change.kind, key);
-                let id = before.map_or_else(|| (context.new_id)(), |entity| entity.id);
-                Self::make(id, change.kind, body, before.cloned())
-            }
-            Op::Delete(key) => Mutation { before: self.get(change.kind, key).cloned(), after: None },
-        };
-        let mut next = self.clone();
-        next.restore(&mutation);
-        let answer = mutation.after.clone().map_or(Answer::Deleted, Answer::Entity);
-        Ok((next, Effect { answer, mutations: vec![mutation] }))
+    pub(super) fn by_id(&self, kind: Kind, id: Uuid) -> Option<&Arc<Entity>> {
+        self.entities.get(&(kind, id))
     }
 
-    fn make(id: Uuid, kind: Kind, body: &Body, before: Option<Arc<Entity>>) -> Mutation {
-        let mut body = body.clone();
-        body.insert("id".to_owned(), id.to_string().into());
-        Mutation { before, after: Some(Arc::new(Entity { kind, id, body })) }
+    /// The entity with these values in the fields of a unique key.
+    pub(super) fn by_unique(&self, kind: Kind, fields: &[(&str, &str)]) -> Option<&Arc<Entity>> {
+        let id = self.index.holder(&index::unique_key(kind, fields)?)?;
+        self.entities.get(&(kind, id))
     }
 }

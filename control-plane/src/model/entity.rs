@@ -3,6 +3,9 @@
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::schema::{EndpointKey, Schema};
+use super::{ErrorObject, Refusal};
+
 /// An entity as JSON: every field of its schema is there, unset ones are null.
 pub type Body = Map<String, Value>;
 
@@ -33,6 +36,11 @@ impl Kind {
         }
     }
 
+    /// Foreign fields that refer to kinds of this build: the field, and the kind.
+    pub fn references(self) -> impl Iterator<Item = (&'static str, Self)> {
+        Schema::of(self).foreign().filter_map(|(field, referenced, _)| Some((field, referenced.kind()?)))
+    }
+
     /// The kind with this collection name.
     pub fn from_collection(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.collection() == name)
@@ -46,6 +54,33 @@ pub enum Key {
     Id(Uuid),
     /// Anything else.
     Name(String),
+}
+
+impl Key {
+    /// Reads a path segment (already percent-decoded) that names an entity of `kind`.
+    ///
+    /// # Errors
+    /// Code 10 when the endpoint key's validator refuses it, code 1 when the kind has no endpoint key.
+    pub fn parse(kind: Kind, segment: &str) -> Result<Self, Refusal> {
+        if let Some(id) = uuid(segment) {
+            return Ok(Self::Id(id));
+        }
+        let schema = Schema::of(kind);
+        match schema.endpoint_key {
+            Some(EndpointKey::Nested(..)) => {}
+            Some(EndpointKey::Global(field)) => {
+                let verdict = schema.field(field).map_or(Ok(()), |field| field.check_text(segment));
+                verdict.map_err(|error| ErrorObject::invalid_unique(field, error))?;
+            }
+            None => return Err(ErrorObject::invalid_primary_key().into()),
+        }
+        Ok(Self::Name(segment.to_owned()))
+    }
+}
+
+/// The id that a string in the one form that Kong takes (36 characters) stands for.
+pub(super) fn uuid(text: &str) -> Option<Uuid> {
+    (text.len() == 36).then(|| Uuid::try_parse(text).ok()).flatten()
 }
 
 /// One stored entity; never changed in place.

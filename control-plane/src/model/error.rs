@@ -1,6 +1,9 @@
 //! Why a change is refused, as Kong's error objects say it.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{Kind, dump};
 
 /// A change that is not made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -11,6 +14,30 @@ pub enum Refusal {
     /// A structured error of the data layer.
     #[error("{}", .0.message)]
     Object(Box<ErrorObject>),
+}
+
+impl Refusal {
+    /// The HTTP status it is answered with.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NotFound => 404,
+            Self::Object(error) => error.status(),
+        }
+    }
+
+    /// The body it is answered with.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::NotFound => json!({ "message": "Not found" }),
+            Self::Object(error) => error.to_json(),
+        }
+    }
+}
+
+impl From<ErrorObject> for Refusal {
+    fn from(error: ErrorObject) -> Self {
+        Self::Object(Box::new(error))
+    }
 }
 
 /// `{"code":…,"name":…,"message":…,"fields":…}`; see `errors.md` section 2 of the specification.
@@ -49,4 +76,177 @@ pub enum ErrorCode {
     InvalidOptions,
     /// 13
     ForeignKeysUnresolved,
+}
+
+impl ErrorCode {
+    /// The number in the body.
+    pub const fn number(&self) -> u16 {
+        match self {
+            Self::InvalidPrimaryKey => 1,
+            Self::SchemaViolation => 2,
+            Self::PrimaryKeyViolation => 3,
+            Self::ForeignKeyViolation => 4,
+            Self::UniqueViolation => 5,
+            Self::NotFound => 6,
+            Self::InvalidOffset => 7,
+            Self::InvalidSize => 9,
+            Self::InvalidUnique(_) => 10,
+            Self::InvalidOptions => 11,
+            Self::ForeignKeysUnresolved => 13,
+        }
+    }
+
+    /// The `name` in the body.
+    pub fn name(&self) -> String {
+        match self {
+            Self::InvalidPrimaryKey => "invalid primary key".to_owned(),
+            Self::SchemaViolation => "schema violation".to_owned(),
+            Self::PrimaryKeyViolation => "primary key violation".to_owned(),
+            Self::ForeignKeyViolation => "foreign key violation".to_owned(),
+            Self::UniqueViolation => "unique constraint violation".to_owned(),
+            Self::NotFound => "not found".to_owned(),
+            Self::InvalidOffset => "invalid offset".to_owned(),
+            Self::InvalidSize => "invalid size".to_owned(),
+            Self::InvalidUnique(field) => format!("invalid unique {field}"),
+            Self::InvalidOptions => "invalid options".to_owned(),
+            Self::ForeignKeysUnresolved => "foreign keys unresolved".to_owned(),
+        }
+    }
+
+    /// The HTTP status it is answered with.
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::UniqueViolation => 409,
+            Self::NotFound => 404,
+            Self::InvalidPrimaryKey
+            | Self::SchemaViolation
+            | Self::PrimaryKeyViolation
+            | Self::ForeignKeyViolation
+            | Self::InvalidOffset
+            | Self::InvalidSize
+            | Self::InvalidUnique(_)
+            | Self::InvalidOptions
+            | Self::ForeignKeysUnresolved => 400,
+        }
+    }
+}
+
+impl ErrorObject {
+    /// The HTTP status it is answered with.
+    pub const fn status(&self) -> u16 {
+        self.code.status()
+    }
+
+    /// The body it is answered with.
+    pub fn to_json(&self) -> Value {
+        let mut body = Map::new();
+        body.insert("code".to_owned(), self.code.number().into());
+        body.insert("name".to_owned(), self.code.name().into());
+        body.insert("message".to_owned(), self.message.clone().into());
+        if let Some(fields) = &self.fields {
+            let key = if self.code == ErrorCode::InvalidOptions { "options" } else { "fields" };
+            body.insert(key.to_owned(), fields.clone());
+        }
+        Value::Object(body)
+    }
+
+    /// Code 1: a path segment that had to be a UUID.
+    pub fn invalid_primary_key() -> Self {
+        let fields = json!({ "id": "expected a valid UUID" });
+        let message = format!("invalid primary key: '{}'", dump::line(&fields));
+        Self { code: ErrorCode::InvalidPrimaryKey, message, fields: Some(fields) }
+    }
+
+    /// Code 2. `errors` mirrors the entity: strings at the leaves, `@entity` for cross-field checks.
+    pub fn schema_violation(errors: Map<String, Value>) -> Self {
+        let pieces = dump::pieces(&errors);
+        let message = match pieces.len() {
+            1 => format!("schema violation ({})", pieces[0]),
+            n => format!("{n} schema violations ({})", pieces.join("; ")),
+        };
+        Self { code: ErrorCode::SchemaViolation, message, fields: Some(Value::Object(errors)) }
+    }
+
+    /// Code 3: a POST with an id that exists.
+    pub fn primary_key_violation(id: Uuid) -> Self {
+        let fields = json!({ "id": id.to_string() });
+        let message = format!("primary key violation on key '{}'", dump::line(&fields));
+        Self { code: ErrorCode::PrimaryKeyViolation, message, fields: Some(fields) }
+    }
+
+    /// Code 4 of a write: `field` refers to nothing.
+    pub fn dangling_foreign_key(field: &str, id: &str, referenced: &str) -> Self {
+        let key = json!({ "id": id });
+        let message = format!(
+            "the foreign key '{}' does not reference an existing '{referenced}' entity.",
+            dump::line(&key)
+        );
+        Self { code: ErrorCode::ForeignKeyViolation, message, fields: Some(json!({ field: key })) }
+    }
+
+    /// Code 4 of a deletion: something still refers to it.
+    pub fn still_referenced(parent: Kind, child: Kind) -> Self {
+        let (parent, child) = (parent.collection(), child.collection());
+        Self {
+            code: ErrorCode::ForeignKeyViolation,
+            message: format!("an existing '{child}' entity references this '{parent}' entity"),
+            fields: Some(json!({ "@referenced_by": child })),
+        }
+    }
+
+    /// Code 5; `key` holds all parts of the key.
+    pub fn unique_violation(key: Map<String, Value>) -> Self {
+        let key = Value::Object(key);
+        let message = format!("UNIQUE violation detected on '{}'", dump::line(&key));
+        Self { code: ErrorCode::UniqueViolation, message, fields: Some(key) }
+    }
+
+    /// Code 6: a PATCH of an id that is not there.
+    pub fn no_such_id(id: Uuid) -> Self {
+        let fields = json!({ "id": id.to_string() });
+        let message = format!("could not find the entity with primary key '{}'", dump::line(&fields));
+        Self { code: ErrorCode::NotFound, message, fields: Some(fields) }
+    }
+
+    /// Code 6: a PATCH of a name that is not there.
+    pub fn no_such_name(field: &str, name: &str) -> Self {
+        let fields = json!({ field: name });
+        let message = format!("could not find the entity with '{}'", dump::line(&fields));
+        Self { code: ErrorCode::NotFound, message, fields: Some(fields) }
+    }
+
+    /// Code 7.
+    pub fn invalid_offset(offset: &str, problem: &str) -> Self {
+        let message = format!("'{offset}' is not a valid offset: {problem}");
+        Self { code: ErrorCode::InvalidOffset, message, fields: None }
+    }
+
+    /// Code 9.
+    pub fn invalid_size(message: &str) -> Self {
+        Self { code: ErrorCode::InvalidSize, message: message.to_owned(), fields: None }
+    }
+
+    /// Code 10: a path segment that no entity of the kind could have as `field`.
+    pub fn invalid_unique(field: &'static str, message: String) -> Self {
+        Self { code: ErrorCode::InvalidUnique(field), message, fields: None }
+    }
+
+    /// Code 11: a query option, `tags` for instance.
+    pub fn invalid_option(option: &str, problem: &str) -> Self {
+        Self {
+            code: ErrorCode::InvalidOptions,
+            message: format!("invalid option ({option}: {problem})"),
+            fields: Some(json!({ option: problem })),
+        }
+    }
+
+    /// Code 13. `errors` holds field -> unique field of the referenced kind -> text.
+    pub fn foreign_keys_unresolved(errors: Map<String, Value>) -> Self {
+        let pieces = dump::pieces(&errors);
+        let message = match pieces.len() {
+            1 => format!("foreign key unresolved ({})", pieces[0]),
+            n => format!("{n} foreign keys unresolved ({})", pieces.join("; ")),
+        };
+        Self { code: ErrorCode::ForeignKeysUnresolved, message, fields: Some(Value::Object(errors)) }
+    }
 }

@@ -1,0 +1,157 @@
+//! The Admin API: HTTP in front of the store, speaking the reference's dialect.
+//!
+//! A thin shell around pure parts: [`endpoint`] says what a path stands for, [`gate`] keeps the order in which
+//! requests are refused, [`crud`] is the one implementation for every kind of entity. It meets the rest of the
+//! control plane in `store` (writes and reads) and `nodes` (who applied what); it never talks to a node.
+
+pub mod body;
+mod clustering;
+pub mod cors;
+mod crud;
+pub mod endpoint;
+mod error;
+pub mod gate;
+mod health;
+mod info;
+pub mod json;
+mod list;
+mod listener;
+pub mod reply;
+mod wait;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::nodes::Nodes;
+use crate::observability::Metrics;
+use crate::store::Store;
+use cors::Origins;
+use endpoint::{Endpoint, Endpoints};
+use gate::Asked;
+use reply::Reply;
+
+pub use listener::serve;
+
+/// The level of the reference that this API keeps to; clients choose features by it.
+pub const KONG_VERSION: &str = "3.10.0";
+
+/// How the Admin API runs; each field has a default that is safe on a small machine.
+#[derive(Debug, Clone)]
+pub struct AdminSettings {
+    /// Connections at once on all listeners; further ones wait to be accepted. 1,024.
+    pub connections_max: usize,
+    /// Time for a request's head, and for an idle connection to send the next one. 60 s.
+    pub head_timeout: Duration,
+    /// Time for a request's body. 60 s.
+    pub body_timeout: Duration,
+    /// Bytes of a request's body (`nginx_admin_client_max_body_size`). 10 MiB.
+    pub body_bytes_max: usize,
+    /// Bytes of a request's head, path included. 64 KiB.
+    pub head_bytes_max: usize,
+    /// Headers of a request. 100.
+    pub headers_max: usize,
+    /// How long requests in flight may take once the server stops. 10 s.
+    pub drain_timeout: Duration,
+    /// Where the GUI is served (`admin_gui_url`): only these origins are named to browsers. None.
+    pub gui_urls: Vec<String>,
+    /// Id of this control plane in `GET /`. Random.
+    pub node_id: Uuid,
+    /// Name of this host in `GET /`. What the kernel says.
+    pub hostname: String,
+    /// Settings in force under the reference's names, secrets already redacted, for `configuration` in
+    /// `GET /`. Empty.
+    pub configuration: Map<String, Value>,
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self {
+            connections_max: 1_024,
+            head_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(60),
+            body_bytes_max: 10 * 1024 * 1024,
+            head_bytes_max: 64 * 1024,
+            headers_max: 100,
+            drain_timeout: Duration::from_secs(10),
+            gui_urls: Vec::new(),
+            node_id: Uuid::new_v4(),
+            hostname: hostname(),
+            configuration: Map::new(),
+        }
+    }
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+/// What the endpoints work on.
+#[derive(Debug)]
+pub struct AdminState {
+    store: Store,
+    nodes: Nodes,
+    metrics: Metrics,
+    settings: AdminSettings,
+    endpoints: Endpoints,
+    origins: Origins,
+    /// Cleared when a commit failed for its disk.
+    is_store_writable: AtomicBool,
+    /// Ends waits early when the server stops.
+    stopping: CancellationToken,
+}
+
+impl AdminState {
+    /// Over a store and the registry of nodes.
+    pub fn new(store: Store, nodes: Nodes, metrics: Metrics, settings: AdminSettings) -> Self {
+        Self {
+            store,
+            nodes,
+            metrics,
+            origins: Origins::from_urls(settings.gui_urls.iter().map(String::as_str)),
+            settings,
+            endpoints: Endpoints::new(),
+            is_store_writable: AtomicBool::new(true),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    fn store_failed(&self) {
+        self.is_store_writable.store(false, Ordering::Relaxed);
+    }
+
+    fn is_store_writable(&self) -> bool {
+        self.is_store_writable.load(Ordering::Relaxed)
+    }
+}
+
+/// Answers a request that passed the gate.
+async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
+    let replied = match endpoint {
+        Endpoint::Root => Ok(info::root(state)),
+        Endpoint::Status => Ok(info::status(state, &asked)),
+        Endpoint::Endpoints => Ok(info::endpoints(state)),
+        Endpoint::Timers => Ok(info::timers()),
+        Endpoint::Metrics => Ok(info::metrics(state)),
+        Endpoint::Robots => Ok(info::robots()),
+        Endpoint::Schema => Ok(info::schema(&asked)),
+        Endpoint::Validate => info::validate(&asked),
+        Endpoint::Tags => list::tags(state, &asked),
+        Endpoint::Tag => list::tag(state, &asked),
+        Endpoint::DataPlanes => clustering::data_planes(state, &asked),
+        Endpoint::ClusteringStatus => Ok(clustering::status(state)),
+        Endpoint::Collection(kind) => crud::collection(state, asked, kind).await,
+        Endpoint::Entity(kind) => crud::entity(state, asked, kind).await,
+        Endpoint::Children(reference) => crud::children(state, asked, reference).await,
+        Endpoint::Child(reference) => crud::child(state, asked, reference).await,
+        Endpoint::Foreign(reference) => crud::foreign(state, asked, reference).await,
+        Endpoint::TargetsAll => list::targets_all(state, &asked),
+        Endpoint::Health => health::upstream(state, &asked),
+    };
+    replied.unwrap_or_else(|refused| error::refusal(&refused))
+}

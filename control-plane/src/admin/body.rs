@@ -1,0 +1,284 @@
+//! Request bodies and query strings, decoded: content type, size and time limits, JSON, form, multipart.
+//!
+//! What the pairs of a form mean (nesting, types) is the model's business. Called by the request gate.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body_util::BodyExt;
+use hyper::body::Body as HttpBody;
+use percent_encoding::percent_decode;
+use serde_json::Value;
+
+use super::json;
+use crate::model::Body;
+
+/// Most query arguments and most form arguments a request may have (as in the reference).
+pub const ARGUMENTS_MAX: usize = 1000;
+
+/// A key of a query or form and its value; `None` where there was no `=`.
+pub type Pair = (String, Option<String>);
+
+/// A decoded body.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Payload {
+    /// There was none.
+    Empty,
+    /// A JSON object.
+    Json(Body),
+    /// URL-encoded or multipart pairs, in order.
+    Form(Vec<Pair>),
+}
+
+/// The content types that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaType {
+    /// `application/json`
+    Json,
+    /// `application/x-www-form-urlencoded`
+    Form,
+    /// `multipart/form-data`
+    Multipart,
+}
+
+/// Why a request stops at the gate because of its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// 415, a page.
+    #[error("unsupported media type")]
+    UnsupportedMediaType,
+    /// 400.
+    #[error("several content types")]
+    MultipleContentTypes,
+    /// 413, a page; the connection closes.
+    #[error("body too large")]
+    TooLarge,
+    /// 408; the connection closes.
+    #[error("body took too long")]
+    TimedOut,
+    /// The connection broke off, or its framing was wrong: 400.
+    #[error("body incomplete")]
+    Incomplete,
+    /// 400.
+    #[error("not JSON")]
+    NotJson,
+    /// 400: the parts of a multipart body could not be told apart.
+    #[error("malformed multipart body")]
+    NotMultipart,
+    /// 400.
+    #[error("too many arguments")]
+    TooManyArguments,
+}
+
+/// The content type of a POST, PUT or PATCH; `None` where it has none and no body either.
+///
+/// Compares the start of the value, case-sensitively, as the reference does.
+///
+/// # Errors
+/// [`BodyError::UnsupportedMediaType`] or [`BodyError::MultipleContentTypes`].
+pub fn media_type(headers: &HeaderMap, has_body: bool) -> Result<Option<MediaType>, BodyError> {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let value = match (values.next(), values.next()) {
+        (None, _) if has_body => return Err(BodyError::UnsupportedMediaType),
+        (None, _) => return Ok(None),
+        (Some(value), None) => value.as_bytes(),
+        (Some(_), Some(_)) => return Err(BodyError::MultipleContentTypes),
+    };
+    let types = [
+        ("application/json", MediaType::Json),
+        ("multipart/form-data", MediaType::Multipart),
+        ("application/x-www-form-urlencoded", MediaType::Form),
+    ];
+    let found = types.into_iter().find(|(prefix, _)| value.starts_with(prefix.as_bytes()));
+    found.map(|(_, media_type)| Some(media_type)).ok_or(BodyError::UnsupportedMediaType)
+}
+
+/// Reads a whole body.
+///
+/// # Errors
+/// When it is larger than `bytes_max`, not complete after `timeout`, or breaks off.
+pub async fn collect<B>(body: &mut B, bytes_max: usize, timeout: Duration) -> Result<Bytes, BodyError>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let read = async {
+        let mut read = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| BodyError::Incomplete)?;
+            if let Some(data) = frame.data_ref() {
+                if read.len() + data.len() > bytes_max {
+                    return Err(BodyError::TooLarge);
+                }
+                read.extend_from_slice(data);
+            }
+        }
+        Ok(read.freeze())
+    };
+    tokio::time::timeout(timeout, read).await.unwrap_or(Err(BodyError::TimedOut))
+}
+
+/// Decodes a body that has been read.
+///
+/// # Errors
+/// When it is not what its type says; an empty body is not JSON.
+pub async fn decode(media_type: MediaType, headers: &HeaderMap, body: Bytes) -> Result<Payload, BodyError> {
+    match media_type {
+        MediaType::Json => match json::parse(&body) {
+            Ok(Value::Object(object)) => Ok(Payload::Json(object)),
+            // The reference's language cannot tell an empty array from an empty object.
+            Ok(Value::Array(array)) if array.is_empty() => Ok(Payload::Json(Body::new())),
+            Ok(_) | Err(json::InvalidJson) => Err(BodyError::NotJson),
+        },
+        MediaType::Form => Ok(Payload::Form(pairs(&body)?)),
+        MediaType::Multipart => Ok(Payload::Form(parts(headers, body).await?)),
+    }
+}
+
+/// Splits `a=1&b&c=` into decoded pairs.
+///
+/// # Errors
+/// When there are more than [`ARGUMENTS_MAX`].
+pub fn pairs(text: &[u8]) -> Result<Vec<Pair>, BodyError> {
+    let pairs = text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
+    let pairs: Vec<Pair> = pairs
+        .take(ARGUMENTS_MAX + 1)
+        .map(|pair| match pair.iter().position(|byte| *byte == b'=') {
+            Some(at) => (unescape(&pair[..at]), Some(unescape(&pair[at + 1..]))),
+            None => (unescape(pair), None),
+        })
+        .collect();
+    if pairs.len() > ARGUMENTS_MAX { Err(BodyError::TooManyArguments) } else { Ok(pairs) }
+}
+
+fn unescape(text: &[u8]) -> String {
+    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    percent_decode(&spaced).decode_utf8_lossy().into_owned()
+}
+
+/// The parts of a multipart body; of equal names the last counts, at the place of the first.
+async fn parts(headers: &HeaderMap, body: Bytes) -> Result<Vec<Pair>, BodyError> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    // Without a boundary the reference finds no parts at all, and so does not complain either.
+    let Some(boundary) = content_type.and_then(|value| multer::parse_boundary(value).ok()) else {
+        return Ok(Vec::new());
+    };
+    if body.is_empty() {
+        return Ok(Vec::new());
+    }
+    let stream = futures_util::stream::once(async move { Ok::<_, std::convert::Infallible>(body) });
+    let mut multipart = multer::Multipart::new(stream, boundary);
+    let mut pairs: Vec<Pair> = Vec::new();
+    let mut parts = 0;
+    while let Some(field) = multipart.next_field().await.map_err(|_| BodyError::NotMultipart)? {
+        let name = field.name().unwrap_or_default().to_owned();
+        let content = field.bytes().await.map_err(|_| BodyError::NotMultipart)?;
+        let value = Some(String::from_utf8_lossy(&content).into_owned());
+        parts += 1;
+        if parts > ARGUMENTS_MAX {
+            return Err(BodyError::TooManyArguments);
+        }
+        match pairs.iter_mut().find(|(key, _)| *key == name) {
+            Some(pair) => pair.1 = value,
+            None => pairs.push((name, value)),
+        }
+    }
+    Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http_body_util::Full;
+    use serde_json::json;
+
+    use super::*;
+
+    fn headers(types: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in types {
+            headers.append(CONTENT_TYPE, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn content_types_are_compared_by_their_start() {
+        use MediaType::{Form, Json, Multipart};
+        let cases: [(&str, &[&str], bool, Result<Option<MediaType>, BodyError>); 9] = [
+            ("none, no body", &[], false, Ok(None)),
+            ("none, a body", &[], true, Err(BodyError::UnsupportedMediaType)),
+            ("json", &["application/json; charset=utf-8"], true, Ok(Some(Json))),
+            ("json-like", &["application/jsonx"], true, Ok(Some(Json))),
+            ("upper case", &["Application/JSON"], true, Err(BodyError::UnsupportedMediaType)),
+            ("text without a body", &["text/plain"], false, Err(BodyError::UnsupportedMediaType)),
+            ("form", &["application/x-www-form-urlencoded"], true, Ok(Some(Form))),
+            ("multipart", &["multipart/form-data; boundary=x"], true, Ok(Some(Multipart))),
+            ("two", &["application/json", "application/json"], true, Err(BodyError::MultipleContentTypes)),
+        ];
+        for (name, types, has_body, want) in cases {
+            assert_eq!(media_type(&headers(types), has_body), want, "{name}");
+        }
+    }
+
+    fn pair(key: &str, value: Option<&str>) -> Pair {
+        (key.to_owned(), value.map(str::to_owned))
+    }
+
+    #[test]
+    fn pairs_are_decoded_once() {
+        let got = pairs(b"a%5B%5D=x+y&&b&c=&d=%252F&e=1=2&%ff=%zz").unwrap();
+        let want = [
+            pair("a[]", Some("x y")),
+            pair("b", None),
+            pair("c", Some("")),
+            pair("d", Some("%2F")),
+            pair("e", Some("1=2")),
+            pair("\u{fffd}", Some("%zz")),
+        ];
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn a_thousand_arguments_are_the_most() {
+        assert_eq!(pairs("a=1&".repeat(1000).as_bytes()).map(|pairs| pairs.len()), Ok(1000));
+        assert_eq!(pairs("a=1&".repeat(1001).as_bytes()), Err(BodyError::TooManyArguments));
+    }
+
+    #[tokio::test]
+    async fn json_bodies_are_objects() {
+        let cases: [(&str, &[u8], Result<Payload, BodyError>); 6] = [
+            ("object", b"{\"a\":1}", Ok(Payload::Json(json!({"a": 1}).as_object().unwrap().clone()))),
+            ("empty array", b"[]", Ok(Payload::Json(Body::new()))),
+            ("array", b"[1]", Err(BodyError::NotJson)),
+            ("string", b"\"x\"", Err(BodyError::NotJson)),
+            ("null", b"null", Err(BodyError::NotJson)),
+            ("empty", b"", Err(BodyError::NotJson)),
+        ];
+        for (name, body, want) in cases {
+            let got = decode(MediaType::Json, &HeaderMap::new(), Bytes::from_static(body)).await;
+            assert_eq!(got, want, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_equal_multipart_names_the_last_counts() {
+        let body = "--X\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n\
+                    --X\r\nContent-Disposition: form-data; name=\"b\"; filename=\"f\"\r\nContent-Type: text/x\r\n\r\nfile\r\n\
+                    --X\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n2\r\n--X--\r\n";
+        let headers = headers(&["multipart/form-data; boundary=X"]);
+        let got = decode(MediaType::Multipart, &headers, Bytes::from_static(body.as_bytes())).await;
+        assert_eq!(got, Ok(Payload::Form(vec![pair("a", Some("2")), pair("b", Some("file"))])));
+        let cut = decode(MediaType::Multipart, &headers, Bytes::from_static(&body.as_bytes()[..60])).await;
+        assert_eq!(cut, Err(BodyError::NotMultipart));
+    }
+
+    #[tokio::test]
+    async fn a_body_past_its_limit_is_refused() {
+        for (body, want) in [("12345", Ok(Bytes::from("12345"))), ("123456", Err(BodyError::TooLarge))] {
+            let mut sent = Full::new(Bytes::from(body));
+            assert_eq!(collect(&mut sent, 5, Duration::from_secs(1)).await, want);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The nodes as the Admin API shows them: `/clustering/data-planes` and its older form `/clustering/status`.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use equipoise_proto::NodeId;
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::AdminState;
+use super::gate::Asked;
+use super::list::{PageJson, text};
+use super::reply::Reply;
+use crate::model::{ErrorObject, PageSize, Refusal};
+use crate::nodes::{FORGET_AFTER, NackCause, NackRecord, NodeView};
+
+/// Hexadecimal digits of a content hash that are shown: the reference's hash has 32.
+const HASH_DIGITS: usize = 32;
+
+/// `/clustering/data-planes`: ascending by id; the reference's keys, then our own.
+pub(super) fn data_planes(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
+    let size = text(asked, "size");
+    let page_size = PageSize::parse(size)?.get();
+    let after = text(asked, "offset").map(parse_offset).transpose()?;
+    let now = SystemTime::now();
+    let nodes = nodes(state, now);
+    let mut rest = nodes.iter().filter(|node| after.is_none_or(|after| node.info.id > after));
+    let page: Vec<&NodeView> = rest.by_ref().take(page_size).collect();
+    let offset = page.last().filter(|_| rest.next().is_some()).map(|node| node.info.id.to_string());
+    let data: Vec<Value> = page.into_iter().map(|node| data_plane(node, now)).collect();
+    Ok(Reply::json(StatusCode::OK, &PageJson::new(data, &asked.path, offset, &[("size", size)])))
+}
+
+/// `/clustering/status`
+pub(super) fn status(state: &AdminState) -> Reply {
+    let nodes = nodes(state, SystemTime::now());
+    let rows: Map<String, Value> = nodes
+        .iter()
+        .map(|node| {
+            let row = json!({
+                "config_hash": config_hash(node),
+                "hostname": node.info.hostname,
+                "ip": ip(node),
+                "last_seen": seconds(node.last_contact),
+            });
+            (node.info.id.to_string(), row)
+        })
+        .collect();
+    Reply::json(StatusCode::OK, &rows)
+        .header(HeaderName::from_static("deprecation"), HeaderValue::from_static("true"))
+}
+
+fn nodes(state: &AdminState, now: SystemTime) -> Vec<NodeView> {
+    state.nodes.list(&state.store.head().position, now)
+}
+
+fn parse_offset(offset: &str) -> Result<NodeId, Refusal> {
+    let id =
+        Uuid::try_parse(offset).map_err(|_| ErrorObject::invalid_offset(offset, "not the id of a node"))?;
+    Ok(NodeId::new(id))
+}
+
+fn data_plane(node: &NodeView, now: SystemTime) -> Value {
+    let forgotten_in = now
+        .duration_since(node.last_contact)
+        .map_or(FORGET_AFTER, |silent| FORGET_AFTER.saturating_sub(silent));
+    let apply = node.last_apply;
+    json!({
+        "id": node.info.id.to_string(),
+        "hostname": node.info.hostname,
+        "ip": ip(node),
+        "last_seen": seconds(node.last_contact),
+        "updated_at": apply.map(|(at, _)| seconds(at)),
+        "config_hash": config_hash(node),
+        "version": node.info.build,
+        "sync_status": sync_status(node),
+        "labels": node.info.labels,
+        "cert_details": {},
+        "rpc_capabilities": [],
+        "ttl": forgotten_in.as_secs(),
+        "connected_since": node.connected_since.map(seconds),
+        "region": node.info.region,
+        "zone": node.info.zone,
+        "status_address": node.info.status_address,
+        "epoch": node.position.map(|position| position.epoch.to_string()),
+        "revision": node.position.map(|position| position.revision.get()),
+        "lag": node.lag,
+        "is_warm": node.is_warm,
+        "last_apply_seconds": apply.map(|(_, took)| took.as_secs_f64()),
+        "last_nack": node.last_nack.as_ref().map(nack),
+    })
+}
+
+fn nack(nack: &NackRecord) -> Value {
+    let cause = match nack.cause {
+        NackCause::Invalid => "invalid",
+        NackCause::Drift => "drift",
+        NackCause::Protocol => "protocol",
+    };
+    json!({
+        "revision": nack.position.revision.get(),
+        "cause": cause,
+        "entity_id": nack.entity.map(|(_, id)| id.to_string()),
+        "entity_kind": nack.entity.map(|(kind, _)| format!("{kind:?}").to_lowercase()),
+        "field": nack.field,
+        "reason": nack.reason,
+        "at": seconds(nack.at),
+    })
+}
+
+/// In the reference's words; it has none for a node that refuses a config for its content.
+fn sync_status(node: &NodeView) -> &'static str {
+    match (&node.last_nack, &node.position) {
+        (Some(NackRecord { cause: NackCause::Protocol, .. }), _) => "kong_version_incompatible",
+        (Some(NackRecord { cause: NackCause::Invalid | NackCause::Drift, .. }), _) | (None, None) => {
+            "unknown"
+        }
+        (None, Some(_)) => "normal",
+    }
+}
+
+fn config_hash(node: &NodeView) -> String {
+    node.content_hash().to_string().chars().take(HASH_DIGITS).collect()
+}
+
+/// A node over an in-memory pipe is on this host.
+fn ip(node: &NodeView) -> String {
+    node.info.address.unwrap_or(IpAddr::from([127, 0, 0, 1])).to_string()
+}
+
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use equipoise_proto::{ContentHash, Epoch, Position, Revision};
+
+    use super::*;
+
+    fn position() -> Position {
+        Position {
+            epoch: Epoch::new(Uuid::from_u128(1)),
+            revision: Revision::new(3),
+            content_hash: ContentHash::EMPTY,
+        }
+    }
+
+    fn view(is_synced: bool, nack: Option<NackCause>) -> NodeView {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        NodeView {
+            info: crate::nodes::NodeInfo {
+                id: NodeId::new(Uuid::from_u128(7)),
+                hostname: "h".to_owned(),
+                address: None,
+                status_address: String::new(),
+                region: String::new(),
+                zone: String::new(),
+                labels: std::collections::BTreeMap::new(),
+                build: "0.1.0".to_owned(),
+                protocol: 1..=1,
+            },
+            position: is_synced.then(position),
+            is_warm: false,
+            lag: None,
+            connected_since: None,
+            last_contact: at,
+            last_apply: None,
+            last_nack: nack.map(|cause| NackRecord {
+                position: position(),
+                cause,
+                entity: None,
+                field: String::new(),
+                reason: "why".to_owned(),
+                at,
+            }),
+        }
+    }
+
+    #[test]
+    fn sync_status_is_in_the_words_of_the_reference() {
+        for (name, is_synced, nack, want) in [
+            ("nothing yet", false, None, "unknown"),
+            ("in order", true, None, "normal"),
+            ("refused", true, Some(NackCause::Invalid), "unknown"),
+            ("drifted", true, Some(NackCause::Drift), "unknown"),
+            ("too old", false, Some(NackCause::Protocol), "kong_version_incompatible"),
+        ] {
+            assert_eq!(sync_status(&view(is_synced, nack)), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_listed_until_it_is_forgotten() {
+        let node = view(true, Some(NackCause::Invalid));
+        let now = node.last_contact + FORGET_AFTER - Duration::from_secs(5);
+        let shown = data_plane(&node, now);
+        assert_eq!(shown["ttl"], 5);
+        assert_eq!(shown["config_hash"], "0".repeat(32));
+        assert_eq!(shown["last_nack"]["reason"], "why");
+        assert_eq!(data_plane(&node, now + FORGET_AFTER)["ttl"], 0);
+    }
+}

@@ -1,0 +1,350 @@
+//! The one table of endpoints: which path stands for what, and which verbs it takes. Pure.
+//!
+//! The paths of entities follow from [`declaration`]: a later kind appears here by what it declares, not by a
+//! handler. Must not look at headers or bodies; called by the request gate and by `/endpoints`.
+
+use percent_encoding::percent_decode_str;
+
+use crate::model::Kind;
+
+/// A verb that an endpoint can take; HEAD counts as GET, OPTIONS is answered for every path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// DELETE
+    Delete,
+    /// GET and HEAD
+    Get,
+    /// PATCH
+    Patch,
+    /// POST
+    Post,
+    /// PUT
+    Put,
+}
+
+impl Verb {
+    /// The verb of a method; `None` for OPTIONS and for what the API does not know.
+    pub fn from_method(method: &http::Method) -> Option<Self> {
+        match method.as_str() {
+            "DELETE" => Some(Self::Delete),
+            "GET" | "HEAD" => Some(Self::Get),
+            "PATCH" => Some(Self::Patch),
+            "POST" => Some(Self::Post),
+            "PUT" => Some(Self::Put),
+            _ => None,
+        }
+    }
+
+    /// Whether requests with it carry a body that is read.
+    pub const fn has_body(self) -> bool {
+        match self {
+            Self::Patch | Self::Post | Self::Put => true,
+            Self::Delete | Self::Get => false,
+        }
+    }
+
+    /// As in a request line.
+    pub const fn name(self) -> &'static str {
+        self.names()[0]
+    }
+
+    const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Delete => &["DELETE"],
+            Self::Get => &["GET", "HEAD"],
+            Self::Patch => &["PATCH"],
+            Self::Post => &["POST"],
+            Self::Put => &["PUT"],
+        }
+    }
+}
+
+/// A child's foreign field and the two kinds that it joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reference {
+    /// The kind that has the field.
+    pub child: Kind,
+    /// The field's name, e.g. `service`.
+    pub field: &'static str,
+    /// The kind it refers to.
+    pub parent: Kind,
+}
+
+/// What a path stands for. The parameters of a path come in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/`
+    Root,
+    /// `/status`
+    Status,
+    /// `/endpoints`
+    Endpoints,
+    /// `/timers`
+    Timers,
+    /// `/metrics`
+    Metrics,
+    /// `/robots.txt`
+    Robots,
+    /// `/tags`
+    Tags,
+    /// `/tags/{tag}`
+    Tag,
+    /// `/schemas/{entity}`
+    Schema,
+    /// `/schemas/{entity}/validate`
+    Validate,
+    /// `/clustering/data-planes`
+    DataPlanes,
+    /// `/clustering/status`
+    ClusteringStatus,
+    /// `/services`
+    Collection(Kind),
+    /// `/services/{service}`
+    Entity(Kind),
+    /// `/services/{service}/routes`
+    Children(Reference),
+    /// `/services/{service}/routes/{route}`
+    Child(Reference),
+    /// `/routes/{route}/service`
+    Foreign(Reference),
+    /// `/upstreams/{upstream}/targets/all`
+    TargetsAll,
+    /// `/upstreams/{upstream}/health`
+    Health,
+}
+
+impl Endpoint {
+    /// The verbs it takes, ascending by name.
+    pub const fn verbs(self) -> &'static [Verb] {
+        match self {
+            Self::Root
+            | Self::Status
+            | Self::Endpoints
+            | Self::Timers
+            | Self::Metrics
+            | Self::Robots
+            | Self::Schema
+            | Self::DataPlanes
+            | Self::ClusteringStatus
+            | Self::TargetsAll
+            | Self::Health => &[Verb::Get],
+            // POST on `/tags` and the writes on one tag exist to be refused with a reason.
+            Self::Tags | Self::Collection(_) | Self::Children(_) => &[Verb::Get, Verb::Post],
+            Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) => {
+                &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Put]
+            }
+            Self::Validate => &[Verb::Post],
+        }
+    }
+
+    /// What OPTIONS answers in `Allow`: sorted, with HEAD and OPTIONS.
+    pub fn allow(self) -> String {
+        let mut names: Vec<_> = self.verbs().iter().flat_map(|verb| verb.names()).copied().collect();
+        names.push("OPTIONS");
+        names.sort_unstable();
+        names.join(", ")
+    }
+
+    /// Whether `/endpoints` names it; the reference keeps quiet about its static pages.
+    fn is_listed(self) -> bool {
+        self != Self::Robots
+    }
+}
+
+/// Where a kind's entities are found.
+struct Declaration {
+    /// Whether it has a collection and entities of its own at the top level.
+    top_level: Presence,
+    /// Its foreign fields that show up in paths.
+    references: &'static [ReferencePaths],
+}
+
+#[derive(PartialEq, Eq)]
+enum Presence {
+    Present,
+    /// `/targets…` is 404 in the reference.
+    Absent,
+}
+
+struct ReferencePaths {
+    field: &'static str,
+    parent: Kind,
+    /// Last word of `/<parents>/{p}/<nested>`.
+    nested: &'static str,
+    /// Whether `/<children>/{c}/<field>` leads to the parent.
+    foreign: Presence,
+}
+
+/// What each kind adds to the table. A new kind does not compile until it has answered here.
+const fn declaration(kind: Kind) -> Declaration {
+    match kind {
+        Kind::Service | Kind::Upstream => Declaration { top_level: Presence::Present, references: &[] },
+        Kind::Route => Declaration {
+            top_level: Presence::Present,
+            references: &[ReferencePaths {
+                field: "service",
+                parent: Kind::Service,
+                nested: "routes",
+                foreign: Presence::Present,
+            }],
+        },
+        Kind::Target => Declaration {
+            top_level: Presence::Absent,
+            references: &[ReferencePaths {
+                field: "upstream",
+                parent: Kind::Upstream,
+                nested: "targets",
+                foreign: Presence::Absent,
+            }],
+        },
+    }
+}
+
+/// One segment of a path pattern; literals sort before parameters, so that they win.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Segment {
+    Literal(&'static str),
+    Parameter(&'static str),
+}
+
+#[derive(Debug)]
+struct Entry {
+    pattern: Vec<Segment>,
+    endpoint: Endpoint,
+}
+
+/// All endpoints of this build, literals before parameters.
+#[derive(Debug)]
+pub struct Endpoints {
+    entries: Vec<Entry>,
+}
+
+/// A path that was found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What it stands for.
+    pub endpoint: Endpoint,
+    /// The decoded parameters, in the path's order; bytes, because they need not be UTF-8.
+    pub parameters: Vec<Vec<u8>>,
+}
+
+impl Endpoints {
+    /// Builds the table from the declarations.
+    pub fn new() -> Self {
+        use Segment::{Literal, Parameter};
+        let mut entries = Vec::new();
+        let mut add = |pattern: &[Segment], endpoint| {
+            entries.push(Entry { pattern: pattern.to_vec(), endpoint });
+        };
+        add(&[], Endpoint::Root);
+        for (name, endpoint) in [
+            ("status", Endpoint::Status),
+            ("endpoints", Endpoint::Endpoints),
+            ("timers", Endpoint::Timers),
+            ("metrics", Endpoint::Metrics),
+            ("robots.txt", Endpoint::Robots),
+            ("tags", Endpoint::Tags),
+        ] {
+            add(&[Literal(name)], endpoint);
+        }
+        add(&[Literal("tags"), Parameter("tags")], Endpoint::Tag);
+        add(&[Literal("schemas"), Parameter("name")], Endpoint::Schema);
+        add(&[Literal("schemas"), Parameter("db_entity_name"), Literal("validate")], Endpoint::Validate);
+        add(&[Literal("clustering"), Literal("data-planes")], Endpoint::DataPlanes);
+        add(&[Literal("clustering"), Literal("status")], Endpoint::ClusteringStatus);
+        for kind in Kind::ALL {
+            let (name, declared) = (kind.collection(), declaration(kind));
+            let entity = [Literal(name), Parameter(name)];
+            if declared.top_level == Presence::Present {
+                add(&entity[..1], Endpoint::Collection(kind));
+                add(&entity, Endpoint::Entity(kind));
+            }
+            for paths in declared.references {
+                let reference = Reference { child: kind, field: paths.field, parent: paths.parent };
+                let parents = paths.parent.collection();
+                let child = [Literal(parents), Parameter(parents), Literal(paths.nested), Parameter(name)];
+                add(&child[..3], Endpoint::Children(reference));
+                add(&child, Endpoint::Child(reference));
+                if paths.foreign == Presence::Present {
+                    add(&[entity[0], entity[1], Literal(paths.field)], Endpoint::Foreign(reference));
+                }
+            }
+        }
+        let upstreams = Kind::Upstream.collection();
+        let upstream = [Literal(upstreams), Parameter(upstreams)];
+        add(&[upstream[0], upstream[1], Literal("health")], Endpoint::Health);
+        add(&[upstream[0], upstream[1], Literal("targets"), Literal("all")], Endpoint::TargetsAll);
+        entries.sort_by(|a, b| a.pattern.cmp(&b.pattern));
+        Self { entries }
+    }
+
+    /// Finds a path as it stood in the request line, without its query.
+    ///
+    /// Case-sensitive; each segment is percent-decoded once, after the split, and one that then holds a `/`
+    /// or is empty matches nothing. One trailing slash more or less makes no difference.
+    pub fn find(&self, path: &str) -> Option<Found> {
+        let path = path.strip_prefix('/')?;
+        let segments: Vec<Vec<u8>> = if path.is_empty() {
+            Vec::new()
+        } else {
+            let path = path.strip_suffix('/').unwrap_or(path);
+            path.split('/').map(|segment| percent_decode_str(segment).collect()).collect()
+        };
+        if segments.iter().any(|segment| segment.is_empty() || segment.contains(&b'/')) {
+            return None;
+        }
+        let entry = self.entries.iter().find(|entry| entry.matches(&segments))?;
+        let parameters = segments
+            .into_iter()
+            .zip(&entry.pattern)
+            .filter_map(|(segment, pattern)| match pattern {
+                Segment::Literal(_) => None,
+                Segment::Parameter(_) => Some(segment),
+            })
+            .collect();
+        Some(Found { endpoint: entry.endpoint, parameters })
+    }
+
+    /// All paths with parameters as `{name}`, sorted with `/` as the lowest character.
+    pub fn paths(&self) -> Vec<String> {
+        let mut paths: Vec<String> =
+            self.entries.iter().filter(|entry| entry.endpoint.is_listed()).map(Entry::to_path).collect();
+        paths.sort_by(|a, b| {
+            let key = |path: &str| path.bytes().map(|b| if b == b'/' { 0 } else { b }).collect::<Vec<_>>();
+            key(a).cmp(&key(b))
+        });
+        paths
+    }
+}
+
+impl Default for Endpoints {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Entry {
+    fn matches(&self, segments: &[Vec<u8>]) -> bool {
+        self.pattern.len() == segments.len()
+            && self.pattern.iter().zip(segments).all(|(pattern, segment)| match pattern {
+                Segment::Literal(literal) => literal.as_bytes() == segment,
+                Segment::Parameter(_) => true,
+            })
+    }
+
+    fn to_path(&self) -> String {
+        if self.pattern.is_empty() {
+            return "/".to_owned();
+        }
+        self.pattern
+            .iter()
+            .map(|segment| match segment {
+                Segment::Literal(literal) => format!("/{literal}"),
+                Segment::Parameter(name) => format!("/{{{name}}}"),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+use super::*;
+
+fn find(path: &str) -> Option<(Endpoint, Vec<String>)> {
+    Endpoints::new().find(path).map(|found| {
+        let text = |parameter: Vec<u8>| String::from_utf8_lossy(&parameter).into_owned();
+        (found.endpoint, found.parameters.into_iter().map(text).collect())
+    })
+}
+
+const ROUTES: Reference = Reference { child: Kind::Route, field: "service", parent: Kind::Service };
+const TARGETS: Reference = Reference { child: Kind::Target, field: "upstream", parent: Kind::Upstream };
+
+#[test]
+fn paths_stand_for_their_endpoints() {
+    let cases: [(&str, Endpoint, &[&str]); 17] = [
+        ("/", Endpoint::Root, &[]),
+        ("/status", Endpoint::Status, &[]),
+        ("/status/", Endpoint::Status, &[]),
+        ("/services", Endpoint::Collection(Kind::Service), &[]),
+        ("/services/", Endpoint::Collection(Kind::Service), &[]),
+        ("/services/s", Endpoint::Entity(Kind::Service), &["s"]),
+        ("/services/s/routes", Endpoint::Children(ROUTES), &["s"]),
+        ("/services/s/routes/r/", Endpoint::Child(ROUTES), &["s", "r"]),
+        ("/routes/r/service", Endpoint::Foreign(ROUTES), &["r"]),
+        ("/upstreams/u/targets/all", Endpoint::TargetsAll, &["u"]),
+        ("/upstreams/u/targets/al", Endpoint::Child(TARGETS), &["u", "al"]),
+        ("/upstreams/u/health/", Endpoint::Health, &["u"]),
+        ("/services/%C3%A9", Endpoint::Entity(Kind::Service), &["é"]),
+        ("/services/é", Endpoint::Entity(Kind::Service), &["é"]),
+        ("/services/%2541", Endpoint::Entity(Kind::Service), &["%41"]),
+        ("/services/%zz", Endpoint::Entity(Kind::Service), &["%zz"]),
+        ("/%73ervices", Endpoint::Collection(Kind::Service), &[]),
+    ];
+    for (path, endpoint, parameters) in cases {
+        let want = parameters.iter().map(ToString::to_string).collect();
+        assert_eq!(find(path), Some((endpoint, want)), "{path}");
+    }
+}
+
+#[test]
+fn other_paths_stand_for_nothing() {
+    for path in [
+        "",
+        "*",
+        "//",
+        "//services",
+        "/services//",
+        "/SERVICES",
+        "/services/a/b",
+        "/services/a%2Fb",
+        "/services/a/routes/b/c",
+        "/services/a//b",
+        "/targets",
+        "/targets/t",
+        "/targets/t/upstream",
+        "/upstreams/u/targets/t/upstream",
+        "/plugins",
+        "/consumers",
+        "/nothing",
+    ] {
+        assert_eq!(find(path), None, "{path:?}");
+    }
+}
+
+#[test]
+fn allow_lists_are_sorted_and_complete() {
+    for (endpoint, want) in [
+        (Endpoint::Root, "GET, HEAD, OPTIONS"),
+        (Endpoint::Collection(Kind::Service), "GET, HEAD, OPTIONS, POST"),
+        (Endpoint::Entity(Kind::Route), "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
+        (Endpoint::Validate, "OPTIONS, POST"),
+    ] {
+        assert_eq!(endpoint.allow(), want);
+    }
+}
+
+/// Source: the order in which the reference's `/endpoints` lists these.
+#[test]
+fn endpoints_are_listed_in_the_order_of_the_reference() {
+    let want = [
+        "/",
+        "/clustering/data-planes",
+        "/clustering/status",
+        "/endpoints",
+        "/metrics",
+        "/routes",
+        "/routes/{routes}",
+        "/routes/{routes}/service",
+        "/schemas/{db_entity_name}/validate",
+        "/schemas/{name}",
+        "/services",
+        "/services/{services}",
+        "/services/{services}/routes",
+        "/services/{services}/routes/{routes}",
+        "/status",
+        "/tags",
+        "/tags/{tags}",
+        "/timers",
+        "/upstreams",
+        "/upstreams/{upstreams}",
+        "/upstreams/{upstreams}/health",
+        "/upstreams/{upstreams}/targets",
+        "/upstreams/{upstreams}/targets/all",
+        "/upstreams/{upstreams}/targets/{targets}",
+    ];
+    assert_eq!(Endpoints::new().paths(), want);
+}

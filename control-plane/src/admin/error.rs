@@ -1,0 +1,50 @@
+//! The one place where errors become answers.
+
+use http::{HeaderValue, StatusCode};
+
+use super::body::BodyError;
+use super::reply::Reply;
+use crate::model::Refusal;
+use crate::store::CommitError;
+
+/// A body that the gate refuses.
+pub fn body(error: BodyError) -> Reply {
+    let plain = |text| Reply::message(StatusCode::BAD_REQUEST, text);
+    match error {
+        BodyError::UnsupportedMediaType => Reply::page(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        BodyError::TooLarge => Reply::page(StatusCode::PAYLOAD_TOO_LARGE),
+        BodyError::MultipleContentTypes => plain("Multiple Content-Type headers not allowed"),
+        BodyError::NotJson => plain("Cannot parse JSON body"),
+        BodyError::NotMultipart => plain("Cannot parse multipart body"),
+        BodyError::TooManyArguments => plain("Too many arguments"),
+        BodyError::Incomplete => plain("Cannot read body"),
+        BodyError::TimedOut => Reply::message(StatusCode::REQUEST_TIMEOUT, "Timed out reading body")
+            .header(http::header::CONNECTION, HeaderValue::from_static("close")),
+    }
+}
+
+/// A change or question that the model refuses.
+pub fn refusal(refusal: &Refusal) -> Reply {
+    match StatusCode::from_u16(refusal.status()) {
+        Ok(status) => Reply::json(status, &refusal.to_json()),
+        Err(_) => Reply::unexpected(),
+    }
+}
+
+/// A change that was not committed.
+pub fn commit(error: &CommitError) -> Reply {
+    match error {
+        CommitError::Refused(refused) => refusal(refused),
+        CommitError::ReadOnly => {
+            let text = "the store is read-only since a write to its disk failed; restart the control plane";
+            Reply::message(StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+        CommitError::Io(source) => {
+            tracing::error!(%source, "a change could not be made durable");
+            Reply::unexpected()
+        }
+        CommitError::Stopped => {
+            Reply::message(StatusCode::SERVICE_UNAVAILABLE, "the control plane is shutting down")
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The request gate: everything between a request head and an endpoint, in the reference's order.
+//!
+//! First what the reference's web server answers by itself (413 by length, TRACE), then 415, CORS, 404, 405,
+//! body, arguments. Only then does an endpoint see the request. Clients see this order: it must not change.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, EXPECT, SERVER};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Body as HttpBody;
+
+use super::body::{self, BodyError, Pair, Payload};
+use super::cors::{Trust, Verdict};
+use super::endpoint::{Endpoint, Verb};
+use super::reply::Reply;
+use super::{AdminState, error};
+
+/// `Server` of every answer: the level of the reference that this API keeps to; decK looks for it.
+const SERVER_NAME: HeaderValue = HeaderValue::from_static("kong/3.10.0");
+/// How many whole milliseconds the answer took.
+const ADMIN_LATENCY: HeaderName = HeaderName::from_static("x-kong-admin-latency");
+/// Our own version, beside the level of the reference.
+const OWN_VERSION: HeaderName = HeaderName::from_static("x-equipoise-version");
+
+/// How long the rest of a refused body is read and thrown away: a connection closed on unread bytes is reset,
+/// and a client that is still sending then never sees the answer.
+const LINGER: Duration = Duration::from_secs(5);
+/// How much of it.
+const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A request that passed the gate.
+#[derive(Debug)]
+pub struct Asked {
+    /// How.
+    pub verb: Verb,
+    /// The decoded parameters of the path, in its order.
+    pub parameters: Vec<Vec<u8>>,
+    /// The path as it was sent.
+    pub path: String,
+    /// The decoded query.
+    pub query: Vec<Pair>,
+    /// The decoded body of a POST, PUT or PATCH.
+    pub payload: Payload,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Who asks.
+    pub peer: SocketAddr,
+}
+
+impl Asked {
+    /// The first value of a query argument; the inner `None` where it stands without `=`.
+    pub fn argument(&self, name: &str) -> Option<Option<&str>> {
+        self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_deref())
+    }
+}
+
+/// Answers one request.
+pub async fn respond<B>(state: &AdminState, peer: SocketAddr, request: Request<B>) -> Response<Full<Bytes>>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let began = Instant::now();
+    let counted = state.metrics.request_began();
+    let (head, mut body) = request.into_parts();
+    let method = head.method.clone();
+    let expects_continue = head.headers.contains_key(EXPECT);
+    let reply = if method == Method::TRACE {
+        closing(Reply::page(StatusCode::METHOD_NOT_ALLOWED))
+    } else if is_too_large(&body, state.settings.body_bytes_max) {
+        error::body(BodyError::TooLarge)
+    } else {
+        let verdict = state.origins.judge(&head.uri, &head.headers);
+        let mut reply = pass(state, peer, head, &mut body, &verdict).await;
+        if reply.status != StatusCode::PAYLOAD_TOO_LARGE {
+            verdict.write(&mut reply.headers);
+        }
+        reply
+    };
+    let reply = if reply.status == StatusCode::PAYLOAD_TOO_LARGE {
+        // Who waits for leave to send has sent nothing, and gets none.
+        if !expects_continue {
+            linger(body).await;
+        }
+        closing(reply)
+    } else {
+        reply
+    };
+    drop(counted);
+    state.metrics.request_answered(reply.status);
+    let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    reply
+        .header(SERVER, SERVER_NAME)
+        .header(OWN_VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")))
+        .header(ADMIN_LATENCY, latency_ms)
+        .into_response(&method)
+}
+
+async fn pass<B>(state: &AdminState, peer: SocketAddr, head: Parts, body: &mut B, verdict: &Verdict) -> Reply
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let verb = Verb::from_method(&head.method);
+    let media_type = match verb.filter(|verb| verb.has_body()) {
+        Some(_) => match body::media_type(&head.headers, !body.is_end_stream()) {
+            Ok(media_type) => media_type,
+            Err(refused) => return error::body(refused),
+        },
+        None => None,
+    };
+    if verdict.trust == Trust::Foreign && is_write(&head.method) {
+        return Reply::message(StatusCode::FORBIDDEN, "writes from web pages of this origin are not allowed");
+    }
+    let Some(found) = state.endpoints.find(head.uri.path()) else {
+        return Reply::not_found();
+    };
+    if head.method == Method::OPTIONS {
+        return options(found.endpoint, &head.headers, verdict);
+    }
+    let Some(verb) = verb.filter(|verb| found.endpoint.verbs().contains(verb)) else {
+        return Reply::method_not_allowed();
+    };
+    let payload = match media_type {
+        None => Ok(Payload::Empty),
+        Some(media_type) => {
+            let read = body::collect(body, state.settings.body_bytes_max, state.settings.body_timeout).await;
+            match read {
+                Ok(bytes) => body::decode(media_type, &head.headers, bytes).await,
+                Err(error) => Err(error),
+            }
+        }
+    };
+    let query = body::pairs(head.uri.query().unwrap_or_default().as_bytes());
+    match (payload, query) {
+        (Err(refused), _) | (Ok(_), Err(refused)) => error::body(refused),
+        (Ok(payload), Ok(query)) => {
+            let (path, headers) = (head.uri.path().to_owned(), head.headers);
+            let asked = Asked { verb, parameters: found.parameters, path, query, payload, headers, peer };
+            super::answer(state, found.endpoint, asked).await
+        }
+    }
+}
+
+fn options(endpoint: Endpoint, asked: &HeaderMap, verdict: &Verdict) -> Reply {
+    let allow = HeaderValue::try_from(endpoint.allow()).expect("names of verbs are visible ASCII");
+    let mut reply = Reply::empty(StatusCode::NO_CONTENT);
+    verdict.write_preflight(&allow, asked, &mut reply.headers);
+    reply.header(ALLOW, allow)
+}
+
+fn is_write(method: &Method) -> bool {
+    ![Method::GET, Method::HEAD, Method::OPTIONS].contains(method)
+}
+
+fn is_too_large(body: &impl HttpBody, bytes_max: usize) -> bool {
+    usize::try_from(body.size_hint().lower()).map_or(true, |bytes| bytes > bytes_max)
+}
+
+fn closing(reply: Reply) -> Reply {
+    reply.header(CONNECTION, HeaderValue::from_static("close"))
+}
+
+/// Reads on for a while, so that the client gets to see the answer.
+async fn linger<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) {
+    let discard = async {
+        let mut left = LINGER_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whether it came to its end or ran out of time: the answer is sent either way.
+    tokio::time::timeout(LINGER, discard).await.unwrap_or_default();
+}

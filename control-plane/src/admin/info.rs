@@ -1,0 +1,204 @@
+//! What the control plane says of itself: `/`, `/status`, `/endpoints`, `/timers`, `/schemas`, `/metrics`.
+
+use http::{HeaderValue, StatusCode};
+use serde_json::{Value, json};
+
+use super::body::Payload;
+use super::gate::Asked;
+use super::list::text;
+use super::reply::Reply;
+use super::{AdminState, KONG_VERSION};
+use crate::model::form::{self, Brackets, Inference};
+use crate::model::{self, Kind, Refusal};
+
+/// `/`: what clients choose their features by.
+pub(super) fn root(state: &AdminState) -> Reply {
+    let settings = &state.settings;
+    let head = state.store.head();
+    let mut configuration = json!({
+        "router_flavor": "traditional_compatible",
+        "log_level": "notice",
+        "plugins": [],
+        "admin_listen": [],
+        "proxy_listeners": [],
+        "admin_gui_listeners": [],
+    });
+    if let Some(configuration) = configuration.as_object_mut() {
+        configuration.extend(settings.configuration.clone());
+        // Writable and with a cluster at once is what the reference never is. For anything but these two,
+        // decK and Kong Manager switch features off that are there.
+        configuration.insert("database".to_owned(), "postgres".into());
+        configuration.insert("role".to_owned(), "traditional".into());
+    }
+    let pid = std::process::id();
+    let answer = json!({
+        "tagline": "Welcome to kong",
+        "version": KONG_VERSION,
+        "edition": "community",
+        "hostname": settings.hostname,
+        "node_id": settings.node_id.to_string(),
+        "lua_version": "none",
+        "pids": { "master": pid, "workers": [pid] },
+        "timers": { "running": 0, "pending": 0 },
+        "plugins": { "available_on_server": {}, "enabled_in_cluster": [] },
+        "configuration": configuration,
+        "equipoise": {
+            "version": env!("CARGO_PKG_VERSION"),
+            "epoch": head.position.epoch.to_string(),
+            "revision": head.position.revision.get(),
+            "entities": head.config.len(),
+            "nodes_connected": state.nodes.connected(),
+        },
+    });
+    Reply::json(StatusCode::OK, &answer)
+}
+
+/// `/status[?unit=b|k|m|g][&scale=n]`
+pub(super) fn status(state: &AdminState, asked: &Asked) -> Reply {
+    let unit = text(asked, "unit").unwrap_or("m");
+    let Some(unit) = Unit::parse(unit) else {
+        let text = format!("invalid unit '{unit}' (expected 'k/K', 'm/M', or 'g/G')");
+        return Reply::message(StatusCode::BAD_REQUEST, &text);
+    };
+    let scale = text(asked, "scale").and_then(|scale| scale.parse().ok()).unwrap_or(2);
+    let connections = state.metrics.connections();
+    let answer = json!({
+        "database": { "reachable": state.is_store_writable() },
+        "server": {
+            "connections_active": connections.active,
+            "connections_reading": 0,
+            "connections_writing": connections.requests_active,
+            "connections_waiting": connections.active.saturating_sub(connections.requests_active),
+            "connections_accepted": connections.accepted,
+            "connections_handled": connections.accepted,
+            "total_requests": connections.requests,
+        },
+        "memory": {
+            "lua_shared_dicts": {},
+            "workers_lua_vms": [{
+                "pid": std::process::id(),
+                "http_allocated_gc": unit.show(resident_bytes(), scale),
+            }],
+        },
+    });
+    Reply::json(StatusCode::OK, &answer)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Bytes,
+    Kibi,
+    Mebi,
+    Gibi,
+}
+
+impl Unit {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "b" | "B" => Some(Self::Bytes),
+            "k" | "K" => Some(Self::Kibi),
+            "m" | "M" => Some(Self::Mebi),
+            "g" | "G" => Some(Self::Gibi),
+            _ => None,
+        }
+    }
+
+    /// A number in bytes, else text with the unit; more than ten digits after the point show nothing.
+    fn show(self, bytes: u64, scale: u8) -> Value {
+        let (divisor, name) = match self {
+            Self::Bytes => return bytes.into(),
+            Self::Kibi => (1_u64 << 10, "KiB"),
+            Self::Mebi => (1 << 20, "MiB"),
+            Self::Gibi => (1 << 30, "GiB"),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "shown with a few digits")]
+        let amount = bytes as f64 / divisor as f64;
+        format!("{amount:.*} {name}", usize::from(scale.min(10))).into()
+    }
+}
+
+/// Resident memory of this process; 0 where the kernel does not tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// `/endpoints`
+pub(super) fn endpoints(state: &AdminState) -> Reply {
+    Reply::json(StatusCode::OK, &json!({ "data": state.endpoints.paths() }))
+}
+
+/// `/timers`: there are none of the reference's kind.
+pub(super) fn timers() -> Reply {
+    let answer = json!({
+        "worker": { "id": 0, "count": 1 },
+        "stats": {
+            "flamegraph": { "running": "", "pending": "", "elapsed_time": "" },
+            "sys": { "total": 0, "runs": 0, "running": 0, "pending": 0, "waiting": 0 },
+            "timers": {},
+        },
+    });
+    Reply::json(StatusCode::OK, &answer)
+}
+
+/// `/metrics`
+pub(super) fn metrics(state: &AdminState) -> Reply {
+    let text = state.metrics.encode(state.store.head().position.revision, state.nodes.connected());
+    Reply::text(HeaderValue::from_static("text/plain; charset=UTF-8"), text)
+}
+
+/// `/robots.txt`
+pub(super) fn robots() -> Reply {
+    Reply::text(HeaderValue::from_static("text/plain"), "User-agent: *\nDisallow: /".to_owned())
+}
+
+/// `/schemas/{entity}`
+pub(super) fn schema(asked: &Asked) -> Reply {
+    match kind(asked) {
+        Ok(kind) => Reply::json(StatusCode::OK, &model::schema_json(kind)),
+        Err(not_found) => not_found,
+    }
+}
+
+/// `/schemas/{entity}/validate`: an old-style endpoint, so that query arguments count as well, under the body.
+pub(super) fn validate(asked: &Asked) -> Result<Reply, Refusal> {
+    let kind = match kind(asked) {
+        Ok(kind) => kind,
+        Err(not_found) => return Ok(not_found),
+    };
+    let mut body = form::decode(Inference::Plain, Brackets::Literal, &asked.query);
+    match &asked.payload {
+        Payload::Empty => {}
+        Payload::Json(sent) => body.extend(sent.clone()),
+        Payload::Form(pairs) => body.extend(form::decode(Inference::Plain, Brackets::Split, pairs)),
+    }
+    model::validate(kind, &body)?;
+    Ok(Reply::message(StatusCode::OK, "schema validation successful"))
+}
+
+fn kind(asked: &Asked) -> Result<Kind, Reply> {
+    let name = String::from_utf8_lossy(asked.parameters.first().map_or(&[][..], Vec::as_slice));
+    Kind::from_collection(&name)
+        .ok_or_else(|| Reply::message(StatusCode::NOT_FOUND, &format!("No entity named '{name}'")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_shown_in_the_unit_and_scale_asked_for() {
+        let bytes = 5 * 1024 * 1024 + 512 * 1024;
+        for (unit, scale, want) in [
+            ("m", 2, json!("5.50 MiB")),
+            ("M", 0, json!("6 MiB")),
+            ("k", 1, json!("5632.0 KiB")),
+            ("g", 4, json!("0.0054 GiB")),
+            ("b", 2, json!(bytes)),
+        ] {
+            assert_eq!(Unit::parse(unit).unwrap().show(bytes, scale), want, "{unit}");
+        }
+        assert_eq!(Unit::parse("V"), None);
+    }
+}

@@ -1,0 +1,116 @@
+//! The sockets of the Admin API: bounded connections, time limits, an orderly end.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{AdminState, gate};
+
+/// Pause after a failed accept: what fails it (no free descriptors) does not pass by trying at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves the Admin API on all `listeners` until `shutdown`, then lets requests in flight end
+/// ([`super::AdminSettings::drain_timeout`]) and returns. Waits for nodes are cut short.
+pub async fn serve(listeners: Vec<TcpListener>, state: AdminState, shutdown: CancellationToken) {
+    let state = Arc::new(state);
+    let permits = Arc::new(Semaphore::new(state.settings.connections_max));
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(listener, Arc::clone(&state), Arc::clone(&permits), shutdown.clone()));
+    }
+    shutdown.cancelled().await;
+    state.stopping.cancel();
+    let drained = async { while accepting.join_next().await.is_some() {} };
+    if tokio::time::timeout(state.settings.drain_timeout, drained).await.is_err() {
+        tracing::warn!("Admin API requests were cut off at shutdown");
+    }
+}
+
+/// Accepts on one listener; ends when its last connection has ended after `shutdown`.
+async fn accept(
+    listener: TcpListener,
+    state: Arc<AdminState>,
+    permits: Arc<Semaphore>,
+    shutdown: CancellationToken,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            (Ok(permit), accepted) = accepted => match accepted {
+                Ok((stream, peer)) => {
+                    let (state, shutdown) = (Arc::clone(&state), shutdown.clone());
+                    connections.spawn(async move {
+                        let counted = state.metrics.connection_accepted();
+                        serve_connection(stream, peer, &state, &shutdown).await;
+                        drop((permit, counted));
+                    });
+                }
+                Err(error) if is_of_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "an Admin API connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    peer: std::net::SocketAddr,
+    state: &AdminState,
+    shutdown: &CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %peer, "no delay could not be set");
+    }
+    let service = service_fn(async |request: Request<Incoming>| {
+        Ok::<_, Infallible>(gate::respond(state, peer, request).await)
+    });
+    let settings = &state.settings;
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(settings.head_timeout)
+        .max_buf_size(settings.head_bytes_max)
+        .max_headers(settings.headers_max)
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "an Admin API connection ended early");
+    }
+}
+
+/// Whether an error of accept concerns only the connection that was to be accepted.
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}

@@ -1,0 +1,282 @@
+//! From a config and a change to the next config.
+
+use std::sync::Arc;
+
+use equipoise_proto::limits::ENTITIES_MAX;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::entity::uuid;
+use super::index::{self, reference};
+use super::schema::{EndpointKey, OnDelete, Put, Schema, Stamp};
+use super::{Answer, Body, Change, Config, Context, Effect, Entity, ErrorObject, Key, Kind, Mutation, Op};
+use super::{Parent, Refusal};
+
+impl Config {
+    /// The config after `change`, and what it did.
+    ///
+    /// # Errors
+    /// When a check refuses it; `self` is what stays in force.
+    pub fn apply(&self, change: &Change, context: &mut Context<'_>) -> Result<(Self, Effect), Refusal> {
+        let mut draft = Draft { config: self.clone(), mutations: Vec::new(), context };
+        let (kind, parent) = (change.kind, change.parent.as_ref());
+        let answer = match &change.op {
+            Op::Create(body) => Answer::Entity(draft.create(kind, parent, body)?),
+            Op::Put(key, body) => Answer::Entity(draft.put(kind, parent, key, body)?),
+            Op::Patch(key, body) => Answer::Entity(draft.patch(kind, parent, key, body)?),
+            Op::Delete(key) => draft.delete(kind, parent, key)?,
+            Op::PutReferenced(key, field, body) => {
+                Answer::Entity(draft.put_referenced(kind, parent, key, field, body)?)
+            }
+            Op::PatchReferenced(key, field, body) => {
+                let child = draft.config.find(kind, key, parent).ok_or(Refusal::NotFound)?;
+                let (referenced, id) = referenced(child, field)?;
+                let id = id.ok_or(Refusal::NotFound)?;
+                Answer::Entity(draft.patch(referenced, None, &Key::Id(id), body)?)
+            }
+        };
+        Ok((draft.config, Effect { answer, mutations: draft.mutations }))
+    }
+}
+
+/// The next config while it is being made.
+struct Draft<'a, 'c> {
+    config: Config,
+    mutations: Vec<Mutation>,
+    context: &'a mut Context<'c>,
+}
+
+impl Draft<'_, '_> {
+    fn create(&mut self, kind: Kind, parent: Option<&Parent>, body: &Body) -> Result<Arc<Entity>, Refusal> {
+        let schema = Schema::of(kind);
+        let mut body = body.clone();
+        self.force_parent(parent, &mut body)?;
+        if let Some(first) = schema.first {
+            first(&body).map_err(ErrorObject::schema_violation)?;
+        }
+        self.resolve(schema, &mut body)?;
+        let chosen = body.get("id").and_then(Value::as_str).and_then(uuid);
+        let id = chosen.unwrap_or_else(|| (self.context.new_id)());
+        let body = schema.insert(body, self.stamp(id))?;
+        if self.config.by_id(kind, id).is_some() {
+            return Err(ErrorObject::primary_key_violation(id).into());
+        }
+        self.write(None, Entity { kind, id, body })
+    }
+
+    fn put(
+        &mut self,
+        kind: Kind,
+        parent: Option<&Parent>,
+        key: &Key,
+        body: &Body,
+    ) -> Result<Arc<Entity>, Refusal> {
+        let schema = Schema::of(kind);
+        match schema.put {
+            Put::Replace => {}
+            Put::Merge => return self.patch(kind, parent, key, body),
+        }
+        let mut body = body.clone();
+        self.force_parent(parent, &mut body)?;
+        self.resolve(schema, &mut body)?;
+        let before = self.config.get(kind, key).cloned();
+        let id = match (key, &before) {
+            (_, Some(before)) => before.id,
+            (Key::Id(id), None) => *id,
+            (Key::Name(_), None) => (self.context.new_id)(),
+        };
+        if let Key::Name(name) = key {
+            let Some(EndpointKey::Global(field)) = schema.endpoint_key else { return Err(Refusal::NotFound) };
+            body.insert(field.to_owned(), name.clone().into());
+        }
+        let body = schema.insert(body, self.stamp(id))?;
+        self.write(before, Entity { kind, id, body })
+    }
+
+    fn patch(
+        &mut self,
+        kind: Kind,
+        parent: Option<&Parent>,
+        key: &Key,
+        body: &Body,
+    ) -> Result<Arc<Entity>, Refusal> {
+        let schema = Schema::of(kind);
+        let Some(before) = self.config.find(kind, key, parent).cloned() else {
+            return Err(match (parent, key, schema.endpoint_key) {
+                (None, Key::Id(id), _) => ErrorObject::no_such_id(*id).into(),
+                (None, Key::Name(name), Some(EndpointKey::Global(field))) => {
+                    ErrorObject::no_such_name(field, name).into()
+                }
+                (None, Key::Name(_), Some(EndpointKey::Nested(..)) | None) | (Some(_), _, _) => {
+                    Refusal::NotFound
+                }
+            });
+        };
+        let mut body = body.clone();
+        self.resolve(schema, &mut body)?;
+        let body = schema.update(&before.body, body, self.stamp(before.id))?;
+        let after = Entity { kind, id: before.id, body };
+        self.write(Some(before), after)
+    }
+
+    fn delete(&mut self, kind: Kind, parent: Option<&Parent>, key: &Key) -> Result<Answer, Refusal> {
+        match (self.config.find(kind, key, parent).cloned(), parent) {
+            (Some(entity), _) => self.remove(&entity)?,
+            (None, Some(_)) => return Err(Refusal::NotFound),
+            (None, None) => {}
+        }
+        Ok(Answer::Deleted)
+    }
+
+    fn put_referenced(
+        &mut self,
+        kind: Kind,
+        parent: Option<&Parent>,
+        key: &Key,
+        field: &'static str,
+        body: &Body,
+    ) -> Result<Arc<Entity>, Refusal> {
+        let child = self.config.find(kind, key, parent).cloned().ok_or(Refusal::NotFound)?;
+        let (referenced, id) = referenced(&child, field)?;
+        if let Some(id) = id {
+            return self.put(referenced, None, &Key::Id(id), body);
+        }
+        let id = (self.context.new_id)();
+        let made = self.put(referenced, None, &Key::Id(id), body)?;
+        let link = Body::from_iter([(field.to_owned(), json!({ "id": id.to_string() }))]);
+        self.patch(kind, None, &Key::Id(child.id), &link)?;
+        Ok(made)
+    }
+
+    /// Takes an entity out, and with it what cannot be without it. Children go first.
+    fn remove(&mut self, entity: &Arc<Entity>) -> Result<(), Refusal> {
+        for kind in Kind::ALL {
+            for (field, referenced, on_delete) in Schema::of(kind).foreign() {
+                if referenced.kind() != Some(entity.kind) {
+                    continue;
+                }
+                let children: Vec<_> = match on_delete {
+                    OnDelete::Cascade => self.config.index.children(kind, field, entity.id).collect(),
+                    OnDelete::Restrict if self.config.index.child_count(kind, field, entity.id) > 0 => {
+                        return Err(ErrorObject::still_referenced(entity.kind, kind).into());
+                    }
+                    OnDelete::Restrict => Vec::new(),
+                };
+                for id in children {
+                    if let Some(child) = self.config.by_id(kind, id).cloned() {
+                        self.remove(&child)?;
+                    }
+                }
+            }
+        }
+        self.commit(Mutation { before: Some(Arc::clone(entity)), after: None });
+        Ok(())
+    }
+
+    /// Stores a checked entity, if its keys are free and its references lead somewhere.
+    fn write(&mut self, before: Option<Arc<Entity>>, after: Entity) -> Result<Arc<Entity>, Refusal> {
+        let Entity { kind, id, body } = &after;
+        for (key, fields) in index::unique_keys(*kind, body) {
+            if self.config.index.holder(&key).is_some_and(|holder| holder != *id) {
+                let key = fields.iter().map(|field| {
+                    let value = body.get(*field).cloned().unwrap_or_default();
+                    ((*field).to_owned(), value)
+                });
+                return Err(ErrorObject::unique_violation(key.collect()).into());
+            }
+        }
+        for (field, referenced, _) in Schema::of(*kind).foreign() {
+            let Some(to) = reference(body, field) else { continue };
+            let is_there = referenced.kind().is_some_and(|kind| self.config.by_id(kind, to).is_some());
+            if !is_there {
+                let collection = referenced.collection();
+                return Err(ErrorObject::dangling_foreign_key(field, &to.to_string(), collection).into());
+            }
+        }
+        self.check_bounds(before.as_deref(), &after)?;
+        let after = Arc::new(after);
+        self.commit(Mutation { before, after: Some(Arc::clone(&after)) });
+        Ok(after)
+    }
+
+    /// What a node could not hold is refused here.
+    fn check_bounds(&self, before: Option<&Entity>, after: &Entity) -> Result<(), Refusal> {
+        if before.is_none() && self.config.len() >= ENTITIES_MAX {
+            return Err(refused("@entity", json!([format!("no more than {ENTITIES_MAX} entities in all")])));
+        }
+        if let Some((field, most)) = Schema::of(after.kind).children_max {
+            let parent = reference(&after.body, field);
+            let moves = before.is_none_or(|before| reference(&before.body, field) != parent);
+            let count = parent.map_or(0, |parent| self.config.index.child_count(after.kind, field, parent));
+            if moves && count >= most {
+                let text = format!("no more than {most} '{}' entities each", after.kind.collection());
+                return Err(refused(field, text.into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, mutation: Mutation) {
+        self.config.restore(&mutation);
+        self.mutations.push(mutation);
+    }
+
+    fn stamp(&self, id: Uuid) -> Stamp {
+        Stamp { now_ms: self.context.now_ms, id }
+    }
+
+    /// Points the foreign field at the parent that the path names.
+    fn force_parent(&self, parent: Option<&Parent>, body: &mut Body) -> Result<(), Refusal> {
+        if let Some(parent) = parent {
+            let id = self.config.get(parent.kind, &parent.key).ok_or(Refusal::NotFound)?.id;
+            body.insert(parent.field.to_owned(), json!({ "id": id.to_string() }));
+        }
+        Ok(())
+    }
+
+    /// Replaces references by name with references by id.
+    fn resolve(&self, schema: &Schema, body: &mut Body) -> Result<(), Refusal> {
+        let mut errors = Map::new();
+        for (field, referenced, _) in schema.foreign() {
+            let Some(kind) = referenced.kind() else { continue };
+            let Some(Value::Object(part)) = body.get(field) else { continue };
+            if part.get("id").is_some_and(|id| !id.is_null()) {
+                continue;
+            }
+            let mut unresolved = Map::new();
+            let mut found = None;
+            for (name, value) in Schema::of(kind).unique_values(part) {
+                match self.config.by_unique(kind, &[(name, value)]) {
+                    Some(entity) => found = Some(entity.id),
+                    None => {
+                        unresolved.insert(name.to_owned(), unresolved_text(kind, name, value).into());
+                    }
+                }
+            }
+            if let Some(id) = found {
+                body.insert(field.to_owned(), json!({ "id": id.to_string() }));
+            } else if !unresolved.is_empty() {
+                errors.insert(field.to_owned(), Value::Object(unresolved));
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(ErrorObject::foreign_keys_unresolved(errors).into()) }
+    }
+}
+
+fn unresolved_text(kind: Kind, name: &str, value: &str) -> String {
+    let key = super::dump::line(&json!({ name: value }));
+    let collection = kind.collection();
+    format!("the foreign key cannot be resolved with '{key}' for an existing '{collection}' entity")
+}
+
+fn refused(field: &str, error: Value) -> Refusal {
+    ErrorObject::schema_violation(Map::from_iter([(field.to_owned(), error)])).into()
+}
+
+/// What a foreign field refers to: the kind, and the id unless it is null.
+fn referenced(child: &Entity, field: &str) -> Result<(Kind, Option<Uuid>), Refusal> {
+    let (_, referenced, _) =
+        Schema::of(child.kind).foreign().find(|(name, _, _)| *name == field).ok_or(Refusal::NotFound)?;
+    let kind = referenced.kind().ok_or(Refusal::NotFound)?;
+    Ok((kind, reference(&child.body, field)))
+}

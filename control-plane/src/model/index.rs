@@ -1,0 +1,223 @@
+//! Where entities are found other than by id.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::entity::uuid;
+use super::schema::{Order, Schema};
+use super::{Body, Entity, Kind};
+
+/// Stands between the parts of a composite key; no stored text has it.
+const SEPARATOR: &str = "\0";
+
+/// A unique key: the kind, which of its keys, and the value.
+pub(super) type UniqueKey = (Kind, u8, Arc<str>);
+
+/// A reference to a parent, sorted as nested lists are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Child {
+    pub(super) kind: Kind,
+    pub(super) field: &'static str,
+    pub(super) parent: Uuid,
+    /// Milliseconds of creation where lists are by time, else 0.
+    pub(super) rank: u64,
+    pub(super) id: Uuid,
+}
+
+/// All indexes; equal to those built anew from the entities, always.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Index {
+    unique: OrdMap<UniqueKey, Uuid>,
+    children: OrdSet<Child>,
+    child_counts: OrdMap<(Kind, &'static str, Uuid), usize>,
+    tags: OrdSet<(Kind, Arc<str>, Uuid)>,
+    tagged: OrdSet<(Uuid, Kind)>,
+}
+
+/// Where one entity stands in the indexes.
+#[derive(Debug, Default, PartialEq)]
+struct Places {
+    unique: Vec<UniqueKey>,
+    children: Vec<Child>,
+    tags: Vec<Arc<str>>,
+}
+
+impl Index {
+    /// Takes note of one entity before and after a change.
+    pub(super) fn replace(&mut self, before: Option<&Entity>, after: Option<&Entity>) {
+        let old = before.map(Places::of).unwrap_or_default();
+        let new = after.map(Places::of).unwrap_or_default();
+        if old == new {
+            return;
+        }
+        if let Some(before) = before {
+            self.remove(before, &old);
+        }
+        if let Some(after) = after {
+            self.insert(after, new);
+        }
+    }
+
+    fn remove(&mut self, entity: &Entity, places: &Places) {
+        for key in &places.unique {
+            // In one change another entity may have taken the key over already.
+            if self.unique.get(key) == Some(&entity.id) {
+                self.unique.remove(key);
+            }
+        }
+        for child in &places.children {
+            self.children.remove(child);
+            let parent = (child.kind, child.field, child.parent);
+            let left = self.child_counts.remove(&parent).unwrap_or_default().saturating_sub(1);
+            if left > 0 {
+                self.child_counts.insert(parent, left);
+            }
+        }
+        for tag in &places.tags {
+            self.tags.remove(&(entity.kind, Arc::clone(tag), entity.id));
+        }
+        self.tagged.remove(&(entity.id, entity.kind));
+    }
+
+    fn insert(&mut self, entity: &Entity, places: Places) {
+        for key in places.unique {
+            self.unique.insert(key, entity.id);
+        }
+        for child in places.children {
+            self.children.insert(child);
+            let parent = (child.kind, child.field, child.parent);
+            let count = self.child_counts.get(&parent).copied().unwrap_or_default();
+            self.child_counts.insert(parent, count + 1);
+        }
+        if !places.tags.is_empty() {
+            self.tagged.insert((entity.id, entity.kind));
+        }
+        for tag in places.tags {
+            self.tags.insert((entity.kind, tag, entity.id));
+        }
+    }
+
+    /// Who has a unique key.
+    pub(super) fn holder(&self, key: &UniqueKey) -> Option<Uuid> {
+        self.unique.get(key).copied()
+    }
+
+    /// Who refers to `parent`, in index order.
+    pub(super) fn children(
+        &self,
+        kind: Kind,
+        field: &'static str,
+        parent: Uuid,
+    ) -> impl DoubleEndedIterator<Item = Uuid> {
+        let child = |rank, id| Child { kind, field, parent, rank, id };
+        self.children.range(child(0, Uuid::nil())..=child(u64::MAX, Uuid::max())).map(|child| child.id)
+    }
+
+    /// Who refers to `parent` with an id after `after`, in index order; for kinds that are listed by id.
+    pub(super) fn children_after(
+        &self,
+        kind: Kind,
+        field: &'static str,
+        parent: Uuid,
+        after: Uuid,
+    ) -> impl Iterator<Item = Uuid> {
+        let child = |id| Child { kind, field, parent, rank: 0, id };
+        self.children
+            .range(child(after)..=child(Uuid::max()))
+            .map(|child| child.id)
+            .filter(move |id| *id > after)
+    }
+
+    /// How many refer to `parent`.
+    pub(super) fn child_count(&self, kind: Kind, field: &'static str, parent: Uuid) -> usize {
+        self.child_counts.get(&(kind, field, parent)).copied().unwrap_or_default()
+    }
+
+    /// Entities of a kind with a tag, from the id `from` on, ascending.
+    pub(super) fn tagged_from(&self, kind: Kind, tag: &str, from: Uuid) -> impl Iterator<Item = Uuid> {
+        let tag: Arc<str> = tag.into();
+        self.tags.range((kind, Arc::clone(&tag), from)..=(kind, tag, Uuid::max())).map(|(_, _, id)| *id)
+    }
+
+    /// Whether an entity has a tag.
+    pub(super) fn has_tag(&self, kind: Kind, tag: &str, id: Uuid) -> bool {
+        self.tags.contains(&(kind, tag.into(), id))
+    }
+
+    /// All entities with tags, by id, from `from` on.
+    pub(super) fn all_tagged_from(&self, from: Uuid) -> impl Iterator<Item = (Uuid, Kind)> {
+        let first = Kind::ALL[0];
+        self.tagged.range((from, first)..).copied()
+    }
+}
+
+impl Places {
+    fn of(entity: &Entity) -> Self {
+        let schema = Schema::of(entity.kind);
+        let rank = match schema.order {
+            Order::ById => 0,
+            Order::NewestFirst => created_ms(&entity.body),
+        };
+        let children = schema.foreign().filter_map(|(field, _, _)| {
+            let parent = reference(&entity.body, field)?;
+            Some(Child { kind: entity.kind, field, parent, rank, id: entity.id })
+        });
+        let tags = entity.body.get("tags").and_then(Value::as_array).into_iter().flatten();
+        Self {
+            unique: unique_keys(entity.kind, &entity.body).map(|(key, _)| key).collect(),
+            children: children.collect(),
+            tags: tags.filter_map(Value::as_str).map(Into::into).collect(),
+        }
+    }
+}
+
+/// The unique keys of an entity that are not null, with their fields.
+pub(super) fn unique_keys(
+    kind: Kind,
+    body: &Body,
+) -> impl Iterator<Item = (UniqueKey, &'static [&'static str])> {
+    Schema::of(kind).keys().zip(0..).filter_map(move |(fields, at)| {
+        let parts: Vec<_> = fields.iter().map(|field| part(body.get(*field))).collect();
+        if parts.iter().all(Option::is_none) {
+            return None;
+        }
+        let parts: Vec<_> = parts.into_iter().map(Option::unwrap_or_default).collect();
+        Some(((kind, at, parts.join(SEPARATOR).into()), fields))
+    })
+}
+
+/// The unique key over `fields` with these values; `None` if the kind has no such key.
+pub(super) fn unique_key(kind: Kind, fields: &[(&str, &str)]) -> Option<UniqueKey> {
+    let value_of = |name: &str| fields.iter().find(|(field, _)| *field == name).map(|(_, value)| *value);
+    Schema::of(kind).keys().zip(0..).find_map(|(key, at)| {
+        let parts: Vec<_> = key.iter().map(|name| value_of(name)).collect::<Option<_>>()?;
+        (parts.len() == fields.len()).then(|| (kind, at, parts.join(SEPARATOR).into()))
+    })
+}
+
+/// What a foreign field refers to.
+pub(super) fn reference(body: &Body, field: &str) -> Option<Uuid> {
+    uuid(body.get(field)?.get("id")?.as_str()?)
+}
+
+fn part(value: Option<&Value>) -> Option<&str> {
+    match value? {
+        Value::String(text) => Some(text),
+        Value::Object(reference) => reference.get("id")?.as_str(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
+    }
+}
+
+fn created_ms(body: &Body) -> u64 {
+    let seconds = body.get("created_at").and_then(Value::as_f64).unwrap_or_default();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked positive; saturates"
+    )]
+    let ms = (seconds * 1000.0).round() as u64;
+    ms
+}

@@ -1,0 +1,378 @@
+//! Declared schemas: what an entity may look like, and the one engine that checks them all.
+//!
+//! A further entity costs a file in `schema/` and a line in [`Schema::of`]; the engine knows no entity.
+
+mod check;
+mod describe;
+mod engine;
+mod field;
+mod format;
+mod routes;
+mod rule;
+mod services;
+mod targets;
+mod upstreams;
+
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+pub(super) use check::{Check, Custom, If, Then, When};
+pub(super) use engine::Op;
+pub(super) use field::{Field, Named, OnDelete, Shape};
+pub(super) use rule::{Pattern, Rule};
+
+use super::{Body, ErrorObject, Kind, Refusal};
+
+/// What a foreign field refers to. Certificates have no kind yet: every reference to one dangles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Referenced {
+    /// Entities of a kind.
+    Kind(Kind),
+    /// A collection that this build has not.
+    Absent(&'static str),
+}
+
+impl Referenced {
+    /// The kind, if there is one.
+    pub(super) const fn kind(self) -> Option<Kind> {
+        match self {
+            Self::Kind(kind) => Some(kind),
+            Self::Absent(_) => None,
+        }
+    }
+
+    /// Name of the collection.
+    pub(super) const fn collection(self) -> &'static str {
+        match self {
+            Self::Kind(kind) => kind.collection(),
+            Self::Absent(name) => name,
+        }
+    }
+}
+
+/// Everything that is particular to a kind of entity.
+#[derive(Debug)]
+pub(super) struct Schema {
+    /// In the order of `/schemas`.
+    pub(super) fields: Vec<Named>,
+    checks: Vec<Check>,
+    /// The field that paths may use in place of the id.
+    pub(super) endpoint_key: Option<EndpointKey>,
+    /// Keys of several fields; single ones are said at their field.
+    composite_keys: Vec<Vec<&'static str>>,
+    shorthands: Vec<Shorthand>,
+    /// Depends on the value of one field.
+    variants: Option<Variants>,
+    /// What PUT does.
+    pub(super) put: Put,
+    /// Order of nested lists.
+    pub(super) order: Order,
+    /// Runs on the body of a POST before all else.
+    pub(super) first: Option<fn(&Body) -> Result<(), Map<String, Value>>>,
+    /// Most children that one entity may have through a field.
+    pub(super) children_max: Option<(&'static str, usize)>,
+}
+
+/// A field that paths may use in place of the id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EndpointKey {
+    /// Unique among all entities of the kind, checked in paths.
+    Global(&'static str),
+    /// Unique among the children of a parent: (foreign field, field), taken from paths as it is.
+    Nested(&'static str, &'static str),
+}
+
+/// What PUT does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    /// Replaces all, or creates.
+    Replace,
+    /// The same as PATCH: merges, never creates.
+    Merge,
+}
+
+/// Order of nested lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Ascending by id.
+    ById,
+    /// By time of creation, then id, descending.
+    NewestFirst,
+}
+
+/// A value in a request that stands for others; checked before all else.
+#[derive(Debug)]
+pub(super) struct Shorthand {
+    pub(super) name: &'static str,
+    pub(super) field: Field,
+    /// Rewrites the body.
+    expand: fn(&mut Body),
+}
+
+/// Fields and checks that depend on the values of one list.
+#[derive(Debug)]
+struct Variants {
+    field: &'static str,
+    list: Vec<Variant>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct Variant {
+    values: &'static [&'static str],
+    /// All fields, with this variant's in place.
+    fields: Vec<Named>,
+    /// All checks, with this variant's in place.
+    checks: Vec<Check>,
+}
+
+/// What an entity gets from outside of its body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stamp {
+    /// Milliseconds since 1970.
+    pub(super) now_ms: u64,
+    /// Its id; the body's, if there is one, is checked all the same.
+    pub(super) id: Uuid,
+}
+
+impl Schema {
+    /// The schema of a kind.
+    pub(super) fn of(kind: Kind) -> &'static Self {
+        static SERVICES: LazyLock<Schema> = LazyLock::new(services::schema);
+        static ROUTES: LazyLock<Schema> = LazyLock::new(routes::schema);
+        static UPSTREAMS: LazyLock<Schema> = LazyLock::new(upstreams::schema);
+        static TARGETS: LazyLock<Schema> = LazyLock::new(targets::schema);
+        match kind {
+            Kind::Service => &SERVICES,
+            Kind::Route => &ROUTES,
+            Kind::Upstream => &UPSTREAMS,
+            Kind::Target => &TARGETS,
+        }
+    }
+
+    fn new(fields: Vec<Named>, checks: Vec<Check>) -> Self {
+        let mut schema = Self {
+            fields,
+            checks,
+            endpoint_key: None,
+            composite_keys: Vec::new(),
+            shorthands: Vec::new(),
+            variants: None,
+            put: Put::Replace,
+            order: Order::ById,
+            first: None,
+            children_max: None,
+        };
+        for check in &mut schema.checks {
+            if let Check::Conditional(conditional) = check {
+                let then = conditional.then_field;
+                if let Some((_, field)) = schema.fields.iter().find(|(name, _)| *name == then) {
+                    conditional.resolve(field);
+                }
+            }
+        }
+        schema
+    }
+
+    /// Adds a variant that overrides fields and adds checks.
+    fn variant(
+        mut self,
+        field: &'static str,
+        values: &'static [&'static str],
+        overrides: Vec<Named>,
+        checks: Vec<Check>,
+    ) -> Self {
+        let mut fields = self.fields.clone();
+        for (name, field) in overrides {
+            if let Some(slot) = fields.iter_mut().find(|(known, _)| *known == name) {
+                slot.1 = field;
+            }
+        }
+        let (last, mut all): (Vec<_>, Vec<_>) = self.checks.iter().cloned().partition(is_last);
+        all.extend(checks);
+        all.extend(last);
+        let variants = self.variants.get_or_insert_with(|| Variants { field, list: Vec::new() });
+        variants.list.push(Variant { values, fields, checks: all });
+        self
+    }
+
+    /// The declaration of a field.
+    pub(super) fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|(known, _)| *known == name).map(|(_, field)| field)
+    }
+
+    /// The declaration of a field or shorthand: what a request may hold.
+    pub(super) fn input(&self, name: &str) -> Option<&Field> {
+        let shorthand = || self.shorthands.iter().find(|known| known.name == name).map(|known| &known.field);
+        self.field(name).or_else(shorthand)
+    }
+
+    /// Foreign fields: name, what they refer to, what its deletion does.
+    pub(super) fn foreign(&self) -> impl Iterator<Item = (&'static str, Referenced, OnDelete)> {
+        self.fields.iter().filter_map(|(name, field)| match &field.shape {
+            Shape::Foreign { referenced, on_delete } => Some((*name, *referenced, *on_delete)),
+            Shape::String
+            | Shape::Integer
+            | Shape::Number
+            | Shape::Boolean
+            | Shape::Array(_)
+            | Shape::Set(_)
+            | Shape::Map { .. }
+            | Shape::Record { .. } => None,
+        })
+    }
+
+    /// Unique keys, each as its fields.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[&'static str]> {
+        let single = self.fields.iter().filter(|(_, field)| field.unique);
+        let single = single.map(|(name, _)| std::slice::from_ref(name));
+        single.chain(self.composite_keys.iter().map(Vec::as_slice))
+    }
+
+    /// The fields of a part of an entity that could name it, where their values are well formed.
+    pub(super) fn unique_values<'a>(&self, part: &'a Body) -> impl Iterator<Item = (&'static str, &'a str)> {
+        self.fields.iter().filter(|(_, field)| field.unique).filter_map(|(name, field)| {
+            let value = part.get(*name)?;
+            field.check(&mut value.clone()).ok()?;
+            Some((*name, value.as_str()?))
+        })
+    }
+
+    /// A new entity from the body of a POST or PUT.
+    ///
+    /// # Errors
+    /// Code 2.
+    pub(super) fn insert(&self, mut body: Body, stamp: Stamp) -> Result<Body, ErrorObject> {
+        self.expand(&mut body).map_err(ErrorObject::schema_violation)?;
+        if body.get("created_at").is_none_or(Value::is_null) {
+            body.insert("created_at".to_owned(), self.time("created_at", stamp.now_ms));
+        }
+        self.finish(body, Op::Insert, stamp)
+    }
+
+    /// A stored entity with the body of a PATCH merged in.
+    ///
+    /// # Errors
+    /// Code 2.
+    pub(super) fn update(&self, base: &Body, mut body: Body, stamp: Stamp) -> Result<Body, ErrorObject> {
+        self.expand(&mut body).map_err(ErrorObject::schema_violation)?;
+        if body.get("created_at").is_some_and(Value::is_null) {
+            body.remove("created_at");
+        }
+        let mut merged = base.clone();
+        merge(&self.fields, &mut merged, body);
+        self.finish(merged, Op::Update, stamp)
+    }
+
+    fn finish(&self, mut body: Body, op: Op, stamp: Stamp) -> Result<Body, ErrorObject> {
+        body.insert("updated_at".to_owned(), self.time("updated_at", stamp.now_ms));
+        if body.get("id").is_none_or(Value::is_null) {
+            body.insert("id".to_owned(), stamp.id.to_string().into());
+        }
+        let errors = self.check(&mut body, op);
+        if !errors.is_empty() {
+            return Err(ErrorObject::schema_violation(errors));
+        }
+        body.insert("id".to_owned(), stamp.id.to_string().into());
+        Ok(body)
+    }
+
+    fn check(&self, body: &mut Body, op: Op) -> Map<String, Value> {
+        let Some(variants) = &self.variants else {
+            return engine::check_fields(&self.fields, &self.checks, body, op);
+        };
+        let value = match body.get(variants.field) {
+            Some(value) => value.clone(),
+            None => self.field(variants.field).map(Field::absent).unwrap_or_default(),
+        };
+        let items = match &value {
+            Value::Array(items) => items.as_slice(),
+            Value::Object(map) if map.is_empty() => &[],
+            // Of a wrong type: that error comes from the field itself.
+            _ => return engine::check_fields(&self.fields, &self.checks, body, op),
+        };
+        let of = |item: &Value| {
+            let text = item.as_str()?;
+            variants.list.iter().find(|variant| variant.values.contains(&text))
+        };
+        let Some(variant) = items.iter().find_map(of) else {
+            let first = items.first().map_or("nil".to_owned(), |item| {
+                item.as_str().map_or_else(|| item.to_string(), str::to_owned)
+            });
+            let error = format!("unknown type: {first}").into();
+            return Map::from_iter([(variants.field.to_owned(), error)]);
+        };
+        engine::check_fields(&variant.fields, &variant.checks, body, op)
+    }
+
+    fn expand(&self, body: &mut Body) -> Result<(), Map<String, Value>> {
+        let mut errors = Map::new();
+        for shorthand in &self.shorthands {
+            let verdict = body.get_mut(shorthand.name).map(|value| shorthand.field.check(value));
+            if let Some(Err(error)) = verdict {
+                errors.insert(shorthand.name.to_owned(), error);
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        for shorthand in &self.shorthands {
+            (shorthand.expand)(body);
+        }
+        Ok(())
+    }
+
+    /// A moment in the unit of a field: whole seconds, or seconds with a fraction.
+    fn time(&self, field: &str, now_ms: u64) -> Value {
+        match self.field(field).map(|field| &field.shape) {
+            Some(Shape::Number) if now_ms % 1000 != 0 => {
+                #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 stay below 2^53")]
+                let seconds = now_ms as f64 / 1000.0;
+                seconds.into()
+            }
+            _ => (now_ms / 1000).into(),
+        }
+    }
+}
+
+fn is_last(check: &Check) -> bool {
+    match check {
+        Check::Custom(custom) => custom.when == When::NoOtherError,
+        Check::Conditional(_) | Check::AtLeastOneOf(_) | Check::Distinct(_) => false,
+    }
+}
+
+/// Records merge, everything else is replaced.
+fn merge(fields: &[Named], base: &mut Body, patch: Body) {
+    for (key, value) in patch {
+        let shape = fields.iter().find(|(name, _)| *name == key).map(|(_, field)| &field.shape);
+        match (shape, base.get_mut(&key), value) {
+            (Some(Shape::Record { fields, .. }), Some(Value::Object(base)), Value::Object(patch)) => {
+                merge(fields, base, patch);
+            }
+            (_, _, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+/// What `GET /schemas/{entity}` returns.
+pub fn schema_json(kind: Kind) -> Value {
+    describe::schema(Schema::of(kind))
+}
+
+/// What `POST /schemas/{entity}/validate` checks: an insert, without uniqueness and references.
+///
+/// # Errors
+/// Code 2.
+pub fn validate(kind: Kind, body: &Body) -> Result<(), Refusal> {
+    // Any moment and id will do: nothing is stored.
+    let stamp = Stamp { now_ms: 1000, id: Uuid::nil() };
+    Schema::of(kind).insert(body.clone(), stamp).map(drop).map_err(Refusal::from)
+}
+
+#[cfg(test)]
+mod tests;

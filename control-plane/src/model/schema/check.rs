@@ -1,0 +1,179 @@
+//! Checks over several fields of an entity or record.
+
+use serde_json::{Map, Value};
+
+use super::engine::{Op, is_empty};
+use super::{Body, Field};
+
+/// One cross-field check, as declared.
+#[derive(Debug, Clone)]
+pub(in crate::model) enum Check {
+    /// If one field is so, another must be so.
+    Conditional(Box<Conditional>),
+    /// Not all of them may be empty.
+    AtLeastOneOf(Vec<&'static str>),
+    /// No two of them may be equal, unless null.
+    Distinct(Vec<&'static str>),
+    /// Anything else.
+    Custom(Custom),
+}
+
+/// See [`Check::Conditional`].
+#[derive(Debug, Clone)]
+pub(in crate::model) struct Conditional {
+    pub(super) if_field: &'static str,
+    pub(super) if_match: If,
+    pub(super) then_field: &'static str,
+    pub(super) then_match: Then,
+    /// Replaces the usual text of the entity's error.
+    pub(super) error: Option<&'static str>,
+    /// The dependent field with the consequence merged in; see [`Conditional::resolve`].
+    pub(super) merged: Option<Field>,
+}
+
+/// The condition.
+#[derive(Debug, Clone)]
+pub(in crate::model) enum If {
+    /// It is this text.
+    Is(&'static str),
+    OneOf(Vec<&'static str>),
+    NotOneOf(Vec<&'static str>),
+    /// A list: no element is one of these.
+    NoElementOneOf(Vec<&'static str>),
+}
+
+/// The consequence.
+#[derive(Debug, Clone)]
+pub(in crate::model) enum Then {
+    Null,
+    Required,
+    OneOf(Vec<&'static str>),
+    Empty,
+}
+
+/// See [`Check::Custom`].
+#[derive(Debug, Clone)]
+pub(in crate::model) struct Custom {
+    pub(super) sources: Vec<&'static str>,
+    pub(super) runs_with_missing_fields: bool,
+    pub(super) when: When,
+    pub(super) accept: fn(&Body) -> Result<(), String>,
+}
+
+/// When a [`Check::Custom`] runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) enum When {
+    /// Whatever is wrong with fields.
+    Always,
+    /// Last, and only if nothing else was found wrong.
+    NoOtherError,
+}
+
+impl Check {
+    /// The text of the entity's error, for a conditional that has its own.
+    pub(super) fn saying(mut self, error: &'static str) -> Self {
+        if let Self::Conditional(conditional) = &mut self {
+            conditional.error = Some(error);
+        }
+        self
+    }
+
+    pub(super) fn when(
+        if_field: &'static str,
+        if_match: If,
+        then_field: &'static str,
+        then_match: Then,
+    ) -> Self {
+        Self::Conditional(Box::new(Conditional {
+            if_field,
+            if_match,
+            then_field,
+            then_match,
+            error: None,
+            merged: None,
+        }))
+    }
+
+    /// Runs it on `body`, whose faulty fields are in `errors`; returns the text of the entity's error. A
+    /// conditional also puts its verdict on the dependent field into `errors`.
+    pub(super) fn run(&self, body: &Body, errors: &mut Map<String, Value>, op: Op) -> Option<String> {
+        match self {
+            Self::Conditional(conditional) => conditional.run(body, errors),
+            Self::AtLeastOneOf(fields) => {
+                let runs = !fields.iter().any(|field| errors.contains_key(*field));
+                let fails = runs && fields.iter().all(|field| body.get(*field).is_none_or(is_empty));
+                let prefix = match op {
+                    Op::Insert => "",
+                    Op::Update => "when updating, ",
+                };
+                fails.then(|| {
+                    format!("{prefix}at least one of these fields must be non-empty: {}", quoted(fields))
+                })
+            }
+            Self::Distinct(fields) => {
+                if fields.iter().any(|field| errors.contains_key(*field)) {
+                    return None;
+                }
+                let values: Vec<_> =
+                    fields.iter().filter_map(|field| body.get(*field)).filter(|v| !v.is_null()).collect();
+                let fails = (1..values.len()).any(|at| values[..at].contains(&values[at]));
+                fails.then(|| format!("values of these fields must be distinct: {}", quoted(fields)))
+            }
+            Self::Custom(custom) => {
+                let runs = match custom.when {
+                    When::Always => true,
+                    When::NoOtherError => errors.is_empty(),
+                };
+                if runs { (custom.accept)(body).err() } else { None }
+            }
+        }
+    }
+}
+
+impl Conditional {
+    /// Merges the consequence into the dependent field's declaration.
+    pub(super) fn resolve(&mut self, field: &Field) {
+        use super::Rule;
+        let field = field.clone();
+        self.merged = Some(match &self.then_match {
+            Then::Null => field.rule(Rule::Null("value must be null".into())),
+            Then::Required => field.required(),
+            Then::OneOf(values) => field.one_of(values),
+            Then::Empty => field.rule(Rule::LenEq(0)),
+        });
+    }
+
+    fn run(&self, body: &Body, errors: &mut Map<String, Value>) -> Option<String> {
+        let if_value = body.get(self.if_field)?;
+        let merged = self.merged.as_ref()?;
+        // What a faulty value is *not* says nothing.
+        let is_negative = matches!(self.if_match, If::NotOneOf(_) | If::NoElementOneOf(_));
+        if (is_negative && errors.contains_key(self.if_field)) || !self.if_match.holds(if_value) {
+            return None;
+        }
+        let mut value = body.get(self.then_field).cloned().unwrap_or_default();
+        let verdict = merged.check(&mut value).err()?;
+        errors.insert(self.then_field.to_owned(), verdict);
+        Some(self.error.map_or_else(
+            || format!("failed conditional validation given value of field '{}'", self.if_field),
+            str::to_owned,
+        ))
+    }
+}
+
+impl If {
+    fn holds(&self, value: &Value) -> bool {
+        match self {
+            Self::Is(text) => value == text,
+            Self::OneOf(texts) => value.as_str().is_some_and(|value| texts.contains(&value)),
+            Self::NotOneOf(texts) => value.as_str().is_some_and(|value| !texts.contains(&value)),
+            Self::NoElementOneOf(texts) => value.as_array().is_some_and(|items| {
+                !items.iter().filter_map(Value::as_str).any(|item| texts.contains(&item))
+            }),
+        }
+    }
+}
+
+fn quoted(fields: &[&'static str]) -> String {
+    format!("'{}'", fields.join("', '"))
+}

@@ -1,0 +1,254 @@
+//! Checks values against declarations, and brings them into their stored form.
+
+use serde_json::{Map, Value, json};
+
+use super::{Body, Check, Field, Named, Schema, Shape};
+use crate::model::Kind;
+use crate::model::entity::uuid;
+
+/// Whether an entity is made or changed; a few messages differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) enum Op {
+    /// POST and PUT.
+    Insert,
+    /// PATCH.
+    Update,
+}
+
+/// Largest whole number that every JSON reader keeps exact, 2^53.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
+impl Field {
+    /// Checks one value and brings it into its stored form; an `Err` mirrors the value.
+    pub(super) fn check(&self, value: &mut Value) -> Result<(), Value> {
+        if value.is_null() {
+            return if self.required == Some(true) { Err("required field missing".into()) } else { Ok(()) };
+        }
+        if let Some(rule @ super::Rule::Null(_)) = self.rules.first() {
+            rule.check(value)?;
+        }
+        self.shape.check(value)?;
+        for rule in &self.rules {
+            rule.check(value)?;
+        }
+        if self.rules.iter().any(|rule| matches!(rule, super::Rule::Uuid)) {
+            if let Value::String(text) = value {
+                text.make_ascii_lowercase();
+            }
+        }
+        if let (Some(canonical), Some(text)) = (self.canonical, value.as_str()) {
+            if let Some(form) = canonical(text) {
+                *value = form.into();
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a text outside of any entity; the message is that of the field.
+    pub(in crate::model) fn check_text(&self, text: &str) -> Result<(), String> {
+        self.check(&mut text.into()).map_err(|error| error.as_str().unwrap_or_default().to_owned())
+    }
+
+    /// What stands for an absent value.
+    pub(super) fn absent(&self) -> Value {
+        self.default.clone().unwrap_or_default()
+    }
+}
+
+impl Shape {
+    fn check(&self, value: &mut Value) -> Result<(), Value> {
+        match self {
+            Self::String => match value {
+                Value::String(_) => Ok(()),
+                _ => Err("expected a string".into()),
+            },
+            Self::Integer => whole(value).map_or(Err("expected an integer".into()), |whole| {
+                *value = whole.into();
+                Ok(())
+            }),
+            Self::Number => {
+                if !value.is_number() {
+                    return Err("expected a number".into());
+                }
+                if let Some(whole) = whole(value) {
+                    *value = whole.into();
+                }
+                Ok(())
+            }
+            Self::Boolean => match value {
+                Value::Bool(_) => Ok(()),
+                _ => Err("expected a boolean".into()),
+            },
+            Self::Array(element) => check_items(element, items(value, "expected an array")?),
+            Self::Set(element) => {
+                let items = items(value, "expected a set")?;
+                check_items(element, items)?;
+                drop_duplicates(items);
+                Ok(())
+            }
+            Self::Map { keys, values } => check_map(keys, values, value),
+            Self::Record { fields, checks } => {
+                // An empty list is an empty table where schemas come from.
+                if value.as_array().is_some_and(Vec::is_empty) {
+                    *value = Value::Object(Map::new());
+                }
+                let Value::Object(map) = value else { return Err("expected a record".into()) };
+                let errors = check_fields(fields, checks, map, Op::Insert);
+                if errors.is_empty() { Ok(()) } else { Err(Value::Object(errors)) }
+            }
+            Self::Foreign { referenced, .. } => check_foreign(referenced.kind(), value),
+        }
+    }
+}
+
+/// Checks a whole entity or record: fills in defaults, checks each field, then runs the cross-field checks.
+/// Returns what is wrong, by field.
+pub(super) fn check_fields(
+    fields: &[Named],
+    checks: &[Check],
+    body: &mut Body,
+    op: Op,
+) -> Map<String, Value> {
+    let mut errors = Map::new();
+    let sent = body.len();
+    let mut known = 0;
+    for (name, field) in fields {
+        let verdict = match body.get_mut(*name) {
+            Some(value) => {
+                known += 1;
+                field.check(value)
+            }
+            None => {
+                let mut value = field.absent();
+                let verdict = field.check(&mut value);
+                body.insert((*name).to_owned(), value);
+                verdict
+            }
+        };
+        if let Err(error) = verdict {
+            errors.insert((*name).to_owned(), error);
+        }
+    }
+    if known < sent {
+        for key in body.keys().filter(|key| !fields.iter().any(|(name, _)| name == key)) {
+            errors.insert(key.clone(), "unknown field".into());
+        }
+    }
+    let mut entity = Vec::new();
+    for check in checks {
+        if let Some(error) = check.run(body, &mut errors, op) {
+            entity.push(Value::String(error));
+        }
+    }
+    if !entity.is_empty() {
+        errors.insert("@entity".to_owned(), Value::Array(entity));
+    }
+    errors
+}
+
+/// Null, or a text, list or map with nothing in it.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// A number without fraction, however it was written (`80.0`, `8e1`).
+fn whole(value: &Value) -> Option<i64> {
+    if let Some(whole) = value.as_i64() {
+        return Some(whole);
+    }
+    let number = value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT_MAX)?;
+    #[expect(clippy::cast_possible_truncation, reason = "no fraction, and far below i64::MAX")]
+    Some(number as i64)
+}
+
+fn items<'a>(value: &'a mut Value, error: &str) -> Result<&'a mut Vec<Value>, Value> {
+    if value.as_object().is_some_and(Map::is_empty) {
+        *value = Value::Array(Vec::new());
+    }
+    value.as_array_mut().ok_or_else(|| error.into())
+}
+
+fn check_items(element: &Field, items: &mut [Value]) -> Result<(), Value> {
+    let mut errors = Vec::new();
+    for (at, item) in items.iter_mut().enumerate() {
+        let verdict = if item.is_null() { Err("required field missing".into()) } else { element.check(item) };
+        if let Err(error) = verdict {
+            errors.resize(at, Value::Null);
+            errors.push(error);
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Value::Array(errors)) }
+}
+
+/// Keeps the first of equal ones, in order. Texts, the usual case, cost O(n log n).
+fn drop_duplicates(items: &mut Vec<Value>) {
+    let mut texts = std::collections::BTreeSet::new();
+    let mut others: Vec<Value> = Vec::new();
+    items.retain(|item| match item {
+        Value::String(text) => texts.insert(text.clone()),
+        other => {
+            let is_new = !others.contains(other);
+            if is_new {
+                others.push(other.clone());
+            }
+            is_new
+        }
+    });
+}
+
+/// A map reports one error for the whole of it: the first bad key or value.
+fn check_map(keys: &Field, values: &Field, value: &mut Value) -> Result<(), Value> {
+    if value.as_array().is_some_and(Vec::is_empty) {
+        *value = Value::Object(Map::new());
+    }
+    let Value::Object(map) = value else { return Err("expected a map".into()) };
+    for (key, value) in map.iter_mut() {
+        keys.check(&mut Value::String(key.clone()))?;
+        if value.is_null() {
+            return Err("required field missing".into());
+        }
+        values.check(value)?;
+    }
+    Ok(())
+}
+
+/// Stores `{"id":…}` only. A reference without id is judged as a part of what it refers to.
+fn check_foreign(referenced: Option<Kind>, value: &mut Value) -> Result<(), Value> {
+    let missing = || Err(json!({ "id": "missing primary key" }));
+    let Value::Object(reference) = value else { return missing() };
+    match reference.get("id") {
+        Some(Value::String(text)) if uuid(text).is_some() => {
+            *value = json!({ "id": text.to_ascii_lowercase() });
+            Ok(())
+        }
+        Some(Value::Null) | None => match referenced.map(|kind| Schema::of(kind).check_part(reference)) {
+            Some(errors) if !errors.is_empty() => Err(Value::Object(errors)),
+            Some(_) | None => missing(),
+        },
+        Some(_) => Err(json!({ "id": "expected a valid UUID" })),
+    }
+}
+
+impl Schema {
+    /// Judges some fields of an entity. Unique ones pass: that they refer to nothing is another error.
+    fn check_part(&self, part: &Body) -> Map<String, Value> {
+        let mut errors = Map::new();
+        for (key, value) in part.iter().filter(|(_, value)| !value.is_null()) {
+            let verdict = match self.field(key) {
+                Some(field) if field.unique => Ok(()),
+                Some(field) => field.check(&mut value.clone()),
+                None => Err("unknown field".into()),
+            };
+            if let Err(error) = verdict {
+                errors.insert(key.clone(), error);
+            }
+        }
+        errors
+    }
+}
