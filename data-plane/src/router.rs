@@ -10,6 +10,7 @@ mod index;
 mod rank;
 mod trie;
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use equipoise_proto::host::HostShape;
@@ -136,7 +137,7 @@ impl Router {
         let mut candidates: Vec<_> =
             rules.iter().enumerate().flat_map(|(route, rule)| rule.candidates(route)).collect();
         // Best first: then each goes to the end of its list.
-        candidates.sort_unstable_by(|a, b| b.rank.cmp(&a.rank));
+        candidates.sort_unstable_by_key(|candidate| Reverse(candidate.rank));
         for candidate in candidates {
             router.insert(candidate);
         }
