@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
 
+pub mod http1;
 pub mod router;
 pub mod table;
