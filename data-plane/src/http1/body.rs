@@ -53,7 +53,7 @@ pub enum Step {
 }
 
 /// Where a body stands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BodyDecoder {
     state: State,
     trailers: Vec<u8>,
