@@ -2,5 +2,6 @@
 
 pub mod http1;
 pub mod proxy;
+pub mod proxy;
 pub mod router;
 pub mod table;

@@ -14,6 +14,7 @@ mod relay;
 mod reply;
 mod request;
 mod retry;
+pub mod rewrite;
 mod settings;
 mod timer;
 mod worker;

@@ -9,6 +9,7 @@ use super::connection::Client;
 use super::error::Problem;
 use super::forward::{self, BodyHeader, Forward};
 use super::retry::Method;
+use super::rewrite::{self, Scheme, Strip};
 use super::worker::Worker;
 use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version, split_host};
 use crate::router::{Headers, Query};
@@ -93,7 +94,7 @@ fn resolve(head: &RequestHead<'_, '_>, client: &Client, worker: &Worker) -> Resu
     let query = Query {
         is_tls: false,
         method: head.method.as_bytes(),
-        host: &host.map_or(Cow::Borrowed(&b""[..]), |host| lower(host.name)),
+        host: host.map_or(b"", |host| host.name),
         port: host.and_then(|host| host.port).unwrap_or(client.port),
         path: &path,
         sni: None,
@@ -177,27 +178,22 @@ fn push_request(
     let path = equipoise_proto::path::normalise(head.target.path);
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
-    let prefix = path.get(..*prefix_bytes).unwrap_or_default();
-    if route.strip_path {
-        out.extend_from_slice(path.get(*prefix_bytes..).filter(|rest| rest.starts_with(b"/")).unwrap_or(b"/"));
-    } else {
-        out.extend_from_slice(&path);
-    }
-    if let Some(query) = head.target.query {
-        out.push(b'?');
-        out.extend_from_slice(query);
-    }
+    let strip = if route.strip_path && *prefix_bytes > 0 { Strip::Prefix(*prefix_bytes) } else { Strip::Nothing };
+    rewrite::push_target(out, service.path.as_deref(), &path, strip, head.target.query);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match head.host {
         Some(host) if route.preserve_host => out.extend_from_slice(host),
-        _ => out.extend_from_slice(service.upstream.host_header.as_deref().unwrap_or(lease.host()).as_bytes()),
+        _ => {
+            let name = service.upstream.host_header.as_deref().unwrap_or(lease.host());
+            rewrite::push_host(out, name, lease.address().port(), Scheme::Http);
+        }
     }
-    let prefix = (route.strip_path && prefix.len() > 1).then_some(prefix);
+    let prefix = rewrite::forwarded_prefix(&path, strip);
     let with = Forward {
         peer: &client.peer,
         port: client.port,
         request_id: &facts.request_id,
-        prefix,
+        prefix: prefix.as_deref(),
         body,
         settings: &worker.settings,
     };
