@@ -1,3 +1,171 @@
-//! The proxy.
+//! The proxy: listeners, and the pipeline of a request from its head to the last byte of its response.
+//!
+//! A worker is one thread with everything a request needs; workers share the table and the targets' live state
+//! and nothing else. The pipeline (`exchange`) sees a head, whose parts are borrowed plain values, and a body,
+//! and not the protocol they came by.
 
+mod buffer;
+mod connection;
+mod error;
+mod exchange;
+mod forward;
+mod pool;
+mod relay;
+mod reply;
+mod request;
+mod retry;
 pub mod rewrite;
+mod settings;
+mod timer;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use crate::table::Active;
+
+pub use settings::{Cidr, ErrorType, InvalidCidr, ProxySettings, RealIpHeader, ResponseHeaders, SERVER_TOKEN};
+
+/// Why the proxy did not start. Nothing of it runs then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker thread cannot be started.
+    #[error("cannot start a worker")]
+    Worker(#[source] io::Error),
+}
+
+/// A proxy at work. Dropping it stops it at once; [`Running::drain`] stops it well.
+#[derive(Debug)]
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    drain: Drain,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// Starts the workers. Every listener is bound before this returns; an address with port 0 gets the same port
+/// on all workers.
+///
+/// # Errors
+/// When an address cannot be listened on or a thread cannot be started.
+pub fn start(settings: ProxySettings, active: &Active) -> Result<Running, StartError> {
+    let workers = settings.workers.max(1);
+    let mut addresses = Vec::new();
+    let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    for address in &settings.listen {
+        let mut address = *address;
+        for of_worker in &mut listeners {
+            let listen = || -> io::Result<(TcpListener, SocketAddr)> {
+                let listener = bind(address, settings.backlog)?;
+                let bound = listener.local_addr()?;
+                Ok((listener, bound))
+            };
+            let (listener, bound) = listen().map_err(|source| StartError::Listen { address, source })?;
+            address = bound;
+            of_worker.push(listener);
+        }
+        addresses.push(address);
+    }
+    let settings = Arc::new(settings);
+    let mut running = Running { addresses, drain: Drain::default(), workers: Vec::new() };
+    for (index, listeners) in listeners.into_iter().enumerate() {
+        let (settings, active, drain) = (Arc::clone(&settings), active.clone(), running.drain.clone());
+        let thread = std::thread::Builder::new().name(format!("proxy-{index}"));
+        let handle = thread.spawn(move || {
+            if let Err(error) = worker::run(listeners, &settings, &active, &drain) {
+                error!(%error, worker = index, "a proxy worker stopped");
+            }
+        });
+        running.workers.push(handle.map_err(StartError::Worker)?);
+    }
+    Ok(running)
+}
+
+impl Running {
+    /// Where it listens, in the settings' order.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops accepting, closes idle connections, and lets requests in flight finish, until `deadline` at the
+    /// latest. Returns when all workers have ended.
+    pub async fn drain(mut self, deadline: Instant) {
+        self.drain.begin(deadline);
+        let workers = std::mem::take(&mut self.workers);
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                if worker.join().is_err() {
+                    error!("a proxy worker panicked");
+                }
+            }
+        });
+        if joined.await.is_err() {
+            error!("waiting for the proxy workers failed");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.drain.begin(Instant::now());
+    }
+}
+
+/// Tells the workers to stop.
+#[derive(Debug, Clone, Default)]
+struct Drain {
+    token: CancellationToken,
+    deadline: Arc<OnceLock<Instant>>,
+}
+
+impl Drain {
+    /// The first call counts.
+    fn begin(&self, deadline: Instant) {
+        self.deadline.get_or_init(|| deadline);
+        self.token.cancel();
+    }
+
+    fn has_begun(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    async fn begun(&self) {
+        self.token.cancelled().await;
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline.get().copied().unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
+    }
+}
+
+fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Accepted connections inherit it: a call less for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,115 @@
+//! The strict HTTP/1 codec of the data path: bytes in, values out.
+//!
+//! Pure: no socket, no clock. It judges requests of clients and responses of upstreams by the same framing
+//! rules, and what is ambiguous is an error, never a guess: a proxy that reads a message otherwise than the
+//! next hop lets requests be smuggled. `proxy` calls it.
+//!
+//! The order of use: [`HeadScan`] finds where a head ends (as bytes arrive), [`RequestHead::parse`] or
+//! [`ResponseHead::parse`] reads it without copying, [`BodyDecoder`] walks the body.
+
+mod body;
+mod encode;
+mod framing;
+mod host;
+mod name;
+mod request;
+mod response;
+mod scan;
+mod target;
+
+#[cfg(test)]
+mod tests;
+
+pub use body::{BodyDecoder, BodyError, Step, TRAILER_BYTES_MAX};
+pub use encode::{LAST_CHUNK, push_chunk_size, push_decimal};
+pub use framing::{Framing, FramingError};
+pub use host::{HostPort, split_host};
+pub use httparse::Header;
+pub use name::Name;
+pub use request::{Refusal, RequestHead};
+pub use response::{InvalidResponse, ResponseBody, ResponseHead};
+pub use scan::{HeadError, HeadScan, Limits};
+pub use target::Target;
+
+use std::mem::MaybeUninit;
+
+/// Most headers that a head can carry, whatever the settings say: parsing borrows an array of this size.
+pub const HEADERS_MAX: usize = 128;
+
+/// Where a parsed head keeps its headers: on the caller's stack, uninitialised, so that it costs nothing.
+pub struct HeadStorage<'b> {
+    headers: [MaybeUninit<Header<'b>>; HEADERS_MAX],
+    names: [Name; HEADERS_MAX],
+}
+
+impl HeadStorage<'_> {
+    /// Room for one head.
+    #[inline]
+    pub const fn new() -> Self {
+        Self { headers: [const { MaybeUninit::uninit() }; HEADERS_MAX], names: [Name::Other; HEADERS_MAX] }
+    }
+}
+
+impl Default for HeadStorage<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The protocol version of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// What the Connection headers of a message say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// `close`.
+    pub close: bool,
+    /// `keep-alive`.
+    pub keep_alive: bool,
+    /// Other names: headers that end at this hop.
+    pub names_headers: bool,
+}
+
+impl Connection {
+    fn note(&mut self, value: &[u8]) {
+        for option in list(value) {
+            if option.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+            } else if !option.is_empty() {
+                self.names_headers = true;
+            }
+        }
+    }
+
+    /// Whether the connection outlives the message. `close` wins over `keep-alive`.
+    pub const fn persists(self, version: Version) -> bool {
+        match version {
+            Version::Http11 => !self.close,
+            Version::Http10 => self.keep_alive && !self.close,
+        }
+    }
+}
+
+/// The elements of a comma-separated value, without the white space around them.
+pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(trim)
+}
+
+/// Takes spaces and tabs off both ends.
+pub fn trim(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}

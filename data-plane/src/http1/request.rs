@@ -1,0 +1,188 @@
+//! A request's head.
+
+use super::framing::{self, FramingError};
+use super::{Connection, Framing, HeadError, HeadStorage, Header, Name, Target, Version, list, split_host};
+
+/// A request's head, borrowed from the bytes that came.
+#[derive(Debug)]
+pub struct RequestHead<'h, 'b> {
+    /// As received: upper-case letters, `-` and `_`.
+    pub method: &'b str,
+    /// What is asked for.
+    pub target: Target<'b>,
+    /// The client's version.
+    pub version: Version,
+    /// All headers, in order.
+    pub headers: &'h [Header<'b>],
+    /// What each of `headers` is.
+    pub names: &'h [Name],
+    /// The Host header; `None` only in HTTP/1.0.
+    pub host: Option<&'b [u8]>,
+    /// How the body ends; `Absent` means there is none.
+    pub framing: Framing,
+    /// What the Connection headers say.
+    pub connection: Connection,
+    /// `Expect: 100-continue` in HTTP/1.1.
+    pub expects_continue: bool,
+    /// `TE: trailers`.
+    pub accepts_trailers: bool,
+}
+
+/// Why a request is refused; the connection closes after the answer, since where the next request begins is
+/// no longer sure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// 400.
+    #[error("bad request: {0}")]
+    Malformed(&'static str),
+    /// 400, or 501 for an unknown transfer coding.
+    #[error("bad request: {0}")]
+    Framing(#[from] FramingError),
+    /// 400 or 414.
+    #[error("bad request: {0}")]
+    Head(#[from] HeadError),
+    /// 405: CONNECT and TRACE are not for a reverse proxy.
+    #[error("method not allowed")]
+    Method,
+    /// 505.
+    #[error("unsupported HTTP version")]
+    Version,
+}
+
+impl<'h, 'b> RequestHead<'h, 'b> {
+    /// Reads a complete head, as [`super::HeadScan`] found it.
+    ///
+    /// # Errors
+    /// When it breaks a rule.
+    #[inline]
+    pub fn parse(bytes: &'b [u8], storage: &'h mut HeadStorage<'b>) -> Result<Self, Refusal> {
+        let HeadStorage { headers, names } = storage;
+        let mut raw = httparse::Request::new(&mut []);
+        match raw.parse_with_uninit_headers(bytes, headers) {
+            Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+            Ok(_) => return Err(Refusal::Malformed("head")),
+            Err(error) => return Err(refusal(error, bytes)),
+        }
+        let (Some(method), Some(path), Some(version)) = (raw.method, raw.path, raw.version) else {
+            return Err(Refusal::Malformed("request line"));
+        };
+        let version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        // Two rules that httparse does not have: one space between the parts, and CRLF (seen to by HeadScan).
+        if !method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_') {
+            return Err(Refusal::Malformed("method"));
+        }
+        if method == "CONNECT" || method == "TRACE" {
+            return Err(Refusal::Method);
+        }
+        let target = Target::parse(path.as_bytes()).ok_or(Refusal::Malformed("target"))?;
+        let headers: &'h [Header<'b>] = raw.headers;
+        let mut head = Self {
+            method,
+            target,
+            version,
+            headers,
+            names: &[],
+            host: None,
+            framing: Framing::Absent,
+            connection: Connection::default(),
+            expects_continue: false,
+            accepts_trailers: false,
+        };
+        let mut framing = framing::Headers::default();
+        for (header, name) in headers.iter().zip(names.iter_mut()) {
+            *name = Name::of(header.name);
+            head.note(*name, header.value, &mut framing)?;
+        }
+        head.names = names.get(..headers.len()).unwrap_or_default();
+        head.framing = framing.judge(version)?;
+        if head.host.is_none() && version == Version::Http11 {
+            return Err(Refusal::Malformed("no host"));
+        }
+        Ok(head)
+    }
+
+    #[inline]
+    fn note(&mut self, name: Name, value: &'b [u8], framing: &mut framing::Headers) -> Result<(), Refusal> {
+        match name {
+            Name::Host => {
+                if self.host.replace(value).is_some() {
+                    return Err(Refusal::Malformed("more than one host"));
+                }
+                if split_host(value).is_none() {
+                    return Err(Refusal::Malformed("host"));
+                }
+            }
+            Name::ContentLength => framing.content_length(value)?,
+            Name::TransferEncoding => framing.transfer_encoding(value)?,
+            Name::Connection => self.connection.note(value),
+            Name::Expect => {
+                self.expects_continue |=
+                    self.version == Version::Http11 && value.eq_ignore_ascii_case(b"100-continue");
+            }
+            Name::Te => {
+                self.accepts_trailers |= list(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+            }
+            Name::Other
+            | Name::Accept
+            | Name::ContentType
+            | Name::KeepAlive
+            | Name::Proxy
+            | Name::ProxyConnection
+            | Name::Server
+            | Name::Trailer
+            | Name::Upgrade
+            | Name::Via
+            | Name::XAccel
+            | Name::XForwardedFor
+            | Name::XForwardedHost
+            | Name::XForwardedPath
+            | Name::XForwardedPort
+            | Name::XForwardedPrefix
+            | Name::XForwardedProto
+            | Name::XKongRequestId
+            | Name::XKongLatency
+            | Name::XRealIp => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the connection can carry another request after this one.
+    pub const fn persists(&self) -> bool {
+        self.connection.persists(self.version)
+    }
+
+    /// Whether a Connection header names this header, so that it ends here.
+    pub fn is_named_by_connection(&self, header: &str) -> bool {
+        named(self.headers, self.names, header)
+    }
+}
+
+/// Whether a Connection header among `headers` names `header`.
+pub(super) fn named(headers: &[Header<'_>], names: &[Name], header: &str) -> bool {
+    headers
+        .iter()
+        .zip(names)
+        .filter(|(_, name)| **name == Name::Connection)
+        .flat_map(|(line, _)| list(line.value))
+        .any(|option| option.eq_ignore_ascii_case(header.as_bytes()))
+}
+
+fn refusal(error: httparse::Error, bytes: &[u8]) -> Refusal {
+    match error {
+        httparse::Error::HeaderName => Refusal::Malformed("header name"),
+        httparse::Error::HeaderValue => Refusal::Malformed("header value"),
+        httparse::Error::NewLine => Refusal::Malformed("line end"),
+        httparse::Error::Status | httparse::Error::Token => Refusal::Malformed("request line"),
+        httparse::Error::TooManyHeaders => Refusal::Head(HeadError::TooManyHeaders),
+        httparse::Error::Version if names_other_version(bytes) => Refusal::Version,
+        httparse::Error::Version => Refusal::Malformed("version"),
+    }
+}
+
+/// Whether the request line ends in a well-formed version that is not ours.
+fn names_other_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    let Some(digits) = version.strip_prefix(b"HTTP/") else { return false };
+    matches!(digits, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
+}

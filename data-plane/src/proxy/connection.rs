@@ -1,0 +1,243 @@
+//! A client's connection: request after request, until one side ends it.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use super::buffer::Buffer;
+use super::exchange::{self, After};
+use super::forward::Peer;
+use super::timer::{Timer, Timers};
+use super::worker::Worker;
+use crate::http1::{HeadError, HeadScan};
+
+/// How long a connection that has not asked anything yet stays open in a drain: its first request may be
+/// under way.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
+
+/// How long, and for how many bytes, a connection is read from after its last answer: closing at once would
+/// reset it, and the client might never see the answer.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The client's side of an exchange.
+#[derive(Debug)]
+pub struct Client {
+    pub(super) stream: TcpStream,
+    pub(super) buffer: Buffer,
+    pub(super) peer: Peer,
+    /// Port of the listener.
+    pub(super) port: u16,
+    /// Deadline of whatever is waited for; of the response while both directions are under way.
+    pub(super) timer: Timer,
+    /// Deadline of the request body.
+    pub(super) upload_timer: Timer,
+}
+
+/// What a client did.
+enum Incoming {
+    /// A head is held in the buffer.
+    Head,
+    /// A head that is refused before it is read.
+    Refused(HeadError),
+    /// The end, or nothing for too long.
+    Gone,
+}
+
+impl Client {
+    /// A connection just accepted.
+    pub(super) fn new(stream: TcpStream, peer: Peer, port: u16, timers: &std::rc::Rc<Timers>) -> Self {
+        Self {
+            stream,
+            buffer: Buffer::default(),
+            peer,
+            port,
+            timer: timers.timer(),
+            upload_timer: timers.timer(),
+        }
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        scan: &mut HeadScan,
+        reading: &mut Reading,
+    ) -> Poll<Incoming> {
+        loop {
+            if !self.buffer.filled().is_empty() {
+                match scan.advance(self.buffer.filled(), &worker.settings.head_limits) {
+                    Ok(Some(head)) => {
+                        self.buffer.hold(head.start, head.end);
+                        return Poll::Ready(Incoming::Head);
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Poll::Ready(Incoming::Refused(error)),
+                }
+                if reading.set(Reading::Head) {
+                    self.timer.arm(worker.settings.header_timeout);
+                }
+            } else if worker.is_draining.get() {
+                match *reading {
+                    Reading::Idle => return Poll::Ready(Incoming::Gone),
+                    Reading::First => {
+                        *reading = Reading::FirstInDrain;
+                        self.timer.arm(DRAIN_GRACE);
+                    }
+                    Reading::FirstInDrain | Reading::Head => {}
+                }
+            }
+            match self.poll_more(cx, worker) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(Incoming::Gone),
+                Poll::Pending => {
+                    ready!(self.timer.poll_expired(cx));
+                    return Poll::Ready(Incoming::Gone);
+                }
+            }
+        }
+    }
+
+    /// Reads once, lending the buffer only when there is something; false is the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
+        if !self.buffer.is_lent() {
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(false);
+            }
+            self.buffer.lend(&worker.buffers);
+        }
+        let filled = self.buffer.poll_fill(&mut self.stream, cx);
+        if filled.is_pending() && self.buffer.filled().is_empty() && self.buffer.held().is_empty() {
+            self.buffer.give_back(&worker.buffers);
+        }
+        filled.map(|filled| matches!(filled, Ok(length) if length > 0))
+    }
+
+    /// Whether the client is gone, while an upstream is waited for. Reads ahead as long as there is room:
+    /// the end of a connection can be told from a pipelined request only so.
+    pub(super) fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.buffer.has_room() {
+            match self.buffer.poll_fill(&mut self.stream, cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => return false,
+            }
+        }
+        false
+    }
+
+    /// Writes all of `output`; false if the client is gone or takes nothing for too long.
+    pub(super) async fn write(&mut self, output: &[u8], patience: Duration) -> bool {
+        let mut rest = output;
+        self.timer.arm(patience);
+        poll_fn(|cx| {
+            while !rest.is_empty() {
+                match Pin::new(&mut self.stream).poll_write(cx, rest) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
+                    Poll::Ready(Ok(length)) => {
+                        rest = rest.get(length..).unwrap_or_default();
+                        self.timer.arm(patience);
+                    }
+                    Poll::Pending => {
+                        ready!(self.timer.poll_expired(cx));
+                        return Poll::Ready(false);
+                    }
+                }
+            }
+            Poll::Ready(true)
+        })
+        .await
+    }
+
+    /// Ends the connection so that the client can still read the last answer.
+    async fn linger(mut self, worker: &Worker) {
+        self.buffer.release();
+        self.buffer.lend(&worker.buffers);
+        self.timer.arm(LINGER);
+        let mut left = LINGER_BYTES_MAX;
+        let mut is_shut = false;
+        poll_fn(|cx| {
+            if !is_shut {
+                if ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
+                    return Poll::Ready(());
+                }
+                is_shut = true;
+            }
+            loop {
+                let filled = self.buffer.filled().len();
+                self.buffer.consume(filled);
+                match self.buffer.poll_fill(&mut self.stream, cx) {
+                    Poll::Ready(Ok(length)) if length > 0 && length < left => left -= length,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return self.timer.poll_expired(cx),
+                }
+            }
+        })
+        .await;
+        self.buffer.give_back(&worker.buffers);
+    }
+}
+
+/// What is waited for between two requests.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// The first request.
+    First,
+    /// The same, while the worker drains.
+    FirstInDrain,
+    /// Another request.
+    Idle,
+    /// The rest of a head.
+    Head,
+}
+
+impl Reading {
+    /// Moves on; true if that is a change.
+    fn set(&mut self, next: Self) -> bool {
+        std::mem::replace(self, next) != next
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(mut client: Client, worker: &Worker) {
+    let mut served = 0_u32;
+    loop {
+        let mut scan = HeadScan::default();
+        let mut reading = if served == 0 { Reading::First } else { Reading::Idle };
+        client.timer.arm(if served == 0 {
+            worker.settings.header_timeout
+        } else {
+            worker.settings.idle_timeout
+        });
+        let incoming = poll_fn(|cx| client.poll_head(cx, worker, &mut scan, &mut reading)).await;
+        served = served.saturating_add(1);
+        let after = match incoming {
+            Incoming::Head => {
+                let is_last = served >= worker.settings.keepalive_requests;
+                exchange::run(&mut client, worker, is_last).await
+            }
+            Incoming::Refused(error) => exchange::refuse(&mut client, worker, error).await,
+            Incoming::Gone => After::Close,
+        };
+        client.buffer.release();
+        match after {
+            After::Keep => {
+                if client.buffer.filled().is_empty() {
+                    client.buffer.give_back(&worker.buffers);
+                }
+            }
+            After::Linger => return client.linger(worker).await,
+            After::Close => break,
+            After::Abort => {
+                // The client must not take what it got for the whole; an error leaves an ordinary close.
+                drop(client.stream.set_zero_linger());
+                break;
+            }
+        }
+    }
+    client.buffer.give_back(&worker.buffers);
+}

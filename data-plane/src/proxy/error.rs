@@ -1,0 +1,270 @@
+//! The gateway's own answers: one place that maps what went wrong to status, headers and body.
+//!
+//! Source: Kong 3.10 (`proxy.md` 7). Clients never see internal text.
+
+use std::borrow::Cow;
+
+use super::settings::{ErrorType, ProxySettings, SERVER_TOKEN};
+use crate::http1::{FramingError, HeadError, Refusal, RequestHead, list, push_decimal};
+use crate::table::PickError;
+
+/// Why the gateway answers by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// The request breaks a rule of HTTP.
+    Refused(Refusal),
+    /// Its body does.
+    Body,
+    /// Its body did not come.
+    BodyTimeout,
+    /// Its body is too large.
+    TooLarge,
+    /// No route matches.
+    NoRoute,
+    /// The route leads nowhere.
+    NoService,
+    /// The route wants HTTPS: 426.
+    UpgradeRequired,
+    /// The route wants HTTPS: 301, 302, 307 or 308, to this place.
+    Redirect(u16, Vec<u8>),
+    /// Nobody to send the request to.
+    Pick(PickError),
+    /// The same, after another attempt failed: the client is told less.
+    PickAgain(PickError),
+    /// The last attempt failed.
+    BadGateway,
+    /// The last attempt took too long.
+    GatewayTimeout,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Generator {
+    /// The gateway's logic: JSON unless Accept says otherwise.
+    Gateway,
+    /// The HTTP engine: the type in the settings unless Accept or Content-Type say otherwise.
+    Engine,
+}
+
+impl Problem {
+    /// Status of the answer.
+    pub fn status(&self) -> u16 {
+        self.describe().0
+    }
+
+    fn describe(&self) -> (u16, Generator, Cow<'static, str>) {
+        use Generator::{Engine, Gateway};
+        let (status, generator, message) = match self {
+            Self::Refused(refusal) => return refused(*refusal),
+            Self::Body => (400, Engine, "Bad request"),
+            Self::BodyTimeout => (408, Engine, "Request timeout"),
+            Self::TooLarge => (413, Engine, "Payload too large"),
+            Self::NoRoute => (404, Gateway, "no Route matched with those values"),
+            Self::NoService => (503, Gateway, "no Service found with those values"),
+            Self::UpgradeRequired => (426, Gateway, "Please use HTTPS protocol"),
+            Self::Redirect(status, _) => (*status, Gateway, ""),
+            Self::Pick(error) => return (pick_status(error), Gateway, error.to_string().into()),
+            Self::PickAgain(error) => match pick_status(error) {
+                500 => (500, Engine, "An unexpected error occurred"),
+                status => (status, Engine, "The upstream server is currently unavailable"),
+            },
+            Self::BadGateway => (502, Engine, "An invalid response was received from the upstream server"),
+            Self::GatewayTimeout => (504, Engine, "The upstream server is timing out"),
+        };
+        (status, generator, message.into())
+    }
+}
+
+fn refused(refusal: Refusal) -> (u16, Generator, Cow<'static, str>) {
+    let (status, message) = match refusal {
+        Refusal::Framing(FramingError::UnknownCoding) => (501, "Not implemented"),
+        Refusal::Head(HeadError::FirstLineTooLong) => (414, "URI too long"),
+        Refusal::Head(HeadError::HeaderTooLarge | HeadError::TooManyHeaders) => {
+            (400, "Request header or cookie too large")
+        }
+        Refusal::Method => (405, "Method not allowed"),
+        Refusal::Version => (505, "HTTP version not supported"),
+        Refusal::Malformed(_)
+        | Refusal::Head(HeadError::BareLineFeed | HeadError::BlankLines)
+        | Refusal::Framing(
+            FramingError::ContentLength
+            | FramingError::RepeatedContentLength
+            | FramingError::Conflict
+            | FramingError::TransferEncoding
+            | FramingError::OldVersion,
+        ) => (400, "Bad request"),
+    };
+    (status, Generator::Engine, message.into())
+}
+
+fn pick_status(error: &PickError) -> u16 {
+    match error {
+        PickError::NoPeer | PickError::NoAddress => 503,
+        PickError::Resolve { .. } => 500,
+        // The first answer did not come within the connect timeout.
+        PickError::Pending => 503,
+    }
+}
+
+/// What an answer needs to know of the request and of time.
+#[derive(Debug)]
+pub struct Circumstances<'a> {
+    /// The request's head, if it could be read.
+    pub head: Option<&'a RequestHead<'a, 'a>>,
+    /// 32 hex digits.
+    pub request_id: &'a [u8; 32],
+    /// Whether the client may send another request.
+    pub persists: bool,
+    /// `Date`.
+    pub date: &'a str,
+    /// Since the request began, in ms.
+    pub elapsed_ms: u64,
+    /// Where proxying was attempted: ms until the last target was picked, and from then on.
+    pub proxied: Option<(u64, u64)>,
+}
+
+/// Appends the whole answer.
+pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, settings: &ProxySettings) {
+    let (status, generator, message) = problem.describe();
+    let kind = error_type(generator, seen.head, settings.error_default_type);
+    let body = match problem {
+        Problem::Redirect(..) => String::new(),
+        _ => body(kind, &message, std::str::from_utf8(seen.request_id).unwrap_or_default()),
+    };
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, status.into());
+    out.push(b' ');
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    out.extend_from_slice(reason.unwrap_or_default().as_bytes());
+    push(out, "Date", seen.date.as_bytes());
+    match problem {
+        Problem::UpgradeRequired => {
+            push(out, "Connection", b"Upgrade");
+            push(out, "Upgrade", b"TLS/1.2, HTTP/1.1");
+            if !seen.persists {
+                push(out, "Connection", b"close");
+            }
+        }
+        _ => push(out, "Connection", if seen.persists { b"keep-alive" } else { b"close" }),
+    }
+    if let Problem::Redirect(_, location) = problem {
+        push(out, "Location", location);
+    }
+    if kind != ErrorType::Grpc {
+        push(out, "Content-Type", content_type(kind).as_bytes());
+    }
+    out.extend_from_slice(b"\r\nContent-Length: ");
+    push_decimal(out, body.len() as u64);
+    let added = settings.response_headers;
+    if added.server_tokens {
+        push(out, "Server", SERVER_TOKEN.as_bytes());
+    }
+    match seen.proxied {
+        Some((proxy_ms, upstream_ms)) => {
+            if added.latency_tokens {
+                push_number(out, "X-Kong-Upstream-Latency", upstream_ms);
+                push_number(out, "X-Kong-Proxy-Latency", proxy_ms);
+            }
+            if added.server_tokens {
+                out.extend_from_slice(b"\r\nVia: 1.1 ");
+                out.extend_from_slice(SERVER_TOKEN.as_bytes());
+            }
+        }
+        None if added.latency_tokens => push_number(out, "X-Kong-Response-Latency", seen.elapsed_ms),
+        None => {}
+    }
+    if added.request_id {
+        push(out, "X-Kong-Request-Id", seen.request_id);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+    if !seen.head.is_some_and(|head| head.method == "HEAD") {
+        out.extend_from_slice(body.as_bytes());
+    }
+}
+
+fn push(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+}
+
+fn push_number(out: &mut Vec<u8>, name: &str, value: u64) {
+    push(out, name, b"");
+    push_decimal(out, value);
+}
+
+fn error_type(generator: Generator, head: Option<&RequestHead<'_, '_>>, default: ErrorType) -> ErrorType {
+    use crate::http1::Name;
+    let find = |wanted: Name| {
+        let head = head?;
+        let found = head.headers.iter().zip(head.names).find(|(_, name)| **name == wanted);
+        found.map(|(header, _)| header.value)
+    };
+    let accept = find(Name::Accept);
+    match generator {
+        Generator::Gateway => accept.map_or(ErrorType::Json, negotiate),
+        Generator::Engine => accept.or_else(|| find(Name::ContentType)).map_or(default, negotiate),
+    }
+}
+
+/// The type that an Accept value wants: the first of those with the highest q; JSON for all that is unknown.
+fn negotiate(accept: &[u8]) -> ErrorType {
+    let mut best: (&[u8], f32) = (b"", 0.0);
+    for entry in list(accept) {
+        let mut parts = entry.split(|byte| *byte == b';').map(crate::http1::trim);
+        let kind = parts.next().unwrap_or_default();
+        let quality = parts.find_map(|part| part.strip_prefix(b"q=").or_else(|| part.strip_prefix(b"Q=")));
+        let quality = match quality {
+            None => Some(1.0),
+            Some(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse::<f32>().ok()),
+        };
+        if let Some(quality) = quality
+            && quality > best.1
+        {
+            best = (kind, quality);
+        }
+    }
+    match best.0 {
+        b"text/plain" | b"text/*" => ErrorType::Plain,
+        b"text/html" => ErrorType::Html,
+        b"application/xml" => ErrorType::Xml,
+        b"application/grpc" => ErrorType::Grpc,
+        _ => ErrorType::Json,
+    }
+}
+
+const fn content_type(kind: ErrorType) -> &'static str {
+    match kind {
+        ErrorType::Json => "application/json; charset=utf-8",
+        ErrorType::Plain => "text/plain; charset=utf-8",
+        ErrorType::Html => "text/html; charset=utf-8",
+        ErrorType::Xml => "application/xml; charset=utf-8",
+        ErrorType::Grpc => "",
+    }
+}
+
+fn body(kind: ErrorType, message: &str, id: &str) -> String {
+    match kind {
+        ErrorType::Json => {
+            let message = serde_json::Value::from(message);
+            format!("{{\n  \"message\":{message},\n  \"request_id\":\"{id}\"\n}}")
+        }
+        ErrorType::Plain => format!("{message}\nrequest_id: {id}\n"),
+        ErrorType::Html => format!(
+            "<!doctype html>\n<html>\n  <head>\n    <meta charset=\"utf-8\">\n    <title>Error</title>\n  </head>\n  \
+             <body>\n    <h1>Error</h1>\n    <p>{}.</p>\n    <p>request_id: {id}</p>\n  </body>\n</html>\n",
+            escape_markup(message)
+        ),
+        ErrorType::Xml => format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<error>\n  <message>{}</message>\n  \
+             <requestid>{id}</requestid>\n</error>\n",
+            escape_markup(message)
+        ),
+        ErrorType::Grpc => String::new(),
+    }
+}
+
+/// Only what breaks markup: the built-in messages come out as the reference writes them, apostrophes and all.
+fn escape_markup(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}

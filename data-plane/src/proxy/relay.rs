@@ -1,0 +1,233 @@
+//! One direction of an exchange: what was composed, then a body, from one connection to another.
+//!
+//! Memory is bounded by the source's buffer and the output: nothing is read while the sink does not take what
+//! is there.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use super::buffer::{Buffer, Buffers};
+use super::timer::Timer;
+use crate::http1::{BodyDecoder, BodyError, LAST_CHUNK, Step, push_chunk_size};
+
+/// Chunked output gathered before it is written: several small chunks leave in one write.
+const GATHERED_BYTES_MAX: usize = 16 * 1024;
+
+/// How the body is framed for the sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// As it is: by length, or until close.
+    Plain,
+    /// In chunks; trailers are dropped.
+    Chunked,
+    /// In chunks, with trailers.
+    ChunkedWithTrailers,
+}
+
+/// Why a direction cannot go on.
+#[derive(Debug)]
+pub enum RelayError {
+    /// The source broke or ended too soon.
+    Source,
+    /// The source's body breaks the framing rules.
+    Body(BodyError),
+    /// The source gave nothing for too long.
+    SourceTimeout,
+    /// The sink broke.
+    Sink,
+    /// The sink took nothing for too long.
+    SinkTimeout,
+    /// The body passes its limit.
+    TooLarge,
+}
+
+/// How long each side may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Gap between two reads.
+    pub read: Duration,
+    /// Gap between two writes.
+    pub write: Duration,
+}
+
+/// One direction.
+#[derive(Debug)]
+pub struct Relay {
+    decoder: BodyDecoder,
+    encoding: Encoding,
+    /// Composed bytes, and how many of them are written.
+    output: Vec<u8>,
+    output_at: usize,
+    /// Bytes at the front of the source's buffer that go as they are.
+    direct: usize,
+    has_ended: bool,
+    is_armed: bool,
+    body_left: u64,
+    body_bytes: u64,
+    written: u64,
+}
+
+impl Relay {
+    /// Sends `output`, then the body that `decoder` finds.
+    pub fn new(output: Vec<u8>, decoder: BodyDecoder, encoding: Encoding, body_bytes_max: Option<u64>) -> Self {
+        Self {
+            decoder,
+            encoding,
+            output,
+            output_at: 0,
+            direct: 0,
+            has_ended: false,
+            is_armed: false,
+            body_left: body_bytes_max.unwrap_or(u64::MAX),
+            body_bytes: 0,
+            written: 0,
+        }
+    }
+
+    /// Bytes that the sink accepted.
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Body bytes taken from the source.
+    pub const fn body_bytes(&self) -> u64 {
+        self.body_bytes
+    }
+
+    /// Gives the output buffer back.
+    pub fn into_output(self, buffers: &Buffers) {
+        buffers.give_back_output(self.output);
+    }
+
+    /// Goes on until everything is with the sink.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut TcpStream,
+        buffer: &mut Buffer,
+        sink: &mut TcpStream,
+        timer: &Timer,
+        patience: Patience,
+    ) -> Poll<Result<(), RelayError>> {
+        loop {
+            match self.poll_flush(cx, buffer, sink) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(RelayError::Sink)),
+                Poll::Pending => {
+                    ready!(self.poll_patience(cx, timer, patience.write));
+                    return Poll::Ready(Err(RelayError::SinkTimeout));
+                }
+            }
+            if self.has_ended {
+                return Poll::Ready(Ok(()));
+            }
+            if !self.decode(buffer)? {
+                continue;
+            }
+            match buffer.poll_fill(source, cx) {
+                Poll::Ready(Ok(0)) if self.decoder.closes_well() => self.end(),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(RelayError::Source)),
+                Poll::Ready(Ok(_)) => self.is_armed = false,
+                Poll::Pending => {
+                    ready!(self.poll_patience(cx, timer, patience.read));
+                    return Poll::Ready(Err(RelayError::SourceTimeout));
+                }
+            }
+        }
+    }
+
+    fn poll_patience(&mut self, cx: &Context<'_>, timer: &Timer, patience: Duration) -> Poll<()> {
+        if !self.is_armed {
+            self.is_armed = true;
+            timer.arm(patience);
+        }
+        timer.poll_expired(cx)
+    }
+
+    #[inline]
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        sink: &mut TcpStream,
+    ) -> Poll<io::Result<()>> {
+        while self.output_at < self.output.len() || self.direct > 0 {
+            let composed = self.output.get(self.output_at..).unwrap_or_default();
+            let direct = buffer.filled().get(..self.direct).unwrap_or_default();
+            let sink = Pin::new(&mut *sink);
+            let length = match (composed.is_empty(), direct.is_empty()) {
+                (false, true) => ready!(sink.poll_write(cx, composed))?,
+                (true, _) => ready!(sink.poll_write(cx, direct))?,
+                (false, false) => {
+                    ready!(sink.poll_write_vectored(cx, &[IoSlice::new(composed), IoSlice::new(direct)]))?
+                }
+            };
+            if length == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let of_composed = length.min(composed.len());
+            let of_direct = length - of_composed;
+            self.output_at += of_composed;
+            self.direct -= of_direct;
+            buffer.consume(of_direct);
+            self.written += length as u64;
+            self.is_armed = false;
+        }
+        self.output.clear();
+        self.output_at = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes what is in the buffer; true when more must be read before anything can be written.
+    #[inline]
+    fn decode(&mut self, buffer: &mut Buffer) -> Result<bool, RelayError> {
+        loop {
+            match self.decoder.next(buffer.filled()).map_err(RelayError::Body)? {
+                Step::Data { skip, length } => {
+                    buffer.consume(skip);
+                    self.body_bytes += length as u64;
+                    self.body_left =
+                        self.body_left.checked_sub(length as u64).ok_or(RelayError::TooLarge)?;
+                    if self.encoding == Encoding::Plain {
+                        self.direct = length;
+                        return Ok(false);
+                    }
+                    push_chunk_size(&mut self.output, length);
+                    self.output.extend_from_slice(buffer.filled().get(..length).unwrap_or_default());
+                    self.output.extend_from_slice(b"\r\n");
+                    buffer.consume(length);
+                    if self.output.len() >= GATHERED_BYTES_MAX {
+                        return Ok(false);
+                    }
+                }
+                Step::More { skip } => {
+                    buffer.consume(skip);
+                    return Ok(self.output.is_empty());
+                }
+                Step::End { skip } => {
+                    buffer.consume(skip);
+                    self.end();
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.has_ended = true;
+        match self.encoding {
+            Encoding::Plain => {}
+            Encoding::ChunkedWithTrailers if !self.decoder.trailers().is_empty() => {
+                self.output.extend_from_slice(b"0\r\n");
+                self.output.extend_from_slice(self.decoder.trailers());
+                self.output.extend_from_slice(b"\r\n");
+            }
+            Encoding::Chunked | Encoding::ChunkedWithTrailers => self.output.extend_from_slice(LAST_CHUNK),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The response's head as the client gets it: edited as bytes.
+//!
+//! Source: Kong 3.10 (`proxy.md` 5).
+
+use super::settings::{ResponseHeaders, SERVER_TOKEN};
+use crate::http1::{Name, ResponseBody, ResponseHead, push_decimal};
+
+/// How the body goes to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyBody {
+    /// As the upstream's Content-Length says, or not at all.
+    AsGiven,
+    /// In chunks.
+    Chunked,
+    /// Until the connection closes.
+    UntilClose,
+}
+
+/// What the edit needs besides the upstream's head.
+#[derive(Debug)]
+pub struct Reply<'a> {
+    /// How the body goes.
+    pub body: ReplyBody,
+    /// Whether the client may send another request.
+    pub persists: bool,
+    /// Whether the client asked for trailers.
+    pub accepts_trailers: bool,
+    /// Ms from the last pick to the response's head.
+    pub upstream_ms: u64,
+    /// Ms from the request's start to the last pick.
+    pub proxy_ms: u64,
+    /// 32 hex digits.
+    pub request_id: &'a [u8; 32],
+    /// What is added.
+    pub added: ResponseHeaders,
+}
+
+/// Appends the whole head.
+pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, head.status.into());
+    out.push(b' ');
+    out.extend_from_slice(head.reason.as_bytes());
+    let mut has_server = false;
+    let mut has_via = false;
+    for (header, name) in head.headers.iter().zip(head.names) {
+        let passes = match name {
+            Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::TransferEncoding => false,
+            // We ask for no upgrade, so there is none to answer. X-Accel-* speak to the proxy.
+            Name::Upgrade | Name::XAccel => false,
+            // 204 has no length (RFC 9110 8.6), whatever the upstream says.
+            Name::ContentLength => head.status != 204,
+            Name::Trailer => with.accepts_trailers,
+            Name::Server => {
+                has_server = true;
+                true
+            }
+            Name::Via => {
+                has_via = true;
+                !with.added.server_tokens
+            }
+            Name::XKongRequestId => !with.added.request_id,
+            Name::XKongLatency => !with.added.latency_tokens,
+            Name::Other
+            | Name::Accept
+            | Name::ContentType
+            | Name::Expect
+            | Name::Host
+            | Name::Proxy
+            | Name::Te
+            | Name::XForwardedFor
+            | Name::XForwardedHost
+            | Name::XForwardedPath
+            | Name::XForwardedPort
+            | Name::XForwardedPrefix
+            | Name::XForwardedProto
+            | Name::XRealIp => {
+                !head.connection.names_headers || !head.is_named_by_connection(header.name)
+            }
+        };
+        if passes {
+            out.extend_from_slice(b"\r\n");
+            out.extend_from_slice(header.name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(header.value);
+        }
+    }
+    if with.body == ReplyBody::Chunked {
+        out.extend_from_slice(b"\r\nTransfer-Encoding: chunked");
+    }
+    out.extend_from_slice(if with.persists {
+        b"\r\nConnection: keep-alive"
+    } else {
+        b"\r\nConnection: close".as_slice()
+    });
+    if with.added.server_tokens && !has_server {
+        out.extend_from_slice(b"\r\nServer: ");
+        out.extend_from_slice(SERVER_TOKEN.as_bytes());
+    }
+    if with.added.latency_tokens {
+        out.extend_from_slice(b"\r\nX-Kong-Upstream-Latency: ");
+        push_decimal(out, with.upstream_ms);
+        out.extend_from_slice(b"\r\nX-Kong-Proxy-Latency: ");
+        push_decimal(out, with.proxy_ms);
+    }
+    if with.added.upstream_status {
+        out.extend_from_slice(b"\r\nX-Kong-Upstream-Status: ");
+        push_decimal(out, head.status.into());
+    }
+    if with.added.server_tokens {
+        out.extend_from_slice(b"\r\nVia: ");
+        if has_via {
+            let vias = head.headers.iter().zip(head.names).filter(|(_, name)| **name == Name::Via);
+            for (via, _) in vias {
+                out.extend_from_slice(via.value);
+                out.extend_from_slice(b", ");
+            }
+        }
+        out.extend_from_slice(b"1.1 ");
+        out.extend_from_slice(SERVER_TOKEN.as_bytes());
+    }
+    if with.added.request_id {
+        out.extend_from_slice(b"\r\nX-Kong-Request-Id: ");
+        out.extend_from_slice(with.request_id);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+impl ReplyBody {
+    /// How a body that ends so goes to a client; `None` closes the connection after it.
+    pub const fn of(body: ResponseBody, client_knows_chunks: bool) -> Self {
+        match (body, client_knows_chunks) {
+            (ResponseBody::Absent | ResponseBody::Length(_), _) => Self::AsGiven,
+            (ResponseBody::Chunked | ResponseBody::UntilClose, true) => Self::Chunked,
+            (ResponseBody::Chunked | ResponseBody::UntilClose, false) => Self::UntilClose,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What the proxy is started with.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::http1::Limits;
+
+/// What this program calls itself in `Via` and `Server`: the names that Kong's clients and tests look for.
+pub const SERVER_TOKEN: &str = "kong/3.10.0";
+
+/// How one node's proxy starts. Defaults are those of Kong 3.10 where it has the setting.
+#[derive(Debug, Clone)]
+pub struct ProxySettings {
+    /// Plain HTTP listeners.
+    pub listen: Vec<SocketAddr>,
+    /// Connections that the kernel holds for a listener until they are accepted.
+    pub backlog: i32,
+    /// Worker threads; each has its own listeners, pool and timers.
+    pub workers: usize,
+    /// Client connections a worker; more wait in the backlog.
+    pub connections_max: usize,
+    /// Requests on one client connection; the last one is answered with `Connection: close`.
+    pub keepalive_requests: u32,
+    /// Bounds of a request's head, and of a response's.
+    pub head_limits: Limits,
+    /// From the first byte of a head to its end.
+    pub header_timeout: Duration,
+    /// Gap between two reads of a request body.
+    pub body_timeout: Duration,
+    /// Gap between two writes of a response.
+    pub send_timeout: Duration,
+    /// Between two requests of a client.
+    pub idle_timeout: Duration,
+    /// Largest request body; `None` is without limit.
+    pub body_bytes_max: Option<u64>,
+    /// Largest request body that is held in memory, so that it can be sent again.
+    pub body_buffer_bytes: usize,
+    /// Idle upstream connections a worker keeps; 0 keeps none.
+    pub pool_size: usize,
+    /// Requests on one upstream connection.
+    pub pool_requests_max: u32,
+    /// How long an upstream connection may be idle.
+    pub pool_idle_timeout: Duration,
+    /// Peers whose X-Forwarded-* and real-IP headers count.
+    pub trusted_ips: Vec<Cidr>,
+    /// Where a trusted peer says who the client is.
+    pub real_ip_header: RealIpHeader,
+    /// With X-Forwarded-For: take the last address that is not trusted, instead of the last one.
+    pub real_ip_recursive: bool,
+    /// What is added to responses.
+    pub response_headers: ResponseHeaders,
+    /// Whether upstreams get X-Kong-Request-Id.
+    pub request_id_upstream: bool,
+    /// Type of an error body when the client names none.
+    pub error_default_type: ErrorType,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000))],
+            backlog: 16_384,
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            connections_max: 16_384,
+            keepalive_requests: 10_000,
+            head_limits: Limits { line_bytes_max: 8 * 1024, head_bytes_max: 32 * 1024, headers_max: 100 },
+            header_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(75),
+            body_bytes_max: None,
+            body_buffer_bytes: 8 * 1024,
+            pool_size: 512,
+            pool_requests_max: 10_000,
+            pool_idle_timeout: Duration::from_secs(60),
+            trusted_ips: Vec::new(),
+            real_ip_header: RealIpHeader::XRealIp,
+            real_ip_recursive: false,
+            response_headers: ResponseHeaders::default(),
+            request_id_upstream: true,
+            error_default_type: ErrorType::Plain,
+        }
+    }
+}
+
+/// Which header a trusted peer names the client in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RealIpHeader {
+    /// `X-Real-IP`.
+    XRealIp,
+    /// `X-Forwarded-For`.
+    XForwardedFor,
+}
+
+/// What is added to responses (setting `headers`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResponseHeaders {
+    /// `Server` and `Via`.
+    pub server_tokens: bool,
+    /// The `X-Kong-*-Latency` headers.
+    pub latency_tokens: bool,
+    /// `X-Kong-Request-Id`.
+    pub request_id: bool,
+    /// `X-Kong-Upstream-Status`.
+    pub upstream_status: bool,
+}
+
+impl Default for ResponseHeaders {
+    fn default() -> Self {
+        Self { server_tokens: true, latency_tokens: true, request_id: true, upstream_status: false }
+    }
+}
+
+/// Type of an error body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorType {
+    /// `application/json`.
+    Json,
+    /// `text/plain`.
+    Plain,
+    /// `text/html`.
+    Html,
+    /// `application/xml`.
+    Xml,
+    /// `application/grpc`: no body.
+    Grpc,
+}
+
+/// A block of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    network: u128,
+    mask: u128,
+}
+
+/// Text that is neither an address nor a block of them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is neither an IP address nor a CIDR block")]
+pub struct InvalidCidr(Box<str>);
+
+impl Cidr {
+    /// Whether the block holds `address`; an IPv4 address and its IPv6-mapped form are the same.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        number(address) & self.mask == self.network
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_ipv6_mapped()),
+        IpAddr::V6(address) => u128::from(address),
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = InvalidCidr;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidCidr(text.into());
+        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let address: IpAddr = address.parse().map_err(|_| invalid())?;
+        let width = if address.is_ipv4() { 32 } else { 128_u32 };
+        let bits = bits.map_or(Ok(width), str::parse::<u32>).map_err(|_| invalid())?;
+        if bits > width {
+            return Err(invalid());
+        }
+        let mask = u128::MAX.checked_shl(width - bits).unwrap_or(0);
+        // An IPv4 block of 0 bits still holds IPv4 only.
+        let mask = if address.is_ipv4() { mask | !u128::from(u32::MAX) } else { mask };
+        Ok(Self { network: number(address) & mask, mask })
+    }
+}

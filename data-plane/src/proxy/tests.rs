@@ -1,0 +1,1 @@
+//! Whole exchanges over real sockets.

@@ -1,0 +1,182 @@
+//! One worker: a thread with a runtime, listeners, pool and timers of its own. Nothing of it is shared.
+
+use std::cell::{Cell, RefCell};
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::buffer::Buffers;
+use super::connection::{self, Client};
+use super::pool::Pool;
+use super::settings::ProxySettings;
+use super::timer::{TICK, Timers};
+use super::{Drain, forward::Peer};
+use crate::table::{Active, Reader};
+
+/// How long accepting pauses when the process has no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the pool is swept and the table's handle refreshed.
+const HOUSEKEEPING_TICKS: u32 = 20;
+
+/// What the tasks of one worker share; single-threaded.
+pub struct Worker {
+    pub(super) settings: Arc<ProxySettings>,
+    pub(super) timers: Rc<Timers>,
+    pub(super) buffers: Buffers,
+    pub(super) pool: Pool,
+    pub(super) table: RefCell<Reader>,
+    pub(super) is_draining: Cell<bool>,
+    random: RefCell<StdRng>,
+    date: RefCell<String>,
+    connections: Cell<usize>,
+    /// A connection ended.
+    ended: Notify,
+}
+
+impl Worker {
+    /// A new request id: 32 hex digits.
+    pub(super) fn request_id(&self) -> [u8; 32] {
+        let mut id = [0_u8; 32];
+        let random = self.random.borrow_mut().random::<u128>();
+        for (pair, byte) in id.chunks_exact_mut(2).zip(random.to_le_bytes()) {
+            pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+            pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
+        }
+        id
+    }
+
+    /// The time for a Date header, at most a second old.
+    pub(super) fn date(&self) -> String {
+        self.date.borrow().clone()
+    }
+}
+
+/// Runs a worker on this thread until it has drained.
+///
+/// # Errors
+/// When a listener cannot be handed to the runtime.
+pub fn run(
+    listeners: Vec<StdListener>,
+    settings: &Arc<ProxySettings>,
+    active: &Active,
+    drain: &Drain,
+) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    runtime.block_on(async {
+        let worker = Rc::new(Worker {
+            settings: Arc::clone(settings),
+            timers: Timers::new(Instant::now()),
+            buffers: Buffers::default(),
+            pool: Pool::new(settings.pool_size, settings.pool_requests_max),
+            table: RefCell::new(active.reader()),
+            is_draining: Cell::new(false),
+            random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
+            date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
+            connections: Cell::new(0),
+            ended: Notify::new(),
+        });
+        let mut accepting = tokio::task::JoinSet::new();
+        for listener in listeners {
+            let listener = TcpListener::from_std(listener)?;
+            accepting.spawn_local(accept(listener, Rc::clone(&worker), drain.clone()));
+        }
+        let ticking = tokio::task::spawn_local(tick(Rc::clone(&worker)));
+        drain.begun().await;
+        worker.is_draining.set(true);
+        worker.timers.wake_all();
+        // Listeners first: what is in their backlog still becomes a connection.
+        while accepting.join_next().await.is_some() {}
+        let all_ended = async {
+            while worker.connections.get() > 0 {
+                worker.ended.notified().await;
+            }
+        };
+        if tokio::time::timeout_at(drain.deadline().into(), all_ended).await.is_err() {
+            warn!(connections = worker.connections.get(), "closing connections that did not finish in time");
+        }
+        ticking.abort();
+        Ok(())
+    })
+}
+
+async fn tick(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0_u32;
+    loop {
+        interval.tick().await;
+        let now = Instant::now();
+        worker.timers.advance(now);
+        ticks = ticks.wrapping_add(1);
+        if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
+            worker.pool.sweep(now, worker.settings.pool_idle_timeout);
+            // An idle worker would pin the table it saw last.
+            worker.table.borrow_mut().load();
+            *worker.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
+        }
+    }
+}
+
+/// Accepts until drained, and then what is left in the backlog.
+async fn accept(listener: TcpListener, worker: Rc<Worker>, drain: Drain) {
+    let port = listener.local_addr().map_or(0, |address| address.port());
+    loop {
+        while worker.connections.get() >= worker.settings.connections_max && !drain.has_begun() {
+            tokio::select! {
+                () = worker.ended.notified() => {}
+                () = drain.begun() => {}
+            }
+        }
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            () = drain.begun() => return,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let peer = Peer::new(address, &worker.settings);
+                let client = Client::new(stream, peer, port, &worker.timers);
+                worker.connections.set(worker.connections.get() + 1);
+                // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
+                drop(tokio::task::spawn_local(serve(client, Counted(Rc::clone(&worker)))));
+            }
+            Err(error) if is_peers_fault(&error) => {}
+            Err(error) => {
+                warn!(%error, "cannot accept connections; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                    () = drain.begun() => return,
+                }
+            }
+        }
+    }
+}
+
+fn is_peers_fault(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+async fn serve(client: Client, counted: Counted) {
+    connection::serve(client, &counted.0).await;
+}
+
+/// Counts a connection out, however its task ends.
+struct Counted(Rc<Worker>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let Worker { connections, ended, .. } = &*self.0;
+        connections.set(connections.get().saturating_sub(1));
+        ended.notify_waiters();
+        ended.notify_one();
+    }
+}
