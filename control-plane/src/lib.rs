@@ -5,4 +5,6 @@ pub mod distribution;
 pub mod model;
 pub mod nodes;
 pub mod observability;
+pub mod run;
+pub mod settings;
 pub mod store;

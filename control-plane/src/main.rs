@@ -1,2 +1,38 @@
-//! Skeleton.
-fn main() {}
+//! The control plane as a process of its own.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Command;
+use equipoise_control_plane::{run, settings::ControlPlaneSettings};
+use equipoise_settings::cli::{self, Start};
+use equipoise_settings::{Plane, Settings, logs, signal::StopSignals};
+
+fn main() -> ExitCode {
+    let command = Command::new("equipoise-control-plane")
+        .about("Admin API, durable config and its distribution to nodes")
+        .version(env!("CARGO_PKG_VERSION"));
+    let means = |plane| matches!(plane, Plane::Control | Plane::ControlApart | Plane::Every);
+    match cli::start(command, means, std::env::args_os(), std::env::vars()) {
+        Start::Exit(code) => code,
+        Start::Run(settings, _) => cli::exit_code(serve(&settings)),
+    }
+}
+
+fn serve(settings: &Settings) -> anyhow::Result<()> {
+    logs::start(settings);
+    let plane = ControlPlaneSettings::read(settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let mut signals = StopSignals::new().context("signals cannot be taken over")?;
+        let control = run::start(plane, None).await?;
+        let mut listeners: Vec<_> =
+            control.admin_addresses().iter().map(|address| ("admin", *address)).collect();
+        listeners.extend(control.cluster_addresses().iter().map(|address| ("cluster", *address)));
+        cli::announce(concat!("Equipoise control plane ", env!("CARGO_PKG_VERSION")), &listeners);
+        let signal = signals.next().await;
+        tracing::info!(signal, "stopping");
+        control.stop().await;
+        Ok(())
+    })
+}

@@ -34,7 +34,9 @@ use tracing::error;
 
 use crate::table::Active;
 
-pub use settings::{Cidr, ErrorType, InvalidCidr, ProxySettings, RealIpHeader, ResponseHeaders, SERVER_TOKEN};
+pub use settings::{
+    Cidr, ErrorType, InvalidCidr, ProxySettings, RealIpHeader, ResponseHeaders, SERVER_TOKEN,
+};
 
 /// Why the proxy did not start. Nothing of it runs then.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! Flags made from the keys, and the steps every binary starts with.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -108,15 +109,16 @@ pub fn announce(title: &str, listeners: &[(&str, SocketAddr)]) {
     println!("ready");
 }
 
-/// Prints why a process cannot start or go on, with all causes, as one sentence.
-pub fn complain(error: &dyn std::error::Error) {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
+/// Says why a process could not start or go on, with all causes, as one sentence.
+pub fn exit_code<E: fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `{:#}` is how `anyhow` prints the whole chain.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
-    eprintln!("error: {text}");
 }
 
 /// The file that is read when none is named.

@@ -230,6 +230,11 @@ impl Settings {
         self.values.get(key.name).expect("resolve gave every key a value")
     }
 
+    /// What is in force, under the reference's names.
+    pub fn by_kong_name(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        keys::ALL.iter().filter_map(|key| Some((key.kong?, self.value(key))))
+    }
+
     fn value(&self, key: &Key) -> &Value {
         &self.get(key).0
     }

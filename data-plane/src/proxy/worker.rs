@@ -69,7 +69,8 @@ pub fn run(
     active: &Active,
     drain: &Drain,
 ) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
     runtime.block_on(async {
         let worker = Rc::new(Worker {
             settings: Arc::clone(settings),

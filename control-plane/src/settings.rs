@@ -1,0 +1,90 @@
+//! Typed settings of a control plane.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use equipoise_settings::{Listen, Problem, Settings, keys};
+use serde_json::{Map, Value};
+
+use crate::admin::AdminSettings;
+use crate::distribution;
+use crate::nodes::Limits;
+use crate::store::StoreSettings;
+
+/// How a control plane starts.
+#[derive(Debug, Clone)]
+pub struct ControlPlaneSettings {
+    /// Where the Admin API listens.
+    pub admin_listen: Vec<Listen>,
+    /// Where nodes connect; empty where both planes share a process.
+    pub cluster_listen: Vec<Listen>,
+    /// The Admin API.
+    pub admin: AdminSettings,
+    /// The store.
+    pub store: StoreSettings,
+    /// Distribution to nodes.
+    pub distribution: distribution::Settings,
+    /// Bounds of the registry of nodes.
+    pub nodes: Limits,
+}
+
+impl ControlPlaneSettings {
+    /// Takes what concerns a control plane.
+    ///
+    /// # Errors
+    /// When a value passes its own syntax but cannot be used here.
+    pub fn read(settings: &Settings) -> Result<Self, Problem> {
+        let cluster_listen = settings.listen(&keys::CLUSTER_LISTEN).to_vec();
+        if let Some(open) = cluster_listen.iter().find(|listen| !listen.address.ip().is_loopback()) {
+            let rule = format!(
+                "{} is not a loopback address; the cluster port carries the whole config in plaintext, so it \
+                 may only listen on 127.0.0.0/8 or [::1]",
+                open.address
+            );
+            return Err(settings.problem(&keys::CLUSTER_LISTEN, rule));
+        }
+        let directory =
+            settings.path(&keys::STORE_DIR).map_or_else(|| PathBuf::from("equipoise-data"), PathBuf::from);
+        let nodes_max: usize = settings.number(&keys::CLUSTER_NODES_MAX);
+        Ok(Self {
+            admin_listen: settings.listen(&keys::ADMIN_LISTEN).to_vec(),
+            cluster_listen,
+            admin: AdminSettings {
+                connections_max: settings.number(&keys::ADMIN_CONNECTIONS_MAX),
+                body_bytes_max: settings.number(&keys::ADMIN_BODY_BYTES_MAX),
+                gui_urls: settings.list(&keys::ADMIN_GUI_URL).to_vec(),
+                configuration: configuration(settings),
+                ..AdminSettings::default()
+            },
+            store: StoreSettings {
+                log_revisions_max: settings.number(&keys::STORE_LOG_REVISIONS_MAX),
+                log_bytes_max: settings.number(&keys::STORE_LOG_BYTES_MAX),
+                ..StoreSettings::new(directory)
+            },
+            distribution: distribution::Settings {
+                // A node may come back before the end of its old connection is noticed.
+                connections_max: nodes_max + nodes_max / 16 + 16,
+                ..distribution::Settings::default()
+            },
+            nodes: Limits { nodes_max, ..Limits::default() },
+        })
+    }
+}
+
+/// The settings in force as `GET /` shows them: under the reference's names, with the shapes that clients read.
+fn configuration(settings: &Settings) -> Map<String, Value> {
+    let mut shown = Map::new();
+    for (name, value) in settings.by_kong_name() {
+        shown.insert(name.to_owned(), value.to_string().into());
+    }
+    let addresses = |listen: &[Listen]| listen.iter().map(|l| l.address).collect::<Vec<SocketAddr>>();
+    let admin: Vec<_> =
+        addresses(settings.listen(&keys::ADMIN_LISTEN)).iter().map(ToString::to_string).collect();
+    shown.insert("admin_listen".to_owned(), admin.into());
+    let proxy: Vec<_> = addresses(settings.listen(&keys::PROXY_LISTEN))
+        .iter()
+        .map(|address| serde_json::json!({"ip": address.ip().to_string(), "port": address.port(), "ssl": false}))
+        .collect();
+    shown.insert("proxy_listeners".to_owned(), proxy.into());
+    shown
+}
