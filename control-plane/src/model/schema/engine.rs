@@ -31,15 +31,8 @@ impl Field {
         for rule in &self.rules {
             rule.check(value)?;
         }
-        if self.rules.iter().any(|rule| matches!(rule, super::Rule::Uuid)) {
-            if let Value::String(text) = value {
-                text.make_ascii_lowercase();
-            }
-        }
-        if let (Some(canonical), Some(text)) = (self.canonical, value.as_str()) {
-            if let Some(form) = canonical(text) {
-                *value = form.into();
-            }
+        if let Some(form) = self.canonical.zip(value.as_str()).and_then(|(canonical, text)| canonical(text)) {
+            *value = form.into();
         }
         Ok(())
     }
