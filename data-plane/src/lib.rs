@@ -3,4 +3,5 @@
 pub mod http1;
 pub mod proxy;
 pub mod router;
+pub mod sync;
 pub mod table;
