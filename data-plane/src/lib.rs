@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
 
+pub mod observability;
 pub mod router;
 pub mod table;

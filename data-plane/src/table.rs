@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::observability::RouteMetrics;
 use crate::router::{Match, Query, Router};
 
 pub use active::{Active, Reader};
@@ -56,6 +57,8 @@ pub struct Route {
     pub request_buffering: bool,
     /// Whether the response is read ahead of a slow client.
     pub response_buffering: bool,
+    /// Where its requests are counted.
+    pub metrics: Arc<RouteMetrics>,
 }
 
 /// A service as requests need it.
