@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+pub mod balancer;
+pub mod health;
 pub mod observability;
 pub mod router;
 pub mod table;
