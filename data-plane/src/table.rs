@@ -4,6 +4,17 @@
 //! swapped by themselves. Live state ([`Target`]) outlives both.
 
 mod active;
+mod assemble;
+mod build;
+mod changes;
+pub mod compile;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod live;
+mod members;
+mod plan;
+mod reaper;
+mod report;
 mod target;
 mod upstream;
 
@@ -12,9 +23,16 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::observability::RouteMetrics;
 use crate::router::{Match, Query, Router};
 
 pub use active::{Active, Reader};
+pub use build::{Applied, ApplyError, Builder, Directory, Seams, Updates, builder};
+pub use compile::{CellKey, CompileError, Record, Update};
+pub use live::{Answer, FORGET_AFTER, Resolved, SrvPart};
+pub use members::{Member, MemberTarget, Members, Origin, Readiness};
+pub use plan::{Names, ProbePlan, Probes};
+pub use report::{AddressReport, AddressState, Reports, TargetReport};
 pub use target::{Lease, Outcome, Target};
 pub use upstream::{PickError, Tried, Upstream};
 
@@ -22,7 +40,7 @@ pub use upstream::{PickError, Tried, Upstream};
 #[derive(Debug, Default)]
 pub struct Table {
     /// Finds an index into `routes`.
-    pub router: Router,
+    pub router: Arc<Router>,
     /// In the router's order.
     pub routes: Vec<Arc<Route>>,
 }
@@ -56,6 +74,8 @@ pub struct Route {
     pub request_buffering: bool,
     /// Whether the response is read ahead of a slow client.
     pub response_buffering: bool,
+    /// Where its requests are counted.
+    pub metrics: Arc<RouteMetrics>,
 }
 
 /// A service as requests need it.
