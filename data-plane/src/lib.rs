@@ -2,6 +2,5 @@
 
 pub mod http1;
 pub mod proxy;
-pub mod proxy;
 pub mod router;
 pub mod table;

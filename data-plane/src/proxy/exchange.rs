@@ -218,9 +218,9 @@ async fn proxy(client: &mut Client, worker: &Worker, facts: Facts, matched: &Mat
         picked = Some(at);
         let mut may_pool = true;
         loop {
-            let attempted = attempt(client, worker, &facts, matched, &lease, &mut body, may_pool).await;
+            let attempted = attempt(client, worker, &facts, matched, &lease, &mut body, may_pool, at).await;
             let (origin, sent, failure) = match attempted {
-                Ok(exchange) => return relay(client, worker, &facts, matched, &lease, body, exchange, at).await,
+                Ok(exchange) => return relay(client, worker, &facts, matched, &lease, body, exchange).await,
                 Err((origin, sent, failure)) => (origin, sent, failure),
             };
             let fault = match failure {
@@ -320,6 +320,7 @@ async fn attempt(
     lease: &Lease,
     body: &mut Body,
     may_pool: bool,
+    at: Picked,
 ) -> Attempted {
     let address = lease.address();
     let mut pooled = if may_pool { worker.pool.take(address) } else { None };
@@ -354,7 +355,7 @@ async fn attempt(
     loop {
         let polled = poll_fn(|cx| exchange.poll_head(cx, client, worker, matched)).await;
         let failure = match polled {
-            Ok(()) => match exchange.begin(worker, facts) {
+            Ok(()) => match exchange.begin(worker, facts, at) {
                 Ok(true) => return Ok(exchange),
                 Ok(false) if interim < INTERIM_RESPONSES_MAX => {
                     interim += 1;
@@ -554,7 +555,7 @@ impl Exchange {
     }
 
     /// Reads the held response head and composes the client's; false for an interim response.
-    fn begin(&mut self, worker: &Worker, facts: &Facts) -> Result<bool, InvalidResponse> {
+    fn begin(&mut self, worker: &Worker, facts: &Facts, at: Picked) -> Result<bool, InvalidResponse> {
         let mut storage = HeadStorage::new();
         let head = ResponseHead::parse(self.buffer.held(), facts.is_head, &mut storage)?;
         if head.status == 101 {
@@ -581,13 +582,14 @@ impl Exchange {
             (ReplyBody::Chunked, false) => Encoding::Chunked,
             (ReplyBody::AsGiven | ReplyBody::UntilClose, _) => Encoding::Plain,
         };
+        let (proxy_ms, upstream_ms) = at.latencies(facts, Instant::now());
         let mut out = worker.buffers.take_output();
         let with = Reply {
             body: reply_body,
             persists: self.client_persists,
             accepts_trailers: facts.accepts_trailers,
-            upstream_ms: 0,
-            proxy_ms: 0,
+            upstream_ms,
+            proxy_ms,
             request_id: &facts.request_id,
             added: worker.settings.response_headers,
         };
@@ -629,7 +631,6 @@ async fn relay(
     lease: &Lease,
     body: Body,
     mut exchange: Exchange,
-    _picked: Picked,
 ) -> After {
     lease.observe(Outcome::Replied(exchange.status));
     exchange.buffer.release();
