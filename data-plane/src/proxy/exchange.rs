@@ -18,8 +18,8 @@ use super::request::{self, Facts, Matched};
 use super::retry::{self, Fault, Method, Origin, Sent, Verdict};
 use super::worker::Worker;
 use crate::http1::{
-    BodyDecoder, Framing, HeadError, HeadScan, HeadStorage, InvalidResponse, Refusal, RequestHead,
-    ResponseBody, ResponseHead, Step, Version, push_chunk_size,
+    BodyDecoder, Framing, HeadError, HeadScan, HeadStorage, InvalidResponse, Refusal, RequestHead, ResponseBody,
+    ResponseHead, Step, Version, push_chunk_size,
 };
 use crate::table::{Lease, Outcome, PickError, Tried};
 
@@ -132,8 +132,7 @@ async fn read_body(
     {
         return Err(Failure::ClientGone);
     }
-    let is_long =
-        matches!(facts.framing, Framing::Length(length) if length > settings.body_buffer_bytes as u64);
+    let is_long = matches!(facts.framing, Framing::Length(length) if length > settings.body_buffer_bytes as u64);
     if !buffers || is_long {
         return Ok(Body::Streaming(decoder, Vec::new()));
     }
@@ -191,10 +190,7 @@ struct Picked {
 
 impl Picked {
     fn latencies(self, facts: &Facts, now: Instant) -> (u64, u64) {
-        (
-            millis(self.at.saturating_duration_since(facts.started)),
-            millis(now.saturating_duration_since(self.at)),
-        )
+        (millis(self.at.saturating_duration_since(facts.started)), millis(now.saturating_duration_since(self.at)))
     }
 }
 
@@ -222,11 +218,9 @@ async fn proxy(client: &mut Client, worker: &Worker, facts: Facts, matched: &Mat
         picked = Some(at);
         let mut may_pool = true;
         loop {
-            let attempted = attempt(client, worker, &facts, matched, &lease, &mut body, may_pool).await;
+            let attempted = attempt(client, worker, &facts, matched, &lease, &mut body, may_pool, at).await;
             let (origin, sent, failure) = match attempted {
-                Ok(exchange) => {
-                    return relay(client, worker, &facts, matched, &lease, body, exchange, at).await;
-                }
+                Ok(exchange) => return relay(client, worker, &facts, matched, &lease, body, exchange).await,
                 Err((origin, sent, failure)) => (origin, sent, failure),
             };
             let fault = match failure {
@@ -256,8 +250,7 @@ async fn proxy(client: &mut Client, worker: &Worker, facts: Facts, matched: &Mat
                     return answer(client, worker, &facts, Problem::BadGateway, picked, body.remains()).await;
                 }
                 Verdict::GatewayTimeout => {
-                    return answer(client, worker, &facts, Problem::GatewayTimeout, picked, body.remains())
-                        .await;
+                    return answer(client, worker, &facts, Problem::GatewayTimeout, picked, body.remains()).await;
                 }
             }
         }
@@ -327,12 +320,11 @@ async fn attempt(
     lease: &Lease,
     body: &mut Body,
     may_pool: bool,
+    at: Picked,
 ) -> Attempted {
     let address = lease.address();
     let mut pooled = if may_pool { worker.pool.take(address) } else { None };
-    if facts.method == Method::Once
-        && pooled.as_ref().is_some_and(|pooled| !pool::is_surely_quiet(&pooled.stream))
-    {
+    if facts.method == Method::Once && pooled.as_ref().is_some_and(|pooled| !pool::is_surely_quiet(&pooled.stream)) {
         pooled = None;
     }
     let (upstream, origin) = match pooled {
@@ -363,7 +355,7 @@ async fn attempt(
     loop {
         let polled = poll_fn(|cx| exchange.poll_head(cx, client, worker, matched)).await;
         let failure = match polled {
-            Ok(()) => match exchange.begin(worker, facts) {
+            Ok(()) => match exchange.begin(worker, facts, at) {
                 Ok(true) => return Ok(exchange),
                 Ok(false) if interim < INTERIM_RESPONSES_MAX => {
                     interim += 1;
@@ -387,9 +379,7 @@ async fn attempt(
         let sent = match (written, took_body) {
             (_, true) => Sent::Consumed,
             (0, false) => Sent::Nothing,
-            (_, false) if !matched.route.request_buffering && facts.framing != Framing::Absent => {
-                Sent::Consumed
-            }
+            (_, false) if !matched.route.request_buffering && facts.framing != Framing::Absent => Sent::Consumed,
             (_, false) => Sent::Replayable,
         };
         exchange.buffer.give_back(&worker.buffers);
@@ -435,9 +425,7 @@ fn upload(
         (Body::Absent, Framing::Length(_)) => BodyHeader::Length(0),
         (Body::Absent, Framing::Absent | Framing::Chunked) => BodyHeader::Absent,
         (Body::InPlace(length), _) => BodyHeader::Length(*length as u64),
-        (Body::Collected(bytes, trailers), _) if trailers.is_empty() => {
-            BodyHeader::Length(bytes.len() as u64)
-        }
+        (Body::Collected(bytes, trailers), _) if trailers.is_empty() => BodyHeader::Length(bytes.len() as u64),
         (Body::Collected(..), _) => BodyHeader::Chunked,
         (Body::Streaming(..), Framing::Length(length)) => BodyHeader::Length(length),
         (Body::Streaming(..), Framing::Chunked | Framing::Absent) => BodyHeader::Chunked,
@@ -490,7 +478,8 @@ impl Exchange {
         matched: &Matched,
     ) -> Result<bool, Failure> {
         let Some(upload) = &mut self.upload else { return Ok(true) };
-        let patience = Patience { read: worker.settings.body_timeout, write: matched.service.write_timeout };
+        let patience =
+            Patience { read: worker.settings.body_timeout, write: matched.service.write_timeout };
         let Client { stream, buffer, upload_timer, .. } = client;
         let polled = upload.poll(cx, stream, buffer, &mut self.upstream.stream, upload_timer, patience);
         match polled {
@@ -566,7 +555,7 @@ impl Exchange {
     }
 
     /// Reads the held response head and composes the client's; false for an interim response.
-    fn begin(&mut self, worker: &Worker, facts: &Facts) -> Result<bool, InvalidResponse> {
+    fn begin(&mut self, worker: &Worker, facts: &Facts, at: Picked) -> Result<bool, InvalidResponse> {
         let mut storage = HeadStorage::new();
         let head = ResponseHead::parse(self.buffer.held(), facts.is_head, &mut storage)?;
         if head.status == 101 {
@@ -580,10 +569,8 @@ impl Exchange {
         self.upstream_persists = head.persists();
         let is_new = facts.version == Version::Http11;
         let reply_body = ReplyBody::of(head.body, is_new);
-        self.client_persists = facts.persists
-            && self.upload.is_none()
-            && !self.upload_broke
-            && reply_body != ReplyBody::UntilClose;
+        self.client_persists =
+            facts.persists && self.upload.is_none() && !self.upload_broke && reply_body != ReplyBody::UntilClose;
         let decoder = match head.body {
             ResponseBody::Absent => BodyDecoder::length(0),
             ResponseBody::Length(length) => BodyDecoder::length(length),
@@ -595,13 +582,14 @@ impl Exchange {
             (ReplyBody::Chunked, false) => Encoding::Chunked,
             (ReplyBody::AsGiven | ReplyBody::UntilClose, _) => Encoding::Plain,
         };
+        let (proxy_ms, upstream_ms) = at.latencies(facts, Instant::now());
         let mut out = worker.buffers.take_output();
         let with = Reply {
             body: reply_body,
             persists: self.client_persists,
             accepts_trailers: facts.accepts_trailers,
-            upstream_ms: 0,
-            proxy_ms: 0,
+            upstream_ms,
+            proxy_ms,
             request_id: &facts.request_id,
             added: worker.settings.response_headers,
         };
@@ -643,7 +631,6 @@ async fn relay(
     lease: &Lease,
     body: Body,
     mut exchange: Exchange,
-    _picked: Picked,
 ) -> After {
     lease.observe(Outcome::Replied(exchange.status));
     exchange.buffer.release();
@@ -668,9 +655,9 @@ async fn relay(
             }
         }
         Err(RelayError::Sink | RelayError::SinkTimeout) => After::Close,
-        Err(RelayError::Source | RelayError::SourceTimeout | RelayError::Body(_) | RelayError::TooLarge) => {
-            After::Abort
-        }
+        Err(
+            RelayError::Source | RelayError::SourceTimeout | RelayError::Body(_) | RelayError::TooLarge,
+        ) => After::Abort,
     }
 }
 

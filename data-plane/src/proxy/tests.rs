@@ -1,1 +1,10 @@
-//! Whole exchanges over real sockets.
+//! Whole exchanges over real sockets: a node with a table built by hand, scripted upstreams, raw clients.
+
+mod bodies;
+mod drain;
+mod exchanges;
+mod harness;
+mod headers;
+mod hostile_requests;
+mod hostile_responses;
+mod retries;
