@@ -119,7 +119,7 @@ async fn write(state: &AdminState, asked: &Asked, change: Change, ok: StatusCode
         Ok(committed) => committed,
         Err(failed) => {
             match failed {
-                CommitError::Refused(_) | CommitError::Stopped => {}
+                CommitError::Refused(_) | CommitError::Busy | CommitError::Stopped => {}
                 CommitError::ReadOnly | CommitError::Io(_) => state.store_failed(),
             }
             return error::commit(&failed);

@@ -35,6 +35,11 @@ pub fn refusal(refusal: &Refusal) -> Reply {
 pub fn commit(error: &CommitError) -> Reply {
     match error {
         CommitError::Refused(refused) => refusal(refused),
+        CommitError::Busy => {
+            let text = "too many writes are waiting for the disk";
+            Reply::message(StatusCode::TOO_MANY_REQUESTS, text)
+                .header(http::header::RETRY_AFTER, HeaderValue::from_static("1"))
+        }
         CommitError::ReadOnly => {
             let text = "the store is read-only since a write to its disk failed; restart the control plane";
             Reply::message(StatusCode::SERVICE_UNAVAILABLE, text)
