@@ -1,4 +1,4 @@
-//! Numbers in forms and query arguments, as Lua reads them.
+//! Numbers: in text, as Lua reads them; in JSON, whole ones in one form.
 
 use serde_json::Value;
 
@@ -21,18 +21,23 @@ pub(super) fn number(text: &str) -> Option<Value> {
     }
     match text.parse::<i64>() {
         Ok(whole) => Some(whole.into()),
-        Err(_) => text.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map(canonical),
+        Err(_) => {
+            let number = Value::Number(serde_json::Number::from_f64(text.parse().ok()?)?);
+            Some(whole(&number).map_or(number, Value::from))
+        }
     }
 }
 
-/// A whole number is written without fraction.
-fn canonical(number: serde_json::Number) -> Value {
+/// A number without fraction, however it was written (`80.0`, `8e1`); `None` past 2^53, where not every reader
+/// of JSON stays exact.
+pub(super) fn whole(value: &Value) -> Option<i64> {
     const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
-    match number.as_f64() {
-        #[expect(clippy::cast_possible_truncation, reason = "no fraction, and far below i64::MAX")]
-        Some(whole) if whole.fract() == 0.0 && whole.abs() <= EXACT_MAX => (whole as i64).into(),
-        Some(_) | None => Value::Number(number),
+    if let Some(whole) = value.as_i64() {
+        return Some(whole);
     }
+    let number = value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT_MAX)?;
+    #[expect(clippy::cast_possible_truncation, reason = "no fraction, and far below i64::MAX")]
+    Some(number as i64)
 }
 
 #[cfg(test)]

@@ -370,6 +370,32 @@ fn put_replaces_all_and_takes_the_key_from_the_path() {
 }
 
 #[test]
+fn patch_merges_records_and_replaces_everything_else() {
+    let mut world = world();
+    let body = json!({"healthchecks": {
+        "active": {"timeout": 7, "headers": {"a": ["1"], "b": ["2"]}, "healthy": {"http_statuses": [200, 201]}},
+        "threshold": 50,
+    }});
+    world.ok("PATCH /upstreams/u", body);
+    let body = json!({"healthchecks": {
+        "active": {"headers": {"c": ["3"]}, "healthy": {"http_statuses": [204], "interval": 5}},
+    }});
+    let got = &world.ok("PATCH /upstreams/u", body)["healthchecks"];
+    assert_eq!((&got["threshold"], &got["active"]["timeout"]), (&json!(50), &json!(7)));
+    assert_eq!(got["active"]["headers"], json!({"c": ["3"]}));
+    assert_eq!(got["active"]["healthy"], json!({"http_statuses": [204], "interval": 5, "successes": 0}));
+    let got = world.ok("PATCH /routes/r", json!({"hosts": [], "paths": ["/a", "/b"], "created_at": null}));
+    assert_eq!((&got["hosts"], &got["paths"]), (&json!([]), &json!(["/a", "/b"])));
+    assert_eq!(got["created_at"], 1_700_000_002);
+    let got = world.ok("PATCH /routes/r", json!({"id": id(70), "name": "r2", "created_at": 5}));
+    assert_eq!((&got["id"], &got["name"], &got["created_at"]), (&json!(id(2)), &json!("r2"), &json!(5)));
+    assert_eq!(
+        world.refused("PATCH /routes/r2", json!({"id": "x"})).1["fields"]["id"],
+        "expected a valid UUID"
+    );
+}
+
+#[test]
 fn put_in_a_nested_path_moves_the_child() {
     let mut world = world();
     let other = world.ok("POST /services", json!({"name": "other", "host": "h"}));

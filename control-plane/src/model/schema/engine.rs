@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{Body, Check, Field, Named, Schema, Shape};
 use crate::model::Kind;
 use crate::model::entity::uuid;
+use crate::model::number::whole;
 
 /// Whether an entity is made or changed; a few messages differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,9 +15,6 @@ pub(in crate::model) enum Op {
     /// PATCH.
     Update,
 }
-
-/// Largest whole number that every JSON reader keeps exact, 2^53.
-const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 impl Field {
     /// Checks one value and brings it into its stored form; an `Err` mirrors the value.
@@ -148,16 +146,6 @@ pub(super) fn is_empty(value: &Value) -> bool {
         Value::Object(map) => map.is_empty(),
         Value::Bool(_) | Value::Number(_) => false,
     }
-}
-
-/// A number without fraction, however it was written (`80.0`, `8e1`).
-fn whole(value: &Value) -> Option<i64> {
-    if let Some(whole) = value.as_i64() {
-        return Some(whole);
-    }
-    let number = value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT_MAX)?;
-    #[expect(clippy::cast_possible_truncation, reason = "no fraction, and far below i64::MAX")]
-    Some(number as i64)
 }
 
 fn items<'a>(value: &'a mut Value, error: &str) -> Result<&'a mut Vec<Value>, Value> {
