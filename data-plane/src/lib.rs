@@ -3,5 +3,6 @@
 pub mod balancer;
 pub mod health;
 pub mod observability;
+pub mod proxy;
 pub mod router;
 pub mod table;
