@@ -21,10 +21,11 @@ mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::Vector;
 use uuid::Uuid;
 
 use crate::observability::RouteMetrics;
-use crate::router::{Match, Query, Router};
+use crate::router::{Match, Query, Router, Rule};
 
 pub use active::{Active, Reader};
 pub use build::{Applied, ApplyError, Builder, Directory, Seams, Updates, builder};
@@ -36,20 +37,26 @@ pub use report::{AddressReport, AddressState, Reports, TargetReport};
 pub use target::{Lease, Outcome, Target};
 pub use upstream::{PickError, Tried, Upstream};
 
-/// What a request is matched against; loaded once a request.
-#[derive(Debug, Default)]
+/// What a request is matched against; loaded once a request. A clone shares everything.
+#[derive(Debug, Clone, Default)]
 pub struct Table {
-    /// Finds an index into `routes`.
-    pub router: Arc<Router>,
-    /// In the router's order.
-    pub routes: Vec<Arc<Route>>,
+    /// Finds a place in `routes`.
+    pub router: Router,
+    /// By the router's places; those that no route has are empty.
+    pub routes: Vector<Option<Arc<Route>>>,
 }
 
 impl Table {
+    /// A table of these routes, each with its rule.
+    pub fn new(routes: impl IntoIterator<Item = (Rule, Arc<Route>)>) -> Self {
+        let (rules, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
+        Self { router: Router::new(rules), routes: routes.into_iter().map(Some).collect() }
+    }
+
     /// The route for a request.
     pub fn resolve(&self, query: &Query<'_>) -> Option<(&Arc<Route>, Match)> {
         let found = self.router.find(query)?;
-        Some((self.routes.get(found.route)?, found))
+        Some((self.routes.get(found.route)?.as_ref()?, found))
     }
 }
 

@@ -8,21 +8,21 @@ use uuid::Uuid;
 use super::compile::{self, CellKey, State};
 use super::{Route, Service, Table, Upstream};
 use crate::observability::RouteMetrics;
-use crate::router::Router;
 
 /// The services and routes of the table in force.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
     services: HashMap<Uuid, Arc<Service>>,
-    router: Arc<Router>,
-    routes: Vec<Arc<Route>>,
-    /// Where each route is in `routes`.
+    table: Table,
+    /// Where each route is in the table.
     places: HashMap<Uuid, usize>,
+    /// Places in the table that no route has.
+    free: Vec<usize>,
 }
 
 impl Assembly {
-    /// Makes the table in which these services and routes are as `state` has them. The router is built anew
-    /// only where the set of routes or their conditions changed.
+    /// Makes the table in which these services and routes are as `state` has them. The router changes only
+    /// where the set of routes or their conditions did. Cost: O(the services, their routes, the routes).
     pub(super) fn assemble(
         &mut self,
         state: &State,
@@ -30,7 +30,7 @@ impl Assembly {
         routes: &BTreeSet<Uuid>,
         cell: impl Fn(&CellKey) -> Option<Arc<Upstream>>,
     ) -> Table {
-        let mut affected: BTreeSet<Uuid> = BTreeSet::new();
+        let mut affected = routes.clone();
         for id in services {
             affected.extend(state.routes_of(id));
             let compiled = state.service(id).filter(|service| service.is_enabled).and_then(|service| {
@@ -42,44 +42,52 @@ impl Assembly {
                 None => self.services.remove(id),
             };
         }
-        let is_rerouted = !routes.is_empty()
-            || affected.iter().any(|id| {
-                let is_served = state.route(id).is_some_and(|route| self.is_served(route));
-                self.places.contains_key(id) != is_served
-            });
-        if is_rerouted {
-            affected.extend(routes);
-            self.rebuild(state, &affected);
+        if self.places.is_empty() {
+            self.fill(state);
         } else {
             for id in &affected {
-                if let Some(place) = self.places.get(id)
-                    && let Some(route) = state.route(id)
-                    && let Some(held) = self.routes.get(*place)
-                {
-                    let made = self.make_route(*id, route, Some(held));
-                    self.routes[*place] = Arc::new(made);
+                match state.route(id).filter(|route| self.is_served(route)) {
+                    Some(route) => self.put(*id, route, routes.contains(id)),
+                    None => self.take_out(id),
                 }
             }
         }
-        Table { router: Arc::clone(&self.router), routes: self.routes.clone() }
+        self.table.clone()
     }
 
-    fn rebuild(&mut self, state: &State, affected: &BTreeSet<Uuid>) {
-        let mut served: Vec<_> = state.routes().filter(|(_, route)| self.is_served(route)).collect();
-        // Every node orders alike.
-        served.sort_unstable_by_key(|(id, route)| (route.created_at, **id));
-        let routes = served.iter().map(|(id, route)| {
-            let held = self.places.get(*id).and_then(|place| self.routes.get(*place));
-            match held {
-                Some(held) if !affected.contains(*id) => Arc::clone(held),
-                Some(_) | None => Arc::new(self.make_route(**id, route, held)),
-            }
-        });
-        let routes: Vec<_> = routes.collect();
+    /// Builds everything: a router is made at once faster than a route at a time.
+    fn fill(&mut self, state: &State) {
+        let served: Vec<_> = state.routes().filter(|(_, route)| self.is_served(route)).collect();
         self.places = served.iter().enumerate().map(|(place, (id, _))| (**id, place)).collect();
-        self.router =
-            Arc::new(Router::new(served.iter().filter_map(|(_, route)| route.rule.clone()).collect()));
-        self.routes = routes;
+        self.free.clear();
+        let routes = served.iter().filter_map(|(id, route)| {
+            Some((route.rule.clone()?, Arc::new(self.make_route(**id, route, None))))
+        });
+        self.table = Table::new(routes);
+    }
+
+    fn put(&mut self, id: Uuid, route: &compile::Route, is_changed: bool) {
+        let held = self.places.get(&id).copied();
+        let place = held.or_else(|| self.free.pop()).unwrap_or(self.table.routes.len());
+        let before = held.and_then(|place| self.table.routes.get(place)).and_then(Option::as_ref);
+        let made = Some(Arc::new(self.make_route(id, route, before)));
+        if place == self.table.routes.len() {
+            self.table.routes.push_back(made);
+        } else {
+            self.table.routes.set(place, made);
+        }
+        if is_changed || held.is_none() {
+            self.table.router.set(place, route.rule.clone());
+        }
+        self.places.insert(id, place);
+    }
+
+    fn take_out(&mut self, id: &Uuid) {
+        if let Some(place) = self.places.remove(id) {
+            self.table.router.set(place, None);
+            self.table.routes.set(place, None);
+            self.free.push(place);
+        }
     }
 
     /// Whether the router knows a route: it is for some kind of HTTP, and its service is not switched off.

@@ -236,6 +236,7 @@ fn a_refused_update_names_its_entity_and_changes_nothing() {
         ("upstream in use", vec![gone(EntityKind::Upstream, 1)], (EntityKind::Target, 11, "upstream")),
         ("name taken", vec![upstream(9, "u")], (EntityKind::Upstream, 9, "name")),
         ("weight", vec![target(11, 1, A, 65_536)], (EntityKind::Target, 11, "weight")),
+        ("path", vec![route(3, Some(2), "x")], (EntityKind::Route, 3, "paths")),
         ("port", vec![target(11, 1, "a:b", 1)], (EntityKind::Target, 11, "target")),
         (
             "not a message",
@@ -520,7 +521,7 @@ fn record_of(write: &Write) -> Record {
 /// What requests would see: per route the weights of the addresses of its cell, or the refusal.
 fn picture(node: &Node) -> Vec<(Uuid, Option<String>)> {
     let mut reader = node.seams.active.reader();
-    let seen = reader.load().routes.iter().map(|route| {
+    let seen = reader.load().routes.iter().flatten().map(|route| {
         let service = route.service.as_ref().map(|service| {
             let members = service.upstream.members();
             let addresses: Vec<_> = members
@@ -536,7 +537,9 @@ fn picture(node: &Node) -> Vec<(Uuid, Option<String>)> {
         });
         (route.id, service)
     });
-    seen.collect()
+    let mut seen: Vec<_> = seen.collect();
+    seen.sort();
+    seen
 }
 
 proptest! {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use equipoise_proto::{EntityKind, entity_id, v1};
+use equipoise_proto::{
+    EntityKind, HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern, entity_id, v1,
+};
 use uuid::Uuid;
 
 use super::CompileError;
 use crate::health::Checks;
-use crate::router::Rule;
+use crate::router::{HeaderRule, Rule};
 
 /// What changes an entity's compiled form: the bytes it came as.
 pub(super) type Digest = [u8; 32];
@@ -37,7 +39,6 @@ pub struct Route {
     pub(super) digest: Digest,
     pub(crate) name: Option<Box<str>>,
     pub(crate) service: Option<Uuid>,
-    pub(crate) created_at: i64,
     /// `None` for a route that serves no kind of HTTP.
     pub(crate) rule: Option<Rule>,
     pub(crate) allows_plain: bool,
@@ -163,7 +164,6 @@ impl Reading {
         Ok(Route {
             digest: digest(wire),
             service,
-            created_at: read.created_at,
             rule,
             allows_plain,
             https_redirect_status,
@@ -176,7 +176,33 @@ impl Reading {
     }
 
     fn rule(&self, read: &v1::Route) -> Result<Rule, CompileError> {
-        Ok(Rule { paths: read.paths.clone() })
+        let header = |wire: &v1::HeaderMatch| -> Result<HeaderRule, CompileError> {
+            Ok(HeaderRule {
+                name: HeaderName::parse(&wire.name).map_err(|error| self.error("headers", error))?,
+                values: self.each("headers", &wire.values, HeaderPattern::parse)?,
+            })
+        };
+        Ok(Rule {
+            id: self.id,
+            hosts: self.each("hosts", &read.hosts, HostPattern::parse)?,
+            paths: self.each("paths", &read.paths, PathPattern::parse)?,
+            methods: read.methods.iter().map(|method| method.as_str().into()).collect(),
+            headers: read.headers.iter().map(header).collect::<Result<_, _>>()?,
+            snis: self.each("snis", &read.snis, SniPattern::parse)?,
+            regex_priority: read.regex_priority,
+        })
+    }
+
+    fn each<T, E: ToString>(
+        &self,
+        field: &'static str,
+        values: &[String],
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Vec<T>, CompileError> {
+        values
+            .iter()
+            .map(|value| parse(value).map_err(|error| self.error(field, error.to_string())))
+            .collect()
     }
 
     pub(super) fn upstream(&self, wire: &Bytes) -> Result<Upstream, CompileError> {
