@@ -1,2 +1,43 @@
-//! Skeleton.
-fn main() {}
+//! A node as a process of its own.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Command;
+use equipoise_data_plane::{run, settings::NodeSettings};
+use equipoise_settings::cli::{self, Start};
+use equipoise_settings::{Plane, Settings, logs, signal::StopSignals};
+
+fn main() -> ExitCode {
+    let command = Command::new("equipoise-data-plane")
+        .about("One node: proxy, balancer and health checks")
+        .version(env!("CARGO_PKG_VERSION"));
+    let means = |plane| matches!(plane, Plane::Data | Plane::NodeApart | Plane::Every);
+    match cli::start(command, means, std::env::args_os(), std::env::vars()) {
+        Start::Exit(code) => code,
+        Start::Run(settings, _) => cli::exit_code(serve(&settings)),
+    }
+}
+
+/// Threads beside the workers: config, DNS, probes, Status API.
+const AUXILIARY_THREADS: usize = 2;
+
+fn serve(settings: &Settings) -> anyhow::Result<()> {
+    logs::start(settings);
+    let node = NodeSettings::read(settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(AUXILIARY_THREADS)
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    runtime.block_on(async {
+        let mut signals = StopSignals::new().context("signals cannot be taken over")?;
+        let node = run::start(node, None).await?;
+        let listeners: Vec<_> = node.proxy_addresses().iter().map(|address| ("proxy", *address)).collect();
+        cli::announce(concat!("Equipoise node ", env!("CARGO_PKG_VERSION")), &listeners);
+        let signal = signals.next().await;
+        tracing::info!(signal, "draining");
+        node.stop().await;
+        Ok(())
+    })
+}

@@ -336,7 +336,7 @@ impl Link {
         self.state.send_modify(|state| state.config_messages += 1);
     }
 
-    async fn answer(&self, outbound: &mpsc::Sender<v1::NodeMessage>, message: Say) -> Result<(), Ended> {
+    async fn answer(&mut self, outbound: &mpsc::Sender<v1::NodeMessage>, message: Say) -> Result<(), Ended> {
         let sent = outbound.send(v1::NodeMessage { message: Some(message) });
         match timeout(self.settings.silence_max, sent).await {
             Ok(Ok(())) => Ok(()),

@@ -19,6 +19,8 @@ pub struct TargetReport {
     pub upstream: Uuid,
     /// Its id.
     pub target: Uuid,
+    /// Whether its host is a name: then its addresses are news even when all is well.
+    pub is_named: bool,
     /// Record type (`A`, `AAAA`, `SRV`), or the error's text.
     pub dns: Box<str>,
     /// Empty: there is no answer, or an error.
@@ -126,6 +128,7 @@ fn report(upstream: Uuid, id: Uuid, target: &MemberTarget, members: &Members) ->
     TargetReport {
         upstream,
         target: id,
+        is_named: target.origin != Origin::Literal,
         dns: target.origin.as_str().into(),
         addresses: target.addresses.iter().map(address).collect(),
         is_removed: false,

@@ -1,2 +1,83 @@
-//! Skeleton.
-fn main() {}
+//! Both planes in one process: they speak the cluster's gRPC contract over an in-memory pipe.
+
+mod demo;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Command;
+use equipoise_control_plane::settings::ControlPlaneSettings;
+use equipoise_data_plane::settings::NodeSettings;
+use equipoise_settings::cli::{self, Start};
+use equipoise_settings::{Plane, Settings, logs, signal::StopSignals};
+use tokio::sync::mpsc;
+
+/// Pipes that may wait to be taken: the node opens one at a time.
+const PIPES_WAITING: usize = 4;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Serve,
+    Demo,
+}
+
+fn main() -> ExitCode {
+    let command = Command::new("equipoise")
+        .about("Equipoise: control plane and node in one process")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand(Command::new("demo").about("Also start two small targets and balance them, as in the tutorial"));
+    let means = |plane| matches!(plane, Plane::Control | Plane::Data | Plane::Every);
+    match cli::start(command, means, std::env::args_os(), std::env::vars()) {
+        Start::Exit(code) => code,
+        Start::Run(settings, matches) => {
+            let mode = if matches.subcommand_name() == Some("demo") { Mode::Demo } else { Mode::Serve };
+            cli::exit_code(serve(&settings, mode))
+        }
+    }
+}
+
+fn serve(settings: &Settings, mode: Mode) -> anyhow::Result<()> {
+    logs::start(settings);
+    let control = ControlPlaneSettings { cluster_listen: Vec::new(), ..ControlPlaneSettings::read(settings)? };
+    let node = NodeSettings { cache_dir: control.store.directory.join("node"), ..NodeSettings::read(settings)? };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(run(control, node, mode))
+}
+
+async fn run(control: ControlPlaneSettings, node: NodeSettings, mode: Mode) -> anyhow::Result<()> {
+    let mut signals = StopSignals::new().context("signals cannot be taken over")?;
+    let (pipe, pipes) = mpsc::channel(PIPES_WAITING);
+    let control = equipoise_control_plane::run::start(control, Some(pipes)).await?;
+    let node = match equipoise_data_plane::run::start(node, Some(pipe)).await {
+        Ok(node) => node,
+        Err(error) => {
+            control.stop().await;
+            return Err(error.into());
+        }
+    };
+    let mut listeners: Vec<_> = control.admin_addresses().iter().map(|address| ("admin", *address)).collect();
+    listeners.extend(node.proxy_addresses().iter().map(|address| ("proxy", *address)));
+    cli::announce(concat!("Equipoise ", env!("CARGO_PKG_VERSION")), &listeners);
+    let demo = async {
+        match (mode, control.admin_addresses().first(), node.proxy_addresses().first()) {
+            (Mode::Demo, Some(admin), Some(proxy)) => {
+                let targets = demo::set_up(*admin).await?;
+                demo::show(*admin, *proxy, targets).await;
+            }
+            (Mode::Demo, _, _) => anyhow::bail!("the demo needs admin.listen and proxy.listen"),
+            (Mode::Serve, _, _) => {}
+        }
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+    let result = tokio::select! {
+        signal = signals.next() => {
+            tracing::info!(signal, "draining");
+            Ok(())
+        }
+        result = demo => result,
+    };
+    // The node first: it drains its clients with the config it has.
+    node.stop().await;
+    control.stop().await;
+    result
+}

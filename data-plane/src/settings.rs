@@ -1,0 +1,193 @@
+//! Typed settings of a node.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use equipoise_proto::NodeId;
+use equipoise_settings::{Key, Listen, Problem, Settings, keys};
+use uuid::Uuid;
+
+use crate::http1::Limits;
+use crate::proxy::{Cidr, ErrorType, ProxySettings, RealIpHeader, ResponseHeaders};
+
+/// How a node starts.
+#[derive(Debug, Clone)]
+pub struct NodeSettings {
+    /// The node's id; `None`: the one in the cache directory, or a new one that is kept there.
+    pub id: Option<NodeId>,
+    /// Region it is in, "" if none.
+    pub region: String,
+    /// Zone it is in, "" if none.
+    pub zone: String,
+    /// Labels for people.
+    pub labels: BTreeMap<String, String>,
+    /// Where it keeps its id and its last config.
+    pub cache_dir: PathBuf,
+    /// Control planes in order of preference; not used where both planes share a process.
+    pub control_planes: Vec<SocketAddr>,
+    /// The proxy.
+    pub proxy: ProxySettings,
+    /// How long a stop lets requests finish.
+    pub drain_timeout: Duration,
+    /// Where the Status API listens.
+    pub status_listen: Vec<Listen>,
+    /// Active checks at once.
+    pub probes_max: usize,
+}
+
+impl NodeSettings {
+    /// Takes what concerns a node.
+    ///
+    /// # Errors
+    /// When a value passes its own syntax but cannot be used here.
+    pub fn read(settings: &Settings) -> Result<Self, Problem> {
+        let id = settings.text(&keys::NODE_ID).map(|text| Uuid::parse_str(text).map(NodeId::new)).transpose();
+        let cache_dir = settings.path(&keys::NODE_CACHE_DIR);
+        Ok(Self {
+            id: id.map_err(|_| settings.problem(&keys::NODE_ID, "must be a UUID"))?,
+            region: settings.text(&keys::NODE_REGION).unwrap_or_default().to_owned(),
+            zone: settings.text(&keys::NODE_ZONE).unwrap_or_default().to_owned(),
+            labels: labels(settings)?,
+            cache_dir: cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from),
+            control_planes: control_planes(settings)?,
+            proxy: proxy(settings)?,
+            drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
+            status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
+            probes_max: settings.number(&keys::PROBE_CONCURRENCY_MAX),
+        })
+    }
+}
+
+/// Labels a control plane takes from a node; it refuses more.
+const LABELS_MAX: usize = 32;
+
+fn labels(settings: &Settings) -> Result<BTreeMap<String, String>, Problem> {
+    let key = &keys::NODE_LABELS;
+    let mut labels = BTreeMap::new();
+    for label in settings.list(key) {
+        let pair = label.split_once(':').filter(|(name, _)| !name.trim().is_empty());
+        let (name, value) = pair.ok_or_else(|| settings.problem(key, format!("`{label}` is not `key:value`")))?;
+        labels.insert(name.trim().to_owned(), value.trim().to_owned());
+    }
+    if labels.len() > LABELS_MAX {
+        return Err(settings.problem(key, format!("at most {LABELS_MAX} labels")));
+    }
+    Ok(labels)
+}
+
+fn control_planes(settings: &Settings) -> Result<Vec<SocketAddr>, Problem> {
+    let key = &keys::CLUSTER_CONTROL_PLANE;
+    let read = |text: &String| {
+        let address: SocketAddr = text
+            .parse()
+            .map_err(|_| settings.problem(key, format!("`{text}` must be an IP address and a port")))?;
+        if address.ip().is_loopback() {
+            return Ok(address);
+        }
+        let rule = format!("{address} is not a loopback address; the cluster port is plaintext, so nodes only use loopback");
+        Err(settings.problem(key, rule))
+    };
+    let addresses: Vec<_> = settings.list(key).iter().map(read).collect::<Result<_, _>>()?;
+    if addresses.is_empty() {
+        return Err(settings.problem(key, "must name at least one control plane"));
+    }
+    Ok(addresses)
+}
+
+fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
+    let listens = settings.listen(&keys::PROXY_LISTEN);
+    let defaults = ProxySettings::default();
+    let trusted = settings.list(&keys::PROXY_TRUSTED_IPS).iter().map(|text| text.parse::<Cidr>());
+    let trusted: Result<_, _> = trusted.collect();
+    let body_bytes_max: u64 = settings.number(&keys::PROXY_CLIENT_BODY_BYTES_MAX);
+    let workers = settings.int(&keys::PROXY_WORKERS).map(usize::try_from);
+    Ok(ProxySettings {
+        listen: listens.iter().map(|listen| listen.address).collect(),
+        backlog: listens.first().map_or(defaults.backlog, |listen| i32::try_from(listen.backlog).unwrap_or(i32::MAX)),
+        workers: workers.and_then(Result::ok).unwrap_or(defaults.workers),
+        connections_max: settings.number(&keys::PROXY_CONNECTIONS_MAX),
+        keepalive_requests: settings.number(&keys::PROXY_REQUESTS_MAX),
+        head_limits: Limits {
+            line_bytes_max: settings.number(&keys::PROXY_LINE_BYTES_MAX),
+            head_bytes_max: settings.number(&keys::PROXY_HEADER_BYTES_MAX),
+            headers_max: settings.number(&keys::PROXY_HEADERS_MAX),
+        },
+        header_timeout: settings.duration(&keys::PROXY_HEADER_TIMEOUT),
+        body_timeout: settings.duration(&keys::PROXY_BODY_TIMEOUT),
+        send_timeout: settings.duration(&keys::PROXY_SEND_TIMEOUT),
+        idle_timeout: settings.duration(&keys::PROXY_IDLE_TIMEOUT),
+        body_bytes_max: (body_bytes_max > 0).then_some(body_bytes_max),
+        body_buffer_bytes: settings.number(&keys::PROXY_CLIENT_BODY_BUFFER_BYTES),
+        pool_size: settings.number(&keys::UPSTREAM_POOL_SIZE),
+        pool_requests_max: settings.number(&keys::UPSTREAM_REQUESTS_MAX),
+        pool_idle_timeout: settings.duration(&keys::UPSTREAM_IDLE_TIMEOUT),
+        trusted_ips: trusted.map_err(|error| settings.problem(&keys::PROXY_TRUSTED_IPS, error))?,
+        real_ip_header: real_ip_header(settings)?,
+        real_ip_recursive: settings.bool(&keys::PROXY_REAL_IP_RECURSIVE),
+        response_headers: response_headers(settings)?,
+        request_id_upstream: switched_on(settings, &keys::PROXY_HEADERS_UPSTREAM, &["X-Kong-Request-Id"])?
+            .contains(&"X-Kong-Request-Id"),
+        error_default_type: match settings.text(&keys::PROXY_ERROR_DEFAULT_TYPE) {
+            Some("application/json") => ErrorType::Json,
+            Some("text/html") => ErrorType::Html,
+            Some("application/xml") => ErrorType::Xml,
+            _ => ErrorType::Plain,
+        },
+    })
+}
+
+fn real_ip_header(settings: &Settings) -> Result<RealIpHeader, Problem> {
+    let key = &keys::PROXY_REAL_IP_HEADER;
+    match settings.text(key).unwrap_or_default().to_ascii_lowercase().as_str() {
+        "x-real-ip" => Ok(RealIpHeader::XRealIp),
+        "x-forwarded-for" => Ok(RealIpHeader::XForwardedFor),
+        _ => Err(settings.problem(key, "must be X-Real-IP or X-Forwarded-For")),
+    }
+}
+
+fn response_headers(settings: &Settings) -> Result<ResponseHeaders, Problem> {
+    const KNOWN: [&str; 11] = [
+        "server_tokens",
+        "latency_tokens",
+        "Server",
+        "Via",
+        "X-Kong-Proxy-Latency",
+        "X-Kong-Response-Latency",
+        "X-Kong-Upstream-Latency",
+        "X-Kong-Upstream-Status",
+        "X-Kong-Request-Id",
+        "X-Kong-Admin-Latency",
+        "X-Kong-Total-Latency",
+    ];
+    let on = switched_on(settings, &keys::PROXY_HEADERS, &KNOWN)?;
+    let has = |names: &[&str]| names.iter().any(|name| on.contains(name));
+    Ok(ResponseHeaders {
+        server_tokens: has(&["server_tokens", "Server", "Via"]),
+        latency_tokens: has(&[
+            "latency_tokens",
+            "X-Kong-Proxy-Latency",
+            "X-Kong-Response-Latency",
+            "X-Kong-Upstream-Latency",
+        ]),
+        request_id: has(&["X-Kong-Request-Id"]),
+        upstream_status: has(&["X-Kong-Upstream-Status"]),
+    })
+}
+
+/// The words of a `headers` list, case-insensitive; `off` for none.
+fn switched_on(settings: &Settings, key: &Key, known: &[&'static str]) -> Result<Vec<&'static str>, Problem> {
+    let words = settings.list(key);
+    if words.len() == 1 && words[0].eq_ignore_ascii_case("off") {
+        return Ok(Vec::new());
+    }
+    words
+        .iter()
+        .map(|word| {
+            let found = known.iter().find(|name| name.eq_ignore_ascii_case(word));
+            let rule = || format!("`{word}` is none of {}, off", known.join(", "));
+            found.copied().ok_or_else(|| settings.problem(key, rule()))
+        })
+        .collect()
+}
