@@ -16,7 +16,6 @@ mod snapshot;
 mod stream;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::nodes::Nodes;
+use crate::observability::Sent;
 use crate::store::{Head, Store};
 
 pub use encode::encode;
@@ -74,27 +74,6 @@ impl Default for Settings {
     }
 }
 
-/// What was sent since the start, over all nodes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sent {
-    /// Deltas.
-    pub deltas: u64,
-    /// Snapshots begun, resumed ones too.
-    pub snapshots: u64,
-    /// Messages that only gave the same content a new name.
-    pub repositions: u64,
-    /// Bytes of config in deltas and snapshot chunks.
-    pub config_bytes: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counters {
-    deltas: AtomicU64,
-    snapshots: AtomicU64,
-    repositions: AtomicU64,
-    config_bytes: AtomicU64,
-}
-
 /// What all streams share.
 #[derive(Debug)]
 struct Shared {
@@ -105,7 +84,7 @@ struct Shared {
     shelf: Shelf,
     snapshot_permits: Arc<Semaphore>,
     connection_permits: Arc<Semaphore>,
-    counters: Counters,
+    sent: Sent,
 }
 
 /// Serves nodes until it is stopped.
@@ -119,7 +98,7 @@ pub struct Distribution {
 
 impl Distribution {
     /// Starts following the store. Must be called within a tokio runtime.
-    pub fn start(store: Store, nodes: Nodes, settings: Settings) -> Self {
+    pub fn start(store: Store, nodes: Nodes, settings: Settings, sent: Sent) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let heads = pace::start(store.watch(), settings, stop.clone(), &tasks);
         let shared = Arc::new(Shared {
@@ -130,7 +109,7 @@ impl Distribution {
             shelf: Shelf::default(),
             snapshot_permits: Arc::new(Semaphore::new(settings.snapshot_streams_max)),
             connection_permits: Arc::new(Semaphore::new(settings.connections_max)),
-            counters: Counters::default(),
+            sent,
         });
         Self { shared, heads, stop, tasks }
     }
@@ -147,17 +126,6 @@ impl Distribution {
     /// Ends with [`Self::stop`] or when no node is left that could open one.
     pub async fn serve_pipes(&self, pipes: mpsc::Receiver<tokio::io::DuplexStream>) {
         serve::pipes(self, pipes).await;
-    }
-
-    /// What was sent so far.
-    pub fn sent(&self) -> Sent {
-        let counters = &self.shared.counters;
-        Sent {
-            deltas: counters.deltas.load(Ordering::Relaxed),
-            snapshots: counters.snapshots.load(Ordering::Relaxed),
-            repositions: counters.repositions.load(Ordering::Relaxed),
-            config_bytes: counters.config_bytes.load(Ordering::Relaxed),
-        }
     }
 
     /// Tells every node to go away, and waits for all tasks.

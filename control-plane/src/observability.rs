@@ -1,6 +1,6 @@
 //! Metrics of the control plane, in the text form that Prometheus scrapes.
 //!
-//! Written by `admin`, shown at `GET /metrics`. Nodes have their own.
+//! Written by `admin` and `distribution`, shown at `GET /metrics`. Nodes have their own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +32,15 @@ const ADMIN_CONNECTIONS: &str = "equipoise_admin_connections";
 /// Connections accepted on the Admin API since the start.
 const ADMIN_ACCEPTED: &str = "equipoise_admin_connections_accepted";
 
+/// Deltas sent to nodes.
+const DELTAS: &str = "equipoise_config_deltas_sent";
+/// Snapshots begun, resumed ones too.
+const SNAPSHOTS: &str = "equipoise_config_snapshots_sent";
+/// Messages that only gave the same content a new name.
+const REPOSITIONS: &str = "equipoise_config_repositions_sent";
+/// Bytes of config in deltas and snapshots; a node that comes back with the newest position costs none.
+const SENT_BYTES: &str = "equipoise_config_sent_bytes";
+
 /// From a tenth of a millisecond, a sync on a fast disk, to a second, when something is wrong.
 const COMMIT_BUCKETS: [f64; 10] = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0];
 
@@ -39,6 +48,19 @@ const COMMIT_BUCKETS: [f64; 10] = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     code: u16,
+}
+
+/// What was sent to nodes since the start; written by `distribution`. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    /// Deltas.
+    pub deltas: Counter,
+    /// Snapshots begun, resumed ones too.
+    pub snapshots: Counter,
+    /// Messages that only gave the same content a new name.
+    pub repositions: Counter,
+    /// Bytes of config in deltas and snapshot chunks.
+    pub config_bytes: Counter,
 }
 
 /// A handle on the control plane's metrics; cheap to clone.
@@ -54,6 +76,7 @@ pub struct Metrics {
     requests_active: Gauge<i64, AtomicI64>,
     connections_active: Gauge<i64, AtomicI64>,
     connections_accepted: Counter<u64, AtomicU64>,
+    sent: Sent,
 }
 
 /// What `/status` tells of the Admin API's connections.
@@ -101,6 +124,7 @@ impl Metrics {
             requests_active: Gauge::default(),
             connections_active: Gauge::default(),
             connections_accepted: Counter::default(),
+            sent: Sent::default(),
         };
         registry.register(REVISION, "Newest durable revision", metrics.revision.clone());
         registry.register(NODES_CONNECTED, "Nodes connected", metrics.nodes_connected.clone());
@@ -113,7 +137,17 @@ impl Metrics {
             "Admin API connections accepted",
             metrics.connections_accepted.clone(),
         );
+        let sent = &metrics.sent;
+        registry.register(DELTAS, "Deltas sent to nodes", sent.deltas.clone());
+        registry.register(SNAPSHOTS, "Snapshots sent to nodes", sent.snapshots.clone());
+        registry.register(REPOSITIONS, "Repositions sent to nodes", sent.repositions.clone());
+        registry.register(SENT_BYTES, "Bytes of config sent to nodes", sent.config_bytes.clone());
         Self { registry: Arc::new(registry), ..metrics }
+    }
+
+    /// For `distribution` to count in.
+    pub fn sent(&self) -> Sent {
+        self.sent.clone()
     }
 
     /// A change was committed, after `took`.

@@ -68,7 +68,8 @@ pub async fn start(
             .map_err(|error| OpenError::Thread(io::Error::other(error)))??
     };
     let (nodes, metrics) = (Nodes::new(settings.nodes), Metrics::new());
-    let distribution = Distribution::start(store.clone(), nodes.clone(), settings.distribution);
+    let distribution =
+        Distribution::start(store.clone(), nodes.clone(), settings.distribution, metrics.sent());
     let stopping = CancellationToken::new();
     let mut cluster = Vec::new();
     let mut cluster_addresses = Vec::new();

@@ -34,7 +34,8 @@ pub(crate) async fn apply(mut requests: mpsc::Receiver<sync::Request>, updates: 
 fn to_table(update: sync::Update) -> Option<table::Update> {
     match update {
         sync::Update::Snapshot { entities, .. } => {
-            let records = entities.into_iter().map(|r| table::Record { kind: r.kind, id: r.id, wire: Some(r.wire) });
+            let records =
+                entities.into_iter().map(|r| table::Record { kind: r.kind, id: r.id, wire: Some(r.wire) });
             Some(table::Update::Snapshot(records.collect()))
         }
         sync::Update::Delta { changes, .. } => {
@@ -54,7 +55,11 @@ fn ready() -> oneshot::Receiver<()> {
 }
 
 /// Passes on what the builder says of targets, until the node stops.
-pub(crate) async fn report(reports: Arc<Reports>, changes: mpsc::Sender<ReportChange>, stop: CancellationToken) {
+pub(crate) async fn report(
+    reports: Arc<Reports>,
+    changes: mpsc::Sender<ReportChange>,
+    stop: CancellationToken,
+) {
     loop {
         let seen = tokio::select! {
             () = stop.cancelled() => return,

@@ -61,14 +61,20 @@ pub struct Node {
 ///
 /// # Errors
 /// When an address cannot be listened on or the cache directory cannot be used.
-pub async fn start(settings: NodeSettings, pipe: Option<mpsc::Sender<DuplexStream>>) -> Result<Node, StartError> {
+pub async fn start(
+    settings: NodeSettings,
+    pipe: Option<mpsc::Sender<DuplexStream>>,
+) -> Result<Node, StartError> {
     let directory = settings.cache_dir.display().to_string();
     let tasks = TaskTracker::new();
     let opened = Cache::open(settings.cache_dir.clone(), &tasks).await;
-    let (cache, loaded) = opened.map_err(|source| StartError::Cache { directory: directory.clone(), source })?;
+    let (cache, loaded) =
+        opened.map_err(|source| StartError::Cache { directory: directory.clone(), source })?;
     let id = match settings.id {
         Some(id) => id,
-        None => node_id::load(&settings.cache_dir).map_err(|source| StartError::NodeId { directory, source })?,
+        None => {
+            node_id::load(&settings.cache_dir).map_err(|source| StartError::NodeId { directory, source })?
+        }
     };
     let state = Arc::new(NodeState::new(id));
     let (builder, seams) = table::builder(Arc::clone(&state));

@@ -68,7 +68,8 @@ fn labels(settings: &Settings) -> Result<BTreeMap<String, String>, Problem> {
     let mut labels = BTreeMap::new();
     for label in settings.list(key) {
         let pair = label.split_once(':').filter(|(name, _)| !name.trim().is_empty());
-        let (name, value) = pair.ok_or_else(|| settings.problem(key, format!("`{label}` is not `key:value`")))?;
+        let (name, value) =
+            pair.ok_or_else(|| settings.problem(key, format!("`{label}` is not `key:value`")))?;
         labels.insert(name.trim().to_owned(), value.trim().to_owned());
     }
     if labels.len() > LABELS_MAX {
@@ -86,7 +87,9 @@ fn control_planes(settings: &Settings) -> Result<Vec<SocketAddr>, Problem> {
         if address.ip().is_loopback() {
             return Ok(address);
         }
-        let rule = format!("{address} is not a loopback address; the cluster port is plaintext, so nodes only use loopback");
+        let rule = format!(
+            "{address} is not a loopback address; the cluster port is plaintext, so nodes only use loopback"
+        );
         Err(settings.problem(key, rule))
     };
     let addresses: Vec<_> = settings.list(key).iter().map(read).collect::<Result<_, _>>()?;
@@ -105,7 +108,9 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
     let workers = settings.int(&keys::PROXY_WORKERS).map(usize::try_from);
     Ok(ProxySettings {
         listen: listens.iter().map(|listen| listen.address).collect(),
-        backlog: listens.first().map_or(defaults.backlog, |listen| i32::try_from(listen.backlog).unwrap_or(i32::MAX)),
+        backlog: listens
+            .first()
+            .map_or(defaults.backlog, |listen| i32::try_from(listen.backlog).unwrap_or(i32::MAX)),
         workers: workers.and_then(Result::ok).unwrap_or(defaults.workers),
         connections_max: settings.number(&keys::PROXY_CONNECTIONS_MAX),
         keepalive_requests: settings.number(&keys::PROXY_REQUESTS_MAX),

@@ -40,6 +40,11 @@ impl Standalone {
         Ok(())
     }
 
+    /// Where it keeps its config.
+    pub fn store_dir(&self) -> PathBuf {
+        self.dir.path().join("equipoise-data")
+    }
+
     /// Ends it as a crash would.
     pub fn kill(&mut self) {
         if let Some(process) = self.process.take() {

@@ -75,6 +75,7 @@ fn data_plane(node: &NodeView, now: SystemTime) -> Value {
         "config_hash": config_hash(node),
         "version": node.info.build,
         "sync_status": sync_status(node),
+        "state": if node.connected_since.is_some() { "connected" } else { "disconnected" },
         "labels": node.info.labels,
         "cert_details": {},
         "rpc_capabilities": [],

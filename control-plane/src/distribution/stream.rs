@@ -1,7 +1,6 @@
 //! One node's config stream: a cursor, and at most one thing unanswered.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -180,13 +179,13 @@ impl Stream {
             Decision::Nothing => Ok(()),
             Decision::Reposition => {
                 self.unanswered(head.position, None);
-                self.shared.counters.repositions.fetch_add(1, Ordering::Relaxed);
+                self.shared.sent.repositions.inc();
                 let position = Some(head.position.to_wire());
                 self.send(Control::Reposition(v1::Reposition { position })).await
             }
             Decision::Delta(delta) => {
                 self.unanswered(delta.to, None);
-                self.shared.counters.deltas.fetch_add(1, Ordering::Relaxed);
+                self.shared.sent.deltas.inc();
                 self.count(&delta.bytes);
                 self.send(Control::Delta(delta.bytes)).await
             }
@@ -209,7 +208,7 @@ impl Stream {
             offset,
             min_protocol: PROTOCOL,
         };
-        self.shared.counters.snapshots.fetch_add(1, Ordering::Relaxed);
+        self.shared.sent.snapshots.inc();
         self.flight = Flight::Chunks { snapshot, permit, offset, deadline: self.deadline() };
         self.send(Control::SnapshotBegin(begin)).await?;
         self.finish_if_sent();
@@ -317,7 +316,7 @@ impl Stream {
 
     fn count(&self, bytes: &Bytes) {
         let bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.shared.counters.config_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.sent.config_bytes.inc_by(bytes);
     }
 
     /// A node that takes nothing for as long as an answer may take is as good as gone.

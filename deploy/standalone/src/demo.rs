@@ -55,7 +55,10 @@ pub async fn set_up(admin: SocketAddr) -> Result<[SocketAddr; 2], DemoError> {
 #[allow(clippy::print_stdout, reason = "showing is what a demo is for")]
 pub async fn show(admin: SocketAddr, proxy: SocketAddr, targets: [SocketAddr; 2]) {
     let local = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), proxy.port());
-    println!("\nTwo targets, first ({}) and second ({}), are balanced under /mock. Try:", targets[0], targets[1]);
+    println!(
+        "\nTwo targets, first ({}) and second ({}), are balanced under /mock. Try:",
+        targets[0], targets[1]
+    );
     println!("  curl -s http://localhost:{}/mock/headers", local.port());
     println!("  curl -s http://localhost:{}/upstreams/example_upstream/health", admin.port());
     println!(
@@ -99,7 +102,11 @@ async fn start_target(name: &'static str, port: u16) -> Result<SocketAddr, DemoE
             let service = service_fn(move |request| async move { Ok::<_, Infallible>(echo(name, &request)) });
             tokio::spawn(async move {
                 // Whatever breaks such a connection ends only it.
-                drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+                drop(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await,
+                );
             });
         }
     });
@@ -107,11 +114,16 @@ async fn start_target(name: &'static str, port: u16) -> Result<SocketAddr, DemoE
 }
 
 fn echo(name: &str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let headers: BTreeMap<_, _> =
-        request.headers().iter().map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes()))).collect();
+    let headers: BTreeMap<_, _> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())))
+        .collect();
     let body = json!({"name": name, "method": request.method().as_str(), "path": request.uri().path(), "headers": headers});
     let mut response = Response::new(Full::new(Bytes::from(format!("{body:#}\n"))));
-    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
     response
 }
 

@@ -25,7 +25,9 @@ fn main() -> ExitCode {
     let command = Command::new("equipoise")
         .about("Equipoise: control plane and node in one process")
         .version(env!("CARGO_PKG_VERSION"))
-        .subcommand(Command::new("demo").about("Also start two small targets and balance them, as in the tutorial"));
+        .subcommand(
+            Command::new("demo").about("Also start two small targets and balance them, as in the tutorial"),
+        );
     let means = |plane| matches!(plane, Plane::Control | Plane::Data | Plane::Every);
     match cli::start(command, means, std::env::args_os(), std::env::vars()) {
         Start::Exit(code) => code,
@@ -38,8 +40,10 @@ fn main() -> ExitCode {
 
 fn serve(settings: &Settings, mode: Mode) -> anyhow::Result<()> {
     logs::start(settings);
-    let control = ControlPlaneSettings { cluster_listen: Vec::new(), ..ControlPlaneSettings::read(settings)? };
-    let node = NodeSettings { cache_dir: control.store.directory.join("node"), ..NodeSettings::read(settings)? };
+    let control =
+        ControlPlaneSettings { cluster_listen: Vec::new(), ..ControlPlaneSettings::read(settings)? };
+    let node =
+        NodeSettings { cache_dir: control.store.directory.join("node"), ..NodeSettings::read(settings)? };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(run(control, node, mode))
 }

@@ -1,0 +1,76 @@
+//! What a careless operator meets: each ends in one clear sentence and an exit code that is not zero.
+
+#![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
+
+use std::net::TcpListener;
+
+use equipoise_tests::cluster::Standalone;
+use equipoise_tests::process::run;
+
+const QUIET: [&str; 6] =
+    ["--admin-listen", "127.0.0.1:0", "--proxy-listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"];
+
+/// Runs the standalone binary with `arguments` after [`QUIET`] and checks that it refuses with these words.
+fn refuses(arguments: &[&str], words: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let all: Vec<&str> = QUIET.iter().chain(arguments).copied().collect();
+    let (code, output) = run("equipoise", dir.path(), &all, &[]);
+    assert!(code.is_some_and(|code| code != 0), "{code:?}: {output}");
+    let errors: Vec<_> = output.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "one sentence: {output}");
+    for word in words {
+        assert!(errors[0].contains(word), "{word} in {}", errors[0]);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (flag, what) in
+        [("--admin-listen", "Admin API"), ("--proxy-listen", "proxy"), ("--status-listen", "Status API")]
+    {
+        // The last of a repeated flag would be an error, so the others are named here.
+        let dir = tempfile::tempdir().unwrap();
+        let mut arguments = QUIET.to_vec();
+        let at = arguments.iter().position(|argument| *argument == flag).unwrap();
+        arguments[at + 1] = &address;
+        let (code, output) = run("equipoise", dir.path(), &arguments, &[]);
+        assert!(code.is_some_and(|code| code != 0), "{output}");
+        let error = output.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+        assert!(error.contains(&address) && error.contains("in use"), "{what}: {output}");
+    }
+}
+
+#[test]
+fn a_data_directory_in_use_is_named() {
+    let standalone = Standalone::start().unwrap();
+    let directory = standalone.store_dir();
+    refuses(&["--store-dir", directory.to_str().unwrap()], &["in use", directory.to_str().unwrap()]);
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_made_is_named() {
+    refuses(&["--store-dir", "/proc/no/such"], &["/proc/no/such"]);
+}
+
+#[test]
+fn an_open_cluster_port_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let arguments = ["--admin-listen", "127.0.0.1:0", "--cluster-listen", "0.0.0.0:0"];
+    let (code, output) = run("equipoise-control-plane", dir.path(), &arguments, &[]);
+    assert!(code.is_some_and(|code| code != 0), "{output}");
+    assert!(output.contains("plaintext") && output.contains("cluster.listen"), "{output}");
+}
+
+#[test]
+fn unknown_keys_are_refused_with_the_nearest_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, output) = run("equipoise", dir.path(), &QUIET, &[("EQUIPOISE_PROXY_LISTN", "x")]);
+    assert_eq!(code, Some(78), "{output}");
+    assert!(output.contains("EQUIPOISE_PROXY_LISTEN"), "{output}");
+    std::fs::write(dir.path().join("equipoise.toml"), "[proxy]\nlistn = \"x\"").unwrap();
+    let (code, output) = run("equipoise", dir.path(), &QUIET, &[]);
+    assert_eq!(code, Some(78), "{output}");
+    assert!(output.contains("did you mean `proxy.listen`"), "{output}");
+}
