@@ -11,6 +11,7 @@ mod entity;
 mod error;
 pub mod form;
 mod index;
+mod number;
 mod patterns;
 mod query;
 mod schema;
@@ -21,3 +22,6 @@ pub use entity::{Body, Entity, Key, Kind};
 pub use error::{ErrorCode, ErrorObject, Refusal};
 pub use query::{Page, PageSize, TagFilter, TagRow};
 pub use schema::{schema_json, validate};
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
 
+pub mod proxy;
 pub mod router;
 pub mod table;

@@ -5,8 +5,6 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use bytes::BufMut;
-
 use crate::limits::PATH_BYTES_MAX;
 use crate::pattern::{InvalidRegex, PathRegex};
 
@@ -35,17 +33,22 @@ pub fn normalise(path: &[u8]) -> Cow<'_, [u8]> {
 
 /// Appends `path` with every byte percent-encoded that an upstream must not see raw. A `%` stays: in a
 /// normalised path it begins a triplet that the client wrote.
-pub fn escape(path: &[u8], out: &mut impl BufMut) {
+pub fn escape(path: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut rest = path;
     while let Some(at) = rest.iter().position(|byte| !goes_raw(*byte)) {
         let (clean, dirty) = rest.split_at(at);
-        out.put_slice(clean);
+        out.extend_from_slice(clean);
         let byte = dirty[0];
-        out.put_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         rest = &dirty[1..];
     }
-    out.put_slice(rest);
+    out.extend_from_slice(rest);
+}
+
+/// Whether [`escape`] would change nothing.
+pub fn is_escaped(path: &[u8]) -> bool {
+    path.iter().all(|byte| goes_raw(*byte))
 }
 
 /// One pass, so that the usual path costs no allocation.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use equipoise_proto::limits::ENTITIES_MAX;
+use equipoise_proto::limits::{ENTITIES_MAX, ENTITY_WIRE_BYTES_MAX};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -204,6 +204,10 @@ impl Draft<'_, '_> {
         if before.is_none() && self.config.len() >= ENTITIES_MAX {
             return Err(refused("@entity", json!([format!("no more than {ENTITIES_MAX} entities in all")])));
         }
+        if after.body.values().map(bytes).sum::<usize>() > ENTITY_WIRE_BYTES_MAX {
+            let text = format!("larger than {ENTITY_WIRE_BYTES_MAX} bytes");
+            return Err(refused("@entity", json!([text])));
+        }
         if let Some((field, most)) = Schema::of(after.kind).children_max {
             let parent = reference(&after.body, field);
             let moves = before.is_none_or(|before| reference(&before.body, field) != parent);
@@ -271,6 +275,16 @@ fn unresolved_text(kind: Kind, name: &str, value: &str) -> String {
 
 fn refused(field: &str, error: Value) -> Refusal {
     ErrorObject::schema_violation(Map::from_iter([(field.to_owned(), error)])).into()
+}
+
+/// About what a value takes, wherever it is encoded: numbers and the like count as 8.
+fn bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len() + 8,
+        Value::Array(items) => items.iter().map(bytes).sum(),
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + bytes(value)).sum(),
+    }
 }
 
 /// What a foreign field refers to: the kind, and the id unless it is null.

@@ -71,8 +71,10 @@ impl Config {
 
     /// Puts back what was once accepted (boot, replay); nothing is checked again.
     pub fn restore(&mut self, mutation: &Mutation) {
-        if let Some(before) = &mutation.before {
-            self.entities.remove(&(before.kind, before.id));
+        let place = |entity: &Arc<Entity>| (entity.kind, entity.id);
+        let after = mutation.after.as_ref().map(place);
+        if let Some(gone) = mutation.before.as_ref().map(place).filter(|before| Some(*before) != after) {
+            self.entities.remove(&gone);
         }
         if let Some(after) = &mutation.after {
             self.entities.insert((after.kind, after.id), Arc::clone(after));

@@ -1,8 +1,18 @@
 //! Bodies that are not JSON: key syntax (`a.b[1]=x`) and inference of types from a schema.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
 
+use serde_json::{Map, Value};
+
+use super::number::number;
+use super::schema::{Field, Referenced, Schema, Shape};
 use super::{Body, Kind};
+
+/// Parts of one key; a deeper one is taken literally, so that no key can exhaust the stack.
+const DEPTH_MAX: usize = 32;
+
+/// Largest index `a[1000]`: a gap-free list needs no more, since a request has at most as many arguments.
+const INDEX_MAX: usize = 1000;
 
 /// What gives values their types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +36,236 @@ pub enum Brackets {
 ///
 /// Multipart bodies keep only the last of parts with the same name: the caller drops the others.
 pub fn decode(inference: Inference, brackets: Brackets, pairs: &[(String, Option<String>)]) -> Body {
-    let _ = (inference, brackets);
-    pairs
-        .iter()
-        .map(|(key, value)| (key.clone(), value.clone().map_or(Value::Bool(true), Value::String)))
-        .collect()
+    let mut root = BTreeMap::new();
+    for (key, value) in pairs {
+        let value = value.clone().map_or(Value::Bool(true), Value::String);
+        let (first, rest) = steps(key, brackets);
+        let node = root.entry(first).or_insert(Node::Empty);
+        node.put(&rest, value);
+    }
+    let mut body = Body::new();
+    for (key, node) in root {
+        let mut value = node.into_value();
+        match inference {
+            Inference::Declared(kind) => {
+                if let Some(field) = Schema::of(kind).input(&key) {
+                    infer(field, &mut value);
+                }
+            }
+            Inference::Plain => infer_plain(&mut value),
+        }
+        body.insert(key, value);
+    }
+    body
 }
+
+/// One part of a key after the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    /// `.b` or `[b]`
+    Name(String),
+    /// `[2]`
+    Index(usize),
+    /// `[]`
+    Append,
+}
+
+/// What keys with the same beginning have built so far.
+#[derive(Debug)]
+enum Node {
+    Empty,
+    /// Sent once.
+    Leaf(Value),
+    /// Sent several times, or with `[]`.
+    List(Vec<Value>),
+    /// By index, from 1.
+    Indexed(BTreeMap<usize, Node>),
+    Map(BTreeMap<String, Node>),
+}
+
+impl Node {
+    fn put(&mut self, steps: &[Step], value: Value) {
+        let (below, rest) = match steps {
+            [] => return self.add(value),
+            [Step::Append] => return self.append(value),
+            // The reference forgets the list in `a[].b`.
+            [Step::Append, rest @ ..] => return self.put(rest, value),
+            [Step::Index(at), rest @ ..] => {
+                if !matches!(self, Self::Indexed(_)) {
+                    *self = Self::Indexed(BTreeMap::new());
+                }
+                let Self::Indexed(map) = self else { return };
+                (map.entry(*at).or_insert(Self::Empty), rest)
+            }
+            [Step::Name(name), rest @ ..] => {
+                if !matches!(self, Self::Map(_)) {
+                    *self = Self::Map(BTreeMap::new());
+                }
+                let Self::Map(map) = self else { return };
+                (map.entry(name.clone()).or_insert(Self::Empty), rest)
+            }
+        };
+        below.put(rest, value);
+    }
+
+    fn add(&mut self, value: Value) {
+        match self {
+            Self::Leaf(first) => *self = Self::List(vec![first.take(), value]),
+            Self::List(list) => list.push(value),
+            Self::Empty | Self::Indexed(_) | Self::Map(_) => *self = Self::Leaf(value),
+        }
+    }
+
+    fn append(&mut self, value: Value) {
+        match self {
+            Self::Leaf(first) => *self = Self::List(vec![first.take(), value]),
+            Self::List(list) => list.push(value),
+            Self::Indexed(map) => {
+                let next = map.last_key_value().map_or(1, |(last, _)| last + 1);
+                map.insert(next, Self::Leaf(value));
+            }
+            Self::Empty | Self::Map(_) => *self = Self::List(vec![value]),
+        }
+    }
+
+    fn into_value(self) -> Value {
+        match self {
+            Self::Empty => Value::Null,
+            Self::Leaf(value) => value,
+            Self::List(values) => Value::Array(values),
+            Self::Indexed(map) => {
+                let mut list = Vec::new();
+                for (at, node) in map {
+                    list.resize(at.saturating_sub(1), Value::Null);
+                    list.push(node.into_value());
+                }
+                Value::Array(list)
+            }
+            Self::Map(map) => map.into_iter().map(|(key, node)| (key, node.into_value())).collect(),
+        }
+    }
+}
+
+/// Splits a key. One that is not written well is one literal part.
+fn steps(key: &str, brackets: Brackets) -> (String, Vec<Step>) {
+    split(&unescaped(key), brackets).unwrap_or_else(|| (key.to_owned(), Vec::new()))
+}
+
+/// Brackets may arrive encoded twice.
+fn unescaped(key: &str) -> String {
+    key.replace("%5B", "[").replace("%5b", "[").replace("%5D", "]").replace("%5d", "]")
+}
+
+fn split(key: &str, brackets: Brackets) -> Option<(String, Vec<Step>)> {
+    let mut first = None;
+    let mut steps = Vec::new();
+    for part in key.split('.') {
+        let name = part.split('[').next().unwrap_or_default();
+        if name.is_empty() {
+            return None;
+        }
+        match first {
+            None => first = Some(name.to_owned()),
+            Some(_) => steps.push(Step::Name(name.to_owned())),
+        }
+        let mut rest = &part[name.len()..];
+        while !rest.is_empty() {
+            let (inside, after) = rest.strip_prefix('[')?.split_once(']')?;
+            steps.push(bracket(inside, brackets)?);
+            rest = after;
+        }
+        if steps.len() > DEPTH_MAX {
+            return None;
+        }
+    }
+    Some((first?, steps))
+}
+
+fn bracket(inside: &str, brackets: Brackets) -> Option<Step> {
+    if inside.is_empty() {
+        return Some(Step::Append);
+    }
+    match inside.parse::<usize>() {
+        Ok(at) if (1..=INDEX_MAX).contains(&at) && !inside.starts_with('+') => Some(Step::Index(at)),
+        Ok(_) | Err(_) => match brackets {
+            Brackets::Split => Some(Step::Name(inside.to_owned())),
+            Brackets::Literal => None,
+        },
+    }
+}
+
+/// Gives a value the type that its field declares, where its text allows that.
+fn infer(field: &Field, value: &mut Value) {
+    if value == "" {
+        *value = Value::Null;
+    }
+    if value.is_null() {
+        return;
+    }
+    match field.shape() {
+        Shape::String => {}
+        Shape::Integer | Shape::Number => {
+            if let Some(read) = value.as_str().and_then(number) {
+                *value = read;
+            }
+        }
+        Shape::Boolean => match value.as_str() {
+            Some("true") => *value = true.into(),
+            Some("false") => *value = false.into(),
+            Some(_) | None => {}
+        },
+        Shape::Array(element) | Shape::Set(element) => match value {
+            Value::Array(items) => items.iter_mut().for_each(|item| infer(element, item)),
+            // An object is no element: `a[b]=1` is an error of the list.
+            Value::Object(_) | Value::Null => {}
+            Value::String(_) | Value::Bool(_) | Value::Number(_) => {
+                infer(element, value);
+                *value = Value::Array(vec![value.take()]);
+            }
+        },
+        Shape::Map { values, .. } => {
+            for value in value.as_object_mut().into_iter().flat_map(Map::values_mut) {
+                infer(values, value);
+            }
+        }
+        Shape::Record { fields, .. } => {
+            let Value::Object(map) = value else { return };
+            for (name, field) in fields {
+                if let Some(value) = map.get_mut(*name) {
+                    infer(field, value);
+                }
+            }
+        }
+        Shape::Foreign { referenced, .. } => infer_reference(*referenced, value),
+    }
+}
+
+/// Without a schema, words speak for themselves.
+fn infer_plain(value: &mut Value) {
+    match value {
+        Value::String(text) => match text.as_str() {
+            "" => *value = Value::Null,
+            "true" => *value = true.into(),
+            "false" => *value = false.into(),
+            _ => {}
+        },
+        Value::Array(items) => items.iter_mut().for_each(infer_plain),
+        Value::Object(map) => map.values_mut().for_each(infer_plain),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+fn infer_reference(referenced: Referenced, value: &mut Value) {
+    let Value::Object(map) = value else { return };
+    for (key, value) in map {
+        match referenced.kind().and_then(|kind| Schema::of(kind).field(key)) {
+            // A reference inside of a reference is not followed.
+            Some(field) if !matches!(field.shape(), Shape::Foreign { .. }) => infer(field, value),
+            Some(_) | None if value == "" => *value = Value::Null,
+            Some(_) | None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

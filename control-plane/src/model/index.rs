@@ -71,10 +71,10 @@ impl Index {
         for child in &places.children {
             self.children.remove(child);
             let parent = (child.kind, child.field, child.parent);
-            let left = self.child_counts.remove(&parent).unwrap_or_default().saturating_sub(1);
-            if left > 0 {
-                self.child_counts.insert(parent, left);
-            }
+            match self.child_count(child.kind, child.field, child.parent) {
+                0 | 1 => self.child_counts.remove(&parent),
+                count => self.child_counts.insert(parent, count - 1),
+            };
         }
         for tag in &places.tags {
             self.tags.remove(&(entity.kind, Arc::clone(tag), entity.id));
@@ -89,7 +89,7 @@ impl Index {
         for child in places.children {
             self.children.insert(child);
             let parent = (child.kind, child.field, child.parent);
-            let count = self.child_counts.get(&parent).copied().unwrap_or_default();
+            let count = self.child_count(child.kind, child.field, child.parent);
             self.child_counts.insert(parent, count + 1);
         }
         if !places.tags.is_empty() {

@@ -70,10 +70,13 @@ pub(super) struct Schema {
     /// Order of nested lists.
     pub(super) order: Order,
     /// Runs on the body of a POST before all else.
-    pub(super) first: Option<fn(&Body) -> Result<(), Map<String, Value>>>,
+    pub(super) first: Option<First>,
     /// Most children that one entity may have through a field.
     pub(super) children_max: Option<(&'static str, usize)>,
 }
+
+/// Judges a body; an `Err` holds what is wrong, by field.
+pub(super) type First = fn(&Body) -> Result<(), Map<String, Value>>;
 
 /// A field that paths may use in place of the id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -327,7 +330,7 @@ impl Schema {
     /// A moment in the unit of a field: whole seconds, or seconds with a fraction.
     fn time(&self, field: &str, now_ms: u64) -> Value {
         match self.field(field).map(|field| &field.shape) {
-            Some(Shape::Number) if now_ms % 1000 != 0 => {
+            Some(Shape::Number) if !now_ms.is_multiple_of(1000) => {
                 #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 stay below 2^53")]
                 let seconds = now_ms as f64 / 1000.0;
                 seconds.into()

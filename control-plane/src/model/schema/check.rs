@@ -54,7 +54,9 @@ pub(in crate::model) enum Then {
 /// See [`Check::Custom`].
 #[derive(Debug, Clone)]
 pub(in crate::model) struct Custom {
+    /// What it looks at, as `/schemas` says it.
     pub(super) sources: Vec<&'static str>,
+    /// As `/schemas` says it; here no field is ever missing.
     pub(super) runs_with_missing_fields: bool,
     pub(super) when: When,
     pub(super) accept: fn(&Body) -> Result<(), String>,

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{Body, Check, Field, Named, Schema, Shape};
 use crate::model::Kind;
 use crate::model::entity::uuid;
+use crate::model::number::whole;
 
 /// Whether an entity is made or changed; a few messages differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,9 +15,6 @@ pub(in crate::model) enum Op {
     /// PATCH.
     Update,
 }
-
-/// Largest whole number that every JSON reader keeps exact, 2^53.
-const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
 
 impl Field {
     /// Checks one value and brings it into its stored form; an `Err` mirrors the value.
@@ -31,15 +29,8 @@ impl Field {
         for rule in &self.rules {
             rule.check(value)?;
         }
-        if self.rules.iter().any(|rule| matches!(rule, super::Rule::Uuid)) {
-            if let Value::String(text) = value {
-                text.make_ascii_lowercase();
-            }
-        }
-        if let (Some(canonical), Some(text)) = (self.canonical, value.as_str()) {
-            if let Some(form) = canonical(text) {
-                *value = form.into();
-            }
+        if let Some(form) = self.canonical.zip(value.as_str()).and_then(|(canonical, text)| canonical(text)) {
+            *value = form.into();
         }
         Ok(())
     }
@@ -155,16 +146,6 @@ pub(super) fn is_empty(value: &Value) -> bool {
         Value::Object(map) => map.is_empty(),
         Value::Bool(_) | Value::Number(_) => false,
     }
-}
-
-/// A number without fraction, however it was written (`80.0`, `8e1`).
-fn whole(value: &Value) -> Option<i64> {
-    if let Some(whole) = value.as_i64() {
-        return Some(whole);
-    }
-    let number = value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT_MAX)?;
-    #[expect(clippy::cast_possible_truncation, reason = "no fraction, and far below i64::MAX")]
-    Some(number as i64)
 }
 
 fn items<'a>(value: &'a mut Value, error: &str) -> Result<&'a mut Vec<Value>, Value> {

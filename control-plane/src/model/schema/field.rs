@@ -73,6 +73,11 @@ impl Field {
         }
     }
 
+    /// What type of value it holds.
+    pub(in crate::model) const fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
     pub(super) fn string() -> Self {
         Self::new(Shape::String).rule(Rule::NotEmpty)
     }

@@ -22,8 +22,9 @@ pub(super) fn fractional_seconds(name: &'static str) -> Named {
     (name, Field::number().rule(Rule::Timestamp).auto())
 }
 
+/// An id, stored in lower case.
 pub(super) fn uuid() -> Field {
-    Field::string().rule(Rule::Uuid)
+    Field::string().rule(Rule::Uuid).canonical(|text| Some(text.to_ascii_lowercase()))
 }
 
 pub(super) fn name() -> Named {

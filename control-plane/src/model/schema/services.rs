@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::format::{id, name, path, port, protocol, seconds, tags, uuid};
 use super::{Body, Check, EndpointKey, Field, If, Referenced, Schema, Shorthand, Then};
+use crate::model::number::number;
 use crate::model::patterns;
 
 pub(super) fn schema() -> Schema {
@@ -47,7 +48,8 @@ fn expand_url(body: &mut Body) {
     let url = patterns::Url::parse(&url);
     let port = match url.port {
         None => Value::from(if url.scheme == Some("https") { 443 } else { 80 }),
-        Some(text) => text.parse::<u64>().map_or_else(|_| text.into(), Value::from),
+        // Text that is no number is left for the field to refuse.
+        Some(text) => number(text).unwrap_or_else(|| text.into()),
     };
     let protocol = url.scheme.unwrap_or(if port == 443 { "https" } else { "http" });
     body.insert("protocol".to_owned(), protocol.to_ascii_lowercase().into());

@@ -213,7 +213,7 @@ fn what_the_router_cannot_compile_is_refused() {
 }
 
 #[test]
-fn a_patch_that_empties_a_record_is_told_that_it_updates() {
+fn records_in_lists_have_checks_of_their_own() {
     let body = json!({"protocols": ["tcp"], "sources": [{}]});
     let errors = outcome(Kind::Route, body, "sources");
     let text = "at least one of these fields must be non-empty: 'ip', 'port'";

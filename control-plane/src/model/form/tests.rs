@@ -1,0 +1,86 @@
+use percent_encoding::percent_decode_str;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+const VECTORS: &str = include_str!("../../../tests/spec/vectors/form-decoding.jsonl");
+
+fn pairs(encoded: &str) -> Vec<(String, Option<String>)> {
+    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8().unwrap().into_owned();
+    encoded
+        .split('&')
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) => (decode(key), Some(decode(value))),
+            None => (decode(pair), None),
+        })
+        .collect()
+}
+
+#[test]
+fn every_form_vector_of_a_known_kind_holds() {
+    let mut checked = 0;
+    for line in VECTORS.lines() {
+        let vector: Value = serde_json::from_str(line).unwrap();
+        let Some(kind) = Kind::from_collection(vector["entity"].as_str().unwrap()) else { continue };
+        checked += 1;
+        let brackets = if vector["method"] == "GET" { Brackets::Literal } else { Brackets::Split };
+        let encoded = vector["encoded"].as_str().unwrap();
+        let got = decode(Inference::Declared(kind), brackets, &pairs(encoded));
+        assert_eq!(Value::Object(got), vector["decoded"], "{encoded}");
+    }
+    assert_eq!(checked, 40);
+}
+
+#[test]
+fn keys_and_values_beyond_the_vectors() {
+    use Inference::{Declared, Plain};
+    let deep = format!("{}a", "a.".repeat(100));
+    for (name, inference, encoded, want) in [
+        ("gap", Declared(Kind::Route), "paths[2]=/a", json!({"paths": [null, "/a"]})),
+        ("index zero", Declared(Kind::Route), "paths[0]=/a", json!({"paths": {"0": "/a"}})),
+        (
+            "huge index",
+            Declared(Kind::Route),
+            "paths[99999999999]=/a",
+            json!({"paths": {"99999999999": "/a"}}),
+        ),
+        ("any order", Declared(Kind::Route), "paths[2]=/b&paths[1]=/a", json!({"paths": ["/a", "/b"]})),
+        ("empty element", Declared(Kind::Route), "paths[]=", json!({"paths": [null]})),
+        ("dot first", Declared(Kind::Service), ".host=a", json!({".host": "a"})),
+        ("dot last", Declared(Kind::Service), "host.=a", json!({"host.": "a"})),
+        ("dots", Declared(Kind::Service), "a..b=a", json!({"a..b": "a"})),
+        ("encoded twice", Declared(Kind::Route), "paths%255B%255D=/a", json!({"paths": ["/a"]})),
+        ("unclosed", Declared(Kind::Route), "paths[=/a", json!({"paths[": "/a"})),
+        ("too deep", Declared(Kind::Route), &format!("{deep}=1"), json!({deep.as_str(): "1"})),
+        ("later shape wins", Declared(Kind::Service), "a=1&a.b=2", json!({"a": {"b": "2"}})),
+        (
+            "appended to indices",
+            Declared(Kind::Route),
+            "paths[1]=/a&paths[]=/b",
+            json!({"paths": ["/a", "/b"]}),
+        ),
+        ("url", Declared(Kind::Service), "url=", json!({"url": null})),
+        (
+            "plain numbers",
+            Plain,
+            "port=80&enabled=true&tags[]=a&name=&x.y=false",
+            json!({"port": "80", "enabled": true, "tags": ["a"], "name": null, "x": {"y": false}}),
+        ),
+    ] {
+        let got = decode(inference, Brackets::Split, &pairs(encoded));
+        assert_eq!(Value::Object(got), want, "{name}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_form_breaks_the_decoder(pairs in prop::collection::vec(
+        ("(paths|tags|a|healthchecks)?[.\\[\\]a-c0-9%]{0,12}", prop::option::of("[a-z0-9.]{0,4}")), 0..8,
+    )) {
+        for kind in Kind::ALL {
+            let body = decode(Inference::Declared(kind), Brackets::Split, &pairs);
+            prop_assert_eq!(body.is_empty(), pairs.is_empty());
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Laws of `Config::apply`, hunted with random sequences of changes.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Few names and ids, so that changes meet each other.
+fn calls() -> impl Strategy<Value = Vec<(String, Value)>> {
+    let name = prop::sample::select(vec!["a", "b", "c"]);
+    let service = (name.clone(), any::<bool>()).prop_map(|(name, named)| {
+        if named { json!({"name": name, "host": "h", "tags": [name]}) } else { json!({"host": "h"}) }
+    });
+    let route = (name.clone(), name.clone(), any::<bool>()).prop_map(|(name, service, linked)| {
+        let service = if linked { json!({"name": service}) } else { Value::Null };
+        json!({"name": name, "paths": ["/"], "service": service})
+    });
+    let upstream = name.clone().prop_map(|name| json!({"name": name, "hash_on": "ip"}));
+    let target = (name.clone(), 0..3_u8).prop_map(|(name, weight)| json!({"target": name, "weight": weight}));
+    let call = |pattern: &'static str, body: BoxedStrategy<Value>| {
+        let name = prop::sample::select(vec!["a", "b", "c"]);
+        (name.clone(), name, body)
+            .prop_map(move |(x, y, body)| (pattern.replace("{x}", x).replace("{y}", y), body))
+    };
+    let empty = Just(json!({})).boxed();
+    let one = prop_oneof![
+        call("POST /services", service.clone().boxed()),
+        call("PUT /services/{x}", service.clone().boxed()),
+        call("PATCH /services/{x}", service.boxed()),
+        call("DELETE /services/{x}", empty.clone()),
+        call("POST /routes", route.clone().boxed()),
+        call("POST /services/{x}/routes", route.clone().boxed()),
+        call("PUT /services/{x}/routes/{y}", route.clone().boxed()),
+        call("PATCH /routes/{x}", route.clone().boxed()),
+        call("PUT /routes/{x}/service", Just(json!({"host": "h"})).boxed()),
+        call("DELETE /routes/{x}", empty.clone()),
+        call("POST /upstreams", upstream.clone().boxed()),
+        call("PUT /upstreams/{x}", upstream.boxed()),
+        call("DELETE /upstreams/{x}", empty.clone()),
+        call("POST /upstreams/{x}/targets", target.clone().boxed()),
+        call("PATCH /upstreams/{x}/targets/{y}:8000", target.boxed()),
+        call("DELETE /upstreams/{x}/targets/{y}:8000", empty),
+    ];
+    prop::collection::vec(one, 1..40)
+}
+
+fn all(config: &Config) -> Vec<Arc<Entity>> {
+    Kind::ALL.into_iter().flat_map(|kind| config.iter(kind).cloned().collect::<Vec<_>>()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn indexes_and_replay_never_differ_from_what_is_stored(calls in calls()) {
+        let mut world = World::new();
+        let mut replayed = Config::default();
+        for (call, body) in calls {
+            if world.call(&call, body).is_err() {
+                continue;
+            }
+            for mutation in &world.effect.mutations {
+                replayed.restore(mutation);
+            }
+            prop_assert_eq!(&replayed, &world.config, "{}", call);
+            let mut rebuilt = Config::default();
+            for entity in all(&world.config) {
+                rebuilt.restore(&Mutation { before: None, after: Some(entity) });
+            }
+            prop_assert_eq!(&rebuilt, &world.config, "{}", call);
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_accepted_again_as_it_is(calls in calls()) {
+        let mut world = World::new();
+        for (call, body) in calls {
+            let _refused = world.call(&call, body);
+        }
+        for entity in all(&world.config) {
+            prop_assert_eq!(validate(entity.kind, &entity.body), Ok(()));
+            for (field, kind) in entity.kind.references() {
+                let referenced = world.config.referenced(entity.kind, &Key::Id(entity.id), field);
+                prop_assert_eq!(referenced.map(|e| e.kind), entity.body[field].is_object().then_some(kind));
+            }
+            // Nothing but the time of the change differs after an empty PATCH, or one with all that is stored.
+            for body in [Body::new(), entity.body.clone()] {
+                let op = Op::Patch(Key::Id(entity.id), body);
+                let got = world.apply(Change { kind: entity.kind, op, parent: None }).unwrap();
+                prop_assert!(got["updated_at"] != entity.body["updated_at"]);
+                let mut got = got.as_object().unwrap().clone();
+                got.insert("updated_at".to_owned(), entity.body["updated_at"].clone());
+                prop_assert_eq!(&got, &entity.body);
+            }
+        }
+    }
+}
