@@ -4,7 +4,7 @@
 //! acknowledged entity to its standard output; the parent kills it at a random moment, opens the directory and
 //! compares. The directory lives on over all rounds, so that each round also starts from what a kill left.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 #[path = "store/common.rs"]
 mod common;

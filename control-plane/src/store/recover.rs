@@ -282,7 +282,7 @@ fn repair_journal(
     for (segment, is_last) in with_last(&survey.segments) {
         match &segment.found {
             Ok(whole) if !whole.has_hole && (is_last || whole.tail == Tail::Clean) => {
-                healthy.push_back(whole)
+                healthy.push_back(whole);
             }
             Ok(_) | Err(_) => bad.push(segment.path.clone()),
         }
