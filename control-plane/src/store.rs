@@ -1,16 +1,57 @@
 //! The single writer: applies changes, makes them durable, tells who watches.
 //!
-//! Readers see only what is durable. Called by `admin` (commit, config) and `distribution` (watch, changes).
+//! Readers see only what is durable. Called by `admin` (commit, config, history) and `distribution` (watch,
+//! changes). It must not be called from where blocking matters, except as the async functions here.
+//!
+//! | module | what |
+//! |---|---|
+//! | `state`, `record`, `frame`, `window` | pure: the next head, bytes of a revision, of the journal, what deltas are made of |
+//! | `writer` | the thread that owns the head: batch, sync, publish, answer |
+//! | `journal`, `checkpoint`, `rows`, `identity` | the files: the truth, what may shorten it, sled's copy, what the store is |
+//! | `survey`, `recover` | boot: what is there, and the ladder from it to a head |
+//! | `disk` | what is done to files, replaceable by a failing disk |
 
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision};
 use imbl::OrdMap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tracing::error;
 use uuid::Uuid;
 
-use crate::model::{Change, Config, Context, Effect, Entity, Refusal};
+use self::disk::{Medium, RealMedium};
+use self::window::Window;
+use self::writer::{Checkpoints, Job, Request, Writer};
+use crate::model::{Change, Config, Effect, Entity};
+
+mod checkpoint;
+mod disk;
+mod error;
+mod frame;
+mod history;
+mod identity;
+mod journal;
+mod record;
+mod recover;
+mod rows;
+mod settings;
+mod state;
+mod survey;
+mod window;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{CommitError, HistoryError, OpenError};
+pub use history::{HISTORY_REVISIONS_MAX, RevisionRecord};
+pub use settings::StoreSettings;
+pub use window::WireChanges;
 
 /// An entity as nodes get it: encoded once, at the commit, and stored with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,112 +94,201 @@ pub struct Author {
     pub what: String,
 }
 
-/// What one revision changed on the wire: `None` stands for a deletion.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WireChanges {
-    /// Where it led.
-    pub position: Position,
-    /// Each entity once.
-    pub changes: Vec<(EntityKind, Uuid, Option<Bytes>)>,
-}
-
-/// Why a commit did not happen.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    /// A check refused the change.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// A sync failed earlier: the store is read-only until a restart (503).
-    #[error("the store is read-only since a write to its disk failed")]
-    ReadOnly,
-    /// This write could not be made durable (500).
-    #[error("the change could not be made durable")]
-    Io(#[source] Arc<std::io::Error>),
-    /// The writer has stopped (503).
-    #[error("the store is shutting down")]
-    Stopped,
-}
-
-/// A handle to the store; cheap to clone.
+/// A handle to the store; cheap to clone. [`Store::close`] ends it in good order; when the last handle is
+/// dropped without that, the writer does the same by itself, later.
 #[derive(Debug, Clone)]
 pub struct Store {
+    shared: Arc<Shared>,
+    backing: Backing,
+}
+
+/// Where changes go.
+#[derive(Debug, Clone)]
+enum Backing {
+    /// Nowhere: applied by the caller, one at a time.
+    Memory { turn: Arc<Mutex<()>>, encode: Encode },
+    /// To the writer thread.
+    Disk(Arc<Disk>),
+}
+
+#[derive(Debug)]
+struct Disk {
+    requests: mpsc::Sender<Request>,
+    /// One permit a commit in progress.
+    waiting: Semaphore,
+    thread: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    segments: journal::Segments,
+}
+
+/// What readers and the writer share.
+#[derive(Debug)]
+struct Shared {
     head: watch::Sender<Head>,
-    log: Arc<Mutex<Vec<WireChanges>>>,
-    encode: Encode,
+    window: Mutex<Window>,
+    is_read_only: AtomicBool,
+}
+
+impl Shared {
+    fn new(head: Head, window: Window) -> Arc<Self> {
+        let (head, window) = (watch::Sender::new(head), Mutex::new(window));
+        Arc::new(Self { head, window, is_read_only: AtomicBool::new(false) })
+    }
+
+    /// Shows `head`, and the changes that led to it, to readers; both or neither.
+    fn publish(&self, changes: impl Iterator<Item = WireChanges>, head: Head) {
+        let mut window = self.window.lock().expect("no panic while holding it");
+        changes.for_each(|change| window.push(change));
+        self.head.send_replace(head);
+    }
+
+    fn turn_read_only(&self) {
+        self.is_read_only.store(true, Ordering::Release);
+    }
 }
 
 impl Store {
-    /// A store without a disk.
+    /// Opens the store in a directory, or makes one there. Blocks: it reads all of the config.
+    ///
+    /// # Errors
+    /// When the directory cannot be used or is in use, or when its files are damaged beyond what they can make
+    /// up for together; see [`OpenError`]. It never starts with less than was acknowledged.
+    pub fn open(settings: StoreSettings, encode: Encode) -> Result<Self, OpenError> {
+        Self::open_on(settings, encode, Arc::new(RealMedium))
+    }
+
+    fn open_on(settings: StoreSettings, encode: Encode, medium: Arc<dyn Medium>) -> Result<Self, OpenError> {
+        let lock = disk::lock_directory(&settings.directory)?;
+        let recovered = recover::recover(&settings, &medium)?;
+        let floor = checkpoint::floor(&settings.directory)
+            .map_err(OpenError::io("list the files of", &settings.directory))?;
+        let checkpoints = Checkpoints::start(&settings, &medium, floor).map_err(OpenError::Thread)?;
+        let shared = Shared::new(recovered.head.clone(), recovered.window);
+        let (requests, receiver) = mpsc::channel(settings.queue_commits_max.max(1));
+        let waiting = Semaphore::new(settings.waiting_commits_max.clamp(1, Semaphore::MAX_PERMITS));
+        let segments = recovered.journal.segments();
+        let writer = Writer {
+            settings,
+            encode,
+            head: recovered.head,
+            journal: recovered.journal,
+            rows: recovered.rows,
+            acknowledged: recovered.acknowledged,
+            checkpoints,
+            shared: Arc::clone(&shared),
+            requests: receiver,
+            lock,
+        };
+        let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run());
+        let thread = tokio::sync::Mutex::new(Some(thread.map_err(OpenError::Thread)?));
+        let disk = Disk { requests, waiting, thread, segments };
+        Ok(Self { shared, backing: Backing::Disk(Arc::new(disk)) })
+    }
+
+    /// A store without a disk, for tests and trials: nothing outlives it, and it has no history.
     pub fn in_memory(encode: Encode) -> Self {
         let position = Position {
             epoch: Epoch::new(Uuid::new_v4()),
             revision: Revision::ZERO,
             content_hash: ContentHash::EMPTY,
         };
-        let head = Head { position, config: Config::default(), wires: OrdMap::new() };
-        Self { head: watch::Sender::new(head), log: Arc::default(), encode }
+        let bounds = StoreSettings::new(PathBuf::new());
+        let window = Window::new(position, bounds.log_revisions_max, bounds.window_bytes_max);
+        let backing = Backing::Memory { turn: Arc::default(), encode };
+        Self { shared: Shared::new(Head::empty(position), window), backing }
     }
 
     /// The newest durable state.
     pub fn head(&self) -> Head {
-        self.head.borrow().clone()
+        self.shared.head.borrow().clone()
     }
 
     /// Follows the newest durable state; skips what a slow reader missed.
     pub fn watch(&self) -> watch::Receiver<Head> {
-        self.head.subscribe()
+        self.shared.head.subscribe()
+    }
+
+    /// Whether a write to the disk failed, so that no commit is taken until a restart.
+    pub fn is_read_only(&self) -> bool {
+        self.shared.is_read_only.load(Ordering::Acquire)
     }
 
     /// What led from `position` to the head, oldest first; `None` when the log does not reach back to it, or
     /// has another epoch or hash for that revision. Empty when `position` is the head.
     pub fn changes_since(&self, position: &Position) -> Option<Vec<WireChanges>> {
-        let log = self.log.lock().expect("no panic while holding it");
-        if *position == self.head.borrow().position {
-            return Some(Vec::new());
-        }
-        let at = log.iter().position(|entry| entry.position == *position)?;
-        Some(log[at + 1..].to_vec())
+        let window = self.shared.window.lock().expect("no panic while holding it");
+        let epoch = self.shared.head.borrow().position.epoch;
+        window.since(position, epoch)
     }
 
-    /// Applies a change and answers when it is durable.
+    /// Applies a change and answers when it is durable. Once it is queued, it is made even if the caller goes
+    /// away.
     ///
     /// # Errors
     /// When it is refused or could not be made durable; see [`CommitError`].
-    pub async fn commit(&self, change: Change, _author: Author) -> Result<Committed, CommitError> {
-        let mut log = self.log.lock().expect("no panic while holding it");
-        let mut head = self.head();
-        let now_ms = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        let mut context = Context { now_ms, new_id: &mut Uuid::new_v4 };
-        let (config, effect) = head.config.apply(&change, &mut context)?;
-        if effect.mutations.is_empty() {
-            return Ok(Committed { position: head.position, effect });
-        }
-        head.config = config;
-        head.position.revision = head.position.revision.next();
-        let mut changes = Vec::new();
-        for mutation in &effect.mutations {
-            if let Some((before, wire)) =
-                mutation.before.as_ref().and_then(|e| (self.encode)(e).map(|w| (e, w)))
-            {
-                head.wires.remove(&(wire.kind, before.id));
-                head.position.content_hash.remove(wire.kind, before.id, &wire.bytes);
-                if mutation.after.is_none() {
-                    changes.push((wire.kind, before.id, None));
+    pub async fn commit(&self, change: Change, author: Author) -> Result<Committed, CommitError> {
+        match &self.backing {
+            Backing::Memory { turn, encode } => self.commit_in_memory(turn, &change, &author, *encode),
+            Backing::Disk(disk) => {
+                if self.is_read_only() {
+                    return Err(CommitError::ReadOnly);
                 }
-            }
-            if let Some((after, wire)) =
-                mutation.after.as_ref().and_then(|e| (self.encode)(e).map(|w| (e, w)))
-            {
-                head.position.content_hash.add(wire.kind, after.id, &wire.bytes);
-                head.wires.insert((wire.kind, after.id), wire.bytes.clone());
-                changes.push((wire.kind, after.id, Some(wire.bytes)));
+                let _permit = disk.waiting.try_acquire().map_err(|_| CommitError::Busy)?;
+                let (answer, answered) = oneshot::channel();
+                let job = Box::new(Job { change, author, answer });
+                disk.requests.send(Request::Commit(job)).await.map_err(|_| CommitError::Stopped)?;
+                answered.await.map_err(|_| CommitError::Stopped)?
             }
         }
-        log.push(WireChanges { position: head.position, changes });
-        let position = head.position;
-        self.head.send_replace(head);
-        Ok(Committed { position, effect })
+    }
+
+    fn commit_in_memory(
+        &self,
+        turn: &Mutex<()>,
+        change: &Change,
+        author: &Author,
+        encode: Encode,
+    ) -> Result<Committed, CommitError> {
+        let _turn = turn.lock().expect("no panic while holding it");
+        let staged = writer::stage_now(&self.head(), change, author, encode)?;
+        let position = staged.head.position;
+        if let Some(record) = &staged.record {
+            self.shared.publish(std::iter::once(writer::wire_changes(record)), staged.head);
+        }
+        Ok(Committed { position, effect: staged.effect })
+    }
+
+    /// Revisions with who, when and what, oldest first: those of `range` that the log still has, from its
+    /// beginning at most [`HISTORY_REVISIONS_MAX`].
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub async fn history(
+        &self,
+        range: RangeInclusive<Revision>,
+    ) -> Result<Vec<RevisionRecord>, HistoryError> {
+        let head = self.shared.head.borrow().position.revision;
+        let (from, to) = (*range.start(), (*range.end()).min(head));
+        match &self.backing {
+            Backing::Memory { .. } => Ok(Vec::new()),
+            Backing::Disk(disk) => {
+                let segments = Arc::clone(&disk.segments);
+                let reading = tokio::task::spawn_blocking(move || history::read(&segments, from, to));
+                reading.await.map_err(|_| HistoryError::Stopped)?
+            }
+        }
+    }
+
+    /// Commits what is queued, writes a checkpoint, and waits for the writer to end. Commits that come later
+    /// are told [`CommitError::Stopped`]. Closing twice is harmless.
+    pub async fn close(&self) {
+        let Backing::Disk(disk) = &self.backing else { return };
+        let mut thread = disk.thread.lock().await;
+        let Some(writer) = thread.take() else { return };
+        // An error says that the writer has ended already.
+        drop(disk.requests.send(Request::Close).await);
+        match tokio::task::spawn_blocking(move || writer.join()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => error!("the store's writer did not end in good order"),
+        }
     }
 }

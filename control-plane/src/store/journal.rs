@@ -1,0 +1,191 @@
+//! The journal: segment files that hold every revision, the truth of the store.
+//!
+//! `journal-<first revision>.log`, one after the other; the last is appended to. Only whole segments leave.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use equipoise_proto::{Position, Revision};
+use tracing::{info, warn};
+
+use super::StoreSettings;
+use super::disk::{Medium, numbered, open_append, sync_directory, write_whole};
+use super::frame::{InvalidSegment, Scan, SegmentHeader, encode_frame, encode_header, scan};
+use super::record::{InvalidRecord, Record, append_record, split_records};
+
+/// Segments that the log's bounds are divided into: it is shortened by whole ones.
+const SEGMENTS: u64 = 8;
+
+/// One file of the journal.
+#[derive(Debug, Clone)]
+pub(super) struct Segment {
+    pub path: PathBuf,
+    /// The first revision it holds, or will hold.
+    pub first: Revision,
+    /// The last it holds; the one before `first` while it is empty.
+    pub last: Revision,
+    pub bytes: u64,
+}
+
+/// The files of the journal, oldest first; shared with those who read history.
+pub(super) type Segments = Arc<Mutex<VecDeque<Segment>>>;
+
+/// The journal as the writer holds it.
+#[derive(Debug)]
+pub(super) struct Journal {
+    directory: PathBuf,
+    medium: Arc<dyn Medium>,
+    segments: Segments,
+    active: File,
+    salt: [u8; 16],
+    revisions_max: u64,
+    bytes_max: u64,
+}
+
+/// All files of the journal with the revision in their name, oldest first.
+pub(super) fn list(directory: &Path) -> io::Result<Vec<(Revision, PathBuf)>> {
+    let found = numbered(directory, "journal-", ".log")?;
+    Ok(found.into_iter().map(|(number, path)| (Revision::new(number), path)).collect())
+}
+
+/// A segment, read whole.
+pub(super) struct Reading {
+    bytes: Vec<u8>,
+    pub scan: Scan,
+}
+
+/// Reads a segment; what is wrong inside is in its scan.
+pub(super) fn read(path: &Path) -> io::Result<Result<Reading, InvalidSegment>> {
+    let bytes = std::fs::read(path)?;
+    Ok(scan(&bytes).map(|scan| Reading { bytes, scan }))
+}
+
+impl Reading {
+    /// Bytes of the file.
+    pub(super) fn len(&self) -> u64 {
+        u64::try_from(self.bytes.len()).unwrap_or(u64::MAX)
+    }
+
+    /// The records of each good frame, ascending.
+    pub(super) fn frames(&self) -> impl Iterator<Item = Result<Vec<Record>, InvalidRecord>> + '_ {
+        self.scan.frames.iter().map(|payload| split_records(&self.bytes[payload.clone()]))
+    }
+}
+
+/// Creates the segment that begins after `base`, synced.
+fn create(
+    directory: &Path,
+    base: Position,
+    medium: &Arc<dyn Medium>,
+) -> io::Result<(Segment, SegmentHeader)> {
+    let header = SegmentHeader { salt: rand::random(), base };
+    let first = base.revision.next();
+    let path = directory.join(format!("journal-{:020}.log", first.get()));
+    let bytes = encode_header(&header);
+    write_whole(&path, medium, |file| file.write_all(&bytes))?;
+    let bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    Ok((Segment { path, first, last: base.revision, bytes }, header))
+}
+
+impl Journal {
+    /// Begins a new segment after `base`, behind those that are there.
+    pub(super) fn begin(
+        settings: &StoreSettings,
+        medium: &Arc<dyn Medium>,
+        before: VecDeque<Segment>,
+        base: Position,
+    ) -> io::Result<Self> {
+        let (segment, header) = create(&settings.directory, base, medium)?;
+        Self::open(settings, medium, before, segment, header.salt)
+    }
+
+    /// Goes on at the end of `last`, which ends where its file ends.
+    pub(super) fn open(
+        settings: &StoreSettings,
+        medium: &Arc<dyn Medium>,
+        mut before: VecDeque<Segment>,
+        last: Segment,
+        salt: [u8; 16],
+    ) -> io::Result<Self> {
+        let active = open_append(&last.path)?;
+        // What a killed process had written but not synced is about to be published.
+        medium.sync(&active)?;
+        before.push_back(last);
+        Ok(Self {
+            directory: settings.directory.clone(),
+            medium: Arc::clone(medium),
+            segments: Arc::new(Mutex::new(before)),
+            active,
+            salt,
+            revisions_max: settings.log_revisions_max.max(1),
+            bytes_max: settings.log_bytes_max.max(1),
+        })
+    }
+
+    /// For readers of history.
+    pub(super) fn segments(&self) -> Segments {
+        Arc::clone(&self.segments)
+    }
+
+    /// Makes `records` durable by one write and one sync; `before` is where they lead on from. Returns the
+    /// bytes written.
+    ///
+    /// After an error nothing may be appended any more: what is on the disk is not known.
+    pub(super) fn append(&mut self, before: Position, records: &[Record]) -> io::Result<u64> {
+        let Some(last) = records.last() else { return Ok(0) };
+        let mut at = self.with_last(|segment| segment.clone());
+        if at.bytes >= self.bytes_max / SEGMENTS || held(&at) >= self.revisions_max.div_ceil(SEGMENTS) {
+            let (segment, header) = create(&self.directory, before, &self.medium)?;
+            self.active = open_append(&segment.path)?;
+            self.salt = header.salt;
+            at = segment.clone();
+            self.lock().push_back(segment);
+        }
+        let mut payload = Vec::new();
+        records.iter().for_each(|record| append_record(record, &mut payload));
+        let frame = encode_frame(&self.salt, at.bytes, &payload)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a change of 4 GiB"))?;
+        self.medium.append(&self.active, &frame)?;
+        self.medium.sync(&self.active)?;
+        let written = u64::try_from(frame.len()).unwrap_or(u64::MAX);
+        self.with_last(|segment| {
+            segment.bytes += written;
+            segment.last = last.revision();
+        });
+        Ok(written)
+    }
+
+    /// Drops the oldest segments while the log is over its bounds, none that holds a revision after `floor`.
+    pub(super) fn shorten(&mut self, floor: Revision) {
+        let mut segments = self.segments.lock().expect("no panic while holding it");
+        while let [oldest, .., newest] = segments.make_contiguous() {
+            let revisions = newest.last.get().saturating_sub(oldest.first.get()).saturating_add(1);
+            let bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+            let over = revisions > self.revisions_max || bytes > self.bytes_max;
+            let Some(oldest) = segments.front().filter(|oldest| over && oldest.last <= floor) else { return };
+            let dropped = std::fs::remove_file(&oldest.path).and_then(|()| sync_directory(&self.directory));
+            if let Err(error) = dropped {
+                warn!(file = %oldest.path.display(), %error, "cannot shorten the log");
+                return;
+            }
+            info!(file = %oldest.path.display(), "dropped the oldest part of the log");
+            segments.pop_front();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Segment>> {
+        self.segments.lock().expect("no panic while holding it")
+    }
+
+    fn with_last<T>(&self, work: impl FnOnce(&mut Segment) -> T) -> T {
+        work(self.lock().back_mut().expect("a journal has an active segment"))
+    }
+}
+
+/// Revisions in a segment.
+fn held(segment: &Segment) -> u64 {
+    segment.last.next().get().saturating_sub(segment.first.get())
+}

@@ -1,0 +1,176 @@
+//! The key-value copy of the newest state, in sled; read at boot only.
+//!
+//! sled's flush survives a kill but not a power cut, and damage to its files can make it fail, panic or go
+//! unnoticed. So nothing is believed that does not prove itself (a checksum a value, their number, the content
+//! hash), and nothing hangs on it: the journal and its checkpoints hold everything that is in here.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use equipoise_proto::Position;
+use prost::Message;
+
+use super::Head;
+use super::frame::checksum;
+use super::record::{InvalidRecord, Record, Row, StoredPosition, StoredRow};
+use super::state::{ReplayError, load};
+
+/// Key of the position; sorts before every row.
+const POSITION: &[u8] = b"!position";
+
+/// Rows per batch when all are written.
+const FILL_ROWS: usize = 1_000;
+
+/// sled writes what it has in memory this often; after a kill, the journal has the rest.
+const FLUSH_EVERY_MS: u64 = 500;
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredState {
+    #[prost(message, required, tag = "1")]
+    position: StoredPosition,
+    #[prost(uint64, tag = "2")]
+    rows: u64,
+}
+
+/// Why the copy is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RowsError {
+    #[error("sled: {0}")]
+    Sled(#[from] sled::Error),
+    #[error("cannot make its directory")]
+    Directory(#[source] io::Error),
+    #[error("sled panicked")]
+    Panicked,
+    #[error("a value has a wrong checksum")]
+    Checksum,
+    #[error("it holds {found} rows where {wanted} were stored")]
+    Count { wanted: u64, found: usize },
+    #[error(transparent)]
+    Invalid(#[from] InvalidRecord),
+    #[error(transparent)]
+    Content(#[from] ReplayError),
+}
+
+impl RowsError {
+    /// The bytes that could not be understood, if that is why.
+    pub(super) fn invalid(&self) -> Option<&InvalidRecord> {
+        match self {
+            Self::Invalid(invalid) => Some(invalid),
+            Self::Content(error) => error.invalid(),
+            Self::Sled(_) | Self::Directory(_) | Self::Panicked | Self::Checksum | Self::Count { .. } => None,
+        }
+    }
+}
+
+/// The copy, open.
+#[derive(Debug, Clone)]
+pub(super) struct Rows {
+    db: sled::Db,
+}
+
+/// Directory of the copy.
+pub(super) fn path(directory: &Path) -> PathBuf {
+    directory.join("rows")
+}
+
+/// sled's derived files, whose damage makes `open` fail although the log itself is whole.
+pub(super) fn snapshot_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path(directory))? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+impl Rows {
+    /// Opens the copy, or makes an empty one.
+    pub(super) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, RowsError> {
+        let path = path(directory);
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&path).map_err(RowsError::Directory)?;
+        attempt(|| {
+            let config = sled::Config::new().path(&path).cache_capacity(cache_bytes);
+            Ok(Self { db: config.flush_every_ms(Some(FLUSH_EVERY_MS)).open()? })
+        })
+    }
+
+    /// What it holds, checked; `None` when no state was ever completely written to it.
+    pub(super) fn load(&self) -> Result<Option<Head>, RowsError> {
+        attempt(|| {
+            let Some(stored) = self.db.get(POSITION)? else { return Ok(None) };
+            let stored = StoredState::decode(checked(&stored)?).map_err(InvalidRecord::from)?;
+            let position = Position::try_from(&stored.position)?;
+            let mut rows = Vec::new();
+            for pair in self.db.iter() {
+                let (key, value) = pair?;
+                if key == POSITION {
+                    continue;
+                }
+                let row = StoredRow::decode(checked(&value)?).map_err(InvalidRecord::from)?;
+                if row.key() != *key {
+                    return Err(RowsError::Checksum);
+                }
+                rows.push(Row::try_from(&row)?);
+            }
+            if u64::try_from(rows.len()) != Ok(stored.rows) {
+                return Err(RowsError::Count { wanted: stored.rows, found: rows.len() });
+            }
+            Ok(Some(load(position, rows)?))
+        })
+    }
+
+    /// Writes what `records` changed, all or nothing; they lead to `head`.
+    pub(super) fn apply(&self, records: &[Record], head: &Head) -> Result<(), RowsError> {
+        let mut batch = sled::Batch::default();
+        for change in records.iter().flat_map(|record| &record.changes) {
+            match change.to_row() {
+                Some(row) => batch.insert(change.key(), sealed(&row)),
+                None => batch.remove(change.key()),
+            }
+        }
+        batch.insert(POSITION, sealed(&state(head)));
+        attempt(|| Ok(self.db.apply_batch(batch)?))
+    }
+
+    /// Writes all of `head` into an empty copy.
+    pub(super) fn fill(&self, head: &Head) -> Result<(), RowsError> {
+        let rows: Vec<_> = head.rows().map(|row| StoredRow::from(&row)).collect();
+        for some in rows.chunks(FILL_ROWS) {
+            let mut batch = sled::Batch::default();
+            some.iter().for_each(|row| batch.insert(row.key(), sealed(row)));
+            attempt(|| Ok(self.db.apply_batch(batch)?))?;
+        }
+        // Last, so that a copy that was cut short holds no state.
+        self.apply(&[], head)
+    }
+
+    /// Hands everything to the operating system.
+    pub(super) fn flush(&self) -> Result<(), RowsError> {
+        attempt(|| Ok(self.db.flush().map(|_| ())?))
+    }
+}
+
+fn state(head: &Head) -> StoredState {
+    let rows = u64::try_from(head.config.len()).unwrap_or(u64::MAX);
+    StoredState { position: (&head.position).into(), rows }
+}
+
+fn sealed(message: &impl Message) -> Vec<u8> {
+    let bytes = message.encode_to_vec();
+    [checksum(&[&bytes]).as_slice(), &bytes].concat()
+}
+
+fn checked(value: &[u8]) -> Result<&[u8], RowsError> {
+    let (sum, bytes) = value.split_first_chunk().ok_or(RowsError::Checksum)?;
+    if checksum(&[bytes]) == *sum { Ok(bytes) } else { Err(RowsError::Checksum) }
+}
+
+/// sled asserts on some damage where it could return an error; to us they are the same.
+fn attempt<T>(work: impl FnOnce() -> Result<T, RowsError>) -> Result<T, RowsError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(RowsError::Panicked))
+}

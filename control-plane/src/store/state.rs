@@ -1,0 +1,178 @@
+//! From one head to the next: a change that was asked for, a record that is replayed, rows that are loaded.
+//! Pure.
+
+use std::sync::Arc;
+
+use equipoise_proto::{ContentHash, EntityKind, Position, Revision};
+use imbl::OrdMap;
+
+use super::record::{InvalidRecord, Record, Row, RowChange, StoredChange, cut_author};
+use super::{Author, Encode, Head};
+use crate::model::{Change, Config, Context, Effect, Entity, Key, Kind, Mutation, Refusal};
+
+/// What a change comes to, before it is durable.
+#[derive(Debug)]
+pub(super) struct Staged {
+    /// The head, should the record become durable.
+    pub head: Head,
+    /// What the client is told then.
+    pub effect: Effect,
+    /// What to make durable; `None` when the change changed nothing.
+    pub record: Option<Record>,
+}
+
+/// Why a record does not lead on from a head.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReplayError {
+    #[error(transparent)]
+    Invalid(#[from] InvalidRecord),
+    #[error("revision {found} does not follow revision {at}")]
+    Order { at: Revision, found: Revision },
+    #[error("the content of revision {0} does not have the hash it was stored with")]
+    Hash(Revision),
+}
+
+impl ReplayError {
+    /// The bytes that could not be understood, if that is why.
+    pub(super) fn invalid(&self) -> Option<&InvalidRecord> {
+        match self {
+            Self::Invalid(invalid) => Some(invalid),
+            Self::Order { .. } | Self::Hash(_) => None,
+        }
+    }
+}
+
+impl Head {
+    /// Nothing yet.
+    pub(super) fn empty(position: Position) -> Self {
+        Self { position, config: Config::default(), wires: OrdMap::new() }
+    }
+
+    /// Each entity with its bytes on the wire, parents before what refers to them.
+    pub(super) fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        Kind::ALL.into_iter().flat_map(|kind| self.config.iter(kind)).map(|entity| {
+            let wire = wire_kind(entity.kind).and_then(|kind| {
+                let bytes = self.wires.get(&(kind, entity.id))?.clone();
+                Some(super::Wire { kind, bytes })
+            });
+            Row { entity: entity.clone(), wire }
+        })
+    }
+
+    fn set_wire(&mut self, row: &Row) {
+        if let Some(wire) = &row.wire {
+            self.position.content_hash.add(wire.kind, row.entity.id, &wire.bytes);
+            self.wires.insert((wire.kind, row.entity.id), wire.bytes.clone());
+        }
+    }
+
+    /// Takes an entity's bytes out, with what was stored for it: another build may encode it differently.
+    fn unset_wire(&mut self, kind: EntityKind, id: uuid::Uuid) -> Option<bytes::Bytes> {
+        let bytes = self.wires.remove(&(kind, id))?;
+        self.position.content_hash.remove(kind, id, &bytes);
+        Some(bytes)
+    }
+}
+
+/// The wire kind of a kind; `None` for those that nodes do not get.
+const fn wire_kind(kind: Kind) -> Option<EntityKind> {
+    match kind {
+        Kind::Service => Some(EntityKind::Service),
+        Kind::Route => Some(EntityKind::Route),
+        Kind::Upstream => Some(EntityKind::Upstream),
+        Kind::Target => Some(EntityKind::Target),
+    }
+}
+
+/// Applies a change to `head`.
+pub(super) fn stage(
+    head: &Head,
+    change: &Change,
+    author: &Author,
+    context: &mut Context<'_>,
+    encode: Encode,
+) -> Result<Staged, Refusal> {
+    let (config, effect) = head.config.apply(change, context)?;
+    let mut next = Head { config, ..head.clone() };
+    let changes: Vec<_> = effect
+        .mutations
+        .iter()
+        .flat_map(one_id_each)
+        .filter_map(|mutation| stage_mutation(&mut next, &mutation, encode))
+        .collect();
+    if changes.is_empty() {
+        return Ok(Staged { head: head.clone(), effect, record: None });
+    }
+    next.position.revision = head.position.revision.next();
+    let Author { name, what } = cut_author(author);
+    let position = (&next.position).into();
+    let record = Record { position, time_ms: context.now_ms, author: name, what, changes };
+    Ok(Staged { head: next, effect, record: Some(record) })
+}
+
+/// A row has one id: an entity that gets another one is one that goes and one that comes.
+fn one_id_each(mutation: &Mutation) -> impl Iterator<Item = Mutation> + use<> {
+    let Mutation { before, after } = mutation.clone();
+    let id = |side: &Option<Arc<Entity>>| side.as_ref().map(|entity| (entity.kind, entity.id));
+    let (first, second) = if before.is_some() && after.is_some() && id(&before) != id(&after) {
+        (Mutation { before, after: None }, Some(Mutation { before: None, after }))
+    } else {
+        (Mutation { before, after }, None)
+    };
+    std::iter::once(first).chain(second)
+}
+
+fn stage_mutation(next: &mut Head, mutation: &Mutation, encode: Encode) -> Option<StoredChange> {
+    let of: &Entity = mutation.after.as_ref().or(mutation.before.as_ref())?;
+    let kind = wire_kind(of.kind);
+    let was = kind.and_then(|kind| next.unset_wire(kind, of.id));
+    let row = mutation.after.as_ref().map(|after| {
+        let wire = encode(after);
+        debug_assert!(wire.as_ref().is_none_or(|wire| Some(wire.kind) == kind), "a kind has one wire kind");
+        Row { entity: after.clone(), wire: wire.filter(|wire| Some(wire.kind) == kind) }
+    });
+    if let Some(row) = &row {
+        next.set_wire(row);
+    }
+    let wire = row.and_then(|row| row.wire).map(|wire| wire.bytes);
+    let differs = was != wire;
+    StoredChange::new(mutation, kind, wire, differs)
+}
+
+/// Does to `head` what a stored record says.
+pub(super) fn replay(head: &mut Head, record: &Record) -> Result<(), ReplayError> {
+    let position = Position::try_from(&record.position)?;
+    if position.revision != head.position.revision.next() {
+        return Err(ReplayError::Order { at: head.position.revision, found: position.revision });
+    }
+    for change in &record.changes {
+        let RowChange { kind, id, after, wire_kind } = change.to_row_change()?;
+        if let Some(wire_kind) = wire_kind {
+            head.unset_wire(wire_kind, id);
+        }
+        if let Some(row) = &after {
+            head.set_wire(row);
+        }
+        let before = head.config.get(kind, &Key::Id(id)).cloned();
+        head.config.restore(&Mutation { before, after: after.map(|row| row.entity) });
+    }
+    if head.position.content_hash != position.content_hash {
+        return Err(ReplayError::Hash(position.revision));
+    }
+    head.position = position;
+    Ok(())
+}
+
+/// The head that these rows make, in any order; an error when their hash is not that of `position`.
+pub(super) fn load(position: Position, mut rows: Vec<Row>) -> Result<Head, ReplayError> {
+    rows.sort_by_key(|row| row.entity.kind);
+    let mut head = Head::empty(Position { content_hash: ContentHash::EMPTY, ..position });
+    for row in rows {
+        head.set_wire(&row);
+        head.config.restore(&Mutation { before: None, after: Some(row.entity) });
+    }
+    if head.position.content_hash != position.content_hash {
+        return Err(ReplayError::Hash(position.revision));
+    }
+    Ok(head)
+}
