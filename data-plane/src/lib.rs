@@ -2,4 +2,5 @@
 
 pub mod proxy;
 pub mod router;
+pub mod sync;
 pub mod table;
