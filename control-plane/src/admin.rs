@@ -19,7 +19,6 @@ mod listener;
 pub mod reply;
 mod wait;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -100,8 +99,6 @@ pub struct AdminState {
     settings: AdminSettings,
     endpoints: Endpoints,
     origins: Origins,
-    /// Cleared when a commit failed for its disk.
-    is_store_writable: AtomicBool,
     /// Ends waits early when the server stops.
     stopping: CancellationToken,
 }
@@ -116,17 +113,8 @@ impl AdminState {
             origins: Origins::from_urls(settings.gui_urls.iter().map(String::as_str)),
             settings,
             endpoints: Endpoints::new(),
-            is_store_writable: AtomicBool::new(true),
             stopping: CancellationToken::new(),
         }
-    }
-
-    fn store_failed(&self) {
-        self.is_store_writable.store(false, Ordering::Relaxed);
-    }
-
-    fn is_store_writable(&self) -> bool {
-        self.is_store_writable.load(Ordering::Relaxed)
     }
 }
 

@@ -22,9 +22,10 @@ pub const ARGUMENTS_MAX: usize = 1000;
 pub type Pair = (String, Option<String>);
 
 /// A decoded body.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub enum Payload {
     /// There was none.
+    #[default]
     Empty,
     /// A JSON object.
     Json(Body),
@@ -206,7 +207,8 @@ mod tests {
     #[test]
     fn content_types_are_compared_by_their_start() {
         use MediaType::{Form, Json, Multipart};
-        let cases: [(&str, &[&str], bool, Result<Option<MediaType>, BodyError>); 9] = [
+        type Case = (&'static str, &'static [&'static str], bool, Result<Option<MediaType>, BodyError>);
+        let cases: [Case; 9] = [
             ("none, no body", &[], false, Ok(None)),
             ("none, a body", &[], true, Err(BodyError::UnsupportedMediaType)),
             ("json", &["application/json; charset=utf-8"], true, Ok(Some(Json))),
