@@ -17,7 +17,8 @@ fn id(n: u128) -> NodeId {
     NodeId::new(Uuid::from_u128(n))
 }
 
-fn join(admin: &Admin, n: u128) -> Session {
+/// A node that has just connected.
+pub fn join(admin: &Admin, n: u128) -> Session {
     let info = NodeInfo {
         id: id(n),
         hostname: format!("node-{n}"),
