@@ -22,6 +22,7 @@ mod wait;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -49,6 +50,8 @@ pub struct AdminSettings {
     pub body_timeout: Duration,
     /// Bytes of a request's body (`nginx_admin_client_max_body_size`). 10 MiB.
     pub body_bytes_max: usize,
+    /// Bodies of more than 64 KiB in memory at once; further ones wait, within their time. 16.
+    pub large_bodies_max: usize,
     /// Bytes of a request's head, path included. 64 KiB.
     pub head_bytes_max: usize,
     /// Headers of a request. 100.
@@ -73,6 +76,7 @@ impl Default for AdminSettings {
             head_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
             body_bytes_max: 10 * 1024 * 1024,
+            large_bodies_max: 16,
             head_bytes_max: 64 * 1024,
             headers_max: 100,
             drain_timeout: Duration::from_secs(10),
@@ -99,6 +103,7 @@ pub struct AdminState {
     settings: AdminSettings,
     endpoints: Endpoints,
     origins: Origins,
+    large_bodies: Semaphore,
     /// Ends waits early when the server stops.
     stopping: CancellationToken,
 }
@@ -111,6 +116,7 @@ impl AdminState {
             nodes,
             metrics,
             origins: Origins::from_urls(settings.gui_urls.iter().map(String::as_str)),
+            large_bodies: Semaphore::new(settings.large_bodies_max),
             settings,
             endpoints: Endpoints::new(),
             stopping: CancellationToken::new(),

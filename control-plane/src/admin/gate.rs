@@ -17,7 +17,7 @@ use super::body::{self, BodyError, Pair, Payload};
 use super::cors::{Trust, Verdict};
 use super::endpoint::{Endpoint, Verb};
 use super::reply::Reply;
-use super::{AdminState, error};
+use super::{AdminSettings, AdminState, error};
 
 /// `Server` of every answer: the level of the reference that this API keeps to; decK looks for it.
 const SERVER_NAME: HeaderValue = HeaderValue::from_static("kong/3.10.0");
@@ -119,14 +119,21 @@ where
     let Some(verb) = verb.filter(|verb| found.endpoint.verbs().contains(verb)) else {
         return Reply::method_not_allowed();
     };
-    let payload = match media_type {
-        None => Ok(Payload::Empty),
+    let AdminSettings { body_bytes_max, body_timeout, .. } = state.settings;
+    // Kept to the end, since a large body's permit stands for its memory.
+    let collected = match media_type {
+        None => None,
         Some(media_type) => {
-            let read = body::collect(body, state.settings.body_bytes_max, state.settings.body_timeout).await;
-            match read {
-                Ok(bytes) => body::decode(media_type, &head.headers, bytes).await,
-                Err(error) => Err(error),
+            match body::collect(body, body_bytes_max, body_timeout, &state.large_bodies).await {
+                Ok(collected) => Some((media_type, collected)),
+                Err(refused) => return error::body(refused),
             }
+        }
+    };
+    let payload = match &collected {
+        None => Ok(Payload::Empty),
+        Some((media_type, collected)) => {
+            body::decode(*media_type, &head.headers, collected.bytes.clone()).await
         }
     };
     let query = body::pairs(head.uri.query().unwrap_or_default().as_bytes());
