@@ -13,14 +13,14 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::checkpoint;
-use super::disk::{Medium, open_append, remove_unfinished, set_aside};
+use super::disk::{Medium, remove_unfinished, set_aside};
 use super::frame::Tail;
 use super::identity::{Acknowledged, Identity, identity_path, write_identity};
 use super::journal::{self, Journal};
 use super::record::Record;
 use super::rows::{self, Rows};
 use super::state::{ReplayError, replay};
-use super::survey::{Copy, Survey, SurveyedSegment, Whole, newer};
+use super::survey::{SledCopy, Survey, SurveyedSegment, Whole, newer};
 use super::window::Window;
 use super::{Head, OpenError, StoreSettings};
 
@@ -79,7 +79,7 @@ fn newest(survey: &Survey) -> Result<Head, OpenError> {
     let wanted = survey.wanted();
     let mut best: Option<Revision> = None;
     let mut trouble: Option<(PathBuf, String)> = None;
-    if let Copy::Loaded(_, head) = &survey.copy
+    if let SledCopy::Loaded(_, head) = &survey.copy
         && let Some(head) = climb(Head::clone(head), "sled", survey, wanted, &mut best)?
     {
         return Ok(head);
@@ -298,14 +298,14 @@ fn repair_journal(
     if !bad.is_empty() {
         set_aside(directory, &bad, "a part of the journal is damaged")?;
     }
-    if let Some(whole) = healthy.back().filter(|whole| whole.tail != Tail::Clean) {
+    if let Some(whole) = healthy.back() {
+        // What a killed process had written and not synced is about to be published.
         let path = &whole.segment.path;
-        let cut = open_append(path).and_then(|file| {
-            file.set_len(whole.end)?;
-            medium.sync(&file)
-        });
-        cut.map_err(OpenError::io("cut the torn end of", path))?;
-        warn!(file = %path.display(), offset = whole.end, "cut the torn end of the journal");
+        journal::settle(path, whole.last_frame, whole.end, medium)
+            .map_err(OpenError::io("settle the end of", path))?;
+        if whole.tail != Tail::Clean {
+            warn!(file = %path.display(), offset = whole.end, "cut the torn end of the journal");
+        }
     }
     let salt = healthy.back().map(|whole| whole.salt);
     let mut segments: VecDeque<_> = healthy.into_iter().map(|whole| whole.segment.clone()).collect();
@@ -323,8 +323,8 @@ fn repair_journal(
 fn repair_rows(settings: &StoreSettings, survey: &Survey, head: &Head) -> Result<Option<Rows>, OpenError> {
     let directory = settings.directory.as_path();
     let caught_up = match &survey.copy {
-        Copy::Loaded(rows, copied) => catch_up(rows, copied, survey, head)?,
-        Copy::Absent | Copy::Empty | Copy::Unusable => None,
+        SledCopy::Loaded(rows, copied) => catch_up(rows, copied, survey, head)?,
+        SledCopy::Absent | SledCopy::Empty | SledCopy::Unusable => None,
     };
     if caught_up.is_some() {
         return Ok(caught_up);

@@ -159,7 +159,7 @@ async fn recovers_cut(killed: &Killed, cut: usize, start: usize) {
     assert_eq!(store.head().position.epoch, killed.position.epoch, "cut at {cut}");
     assert_eq!(journal(torn.path()).metadata().unwrap().len(), u64::try_from(start).unwrap());
     // At some, see that it goes on from there.
-    if cut % 32 == 0 {
+    if cut.is_multiple_of(32) {
         fill(&store, "after", 1).await;
         let again = copy_directory(torn.path());
         let store = open(again.path()).unwrap();
@@ -261,7 +261,7 @@ async fn sleds_files_can_be_lost_or_damaged() {
     let cases: [(&str, Harm); 7] = [
         ("deleted", |rows| std::fs::remove_dir_all(rows).unwrap()),
         ("left-over generating", |rows| {
-            std::fs::write(rows.join("snap.00000000000000FF.generating"), b"torn").unwrap()
+            std::fs::write(rows.join("snap.00000000000000FF.generating"), b"torn").unwrap();
         }),
         ("left-over empty generating", |rows| {
             std::fs::write(rows.join("snap.0000000000000001.generating"), b"").unwrap();
