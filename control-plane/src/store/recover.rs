@@ -2,7 +2,7 @@
 //!
 //! sled's copy, else the newest checkpoint, else the one before, else nothing, each led on by the journal. If
 //! none reaches the newest revision that anything in the directory speaks of, the store refuses to start and
-//! changes no file: it never goes on with less than it had.
+//! leaves its files as they are (sled's own aside): it never goes on with less than it had.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,13 @@ pub(super) fn recover(settings: &StoreSettings, medium: &Arc<dyn Medium>) -> Res
     if survey.is_new() {
         return create(settings, medium, survey);
     }
-    let head = newest(&survey)?;
+    let mut bad_checkpoints = Vec::new();
+    let head = newest(&survey, &mut bad_checkpoints)?;
+    if !bad_checkpoints.is_empty() {
+        // Else it would count as one of the two that the journal may be shortened by.
+        let files: Vec<_> = bad_checkpoints.into_iter().map(|(path, _)| path).collect();
+        set_aside(&settings.directory, &files, "a checkpoint is damaged")?;
+    }
     repair(settings, medium, survey, head)
 }
 
@@ -74,11 +80,10 @@ fn create(
     Ok(Recovered { head, window, journal, rows, acknowledged })
 }
 
-/// Climbs the ladder.
-fn newest(survey: &Survey) -> Result<Head, OpenError> {
+/// Climbs the ladder; notes the checkpoints that it found damaged, and why.
+fn newest(survey: &Survey, bad: &mut Vec<(PathBuf, String)>) -> Result<Head, OpenError> {
     let wanted = survey.wanted();
     let mut best: Option<Revision> = None;
-    let mut trouble: Option<(PathBuf, String)> = None;
     if let SledCopy::Loaded(_, head) = &survey.copy
         && let Some(head) = climb(Head::clone(head), "sled", survey, wanted, &mut best)?
     {
@@ -96,7 +101,7 @@ fn newest(survey: &Survey) -> Result<Head, OpenError> {
                     return Err(error);
                 }
                 warn!(file = %path.display(), %error, "a checkpoint cannot be used");
-                trouble.get_or_insert((path.clone(), error.to_string()));
+                bad.push((path.clone(), error.to_string()));
             }
         }
     }
@@ -106,7 +111,7 @@ fn newest(survey: &Survey) -> Result<Head, OpenError> {
     {
         return Ok(head);
     }
-    Err(damaged(survey, trouble, wanted, best))
+    Err(damaged(survey, bad.first().cloned(), wanted, best))
 }
 
 /// One rung: the head, if `base` and the journal lead to `wanted`; notes how far they led.
