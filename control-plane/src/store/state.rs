@@ -176,3 +176,31 @@ pub(super) fn load(position: Position, mut rows: Vec<Row>) -> Result<Head, Repla
     }
     Ok(head)
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn an_entity_that_gets_another_id_is_one_that_goes_and_one_that_comes() {
+        let entity = |id| {
+            Some(Arc::new(Entity {
+                kind: Kind::Service,
+                id: Uuid::from_u128(id),
+                body: crate::model::Body::new(),
+            }))
+        };
+        let cases = [
+            ("created", (None, entity(1)), vec![(None, entity(1))]),
+            ("deleted", (entity(1), None), vec![(entity(1), None)]),
+            ("changed", (entity(1), entity(1)), vec![(entity(1), entity(1))]),
+            ("another id", (entity(1), entity(2)), vec![(entity(1), None), (None, entity(2))]),
+        ];
+        for (name, (before, after), want) in cases {
+            let parts = one_id_each(&Mutation { before, after }).map(|part| (part.before, part.after));
+            assert_eq!(parts.collect::<Vec<_>>(), want, "{name}");
+        }
+    }
+}

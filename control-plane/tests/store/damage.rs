@@ -159,7 +159,7 @@ async fn recovers_cut(killed: &Killed, cut: usize, start: usize) {
     assert_eq!(store.head().position.epoch, killed.position.epoch, "cut at {cut}");
     assert_eq!(journal(torn.path()).metadata().unwrap().len(), u64::try_from(start).unwrap());
     // At some, see that it goes on from there.
-    if cut % 32 == 0 {
+    if cut.is_multiple_of(32) {
         fill(&store, "after", 1).await;
         let again = copy_directory(torn.path());
         let store = open(again.path()).unwrap();
@@ -228,6 +228,8 @@ async fn a_damaged_checkpoint_is_passed_over() {
             flip(path, 60);
         }
         killed.recovers(&format!("checkpoint, both: {both}"), Epoch::Kept).await;
+        let aside = files(&killed.path().join("set-aside-1"), "checkpoint-");
+        assert_eq!(aside.len(), if both { 2 } else { 1 });
     }
 }
 
@@ -260,10 +262,10 @@ async fn sleds_files_can_be_lost_or_damaged() {
     type Harm = fn(&Path);
     let cases: [(&str, Harm); 7] = [
         ("deleted", |rows| std::fs::remove_dir_all(rows).unwrap()),
-        ("left-over generating", |rows| {
-            std::fs::write(rows.join("snap.00000000000000FF.generating"), b"torn").unwrap()
+        ("left-over generating snapshot", |rows| {
+            std::fs::write(rows.join("snap.00000000000000FF.generating"), b"torn").unwrap();
         }),
-        ("left-over empty generating", |rows| {
+        ("left-over empty generating snapshot", |rows| {
             std::fs::write(rows.join("snap.0000000000000001.generating"), b"").unwrap();
         }),
         ("torn snapshot", |rows| {
@@ -286,6 +288,9 @@ async fn sleds_files_can_be_lost_or_damaged() {
         for killed in [Killed::after(3).await, Killed::with_checkpoints().await] {
             harm(&killed.path().join("rows"));
             killed.recovers(name, Epoch::Kept).await;
+            let made_anew =
+                files(killed.path(), "set-aside-").iter().any(|aside| aside.join("rows").exists());
+            assert!(!(made_anew && name.contains("snapshot")), "{name}: sled can do without these files");
         }
     }
 }
