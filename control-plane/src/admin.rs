@@ -19,10 +19,10 @@ mod listener;
 pub mod reply;
 mod wait;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -50,6 +50,8 @@ pub struct AdminSettings {
     pub body_timeout: Duration,
     /// Bytes of a request's body (`nginx_admin_client_max_body_size`). 10 MiB.
     pub body_bytes_max: usize,
+    /// Bodies of more than 64 KiB in memory at once; further ones wait, within their time. 16.
+    pub large_bodies_max: usize,
     /// Bytes of a request's head, path included. 64 KiB.
     pub head_bytes_max: usize,
     /// Headers of a request. 100.
@@ -74,6 +76,7 @@ impl Default for AdminSettings {
             head_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
             body_bytes_max: 10 * 1024 * 1024,
+            large_bodies_max: 16,
             head_bytes_max: 64 * 1024,
             headers_max: 100,
             drain_timeout: Duration::from_secs(10),
@@ -100,8 +103,7 @@ pub struct AdminState {
     settings: AdminSettings,
     endpoints: Endpoints,
     origins: Origins,
-    /// Cleared when a commit failed for its disk.
-    is_store_writable: AtomicBool,
+    large_bodies: Semaphore,
     /// Ends waits early when the server stops.
     stopping: CancellationToken,
 }
@@ -114,19 +116,11 @@ impl AdminState {
             nodes,
             metrics,
             origins: Origins::from_urls(settings.gui_urls.iter().map(String::as_str)),
+            large_bodies: Semaphore::new(settings.large_bodies_max),
             settings,
             endpoints: Endpoints::new(),
-            is_store_writable: AtomicBool::new(true),
             stopping: CancellationToken::new(),
         }
-    }
-
-    fn store_failed(&self) {
-        self.is_store_writable.store(false, Ordering::Relaxed);
-    }
-
-    fn is_store_writable(&self) -> bool {
-        self.is_store_writable.load(Ordering::Relaxed)
     }
 }
 

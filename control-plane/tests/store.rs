@@ -1,6 +1,6 @@
 //! The store from outside: durability, history, positions, and what happens to damaged directories.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 #[path = "store/common.rs"]
 mod common;

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
 use percent_encoding::percent_decode;
 use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::json;
 use crate::model::Body;
@@ -18,13 +19,17 @@ use crate::model::Body;
 /// Most query arguments and most form arguments a request may have (as in the reference).
 pub const ARGUMENTS_MAX: usize = 1000;
 
+/// Bodies up to this size are read without asking: nearly all are.
+pub const SMALL_BYTES_MAX: usize = 64 * 1024;
+
 /// A key of a query or form and its value; `None` where there was no `=`.
 pub type Pair = (String, Option<String>);
 
 /// A decoded body.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub enum Payload {
     /// There was none.
+    #[default]
     Empty,
     /// A JSON object.
     Json(Body),
@@ -95,16 +100,31 @@ pub fn media_type(headers: &HeaderMap, has_body: bool) -> Result<Option<MediaTyp
     found.map(|(_, media_type)| Some(media_type)).ok_or(BodyError::UnsupportedMediaType)
 }
 
-/// Reads a whole body.
+/// A body that has been read. A large one holds its permit as long as this lives.
+#[derive(Debug)]
+pub struct Collected<'a> {
+    /// All of it.
+    pub bytes: Bytes,
+    _large: Option<SemaphorePermit<'a>>,
+}
+
+/// Reads a whole body. `large` bounds how many bodies past [`SMALL_BYTES_MAX`] are in memory at once; the
+/// others wait, unread, for their turn.
 ///
 /// # Errors
 /// When it is larger than `bytes_max`, not complete after `timeout`, or breaks off.
-pub async fn collect<B>(body: &mut B, bytes_max: usize, timeout: Duration) -> Result<Bytes, BodyError>
+pub async fn collect<'a, B>(
+    body: &mut B,
+    bytes_max: usize,
+    timeout: Duration,
+    large: &'a Semaphore,
+) -> Result<Collected<'a>, BodyError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
     let read = async {
         let mut read = BytesMut::new();
+        let mut permit = None;
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| BodyError::Incomplete)?;
             if let Some(data) = frame.data_ref() {
@@ -113,8 +133,11 @@ where
                 }
                 read.extend_from_slice(data);
             }
+            if read.len() > SMALL_BYTES_MAX && permit.is_none() {
+                permit = large.acquire().await.ok();
+            }
         }
-        Ok(read.freeze())
+        Ok(Collected { bytes: read.freeze(), _large: permit })
     };
     tokio::time::timeout(timeout, read).await.unwrap_or(Err(BodyError::TimedOut))
 }
@@ -206,7 +229,8 @@ mod tests {
     #[test]
     fn content_types_are_compared_by_their_start() {
         use MediaType::{Form, Json, Multipart};
-        let cases: [(&str, &[&str], bool, Result<Option<MediaType>, BodyError>); 9] = [
+        type Case = (&'static str, &'static [&'static str], bool, Result<Option<MediaType>, BodyError>);
+        let cases: [Case; 9] = [
             ("none, no body", &[], false, Ok(None)),
             ("none, a body", &[], true, Err(BodyError::UnsupportedMediaType)),
             ("json", &["application/json; charset=utf-8"], true, Ok(Some(Json))),
@@ -274,11 +298,26 @@ mod tests {
         assert_eq!(cut, Err(BodyError::NotMultipart));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_wait_for_their_turn_and_small_ones_do_not() {
+        let large = Semaphore::new(1);
+        let collect = async |length| {
+            let mut sent = Full::new(Bytes::from(vec![b' '; length]));
+            collect(&mut sent, usize::MAX, Duration::from_secs(1), &large).await
+        };
+        let first = collect(SMALL_BYTES_MAX + 1).await.unwrap();
+        assert_eq!(collect(SMALL_BYTES_MAX + 1).await.unwrap_err(), BodyError::TimedOut);
+        assert!(collect(SMALL_BYTES_MAX).await.is_ok());
+        drop(first);
+        assert!(collect(SMALL_BYTES_MAX + 1).await.is_ok());
+    }
+
     #[tokio::test]
     async fn a_body_past_its_limit_is_refused() {
         for (body, want) in [("12345", Ok(Bytes::from("12345"))), ("123456", Err(BodyError::TooLarge))] {
-            let mut sent = Full::new(Bytes::from(body));
-            assert_eq!(collect(&mut sent, 5, Duration::from_secs(1)).await, want);
+            let (mut sent, large) = (Full::new(Bytes::from(body)), Semaphore::new(1));
+            let got = collect(&mut sent, 5, Duration::from_secs(1), &large).await;
+            assert_eq!(got.map(|body| body.bytes), want);
         }
     }
 }

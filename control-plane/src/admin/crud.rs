@@ -14,17 +14,17 @@ use super::wait::Wait;
 use super::{AdminState, error, list, wait};
 use crate::model::form::{self, Brackets, Inference};
 use crate::model::{Answer, Body, Change, ErrorObject, Key, Kind, Op, Parent, Refusal};
-use crate::store::{Author, CommitError};
+use crate::store::Author;
 
 /// The revision that holds a write.
 const REVISION: HeaderName = HeaderName::from_static("equipoise-revision");
 
 /// `/services`
-pub(super) async fn collection(state: &AdminState, asked: Asked, kind: Kind) -> Result<Reply, Refusal> {
+pub(super) async fn collection(state: &AdminState, mut asked: Asked, kind: Kind) -> Result<Reply, Refusal> {
     match asked.verb {
         Verb::Get => list::collection(state, &asked, kind),
         Verb::Post => {
-            let change = Change { kind, op: Op::Create(to_body(&asked.payload, kind)), parent: None };
+            let change = Change { kind, op: Op::Create(to_body(&mut asked, kind)), parent: None };
             Ok(write(state, &asked, change, StatusCode::CREATED).await)
         }
         Verb::Delete | Verb::Patch | Verb::Put => Ok(Reply::method_not_allowed()),
@@ -40,14 +40,14 @@ pub(super) async fn entity(state: &AdminState, asked: Asked, kind: Kind) -> Resu
 /// `/services/{service}/routes`
 pub(super) async fn children(
     state: &AdminState,
-    asked: Asked,
+    mut asked: Asked,
     reference: Reference,
 ) -> Result<Reply, Refusal> {
     let parent = parent(&asked, reference)?;
     match asked.verb {
         Verb::Get => list::children(state, &asked, reference, &parent.key),
         Verb::Post => {
-            let body = to_body(&asked.payload, reference.child);
+            let body = to_body(&mut asked, reference.child);
             let change = Change { kind: reference.child, op: Op::Create(body), parent: Some(parent) };
             Ok(write(state, &asked, change, StatusCode::CREATED).await)
         }
@@ -65,12 +65,11 @@ pub(super) async fn child(state: &AdminState, asked: Asked, reference: Reference
 /// `/routes/{route}/service`
 pub(super) async fn foreign(
     state: &AdminState,
-    asked: Asked,
+    mut asked: Asked,
     reference: Reference,
 ) -> Result<Reply, Refusal> {
     let Reference { child: kind, field, parent: referenced } = reference;
     let key = key(&asked, 0, kind)?;
-    let body = || to_body(&asked.payload, referenced);
     let op = match asked.verb {
         Verb::Get | Verb::Delete => {
             let head = state.store.head();
@@ -80,8 +79,8 @@ pub(super) async fn foreign(
                 (Some(entity), _) => Reply::json(StatusCode::OK, &entity.body),
             });
         }
-        Verb::Put => Op::PutReferenced(key, field, body()),
-        Verb::Patch => Op::PatchReferenced(key, field, body()),
+        Verb::Put => Op::PutReferenced(key, field, to_body(&mut asked, referenced)),
+        Verb::Patch => Op::PatchReferenced(key, field, to_body(&mut asked, referenced)),
         Verb::Post => return Ok(Reply::method_not_allowed()),
     };
     Ok(write(state, &asked, Change { kind, op, parent: None }, StatusCode::OK).await)
@@ -90,20 +89,19 @@ pub(super) async fn foreign(
 /// One entity, at the top level or under its parent.
 async fn one(
     state: &AdminState,
-    asked: Asked,
+    mut asked: Asked,
     kind: Kind,
     key: Key,
     parent: Option<Parent>,
 ) -> Result<Reply, Refusal> {
-    let body = || to_body(&asked.payload, kind);
     let op = match asked.verb {
         Verb::Get => {
             let head = state.store.head();
             let found = head.config.find(kind, &key, parent.as_ref());
             return found.map(|entity| Reply::json(StatusCode::OK, &entity.body)).ok_or(Refusal::NotFound);
         }
-        Verb::Put => Op::Put(key, body()),
-        Verb::Patch => Op::Patch(key, body()),
+        Verb::Put => Op::Put(key, to_body(&mut asked, kind)),
+        Verb::Patch => Op::Patch(key, to_body(&mut asked, kind)),
         Verb::Delete => Op::Delete(key),
         Verb::Post => return Ok(Reply::method_not_allowed()),
     };
@@ -117,13 +115,7 @@ async fn write(state: &AdminState, asked: &Asked, change: Change, ok: StatusCode
     let began = Instant::now();
     let committed = match state.store.commit(change, author).await {
         Ok(committed) => committed,
-        Err(failed) => {
-            match failed {
-                CommitError::Refused(_) | CommitError::Busy | CommitError::Stopped => {}
-                CommitError::ReadOnly | CommitError::Io(_) => state.store_failed(),
-            }
-            return error::commit(&failed);
-        }
+        Err(failed) => return error::commit(&failed),
     };
     // Before anything else: the nodes that are connected now are those that the write waits for.
     let wait = Wait::begin(state, asked, &committed.position);
@@ -141,12 +133,12 @@ async fn write(state: &AdminState, asked: &Asked, change: Change, ok: StatusCode
     reply
 }
 
-/// The body of a write; what a form's values are follows from the kind's schema.
-fn to_body(payload: &Payload, kind: Kind) -> Body {
-    match payload {
+/// Takes the body of a write; what a form's values are follows from the kind's schema.
+fn to_body(asked: &mut Asked, kind: Kind) -> Body {
+    match std::mem::take(&mut asked.payload) {
         Payload::Empty => Body::new(),
-        Payload::Json(body) => body.clone(),
-        Payload::Form(pairs) => form::decode(Inference::Declared(kind), Brackets::Split, pairs),
+        Payload::Json(body) => body,
+        Payload::Form(pairs) => form::decode(Inference::Declared(kind), Brackets::Split, &pairs),
     }
 }
 

@@ -35,17 +35,15 @@ pub fn refusal(refusal: &Refusal) -> Reply {
 pub fn commit(error: &CommitError) -> Reply {
     match error {
         CommitError::Refused(refused) => refusal(refused),
-        CommitError::Busy => {
-            let text = "too many writes are waiting for the disk";
-            Reply::message(StatusCode::TOO_MANY_REQUESTS, text)
-                .header(http::header::RETRY_AFTER, HeaderValue::from_static("1"))
-        }
+        // Not 503: decK repeats a request after 429 and `Retry-After`, but gives up on a 503.
+        CommitError::Busy => Reply::message(StatusCode::TOO_MANY_REQUESTS, "too many writes are waiting")
+            .header(http::header::RETRY_AFTER, 1),
         CommitError::ReadOnly => {
             let text = "the store is read-only since a write to its disk failed; restart the control plane";
             Reply::message(StatusCode::SERVICE_UNAVAILABLE, text)
         }
         CommitError::Io(source) => {
-            tracing::error!(%source, "a change could not be made durable");
+            tracing::error!(error = %source, "a change could not be made durable");
             Reply::unexpected()
         }
         CommitError::Stopped => {

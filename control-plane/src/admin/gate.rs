@@ -17,7 +17,7 @@ use super::body::{self, BodyError, Pair, Payload};
 use super::cors::{Trust, Verdict};
 use super::endpoint::{Endpoint, Verb};
 use super::reply::Reply;
-use super::{AdminState, error};
+use super::{AdminSettings, AdminState, error};
 
 /// `Server` of every answer: the level of the reference that this API keeps to; decK looks for it.
 const SERVER_NAME: HeaderValue = HeaderValue::from_static("kong/3.10.0");
@@ -26,8 +26,8 @@ const ADMIN_LATENCY: HeaderName = HeaderName::from_static("x-kong-admin-latency"
 /// Our own version, beside the level of the reference.
 const OWN_VERSION: HeaderName = HeaderName::from_static("x-equipoise-version");
 
-/// How long the rest of a refused body is read and thrown away: a connection closed on unread bytes is reset,
-/// and a client that is still sending then never sees the answer.
+/// How long the rest of a body that nobody wants is read and thrown away: a connection closed on unread bytes
+/// is reset, and a client that is still sending then never sees the answer.
 const LINGER: Duration = Duration::from_secs(5);
 /// How much of it.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -80,15 +80,11 @@ where
         }
         reply
     };
-    let reply = if reply.status == StatusCode::PAYLOAD_TOO_LARGE {
-        // Who waits for leave to send has sent nothing, and gets none.
-        if !expects_continue {
-            linger(body).await;
-        }
-        closing(reply)
-    } else {
-        reply
-    };
+    // Who waits for leave to send has sent nothing, and gets none; who was too slow has had its time.
+    if !expects_continue && reply.status != StatusCode::REQUEST_TIMEOUT {
+        linger(body).await;
+    }
+    let reply = if reply.status == StatusCode::PAYLOAD_TOO_LARGE { closing(reply) } else { reply };
     drop(counted);
     state.metrics.request_answered(reply.status);
     let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -123,14 +119,21 @@ where
     let Some(verb) = verb.filter(|verb| found.endpoint.verbs().contains(verb)) else {
         return Reply::method_not_allowed();
     };
-    let payload = match media_type {
-        None => Ok(Payload::Empty),
+    let AdminSettings { body_bytes_max, body_timeout, .. } = state.settings;
+    // Kept to the end, since a large body's permit stands for its memory.
+    let collected = match media_type {
+        None => None,
         Some(media_type) => {
-            let read = body::collect(body, state.settings.body_bytes_max, state.settings.body_timeout).await;
-            match read {
-                Ok(bytes) => body::decode(media_type, &head.headers, bytes).await,
-                Err(error) => Err(error),
+            match body::collect(body, body_bytes_max, body_timeout, &state.large_bodies).await {
+                Ok(collected) => Some((media_type, collected)),
+                Err(refused) => return error::body(refused),
             }
+        }
+    };
+    let payload = match &collected {
+        None => Ok(Payload::Empty),
+        Some((media_type, collected)) => {
+            body::decode(*media_type, &head.headers, collected.bytes.clone()).await
         }
     };
     let query = body::pairs(head.uri.query().unwrap_or_default().as_bytes());
@@ -163,7 +166,7 @@ fn closing(reply: Reply) -> Reply {
     reply.header(CONNECTION, HeaderValue::from_static("close"))
 }
 
-/// Reads on for a while, so that the client gets to see the answer.
+/// Reads what is left of a body, for a while, so that the client gets to see the answer.
 async fn linger<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) {
     let discard = async {
         let mut left = LINGER_BYTES_MAX;

@@ -1,5 +1,7 @@
 //! What the control plane says of itself: `/`, `/status`, `/endpoints`, `/timers`, `/schemas`, `/metrics`.
 
+use std::borrow::Cow;
+
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
@@ -63,7 +65,7 @@ pub(super) fn status(state: &AdminState, asked: &Asked) -> Reply {
     let scale = text(asked, "scale").and_then(|scale| scale.parse().ok()).unwrap_or(2);
     let connections = state.metrics.connections();
     let answer = json!({
-        "database": { "reachable": state.is_store_writable() },
+        "database": { "reachable": !state.store.is_read_only() },
         "server": {
             "connections_active": connections.active,
             "connections_reading": 0,
@@ -156,16 +158,15 @@ pub(super) fn robots() -> Reply {
 /// `/schemas/{entity}`
 pub(super) fn schema(asked: &Asked) -> Reply {
     match kind(asked) {
-        Ok(kind) => Reply::json(StatusCode::OK, &model::schema_json(kind)),
-        Err(not_found) => not_found,
+        Some(kind) => Reply::json(StatusCode::OK, &model::schema_json(kind)),
+        None => no_entity(asked),
     }
 }
 
 /// `/schemas/{entity}/validate`: an old-style endpoint, so that query arguments count as well, under the body.
 pub(super) fn validate(asked: &Asked) -> Result<Reply, Refusal> {
-    let kind = match kind(asked) {
-        Ok(kind) => kind,
-        Err(not_found) => return Ok(not_found),
+    let Some(kind) = kind(asked) else {
+        return Ok(no_entity(asked));
     };
     let mut body = form::decode(Inference::Plain, Brackets::Literal, &asked.query);
     match &asked.payload {
@@ -177,10 +178,17 @@ pub(super) fn validate(asked: &Asked) -> Result<Reply, Refusal> {
     Ok(Reply::message(StatusCode::OK, "schema validation successful"))
 }
 
-fn kind(asked: &Asked) -> Result<Kind, Reply> {
-    let name = String::from_utf8_lossy(asked.parameters.first().map_or(&[][..], Vec::as_slice));
-    Kind::from_collection(&name)
-        .ok_or_else(|| Reply::message(StatusCode::NOT_FOUND, &format!("No entity named '{name}'")))
+/// The name in the path as text.
+fn name(asked: &Asked) -> Cow<'_, str> {
+    String::from_utf8_lossy(asked.parameters.first().map_or(&[][..], Vec::as_slice))
+}
+
+fn kind(asked: &Asked) -> Option<Kind> {
+    Kind::from_collection(&name(asked))
+}
+
+fn no_entity(asked: &Asked) -> Reply {
+    Reply::message(StatusCode::NOT_FOUND, &format!("No entity named '{}'", name(asked)))
 }
 
 #[cfg(test)]

@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn the_wait_is_what_the_client_prefers_within_its_bound() {
-        let cases: [(&str, Option<&str>, &[&'static str], Option<u64>); 10] = [
+        type Case = (&'static str, Option<&'static str>, &'static [&'static str], Option<u64>);
+        let cases: [Case; 10] = [
             ("nothing said", None, &[], None),
             ("argument", Some("applied"), &[], Some(10)),
             ("another argument", Some("durable"), &[], None),

@@ -47,7 +47,7 @@ enum Event {
     Stop,
     Superseded,
     Said(Result<Option<v1::NodeMessage>, Status>),
-    Head(Result<(), watch::error::RecvError>),
+    Head,
     Tick,
     Prepared(Prepared),
     Unanswered,
@@ -117,9 +117,8 @@ impl Stream {
                     None => return Ok(()),
                     Some(message) => self.take(message).await?,
                 },
-                Event::Head(Err(_)) => return Err(Status::unavailable("the control plane is stopping")),
                 // Looked at by `advance`.
-                Event::Head(Ok(())) | Event::DriftDue => {}
+                Event::Head | Event::DriftDue => {}
                 Event::Tick => {
                     let position = self.heads.borrow().position.to_wire();
                     self.send(Control::Head(v1::Head { position: Some(position) })).await?;
@@ -156,7 +155,11 @@ impl Stream {
             () = session.ended().cancelled() => Event::Superseded,
             said = inbound.message() => Event::Said(said),
             prepared = prepared => Event::Prepared(prepared),
-            head = heads.changed() => Event::Head(head),
+            head = heads.changed() => match head {
+                Ok(()) => Event::Head,
+                // Who publishes them has stopped.
+                Err(_) => Event::Stop,
+            },
             _ = tick.tick() => Event::Tick,
             () = at(deadline) => Event::Unanswered,
             () = at(drift_due) => Event::DriftDue,

@@ -47,6 +47,8 @@ pub(super) struct Scan {
     pub header: SegmentHeader,
     /// Payloads of good frames, ascending.
     pub frames: Vec<Range<usize>>,
+    /// Where the last good frame begins; `end` when there is none.
+    pub last: usize,
     /// Where the last good frame ends.
     pub end: usize,
     /// Offset of the first bad frame that has a good one after it.
@@ -171,10 +173,12 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan, InvalidSegment> {
         InvalidSegment::Header => decode_header(copies.1),
         newer @ (InvalidSegment::Newer(_) | InvalidSegment::Position(_)) => Err(newer),
     })?;
-    let mut scan = Scan { header, frames: Vec::new(), end: FRAMES_AT, hole: None, tail: Tail::Clean };
+    let mut scan =
+        Scan { header, frames: Vec::new(), last: FRAMES_AT, end: FRAMES_AT, hole: None, tail: Tail::Clean };
     while scan.end < bytes.len() {
         let tail = match frame_at(bytes, scan.end, &scan.header.salt) {
             Found::Frame(payload) => {
+                scan.last = scan.end;
                 scan.end = payload.end;
                 scan.frames.push(payload);
                 continue;
@@ -188,6 +192,7 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan, InvalidSegment> {
         };
         scan.hole.get_or_insert(scan.end);
         scan.end = next;
+        scan.last = next;
     }
     Ok(scan)
 }
@@ -248,6 +253,7 @@ mod tests {
         assert_eq!(scan.header, header());
         assert_eq!(payloads(&bytes, &scan), [b"one".as_slice(), b"", b"three"]);
         assert_eq!((scan.end, scan.hole, scan.tail), (bytes.len(), None, Tail::Clean));
+        assert_eq!(scan.last, segment(&[b"one", b""]).len());
     }
 
     #[test]

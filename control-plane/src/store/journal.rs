@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -75,6 +75,22 @@ impl Reading {
     }
 }
 
+/// Makes the good frames of a segment durable and cuts what is behind them.
+///
+/// The last frame (`last_frame..end`) is written once more, with the same bytes: if the process before this one
+/// saw its sync fail, the system may hold these pages for clean although the disk never got them, and a sync
+/// alone would then do nothing. No earlier frame can be in that state, for a failed sync is the last.
+pub(super) fn settle(path: &Path, last_frame: u64, end: u64, medium: &Arc<dyn Medium>) -> io::Result<()> {
+    let mut file = File::options().read(true).write(true).open(path)?;
+    file.set_len(end)?;
+    file.seek(SeekFrom::Start(last_frame))?;
+    let mut frame = Vec::new();
+    file.read_to_end(&mut frame)?;
+    file.seek(SeekFrom::Start(last_frame))?;
+    medium.append(&file, &frame)?;
+    medium.sync(&file)
+}
+
 /// Creates the segment that begins after `base`, synced.
 fn create(
     directory: &Path,
@@ -102,7 +118,7 @@ impl Journal {
         Self::open(settings, medium, before, segment, header.salt)
     }
 
-    /// Goes on at the end of `last`, which ends where its file ends.
+    /// Goes on at the end of `last`, which is settled.
     pub(super) fn open(
         settings: &StoreSettings,
         medium: &Arc<dyn Medium>,
@@ -111,8 +127,6 @@ impl Journal {
         salt: [u8; 16],
     ) -> io::Result<Self> {
         let active = open_append(&last.path)?;
-        // What a killed process had written but not synced is about to be published.
-        medium.sync(&active)?;
         before.push_back(last);
         Ok(Self {
             directory: settings.directory.clone(),

@@ -2,7 +2,7 @@
 //!
 //! sled's copy, else the newest checkpoint, else the one before, else nothing, each led on by the journal. If
 //! none reaches the newest revision that anything in the directory speaks of, the store refuses to start and
-//! changes no file: it never goes on with less than it had.
+//! leaves its files as they are (sled's own aside): it never goes on with less than it had.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::checkpoint;
-use super::disk::{Medium, open_append, remove_unfinished, set_aside};
+use super::disk::{Medium, remove_unfinished, set_aside};
 use super::frame::Tail;
 use super::identity::{Acknowledged, Identity, identity_path, write_identity};
 use super::journal::{self, Journal};
 use super::record::Record;
 use super::rows::{self, Rows};
 use super::state::{ReplayError, replay};
-use super::survey::{Copy, Survey, SurveyedSegment, Whole, newer};
+use super::survey::{SledCopy, Survey, SurveyedSegment, Whole, newer};
 use super::window::Window;
 use super::{Head, OpenError, StoreSettings};
 
@@ -40,7 +40,13 @@ pub(super) fn recover(settings: &StoreSettings, medium: &Arc<dyn Medium>) -> Res
     if survey.is_new() {
         return create(settings, medium, survey);
     }
-    let head = newest(&survey)?;
+    let mut bad_checkpoints = Vec::new();
+    let head = newest(&survey, &mut bad_checkpoints)?;
+    if !bad_checkpoints.is_empty() {
+        // Else it would count as one of the two that the journal may be shortened by.
+        let files: Vec<_> = bad_checkpoints.into_iter().map(|(path, _)| path).collect();
+        set_aside(&settings.directory, &files, "a checkpoint is damaged")?;
+    }
     repair(settings, medium, survey, head)
 }
 
@@ -74,12 +80,11 @@ fn create(
     Ok(Recovered { head, window, journal, rows, acknowledged })
 }
 
-/// Climbs the ladder.
-fn newest(survey: &Survey) -> Result<Head, OpenError> {
+/// Climbs the ladder; notes the checkpoints that it found damaged, and why.
+fn newest(survey: &Survey, bad: &mut Vec<(PathBuf, String)>) -> Result<Head, OpenError> {
     let wanted = survey.wanted();
     let mut best: Option<Revision> = None;
-    let mut trouble: Option<(PathBuf, String)> = None;
-    if let Copy::Loaded(_, head) = &survey.copy
+    if let SledCopy::Loaded(_, head) = &survey.copy
         && let Some(head) = climb(Head::clone(head), "sled", survey, wanted, &mut best)?
     {
         return Ok(head);
@@ -96,7 +101,7 @@ fn newest(survey: &Survey) -> Result<Head, OpenError> {
                     return Err(error);
                 }
                 warn!(file = %path.display(), %error, "a checkpoint cannot be used");
-                trouble.get_or_insert((path.clone(), error.to_string()));
+                bad.push((path.clone(), error.to_string()));
             }
         }
     }
@@ -106,7 +111,7 @@ fn newest(survey: &Survey) -> Result<Head, OpenError> {
     {
         return Ok(head);
     }
-    Err(damaged(survey, trouble, wanted, best))
+    Err(damaged(survey, bad.first().cloned(), wanted, best))
 }
 
 /// One rung: the head, if `base` and the journal lead to `wanted`; notes how far they led.
@@ -282,7 +287,7 @@ fn repair_journal(
     for (segment, is_last) in with_last(&survey.segments) {
         match &segment.found {
             Ok(whole) if !whole.has_hole && (is_last || whole.tail == Tail::Clean) => {
-                healthy.push_back(whole)
+                healthy.push_back(whole);
             }
             Ok(_) | Err(_) => bad.push(segment.path.clone()),
         }
@@ -298,14 +303,14 @@ fn repair_journal(
     if !bad.is_empty() {
         set_aside(directory, &bad, "a part of the journal is damaged")?;
     }
-    if let Some(whole) = healthy.back().filter(|whole| whole.tail != Tail::Clean) {
+    if let Some(whole) = healthy.back() {
+        // What a killed process had written and not synced is about to be published.
         let path = &whole.segment.path;
-        let cut = open_append(path).and_then(|file| {
-            file.set_len(whole.end)?;
-            medium.sync(&file)
-        });
-        cut.map_err(OpenError::io("cut the torn end of", path))?;
-        warn!(file = %path.display(), offset = whole.end, "cut the torn end of the journal");
+        journal::settle(path, whole.last_frame, whole.end, medium)
+            .map_err(OpenError::io("settle the end of", path))?;
+        if whole.tail != Tail::Clean {
+            warn!(file = %path.display(), offset = whole.end, "cut the torn end of the journal");
+        }
     }
     let salt = healthy.back().map(|whole| whole.salt);
     let mut segments: VecDeque<_> = healthy.into_iter().map(|whole| whole.segment.clone()).collect();
@@ -323,8 +328,8 @@ fn repair_journal(
 fn repair_rows(settings: &StoreSettings, survey: &Survey, head: &Head) -> Result<Option<Rows>, OpenError> {
     let directory = settings.directory.as_path();
     let caught_up = match &survey.copy {
-        Copy::Loaded(rows, copied) => catch_up(rows, copied, survey, head)?,
-        Copy::Absent | Copy::Empty | Copy::Unusable => None,
+        SledCopy::Loaded(rows, copied) => catch_up(rows, copied, survey, head)?,
+        SledCopy::Absent | SledCopy::Empty | SledCopy::Unusable => None,
     };
     if caught_up.is_some() {
         return Ok(caught_up);

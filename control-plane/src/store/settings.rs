@@ -15,7 +15,8 @@ pub struct StoreSettings {
     pub batch_commits_max: usize,
     /// Bytes of the journal after which a batch takes no further commit.
     pub batch_bytes_max: usize,
-    /// Revisions that the log keeps: how far back history and deltas reach.
+    /// Revisions that the log keeps: how far back history and deltas reach. It is shortened by an eighth at a
+    /// time and never past the older of two checkpoints, so it may hold twice [`Self::checkpoint_revisions`].
     pub log_revisions_max: u64,
     /// Bytes of journal that the log keeps.
     pub log_bytes_max: u64,

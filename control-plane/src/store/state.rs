@@ -1,6 +1,8 @@
 //! From one head to the next: a change that was asked for, a record that is replayed, rows that are loaded.
 //! Pure.
 
+use std::sync::Arc;
+
 use equipoise_proto::{ContentHash, EntityKind, Position, Revision};
 use imbl::OrdMap;
 
@@ -92,8 +94,12 @@ pub(super) fn stage(
 ) -> Result<Staged, Refusal> {
     let (config, effect) = head.config.apply(change, context)?;
     let mut next = Head { config, ..head.clone() };
-    let changes: Vec<_> =
-        effect.mutations.iter().filter_map(|mutation| stage_mutation(&mut next, mutation, encode)).collect();
+    let changes: Vec<_> = effect
+        .mutations
+        .iter()
+        .flat_map(one_id_each)
+        .filter_map(|mutation| stage_mutation(&mut next, &mutation, encode))
+        .collect();
     if changes.is_empty() {
         return Ok(Staged { head: head.clone(), effect, record: None });
     }
@@ -102,6 +108,18 @@ pub(super) fn stage(
     let position = (&next.position).into();
     let record = Record { position, time_ms: context.now_ms, author: name, what, changes };
     Ok(Staged { head: next, effect, record: Some(record) })
+}
+
+/// A row has one id: an entity that gets another one is one that goes and one that comes.
+fn one_id_each(mutation: &Mutation) -> impl Iterator<Item = Mutation> + use<> {
+    let Mutation { before, after } = mutation.clone();
+    let id = |side: &Option<Arc<Entity>>| side.as_ref().map(|entity| (entity.kind, entity.id));
+    let (first, second) = if before.is_some() && after.is_some() && id(&before) != id(&after) {
+        (Mutation { before, after: None }, Some(Mutation { before: None, after }))
+    } else {
+        (Mutation { before, after }, None)
+    };
+    std::iter::once(first).chain(second)
 }
 
 fn stage_mutation(next: &mut Head, mutation: &Mutation, encode: Encode) -> Option<StoredChange> {
@@ -157,4 +175,32 @@ pub(super) fn load(position: Position, mut rows: Vec<Row>) -> Result<Head, Repla
         return Err(ReplayError::Hash(position.revision));
     }
     Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn an_entity_that_gets_another_id_is_one_that_goes_and_one_that_comes() {
+        let entity = |id| {
+            Some(Arc::new(Entity {
+                kind: Kind::Service,
+                id: Uuid::from_u128(id),
+                body: crate::model::Body::new(),
+            }))
+        };
+        let cases = [
+            ("created", (None, entity(1)), vec![(None, entity(1))]),
+            ("deleted", (entity(1), None), vec![(entity(1), None)]),
+            ("changed", (entity(1), entity(1)), vec![(entity(1), entity(1))]),
+            ("another id", (entity(1), entity(2)), vec![(entity(1), None), (None, entity(2))]),
+        ];
+        for (name, (before, after), want) in cases {
+            let parts = one_id_each(&Mutation { before, after }).map(|part| (part.before, part.after));
+            assert_eq!(parts.collect::<Vec<_>>(), want, "{name}");
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub(super) struct Survey {
     /// Oldest first.
     pub checkpoints: Vec<(Revision, PathBuf)>,
     pub acknowledged: Option<Revision>,
-    pub copy: Copy,
+    pub copy: SledCopy,
 }
 
 /// One file of the journal.
@@ -38,6 +38,8 @@ pub(super) struct Whole {
     pub base: Position,
     pub salt: [u8; 16],
     pub segment: Segment,
+    /// Where the last good frame begins.
+    pub last_frame: u64,
     /// Bytes up to the end of the last good frame.
     pub end: u64,
     /// Whether a good frame follows a bad one.
@@ -46,7 +48,7 @@ pub(super) struct Whole {
 }
 
 /// The copy in sled.
-pub(super) enum Copy {
+pub(super) enum SledCopy {
     Absent,
     /// No state was ever completely written to it.
     Empty,
@@ -88,10 +90,10 @@ impl Survey {
             segment.found.as_ref().is_ok_and(blank)
         });
         let copy_is_blank = match &self.copy {
-            Copy::Absent | Copy::Empty => true,
-            Copy::Loaded(_, head) => head.position.revision == Revision::ZERO && head.config.is_empty(),
+            SledCopy::Absent | SledCopy::Empty => true,
+            SledCopy::Loaded(_, head) => head.position.revision == Revision::ZERO && head.config.is_empty(),
             // When a store is made, the journal is there before the copy.
-            Copy::Unusable => !self.segments.is_empty(),
+            SledCopy::Unusable => !self.segments.is_empty(),
         };
         matches!(self.identity, Identity::Missing)
             && journal_is_blank
@@ -113,8 +115,8 @@ impl Survey {
     /// The newest revision that anything here says was stored.
     pub(super) fn wanted(&self) -> Revision {
         let copied = match &self.copy {
-            Copy::Loaded(_, head) => Some(head.position.revision),
-            Copy::Absent | Copy::Empty | Copy::Unusable => None,
+            SledCopy::Loaded(_, head) => Some(head.position.revision),
+            SledCopy::Absent | SledCopy::Empty | SledCopy::Unusable => None,
         };
         let checkpointed = self.checkpoints.last().map(|(revision, _)| *revision);
         let all = [self.journal_last(), checkpointed, copied, self.acknowledged];
@@ -151,6 +153,7 @@ fn survey_segment(first: Revision, path: &Path) -> Result<Result<Whole, String>,
         base: scan.header.base,
         salt: scan.header.salt,
         segment: Segment { path: path.to_owned(), first, last, bytes: end },
+        last_frame: u64::try_from(scan.last).unwrap_or(u64::MAX),
         end,
         has_hole: scan.hole.is_some(),
         tail: scan.tail,
@@ -158,11 +161,11 @@ fn survey_segment(first: Revision, path: &Path) -> Result<Result<Whole, String>,
 }
 
 /// First rungs of the ladder: as it is; else without sled's derived files, which it can do without.
-fn open_copy(settings: &StoreSettings) -> Result<Copy, OpenError> {
+fn open_copy(settings: &StoreSettings) -> Result<SledCopy, OpenError> {
     let directory = settings.directory.as_path();
     let path = rows::path(directory);
     if !path.is_dir() {
-        return Ok(Copy::Absent);
+        return Ok(SledCopy::Absent);
     }
     let error = match try_copy(settings) {
         Ok(copy) => return Ok(copy),
@@ -172,7 +175,7 @@ fn open_copy(settings: &StoreSettings) -> Result<Copy, OpenError> {
     warn!(directory = %path.display(), %error, "sled's copy cannot be used as it is");
     let derived = rows::snapshot_files(directory).map_err(OpenError::io("list the files of", &path))?;
     if derived.is_empty() {
-        return Ok(Copy::Unusable);
+        return Ok(SledCopy::Unusable);
     }
     set_aside(directory, &derived, "sled may open without its snapshot")?;
     match try_copy(settings) {
@@ -183,14 +186,14 @@ fn open_copy(settings: &StoreSettings) -> Result<Copy, OpenError> {
         Err(error) => {
             refuse_newer(&path, &error)?;
             warn!(directory = %path.display(), %error, "sled's copy cannot be used without them either");
-            Ok(Copy::Unusable)
+            Ok(SledCopy::Unusable)
         }
     }
 }
 
-fn try_copy(settings: &StoreSettings) -> Result<Copy, RowsError> {
+fn try_copy(settings: &StoreSettings) -> Result<SledCopy, RowsError> {
     let rows = Rows::open(&settings.directory, settings.rows_cache_bytes)?;
-    Ok(rows.load()?.map_or(Copy::Empty, |head| Copy::Loaded(rows, Box::new(head))))
+    Ok(rows.load()?.map_or(SledCopy::Empty, |head| SledCopy::Loaded(rows, Box::new(head))))
 }
 
 fn refuse_newer(path: &Path, error: &RowsError) -> Result<(), OpenError> {

@@ -6,17 +6,19 @@ use std::time::{Duration, SystemTime};
 use equipoise_control_plane::nodes::{
     AddressReport, Health, NackCause, NackRecord, NodeInfo, ReportedTarget, Session, Stage, TargetReport,
 };
+use equipoise_control_plane::store::Head;
 use equipoise_proto::NodeId;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Admin, FORM, Response};
+use crate::support::{Admin, DEADLINE, FORM, Response};
 
 fn id(n: u128) -> NodeId {
     NodeId::new(Uuid::from_u128(n))
 }
 
-fn join(admin: &Admin, n: u128) -> Session {
+/// A node that has just connected.
+pub fn join(admin: &Admin, n: u128) -> Session {
     let info = NodeInfo {
         id: id(n),
         hostname: format!("node-{n}"),
@@ -83,6 +85,10 @@ async fn nodes_are_listed_with_revision_lag_and_refusal() {
     assert_eq!(status.json()[id(1).to_string()]["hostname"], "node-1");
 }
 
+async fn next_commit(watch: &mut tokio::sync::watch::Receiver<Head>) {
+    tokio::time::timeout(DEADLINE, watch.changed()).await.expect("a commit in time").unwrap();
+}
+
 async fn patch(admin: &Admin, query: &str, headers: &[(&str, &str)]) -> Response {
     let headers: Vec<_> = headers.iter().copied().chain([FORM]).collect();
     admin.send("PATCH", &format!("/upstreams/u{query}"), &headers, "slots=100").await
@@ -103,7 +109,7 @@ async fn a_write_can_wait_for_the_nodes() {
     let mut watch = admin.store.watch();
     watch.borrow_and_update();
     let applying = async {
-        watch.changed().await.unwrap();
+        next_commit(&mut watch).await;
         apply(&admin, &fast);
     };
     let (cut_short, ()) = tokio::join!(patch(&admin, "", &[("Prefer", "wait=1")]), applying);
@@ -113,7 +119,7 @@ async fn a_write_can_wait_for_the_nodes() {
 
     watch.borrow_and_update();
     let leaving = async {
-        watch.changed().await.unwrap();
+        next_commit(&mut watch).await;
         drop(slow);
         apply(&admin, &fast);
     };
@@ -134,7 +140,7 @@ async fn stopping_cuts_a_wait_short_but_not_its_answer() {
     let mut watch = admin.store.watch();
     watch.borrow_and_update();
     let stopping = async {
-        watch.changed().await.unwrap();
+        next_commit(&mut watch).await;
         admin.shutdown.cancel();
     };
     let (got, ()) = tokio::join!(patch(&admin, "", &[("Prefer", "wait=60")]), stopping);

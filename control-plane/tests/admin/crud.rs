@@ -222,14 +222,19 @@ async fn pages_follow_each_other_to_the_end() {
 async fn nested_pages_name_only_the_offset() {
     let admin = Admin::start().await;
     admin.create("/upstreams", json!({ "name": "u" })).await;
-    for n in 1..=3 {
-        admin.create("/upstreams/u/targets", json!({ "target": format!("10.0.0.{n}:80") })).await;
+    for n in [2, 3, 1] {
+        let created_at = 1_700_000_000.0 + f64::from(n);
+        let target = json!({ "target": format!("10.0.0.{n}:80"), "created_at": created_at });
+        admin.create("/upstreams/u/targets", target).await;
     }
+    let targets = |page: &Value| -> Vec<Value> {
+        page["data"].as_array().unwrap().iter().map(|row| row["target"].clone()).collect()
+    };
     let page = admin.get("/upstreams/u/targets/?size=2").await.json();
     assert_eq!(page["next"], "/upstreams/u/targets?offset=2");
-    assert_eq!(page["data"].as_array().unwrap().len(), 2);
+    assert_eq!(targets(&page), ["10.0.0.3:80", "10.0.0.2:80"], "newest first");
     let rest = admin.get("/upstreams/u/targets?offset=2").await.json();
-    assert_eq!((rest["data"].as_array().unwrap().len(), &rest["next"]), (1, &Value::Null));
+    assert_eq!((targets(&rest), &rest["next"]), (vec![json!("10.0.0.1:80")], &Value::Null));
     assert_eq!(admin.get("/upstreams/u/targets?offset=x").await.json()["code"], 7);
 }
 

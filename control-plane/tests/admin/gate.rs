@@ -201,6 +201,21 @@ async fn a_body_past_its_limit_ends_the_connection_with_a_page() {
 }
 
 #[tokio::test]
+async fn a_large_body_that_nobody_wants_costs_neither_the_answer_nor_the_connection() {
+    let admin = Admin::start().await;
+    let big = " ".repeat(4 * 1024 * 1024);
+    let mut client = admin.connect().await;
+    for (method, path, headers, status) in [
+        ("POST", "/nothing", TYPE_JSON, 404),
+        ("POST", "/status", TYPE_JSON, 405),
+        ("POST", "/services", TYPE_TEXT, 415),
+        ("GET", "/services", TYPE_TEXT, 200),
+    ] {
+        assert_eq!(client.send(method, path, &[headers], &big).await.status, status, "{method} {path}");
+    }
+}
+
+#[tokio::test]
 async fn who_waits_for_leave_to_send_too_much_is_refused_at_once() {
     let admin = Admin::start_with(AdminSettings { body_bytes_max: 10, ..AdminSettings::default() }).await;
     let mut client = admin.connect().await;

@@ -156,7 +156,7 @@ impl Client {
     }
 
     async fn fill(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = vec![0; 16 * 1024];
         let count = self.stream.read(&mut buffer).await.unwrap_or(0);
         self.read.extend_from_slice(&buffer[..count]);
         count > 0

@@ -155,23 +155,6 @@ async fn concurrent_commits_are_all_made_and_in_one_order() {
 }
 
 #[tokio::test]
-async fn too_many_waiting_commits_are_turned_away() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut settings = StoreSettings::new(directory.path());
-    (settings.queue_commits_max, settings.waiting_commits_max) = (1, 2);
-    let store = Store::open(settings, encode).unwrap();
-    let one = commit(&store, create_service("a"));
-    let two = commit(&store, create_service("b"));
-    let three = commit(&store, create_service("c"));
-    // Polled in this order, before the writer can have answered the first two to this thread.
-    let (one, two, three) = tokio::join!(biased; one, two, three);
-    assert!(one.is_ok() && two.is_ok());
-    assert!(matches!(three, Err(CommitError::Busy)), "{three:?}");
-    assert_eq!(names(&store), ["a", "b"]);
-    store.close().await;
-}
-
-#[tokio::test]
 async fn the_log_is_bounded_and_checkpoints_hold_what_left_it() {
     let directory = tempfile::tempdir().unwrap();
     let mut settings = StoreSettings::new(directory.path());

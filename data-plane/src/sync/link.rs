@@ -185,13 +185,13 @@ impl Link {
                 Event::Silence => return Err(Ended::Silent),
                 Event::Warm => {
                     if let Some((position, _)) = self.warm.take() {
-                        self.answer(&outbound, ack(&position, v1::ack::Stage::Warm, 0)).await?;
+                        answer(&self.settings, &outbound, ack(&position, v1::ack::Stage::Warm, 0)).await?;
                     }
                     continue;
                 }
                 Event::Worked(worked) => {
-                    let answer = self.worked(worked)?;
-                    self.answer(&outbound, answer).await?;
+                    let said = self.worked(worked)?;
+                    answer(&self.settings, &outbound, said).await?;
                     continue;
                 }
                 Event::Told(told) => told?.ok_or(Ended::Closed)?,
@@ -203,8 +203,8 @@ impl Link {
                 self.state.send_modify(|state| state.is_connected = true);
                 self.channels.send_replace(Some(channel.clone()));
             }
-            if let Some(answer) = self.told(message)? {
-                self.answer(&outbound, answer).await?;
+            if let Some(said) = self.told(message)? {
+                answer(&self.settings, &outbound, said).await?;
             }
         }
     }
@@ -336,15 +336,6 @@ impl Link {
         self.state.send_modify(|state| state.config_messages += 1);
     }
 
-    async fn answer(&mut self, outbound: &mpsc::Sender<v1::NodeMessage>, message: Say) -> Result<(), Ended> {
-        let sent = outbound.send(v1::NodeMessage { message: Some(message) });
-        match timeout(self.settings.silence_max, sent).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Ended::Closed),
-            Err(_) => Err(Ended::Silent),
-        }
-    }
-
     fn to_hello(&self) -> v1::Hello {
         let identity = self.identity.clone();
         v1::Hello {
@@ -360,6 +351,19 @@ impl Link {
             resume: self.partial.as_ref().map(Partial::to_resume),
             status_address: identity.status_address,
         }
+    }
+}
+
+async fn answer(
+    settings: &Settings,
+    outbound: &mpsc::Sender<v1::NodeMessage>,
+    message: Say,
+) -> Result<(), Ended> {
+    let sent = outbound.send(v1::NodeMessage { message: Some(message) });
+    match timeout(settings.silence_max, sent).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Ended::Closed),
+        Err(_) => Err(Ended::Silent),
     }
 }
 

@@ -279,4 +279,62 @@ async fn tell(
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn seen(target: u128, health: Health) -> ReportChange {
+        let address = AddressReport { address: "127.0.0.1:80".parse().unwrap(), weight: 1, health };
+        ReportChange::Seen(TargetReport {
+            upstream: Uuid::nil(),
+            target: Uuid::from_u128(target),
+            is_named: false,
+            dns: "A".to_owned(),
+            addresses: vec![address],
+        })
+    }
+
+    fn node() -> NodeId {
+        NodeId::new(Uuid::from_u128(1))
+    }
+
+    #[test]
+    fn a_full_list_comes_in_bounded_messages_and_only_the_first_replaces() {
+        let mut ledger = Ledger::default();
+        for target in 0..1_200 {
+            ledger.note(seen(target, Health::Unhealthy));
+        }
+        let messages = ledger.full(node());
+        let shape: Vec<_> = messages.iter().map(|message| (message.full, message.targets.len())).collect();
+        assert_eq!(shape, [(true, 500), (false, 500), (false, 200)]);
+        assert!(ledger.batch(node()).is_empty(), "a full list tells the changes too");
+    }
+
+    #[test]
+    fn an_empty_full_list_is_told_and_an_empty_batch_is_not() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.full(node()).len(), 1);
+        assert!(ledger.batch(node()).is_empty());
+    }
+
+    #[test]
+    fn what_was_never_wrong_is_never_told() {
+        let mut ledger = Ledger::default();
+        ledger.note(seen(1, Health::Healthy));
+        ledger.note(seen(2, Health::ChecksOff));
+        ledger.note(ReportChange::Removed { target: Uuid::from_u128(3) });
+        assert!(ledger.batch(node()).is_empty());
+    }
+
+    #[test]
+    fn recovery_is_told_once_and_a_repeated_state_not_at_all() {
+        let mut ledger = Ledger::default();
+        ledger.note(seen(1, Health::Unhealthy));
+        assert!(!ledger.batch(node())[0].targets[0].removed);
+        ledger.note(seen(1, Health::Unhealthy));
+        assert!(ledger.batch(node()).is_empty());
+        ledger.note(seen(1, Health::Healthy));
+        assert!(ledger.batch(node())[0].targets[0].removed);
+        ledger.note(seen(1, Health::Healthy));
+        assert!(ledger.batch(node()).is_empty());
+    }
+}

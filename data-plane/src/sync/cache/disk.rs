@@ -15,10 +15,11 @@ use super::replay::{State, replay};
 use super::{Loaded, Pending, TAIL_BYTES_MIN};
 use crate::sync::copy::{COMPRESSED_BYTES_MAX, Copy};
 
-/// First bytes of a snapshot file; the last one is the format's version.
+/// First bytes of a snapshot file; the last one is the format's version. A blake3 checksum of the rest follows, then
+/// the header, then the compressed config.
 const MAGIC: [u8; 8] = *b"EQPCONF\x01";
-/// Longest header of a snapshot file: a `SnapshotBegin`.
-const HEADER_BYTES_MAX: usize = 1024;
+/// More than what precedes the compressed config.
+const HEAD_BYTES_MAX: u64 = 1024;
 /// Only its owner reads it: it holds private keys.
 const MODE: u32 = 0o600;
 /// Largest tail that is read back. Folding keeps it near the size of its snapshot.
@@ -221,15 +222,16 @@ impl Disk {
             position: Some(position.to_wire()),
             compressed_bytes,
             raw_bytes,
-            checksum: bytes::Bytes::copy_from_slice(blake3::hash(compressed).as_bytes()),
             ..v1::SnapshotBegin::default()
         };
         let temporary = self.directory.join("config.new");
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&temporary)?;
-        file.write_all(&MAGIC)?;
-        file.write_all(&header.encode_length_delimited_to_vec())?;
-        file.write_all(compressed)?;
+        let header = header.encode_length_delimited_to_vec();
+        let checksum = blake3::Hasher::new().update(&header).update(compressed).finalize();
+        for part in [MAGIC.as_slice(), checksum.as_bytes(), &header, compressed] {
+            file.write_all(part)?;
+        }
         file.sync_all()?;
         let path = self.tail_path(generation);
         let tail = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path)?;
@@ -240,16 +242,14 @@ impl Disk {
 
     fn read(&self, generation: u64) -> io::Result<(State, Tail)> {
         let damaged = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
-        let snapshot = read_bounded(&self.snapshot_path(generation), COMPRESSED_BYTES_MAX)?;
-        let mut rest = snapshot.strip_prefix(&MAGIC).ok_or_else(|| damaged("not a cached config"))?;
-        let before = rest.len();
-        let header =
-            v1::SnapshotBegin::decode_length_delimited(&mut rest).map_err(|_| damaged("no valid header"))?;
-        if before - rest.len() > HEADER_BYTES_MAX
-            || blake3::hash(rest).as_bytes().as_slice() != header.checksum
-        {
+        let snapshot = read_bounded(&self.snapshot_path(generation), COMPRESSED_BYTES_MAX + HEAD_BYTES_MAX)?;
+        let rest = snapshot.strip_prefix(&MAGIC).ok_or_else(|| damaged("not a cached config"))?;
+        let (checksum, mut rest) = rest.split_first_chunk::<32>().ok_or_else(|| damaged("too short"))?;
+        if blake3::hash(rest).as_bytes() != checksum {
             return Err(damaged("the checksum does not come out"));
         }
+        let header =
+            v1::SnapshotBegin::decode_length_delimited(&mut rest).map_err(|_| damaged("no valid header"))?;
         let position = header.position.as_ref().and_then(|position| Position::try_from(position).ok());
         let position = position.ok_or_else(|| damaged("no valid position"))?;
         let copy = Copy::decompress(position, rest, header.raw_bytes).map_err(io::Error::other)?;
