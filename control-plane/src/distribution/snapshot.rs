@@ -56,7 +56,7 @@ impl Snapshot {
     }
 
     /// Compressed size.
-    pub fn len(&self) -> u64 {
+    pub fn compressed_bytes(&self) -> u64 {
         u64::try_from(self.compressed.len()).unwrap_or(u64::MAX)
     }
 

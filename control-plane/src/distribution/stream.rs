@@ -46,7 +46,7 @@ struct Drift {
 enum Event {
     Stop,
     Superseded,
-    Said(Result<Option<v1::NodeMessage>, Status>),
+    Said(Box<Result<Option<v1::NodeMessage>, Status>>),
     Head,
     Tick,
     Prepared(Prepared),
@@ -113,7 +113,7 @@ impl Stream {
                     warn!(node = %self.session.node(), "a newer stream of the same node took over");
                     return Err(Status::aborted("a newer stream of the same node took over"));
                 }
-                Event::Said(said) => match said? {
+                Event::Said(said) => match (*said)? {
                     None => return Ok(()),
                     Some(message) => self.take(message).await?,
                 },
@@ -153,7 +153,7 @@ impl Stream {
         tokio::select! {
             () = stop.cancelled() => Event::Stop,
             () = session.ended().cancelled() => Event::Superseded,
-            said = inbound.message() => Event::Said(said),
+            said = inbound.message() => Event::Said(Box::new(said)),
             prepared = prepared => Event::Prepared(prepared),
             head = heads.changed() => match head {
                 Ok(()) => Event::Head,
@@ -201,10 +201,10 @@ impl Stream {
 
     async fn begin(&mut self, snapshot: Arc<Snapshot>, permit: OwnedSemaphorePermit) -> Result<(), Status> {
         let resumed = self.resume.take().filter(|resume| resume.checksum == snapshot.checksum.as_slice());
-        let offset = resumed.map_or(0, |resume| resume.offset.min(snapshot.len()));
+        let offset = resumed.map_or(0, |resume| resume.offset.min(snapshot.compressed_bytes()));
         let begin = v1::SnapshotBegin {
             position: Some(snapshot.position.to_wire()),
-            compressed_bytes: snapshot.len(),
+            compressed_bytes: snapshot.compressed_bytes(),
             raw_bytes: snapshot.raw_bytes,
             entities: snapshot.entities,
             checksum: Bytes::copy_from_slice(&snapshot.checksum),
@@ -297,7 +297,7 @@ impl Stream {
     fn finish_if_sent(&mut self) {
         let flight = std::mem::replace(&mut self.flight, Flight::Idle);
         self.flight = match flight {
-            Flight::Chunks { snapshot, permit, offset, .. } if offset >= snapshot.len() => {
+            Flight::Chunks { snapshot, permit, offset, .. } if offset >= snapshot.compressed_bytes() => {
                 Flight::Unanswered { to: snapshot.position, deadline: self.deadline(), _permit: Some(permit) }
             }
             other => other,
