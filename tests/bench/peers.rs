@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use equipoise_tests::cluster::write;
+use equipoise_tests::process::release_dir;
 use equipoise_tests::{Client, PATIENCE, Process, eventually};
 
 /// Each is measured this often, in turn.
@@ -258,17 +259,6 @@ fn start_equipoise(dir: &Path, origins: [SocketAddr; 2]) -> Result<(Process, Pro
         (node.client("proxy").get("/small").ok()?.status == 200).then_some(())
     });
     Ok((control, node))
-}
-
-/// Where `cargo build --release` puts the binaries: two above this one, which is in `deps/`.
-fn release_dir() -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let dir = own.parent().and_then(Path::parent).context("this binary is in target/release/deps")?;
-    ensure!(
-        dir.join("equipoise-data-plane").exists(),
-        "build the binaries first: cargo build --release --workspace"
-    );
-    Ok(dir.to_owned())
 }
 
 /// The only worker of an nginx master.

@@ -30,6 +30,19 @@ pub fn binary(name: &str) -> PathBuf {
     path.join(name)
 }
 
+/// Where `cargo build --release` puts the binaries, seen from a benchmark: two above it.
+///
+/// # Errors
+/// When they are not built.
+pub fn release_dir() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let dir = own.parent().and_then(Path::parent).context("a benchmark is in target/release/deps")?;
+    if !dir.join("equipoise-data-plane").exists() {
+        bail!("build the binaries first: cargo build --release --workspace");
+    }
+    Ok(dir.to_owned())
+}
+
 fn command(program: &Path, dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(program);
     command
