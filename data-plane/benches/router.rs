@@ -89,7 +89,7 @@ const KINDS: [Kind; 4] = [
     ("header values", tenants, |_| ("a.com".into(), "/items".into())),
 ];
 
-fn find<'a>(router: &Router, request: &'a Request) -> Option<usize> {
+fn find(router: &Router, request: &Request) -> Option<usize> {
     let query = Query {
         is_tls: false,
         method: b"GET",

@@ -99,20 +99,19 @@ impl HeaderRule {
 }
 
 impl Rule {
-    fn takes_sni(&self, query: &Query<'_>) -> bool {
+    /// Method, SNI and headers.
+    fn fits(&self, query: &Query<'_>) -> bool {
         let is_wanted = |sni: &str| self.snis.iter().any(|wanted| wanted.matches(sni));
-        !query.is_tls || self.snis.is_empty() || query.sni.is_some_and(is_wanted)
+        (self.methods.is_empty() || self.methods.iter().any(|method| method.as_bytes() == query.method))
+            && (!query.is_tls || self.snis.is_empty() || query.sni.is_some_and(is_wanted))
+            && self.headers.iter().all(|header| header.matches(query))
     }
 
     /// One candidate for each path, without its port.
     fn candidates(self: &Arc<Self>, route: usize) -> impl Iterator<Item = Candidate> {
-        let paths =
-            if self.paths.is_empty() { vec![None] } else { (0..self.paths.len()).map(Some).collect() };
-        paths.into_iter().map(move |path| Candidate {
-            rank: Rank::new(self, route, path),
-            rule: Arc::clone(self),
-            port: None,
-        })
+        let pathless = self.paths.is_empty().then_some(None);
+        let paths = (0..self.paths.len()).map(Some);
+        pathless.into_iter().chain(paths).map(move |path| Candidate::new(self, route, path))
     }
 }
 
@@ -154,7 +153,7 @@ impl Router {
         let rule = rule.map(Arc::new);
         let before = self.rules.set(route, rule.clone());
         for candidate in before.iter().flat_map(|before| before.candidates(route)) {
-            self.remove(&candidate);
+            self.remove(candidate);
         }
         for candidate in rule.iter().flat_map(|rule| rule.candidates(route)) {
             self.insert(candidate);
@@ -186,12 +185,11 @@ impl Router {
         }
     }
 
-    fn insert(&mut self, candidate: Candidate) {
+    fn insert(&mut self, mut candidate: Candidate) {
         let rule = Arc::clone(&candidate.rule);
         if rule.hosts.is_empty() {
             return self.hostless.insert(&candidate);
         }
-        let mut candidate = candidate;
         for host in &rule.hosts {
             candidate.port = host.port();
             let (trie, key) = self.place(host);
@@ -199,12 +197,13 @@ impl Router {
         }
     }
 
-    fn remove(&mut self, candidate: &Candidate) {
-        if candidate.rule.hosts.is_empty() {
-            return self.hostless.remove(candidate);
+    fn remove(&mut self, mut candidate: Candidate) {
+        let rule = Arc::clone(&candidate.rule);
+        if rule.hosts.is_empty() {
+            return self.hostless.remove(&candidate);
         }
-        for host in &candidate.rule.hosts {
-            let candidate = Candidate { port: host.port(), ..candidate.clone() };
+        for host in &rule.hosts {
+            candidate.port = host.port();
             let (trie, key) = self.place(host);
             let group = trie.entry(&key);
             group.remove(&candidate);

@@ -18,30 +18,51 @@ use super::{HeaderRule, Query, Rule};
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
     pub(super) rank: Rank,
-    pub(super) rule: Arc<Rule>,
     /// What the host pattern says.
     pub(super) port: Option<u16>,
+    /// Whether there is nothing to check but the port and a regex: then the rule is not even touched.
+    is_bare: bool,
+    path: PathCheck,
+    pub(super) rule: Arc<Rule>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum PathCheck {
+    Absent,
+    /// Proved by the place in the index; so long.
+    Prefix(usize),
+    Regex,
 }
 
 impl Candidate {
-    fn path(&self) -> Option<&PathPattern> {
+    pub(super) fn new(rule: &Arc<Rule>, route: usize, path: Option<usize>) -> Self {
+        let is_bare = rule.methods.is_empty() && rule.headers.is_empty() && rule.snis.is_empty();
+        let check = match path.and_then(|path| rule.paths.get(path)) {
+            None => PathCheck::Absent,
+            Some(PathPattern::Prefix(prefix)) => PathCheck::Prefix(prefix.as_str().len()),
+            Some(PathPattern::Regex(_)) => PathCheck::Regex,
+        };
+        let rank = Rank::new(rule, route, path);
+        Self { rank, port: None, is_bare, path: check, rule: Arc::clone(rule) }
+    }
+
+    fn pattern(&self) -> Option<&PathPattern> {
         self.rank.path().and_then(|path| self.rule.paths.get(path))
     }
 
     /// Bytes of the path that match, if all of the candidate does.
     fn check(&self, query: &Query<'_>) -> Option<usize> {
-        let rule = &*self.rule;
-        let fits = self.port.is_none_or(|port| port == query.port)
-            && (rule.methods.is_empty() || rule.methods.iter().any(|known| known.as_bytes() == query.method))
-            && rule.takes_sni(query)
-            && rule.headers.iter().all(|header| header.matches(query));
+        let fits = self.port.is_none_or(|port| port == query.port) && (self.is_bare || self.rule.fits(query));
         if !fits {
             return None;
         }
-        match self.path() {
-            None => Some(0),
-            Some(PathPattern::Prefix(prefix)) => Some(prefix.as_str().len()),
-            Some(PathPattern::Regex(regex)) => regex.match_len(query.path),
+        match self.path {
+            PathCheck::Absent => Some(0),
+            PathCheck::Prefix(prefix_bytes) => Some(prefix_bytes),
+            PathCheck::Regex => match self.pattern()? {
+                PathPattern::Regex(regex) => regex.match_len(query.path),
+                PathPattern::Prefix(_) => None,
+            },
         }
     }
 }
@@ -72,14 +93,14 @@ impl<'r> Best<'r> {
 pub(super) struct Group {
     /// By prefix path, or what a regex's matches begin with; "" without path.
     paths: Trie<Bucket>,
-    /// No candidate ranks higher. It is not lowered when one leaves: that costs speed at most.
-    top: Option<Rank>,
+    /// No candidate has a higher priority. It is not lowered when one leaves: that costs speed at most.
+    top: u64,
     count: usize,
 }
 
 impl Group {
     pub(super) fn insert(&mut self, candidate: &Candidate) {
-        self.top = self.top.max(Some(candidate.rank));
+        self.top = self.top.max(candidate.rank.priority());
         self.count += 1;
         self.paths.entry(path_key(candidate)).insert(candidate);
     }
@@ -100,7 +121,7 @@ impl Group {
 
     /// Improves `best` with what is here.
     pub(super) fn find<'r>(&'r self, query: &Query<'_>, best: &mut Best<'r>) {
-        if self.top.is_none_or(|top| top <= best.rank) {
+        if self.top < best.rank.priority() {
             return;
         }
         self.paths.walk_back(query.path, |_, bucket| bucket.find(query, best));
@@ -108,7 +129,7 @@ impl Group {
 }
 
 fn path_key(candidate: &Candidate) -> &[u8] {
-    match candidate.path() {
+    match candidate.pattern() {
         None => b"",
         Some(PathPattern::Prefix(prefix)) => prefix.as_str().as_bytes(),
         Some(PathPattern::Regex(regex)) => regex.literal_prefix(),
