@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use equipoise_proto::{HeaderName, HeaderPattern, PathPattern};
+use equipoise_proto::host::HostShape;
+use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern};
 use foldhash::fast::FixedState;
 
 use super::rank::Rank;
@@ -24,6 +25,26 @@ pub(super) struct Candidate {
     is_bare: bool,
     path: PathCheck,
     pub(super) rule: Arc<Rule>,
+}
+
+/// Where in the index a candidate is, as its host pattern says.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// Its rule has no hosts.
+    Hostless,
+    /// Under the end of a host, written backwards: `moc.a` for `a.com`, `moc.a.` for `*.a.com`.
+    End(Vec<u8>),
+    /// Under the start of a host: `a.` for `a.*`.
+    Start(Vec<u8>),
+}
+
+impl Place {
+    fn of(host: &HostPattern) -> Self {
+        match host.shape() {
+            HostShape::Exact(end) | HostShape::Suffix(end) => Self::End(end.bytes().rev().collect()),
+            HostShape::Prefix(start) => Self::Start(start.as_bytes().to_vec()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +65,24 @@ impl Candidate {
         };
         let rank = Rank::new(rule, route, path);
         Self { rank, port: None, is_bare, path: check, rule: Arc::clone(rule) }
+    }
+
+    /// The candidate under each host of its rule.
+    pub(super) fn placed(self) -> Vec<(Place, Self)> {
+        if self.rule.hosts.is_empty() {
+            return vec![(Place::Hostless, self)];
+        }
+        let under = |host: &HostPattern| (Place::of(host), Self { port: host.port(), ..self.clone() });
+        self.rule.hosts.iter().map(under).collect()
+    }
+
+    /// A prefix path, or what a regex's matches begin with; empty without path.
+    pub(super) fn path_key(&self) -> &[u8] {
+        match self.pattern() {
+            None => b"",
+            Some(PathPattern::Prefix(prefix)) => prefix.as_str().as_bytes(),
+            Some(PathPattern::Regex(regex)) => regex.literal_prefix(),
+        }
     }
 
     fn pattern(&self) -> Option<&PathPattern> {
@@ -91,7 +130,7 @@ impl<'r> Best<'r> {
 /// All candidates under one host.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Group {
-    /// By prefix path, or what a regex's matches begin with; "" without path.
+    /// By [`Candidate::path_key`].
     paths: Trie<Bucket>,
     /// No candidate has a higher priority. It is not lowered when one leaves: that costs speed at most.
     top: u64,
@@ -102,11 +141,11 @@ impl Group {
     pub(super) fn insert(&mut self, candidate: &Candidate) {
         self.top = self.top.max(candidate.rank.priority());
         self.count += 1;
-        self.paths.entry(path_key(candidate)).insert(candidate);
+        self.paths.entry(candidate.path_key()).insert(candidate);
     }
 
     pub(super) fn remove(&mut self, candidate: &Candidate) {
-        let key = path_key(candidate);
+        let key = candidate.path_key();
         let bucket = self.paths.entry(key);
         bucket.remove(candidate);
         if bucket.is_empty() {
@@ -128,18 +167,18 @@ impl Group {
     }
 }
 
-fn path_key(candidate: &Candidate) -> &[u8] {
-    match candidate.pattern() {
-        None => b"",
-        Some(PathPattern::Prefix(prefix)) => prefix.as_str().as_bytes(),
-        Some(PathPattern::Regex(regex)) => regex.literal_prefix(),
-    }
-}
-
-/// The candidates under one host and one beginning of a path, best first.
+/// The candidates under one host and one beginning of a path.
 #[derive(Debug, Clone, Default)]
 struct Bucket {
-    candidates: Vec<Candidate>,
+    /// As in [`Group`]: what is outranked by a longer path is not even touched.
+    top: u64,
+    lists: Arc<Lists>,
+}
+
+/// Lists of candidates, best first.
+#[derive(Debug, Clone, Default)]
+struct Lists {
+    others: Vec<Candidate>,
     /// Those that want one of some literal values of a header, by the first such header: a thousand tenants told
     /// apart by a header cost no more than one.
     by_header: Vec<ByHeader>,
@@ -154,8 +193,37 @@ struct ByHeader {
 
 impl Bucket {
     fn insert(&mut self, candidate: &Candidate) {
+        self.top = self.top.max(candidate.rank.priority());
+        Arc::make_mut(&mut self.lists).insert(candidate);
+    }
+
+    fn remove(&mut self, candidate: &Candidate) {
+        Arc::make_mut(&mut self.lists).remove(candidate);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lists.others.is_empty() && self.lists.by_header.is_empty()
+    }
+
+    fn find<'r>(&'r self, query: &Query<'_>, best: &mut Best<'r>) {
+        if self.top < best.rank.priority() {
+            return;
+        }
+        for by in &self.lists.by_header {
+            query.headers.each(by.name.as_str(), &mut |value| {
+                if let Some(candidates) = by.values.get(&hash(value)) {
+                    best.consider(candidates, query);
+                }
+            });
+        }
+        best.consider(&self.lists.others, query);
+    }
+}
+
+impl Lists {
+    fn insert(&mut self, candidate: &Candidate) {
         let Some(header) = literal_header(&candidate.rule) else {
-            return insert(&mut self.candidates, candidate);
+            return insert(&mut self.others, candidate);
         };
         let at = self.by_header.iter().position(|by| by.name == header.name).unwrap_or_else(|| {
             self.by_header.push(ByHeader { name: header.name.clone(), values: HashMap::default() });
@@ -168,7 +236,7 @@ impl Bucket {
 
     fn remove(&mut self, candidate: &Candidate) {
         let Some(header) = literal_header(&candidate.rule) else {
-            return remove(&mut self.candidates, candidate);
+            return remove(&mut self.others, candidate);
         };
         let Some(by) = self.by_header.iter_mut().find(|by| by.name == header.name) else { return };
         for hash in literal_hashes(header) {
@@ -180,21 +248,6 @@ impl Bucket {
             }
         }
         self.by_header.retain(|by| !by.values.is_empty());
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.candidates.is_empty() && self.by_header.is_empty()
-    }
-
-    fn find<'r>(&'r self, query: &Query<'_>, best: &mut Best<'r>) {
-        for by in &self.by_header {
-            query.headers.each(by.name.as_str(), &mut |value| {
-                if let Some(candidates) = by.values.get(&hash(value)) {
-                    best.consider(candidates, query);
-                }
-            });
-        }
-        best.consider(&self.candidates, query);
     }
 }
 

@@ -4,7 +4,7 @@
 //! what keeps a one-route change off the size of the config.
 //!
 //! A look-up among many routes costs what it misses in the cache, so a level of the tree is one array, with the
-//! labels in it; a longer label is a chain of such.
+//! labels and the values in it (a value should be small); a longer label is a chain of such.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(super) struct Trie<V>(Node<V>);
 
 #[derive(Debug, Clone)]
 struct Node<V> {
-    value: Option<Arc<V>>,
+    value: Option<V>,
     /// In order of their labels' first bytes, which differ.
     branches: Arc<[Branch<V>]>,
 }
@@ -82,7 +82,7 @@ impl<V: Clone + Default> Trie<V> {
             rest = &rest[branch.label.len()..];
             node = &mut branch.node;
         }
-        Arc::make_mut(node.value.get_or_insert_default())
+        node.value.get_or_insert_default()
     }
 
     /// Takes away what is stored under `key`, and the nodes that only led there.
@@ -162,7 +162,7 @@ impl<V: Clone> Branch<V> {
     }
 }
 
-/// Some bytes in place. With it a branch has 48 bytes.
+/// Some bytes in place. With it a branch has 40 bytes and its value.
 #[derive(Clone, Copy)]
 struct Label {
     len: u8,
