@@ -1,0 +1,1 @@
+pub use std::time::Duration as _D;
