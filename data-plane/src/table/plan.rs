@@ -28,3 +28,11 @@ pub struct ProbePlan {
     /// Whom: addresses with weight.
     pub targets: Vec<Arc<Target>>,
 }
+
+impl PartialEq for ProbePlan {
+    /// Plans are the same only when they are one: comparing two versions of the map costs no more than what
+    /// was put in.
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
