@@ -98,7 +98,7 @@ pub async fn run(
                     continue;
                 };
                 match &found {
-                    Found::Records { .. } | Found::NotFound => node.dns_answered(),
+                    Found::Records { .. } | Found::NoAddress => node.dns_answered(),
                     Found::Failed(_) => node.dns_failed(),
                 }
                 debug!(%name, ?found, "looked up");

@@ -28,7 +28,7 @@ pub(super) enum Found {
         ttl: Duration,
     },
     /// The name does not exist or has no address.
-    NotFound,
+    NoAddress,
     /// There was no answer.
     Failed(String),
 }
@@ -88,7 +88,7 @@ impl Resolver {
             if is_service_name(name) { self.services(name).await } else { self.addresses(name).await };
         found.unwrap_or_else(|error| {
             if error.is_nx_domain() || error.is_no_records_found() {
-                Found::NotFound
+                Found::NoAddress
             } else {
                 Found::Failed(error.to_string())
             }
@@ -137,7 +137,7 @@ impl Resolver {
 
 fn found(kind: &'static str, records: Vec<Resolved>, valid_until: Instant) -> Found {
     if records.is_empty() {
-        return Found::NotFound;
+        return Found::NoAddress;
     }
     let ttl = valid_until.saturating_duration_since(Instant::now());
     Found::Records { kind, records: records.into(), ttl }

@@ -97,7 +97,7 @@ impl Schedule {
                 entry.failures = 0;
                 (Some(Answer::Records(kind, records)), pause)
             }
-            Found::NotFound => {
+            Found::NoAddress => {
                 entry.stale_until = None;
                 entry.failures = 0;
                 (Some(Answer::NoAddress), not_found_ttl)
@@ -193,7 +193,7 @@ mod tests {
         let (mut schedule, name, now) = looking_up();
         schedule.finish(&name, records("10.0.0.1", 1), now, 0.0);
         schedule.take_due(now + SECOND);
-        let verdict = schedule.finish(&name, Found::NotFound, now + SECOND, 0.0);
+        let verdict = schedule.finish(&name, Found::NoAddress, now + SECOND, 0.0);
         assert_eq!(verdict, Verdict::Changed(Answer::NoAddress));
         assert_eq!(schedule.next_due(), Some(now + 31 * SECOND));
     }

@@ -76,7 +76,7 @@ async fn names_give_what_their_servers_say() {
             (Found::Records { kind, records, .. }, Some(want)) => {
                 assert_eq!((kind, records.to_vec()), want, "{name}");
             }
-            (Found::NotFound, None) => {}
+            (Found::NoAddress, None) => {}
             (found, want) => panic!("{name}: {found:?} and not {want:?}"),
         }
     }
