@@ -1,15 +1,18 @@
 #![doc = include_str!("../README.md")]
 
 pub mod balancer;
+pub mod dns;
 pub mod health;
 pub mod http1;
+pub mod join;
 pub mod observability;
+pub mod probe;
 pub mod proxy;
 pub mod router;
 pub mod run;
 pub mod settings;
+pub mod status;
 pub mod sync;
 pub mod table;
 
-mod bridge;
 mod node_id;

@@ -170,6 +170,7 @@ pub(super) struct Core {
     reports: Arc<Reports>,
     changes: Arc<Changes>,
     node: Arc<NodeState>,
+    names_wished: u64,
     cold: BTreeSet<CellKey>,
     warm: Option<oneshot::Sender<()>>,
     reaper: Reaper,
@@ -201,6 +202,7 @@ impl Core {
             reports: Arc::default(),
             changes,
             node,
+            names_wished: 0,
             cold: BTreeSet::new(),
             warm: None,
             reaper: Reaper::start(),
@@ -358,15 +360,20 @@ impl Core {
         self.directory.store(Arc::new(directory));
     }
 
-    fn wish_names(&self, key: &CellKey, before: &BTreeSet<Arc<str>>) {
+    fn wish_names(&mut self, key: &CellKey, before: &BTreeSet<Arc<str>>) {
         let Some(cell) = self.live.get(key) else { return };
         if cell.names == *before {
             return;
         }
+        self.names_wished += 1;
+        let number = self.names_wished;
         self.names.send_if_modified(|names| {
             let mut is_changed = false;
             for name in &cell.names {
-                is_changed |= names.insert(Arc::clone(name)).is_none();
+                if !names.contains_key(name) {
+                    names.insert(Arc::clone(name), number);
+                    is_changed = true;
+                }
             }
             for name in before.iter().filter(|name| !self.live.is_used(name)) {
                 is_changed |= names.remove(name).is_some();
