@@ -40,11 +40,8 @@ fn main() -> anyhow::Result<()> {
         request_buffering: true,
         response_buffering: true,
     };
-    let rule = Rule {
-        id: route.id,
-        paths: vec![equipoise_proto::PathPattern::parse("/")?],
-        ..Rule::default()
-    };
+    let rule =
+        Rule { id: route.id, paths: vec![equipoise_proto::PathPattern::parse("/")?], ..Rule::default() };
     let active = Active::default();
     active.swap(Arc::new(Table { router: Router::new(vec![rule]), routes: vec![Arc::new(route)] }));
     let settings = ProxySettings { listen: vec![*listen], workers: 1, ..ProxySettings::default() };

@@ -34,7 +34,9 @@ use tracing::error;
 
 use crate::table::Active;
 
-pub use settings::{Cidr, ErrorType, InvalidCidr, ProxySettings, RealIpHeader, ResponseHeaders, SERVER_TOKEN};
+pub use settings::{
+    Cidr, ErrorType, InvalidCidr, ProxySettings, RealIpHeader, ResponseHeaders, SERVER_TOKEN,
+};
 
 /// Why the proxy did not start. Nothing of it runs then.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,7 @@ pub fn start(settings: ProxySettings, active: &Active) -> Result<Running, StartE
     let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
     for address in &settings.listen {
         let mut address = *address;
+        check_free(address).map_err(|source| StartError::Listen { address, source })?;
         for of_worker in &mut listeners {
             let listen = || -> io::Result<(TcpListener, SocketAddr)> {
                 let listener = bind(address, settings.backlog)?;
@@ -154,6 +157,20 @@ impl Drain {
     fn deadline(&self) -> Instant {
         self.deadline.get().copied().unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
     }
+}
+
+/// Sockets that share a port would also share it with another node of the same user: one that does not share
+/// finds out whether somebody listens there.
+fn check_free(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
 }
 
 fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {

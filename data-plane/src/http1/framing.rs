@@ -58,7 +58,9 @@ impl Headers {
         }
         let mut has_unknown = false;
         for coding in list(value) {
-            if coding.is_empty() || !coding.iter().all(|byte| is_token(*byte) || *byte == b';' || *byte == b'=') {
+            if coding.is_empty()
+                || !coding.iter().all(|byte| is_token(*byte) || *byte == b';' || *byte == b'=')
+            {
                 return Err(FramingError::TransferEncoding);
             }
             if self.is_chunked {

@@ -38,5 +38,6 @@ pub fn split_host(value: &[u8]) -> Option<HostPort<'_>> {
 /// What a registered name may hold (RFC 3986: unreserved, sub-delims, percent). `%` is left out: no resolver
 /// knows it, and hops differ on decoding it. `_` is common in container names.
 const fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'*' | b'+' | b'=' | b';')
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'*' | b'+' | b'=' | b';')
 }

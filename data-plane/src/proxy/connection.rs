@@ -75,7 +75,8 @@ impl Client {
                         self.buffer.hold(head.start, head.end);
                         return Poll::Ready(Incoming::Head);
                     }
-                    Ok(None) => {}
+                    Ok(None) if scan.may_be_request(self.buffer.filled()) => {}
+                    Ok(None) => return Poll::Ready(Incoming::Refused(HeadError::NotHttp)),
                     Err(error) => return Poll::Ready(Incoming::Refused(error)),
                 }
                 if reading.set(Reading::Head) {

@@ -18,8 +18,8 @@ use super::request::{self, Facts, Matched};
 use super::retry::{self, Fault, Method, Origin, Sent, Verdict};
 use super::worker::Worker;
 use crate::http1::{
-    BodyDecoder, Framing, HeadError, HeadScan, HeadStorage, InvalidResponse, Refusal, RequestHead, ResponseBody,
-    ResponseHead, Step, Version, push_chunk_size,
+    BodyDecoder, Framing, HeadError, HeadScan, HeadStorage, InvalidResponse, Refusal, RequestHead,
+    ResponseBody, ResponseHead, Step, Version, push_chunk_size,
 };
 use crate::table::{Lease, Outcome, PickError, Tried};
 
@@ -132,7 +132,8 @@ async fn read_body(
     {
         return Err(Failure::ClientGone);
     }
-    let is_long = matches!(facts.framing, Framing::Length(length) if length > settings.body_buffer_bytes as u64);
+    let is_long =
+        matches!(facts.framing, Framing::Length(length) if length > settings.body_buffer_bytes as u64);
     if !buffers || is_long {
         return Ok(Body::Streaming(decoder, Vec::new()));
     }
@@ -190,7 +191,10 @@ struct Picked {
 
 impl Picked {
     fn latencies(self, facts: &Facts, now: Instant) -> (u64, u64) {
-        (millis(self.at.saturating_duration_since(facts.started)), millis(now.saturating_duration_since(self.at)))
+        (
+            millis(self.at.saturating_duration_since(facts.started)),
+            millis(now.saturating_duration_since(self.at)),
+        )
     }
 }
 
@@ -250,7 +254,8 @@ async fn proxy(client: &mut Client, worker: &Worker, facts: Facts, matched: &Mat
                     return answer(client, worker, &facts, Problem::BadGateway, picked, body.remains()).await;
                 }
                 Verdict::GatewayTimeout => {
-                    return answer(client, worker, &facts, Problem::GatewayTimeout, picked, body.remains()).await;
+                    return answer(client, worker, &facts, Problem::GatewayTimeout, picked, body.remains())
+                        .await;
                 }
             }
         }
@@ -324,7 +329,9 @@ async fn attempt(
 ) -> Attempted {
     let address = lease.address();
     let mut pooled = if may_pool { worker.pool.take(address) } else { None };
-    if facts.method == Method::Once && pooled.as_ref().is_some_and(|pooled| !pool::is_surely_quiet(&pooled.stream)) {
+    if facts.method == Method::Once
+        && pooled.as_ref().is_some_and(|pooled| !pool::is_surely_quiet(&pooled.stream))
+    {
         pooled = None;
     }
     let (upstream, origin) = match pooled {
@@ -379,7 +386,9 @@ async fn attempt(
         let sent = match (written, took_body) {
             (_, true) => Sent::Consumed,
             (0, false) => Sent::Nothing,
-            (_, false) if !matched.route.request_buffering && facts.framing != Framing::Absent => Sent::Consumed,
+            (_, false) if !matched.route.request_buffering && facts.framing != Framing::Absent => {
+                Sent::Consumed
+            }
             (_, false) => Sent::Replayable,
         };
         exchange.buffer.give_back(&worker.buffers);
@@ -425,7 +434,9 @@ fn upload(
         (Body::Absent, Framing::Length(_)) => BodyHeader::Length(0),
         (Body::Absent, Framing::Absent | Framing::Chunked) => BodyHeader::Absent,
         (Body::InPlace(length), _) => BodyHeader::Length(*length as u64),
-        (Body::Collected(bytes, trailers), _) if trailers.is_empty() => BodyHeader::Length(bytes.len() as u64),
+        (Body::Collected(bytes, trailers), _) if trailers.is_empty() => {
+            BodyHeader::Length(bytes.len() as u64)
+        }
         (Body::Collected(..), _) => BodyHeader::Chunked,
         (Body::Streaming(..), Framing::Length(length)) => BodyHeader::Length(length),
         (Body::Streaming(..), Framing::Chunked | Framing::Absent) => BodyHeader::Chunked,
@@ -478,8 +489,7 @@ impl Exchange {
         matched: &Matched,
     ) -> Result<bool, Failure> {
         let Some(upload) = &mut self.upload else { return Ok(true) };
-        let patience =
-            Patience { read: worker.settings.body_timeout, write: matched.service.write_timeout };
+        let patience = Patience { read: worker.settings.body_timeout, write: matched.service.write_timeout };
         let Client { stream, buffer, upload_timer, .. } = client;
         let polled = upload.poll(cx, stream, buffer, &mut self.upstream.stream, upload_timer, patience);
         match polled {
@@ -569,8 +579,11 @@ impl Exchange {
         self.upstream_persists = head.persists();
         let is_new = facts.version == Version::Http11;
         let reply_body = ReplyBody::of(head.body, is_new);
-        self.client_persists =
-            facts.persists && self.upload.is_none() && !self.upload_broke && reply_body != ReplyBody::UntilClose;
+        self.client_persists = facts.persists
+            && !worker.is_draining.get()
+            && self.upload.is_none()
+            && !self.upload_broke
+            && reply_body != ReplyBody::UntilClose;
         let decoder = match head.body {
             ResponseBody::Absent => BodyDecoder::length(0),
             ResponseBody::Length(length) => BodyDecoder::length(length),
@@ -655,9 +668,9 @@ async fn relay(
             }
         }
         Err(RelayError::Sink | RelayError::SinkTimeout) => After::Close,
-        Err(
-            RelayError::Source | RelayError::SourceTimeout | RelayError::Body(_) | RelayError::TooLarge,
-        ) => After::Abort,
+        Err(RelayError::Source | RelayError::SourceTimeout | RelayError::Body(_) | RelayError::TooLarge) => {
+            After::Abort
+        }
     }
 }
 
@@ -702,7 +715,7 @@ async fn answer(
         Remains::All => skip_body(client, facts),
         Remains::Unknown => false,
     };
-    let persists = facts.persists && is_read;
+    let persists = facts.persists && is_read && !worker.is_draining.get();
     let now = Instant::now();
     let mut out = worker.buffers.take_output();
     {

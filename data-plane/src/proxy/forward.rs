@@ -46,7 +46,8 @@ impl Peer {
                 named.map_or(own, |address| address.to_string().into())
             }
             RealIpHeader::XForwardedFor => {
-                let trusts = |address: IpAddr| settings.trusted_ips.iter().any(|block| block.contains(address));
+                let trusts =
+                    |address: IpAddr| settings.trusted_ips.iter().any(|block| block.contains(address));
                 let mut best = None;
                 // From the right, as long as who named the address is trusted.
                 let lines: Vec<_> = values(head, Name::XForwardedFor).flat_map(list).collect();
@@ -71,8 +72,15 @@ fn address_of(text: &[u8]) -> Option<IpAddr> {
 }
 
 /// The values of a known header, in order.
-pub fn values<'h, 'b>(head: &RequestHead<'h, 'b>, wanted: Name) -> impl Iterator<Item = &'b [u8]> + use<'h, 'b> {
-    head.headers.iter().zip(head.names).filter(move |(_, name)| **name == wanted).map(|(header, _)| header.value)
+pub fn values<'h, 'b>(
+    head: &RequestHead<'h, 'b>,
+    wanted: Name,
+) -> impl Iterator<Item = &'b [u8]> + use<'h, 'b> {
+    head.headers
+        .iter()
+        .zip(head.names)
+        .filter(move |(_, name)| **name == wanted)
+        .map(|(header, _)| header.value)
 }
 
 /// How the body goes upstream.

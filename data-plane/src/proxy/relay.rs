@@ -74,7 +74,12 @@ pub struct Relay {
 
 impl Relay {
     /// Sends `output`, then the body that `decoder` finds.
-    pub fn new(output: Vec<u8>, decoder: BodyDecoder, encoding: Encoding, body_bytes_max: Option<u64>) -> Self {
+    pub fn new(
+        output: Vec<u8>,
+        decoder: BodyDecoder,
+        encoding: Encoding,
+        body_bytes_max: Option<u64>,
+    ) -> Self {
         Self {
             decoder,
             encoding,
@@ -191,8 +196,7 @@ impl Relay {
                 Step::Data { skip, length } => {
                     buffer.consume(skip);
                     self.body_bytes += length as u64;
-                    self.body_left =
-                        self.body_left.checked_sub(length as u64).ok_or(RelayError::TooLarge)?;
+                    self.body_left = self.body_left.checked_sub(length as u64).ok_or(RelayError::TooLarge)?;
                     if self.encoding == Encoding::Plain {
                         self.direct = length;
                         return Ok(false);

@@ -74,9 +74,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
             | Name::XForwardedPort
             | Name::XForwardedPrefix
             | Name::XForwardedProto
-            | Name::XRealIp => {
-                !head.connection.names_headers || !head.is_named_by_connection(header.name)
-            }
+            | Name::XRealIp => !head.connection.names_headers || !head.is_named_by_connection(header.name),
         };
         if passes {
             out.extend_from_slice(b"\r\n");

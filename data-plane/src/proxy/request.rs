@@ -178,7 +178,8 @@ fn push_request(
     let path = equipoise_proto::path::normalise(head.target.path);
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
-    let strip = if route.strip_path && *prefix_bytes > 0 { Strip::Prefix(*prefix_bytes) } else { Strip::Nothing };
+    let strip =
+        if route.strip_path && *prefix_bytes > 0 { Strip::Prefix(*prefix_bytes) } else { Strip::Nothing };
     rewrite::push_target(out, service.path.as_deref(), &path, strip, head.target.query);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match head.host {

@@ -158,7 +158,8 @@ impl FromStr for Cidr {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidCidr(text.into());
-        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+        let (address, bits) =
+            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.parse().map_err(|_| invalid())?;
         let width = if address.is_ipv4() { 32 } else { 128_u32 };
         let bits = bits.map_or(Ok(width), str::parse::<u32>).map_err(|_| invalid())?;

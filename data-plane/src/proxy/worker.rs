@@ -1,14 +1,14 @@
 //! One worker: a thread with a runtime, listeners, pool and timers of its own. Nothing of it is shared.
 
 use std::cell::{Cell, RefCell};
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -69,7 +69,8 @@ pub fn run(
     active: &Active,
     drain: &Drain,
 ) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
     runtime.block_on(async {
         let worker = Rc::new(Worker {
             settings: Arc::clone(settings),
@@ -138,26 +139,43 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>, drain: Drain) {
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            () = drain.begun() => return,
+            () = drain.begun() => return accept_rest(listener, port, &worker),
         };
         match accepted {
-            Ok((stream, address)) => {
-                let peer = Peer::new(address, &worker.settings);
-                let client = Client::new(stream, peer, port, &worker.timers);
-                worker.connections.set(worker.connections.get() + 1);
-                // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
-                drop(tokio::task::spawn_local(serve(client, Counted(Rc::clone(&worker)))));
-            }
+            Ok((stream, address)) => open(stream, address, port, &worker),
             Err(error) if is_peers_fault(&error) => {}
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");
                 tokio::select! {
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = drain.begun() => return,
+                    () = drain.begun() => return accept_rest(listener, port, &worker),
                 }
             }
         }
     }
+}
+
+/// Accepts what waits in the backlog before the listener closes. It asks the kernel itself: that the runtime
+/// saw no event yet does not mean that nobody waits.
+fn accept_rest(listener: TcpListener, port: u16, worker: &Rc<Worker>) {
+    let Ok(listener) = listener.into_std() else { return };
+    while worker.connections.get() < worker.settings.connections_max
+        && let Ok((stream, address)) = listener.accept()
+    {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            open(stream, address, port, worker);
+        }
+    }
+}
+
+fn open(stream: TcpStream, address: SocketAddr, port: u16, worker: &Rc<Worker>) {
+    let peer = Peer::new(address, &worker.settings);
+    let client = Client::new(stream, peer, port, &worker.timers);
+    worker.connections.set(worker.connections.get() + 1);
+    // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
+    drop(tokio::task::spawn_local(serve(client, Counted(Rc::clone(worker)))));
 }
 
 fn is_peers_fault(error: &std::io::Error) -> bool {

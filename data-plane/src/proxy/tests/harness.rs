@@ -292,7 +292,8 @@ impl Plan {
             request_buffering: self.request_buffering,
             response_buffering: true,
         };
-        let paths = self.path.into_iter().map(|path| equipoise_proto::PathPattern::parse(path).unwrap()).collect();
+        let paths =
+            self.path.into_iter().map(|path| equipoise_proto::PathPattern::parse(path).unwrap()).collect();
         let rule = Rule { id: route.id, paths, ..Rule::default() };
         let active = Active::default();
         active.swap(Arc::new(Table { router: Router::new(vec![rule]), routes: vec![Arc::new(route)] }));
