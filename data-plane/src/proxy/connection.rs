@@ -14,6 +14,7 @@ use super::forward::Peer;
 use super::timer::{Timer, Timers};
 use super::worker::Worker;
 use crate::http1::{HeadError, HeadScan};
+use crate::observability::ConnectionState;
 
 /// How long a connection that has not asked anything yet stays open in a drain: its first request may be
 /// under way.
@@ -203,8 +204,29 @@ impl Reading {
     }
 }
 
+/// Counts where a connection stands, and takes it out when it ends.
+struct Standing<'a> {
+    worker: &'a Worker,
+    state: Option<ConnectionState>,
+}
+
+impl Standing<'_> {
+    fn set(&mut self, state: Option<ConnectionState>) {
+        self.worker.metrics.connection_moved(self.state, state);
+        self.state = state;
+    }
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.set(None);
+    }
+}
+
 /// Serves a connection to its end.
 pub(super) async fn serve(mut client: Client, worker: &Worker) {
+    let mut standing = Standing { worker, state: None };
+    standing.set(Some(ConnectionState::Reading));
     let mut served = 0_u32;
     loop {
         let mut scan = HeadScan::default();
@@ -216,6 +238,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
         });
         let incoming = poll_fn(|cx| client.poll_head(cx, worker, &mut scan, &mut reading)).await;
         served = served.saturating_add(1);
+        standing.set(Some(ConnectionState::Writing));
         let after = match incoming {
             Incoming::Head => {
                 let is_last = served >= worker.settings.keepalive_requests;
@@ -227,6 +250,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
         client.buffer.release();
         match after {
             After::Keep => {
+                standing.set(Some(ConnectionState::Waiting));
                 if client.buffer.filled().is_empty() {
                     client.buffer.give_back(&worker.buffers);
                 }

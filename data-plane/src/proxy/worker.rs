@@ -18,6 +18,7 @@ use super::pool::Pool;
 use super::settings::ProxySettings;
 use super::timer::{TICK, Timers};
 use super::{Drain, forward::Peer};
+use crate::observability::WorkerMetrics;
 use crate::table::{Active, Reader};
 
 /// How long accepting pauses when the process has no descriptors left.
@@ -33,6 +34,7 @@ pub struct Worker {
     pub(super) buffers: Buffers,
     pub(super) pool: Pool,
     pub(super) table: RefCell<Reader>,
+    pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) is_draining: Cell<bool>,
     random: RefCell<StdRng>,
     date: RefCell<String>,
@@ -67,6 +69,7 @@ pub fn run(
     listeners: Vec<StdListener>,
     settings: &Arc<ProxySettings>,
     active: &Active,
+    metrics: Arc<WorkerMetrics>,
     drain: &Drain,
 ) -> std::io::Result<()> {
     let runtime =
@@ -78,6 +81,7 @@ pub fn run(
             buffers: Buffers::default(),
             pool: Pool::new(settings.pool_size, settings.pool_requests_max),
             table: RefCell::new(active.reader()),
+            metrics,
             is_draining: Cell::new(false),
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
@@ -174,6 +178,7 @@ fn open(stream: TcpStream, address: SocketAddr, port: u16, worker: &Rc<Worker>) 
     let peer = Peer::new(address, &worker.settings);
     let client = Client::new(stream, peer, port, &worker.timers);
     worker.connections.set(worker.connections.get() + 1);
+    worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     drop(tokio::task::spawn_local(serve(client, Counted(Rc::clone(worker)))));
 }
@@ -192,7 +197,8 @@ struct Counted(Rc<Worker>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let Worker { connections, ended, .. } = &*self.0;
+        let Worker { connections, ended, metrics, .. } = &*self.0;
+        metrics.connection_closed();
         connections.set(connections.get().saturating_sub(1));
         ended.notify_waiters();
         ended.notify_one();

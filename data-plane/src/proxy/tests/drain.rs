@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use super::harness::*;
+use crate::observability::Workers;
 use crate::proxy::{ProxySettings, StartError, start};
 use crate::table::Active;
 
@@ -79,9 +80,9 @@ fn an_address_in_use_is_named() {
             |address| ProxySettings { listen: vec![address], workers: 2, ..ProxySettings::default() };
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = TcpListener::bind(free).unwrap();
-        let other = start(settings(free), &active).unwrap();
+        let other = start(settings(free), &active, &Workers::new(2)).unwrap();
         let taken = if shares { other.addresses()[0] } else { listener.local_addr().unwrap() };
-        match start(settings(taken), &active) {
+        match start(settings(taken), &active, &Workers::new(2)) {
             Err(StartError::Listen { address, .. }) => assert_eq!(address, taken, "{name}"),
             result => panic!("{name}: {result:?}"),
         }

@@ -1,0 +1,19 @@
+//! The node's metrics: counted per worker, summed at scrape time.
+//!
+//! A worker owns one [`WorkerMetrics`] and is the only one that writes to it and to its shard of a route's
+//! metrics, so that counting is a plain load and store and no cache line is shared. `proxy` counts, `status`
+//! renders.
+
+mod counter;
+pub mod names;
+mod node;
+
+mod route;
+
+mod worker;
+
+pub use counter::{Counter, Histogram};
+pub use node::NodeState;
+
+pub use route::{RequestSample, RouteMetrics, Source};
+pub use worker::{ConnectionState, PoolUse, WorkerMetrics, Workers};
