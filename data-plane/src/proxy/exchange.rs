@@ -97,7 +97,8 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
         match read_body(client, worker, &facts, &matched).await {
             Ok(read) => body = read,
             Err(Failure::Body(problem)) => {
-                return answer(client, worker, &facts, Some(&matched.route), problem, None, Remains::Unknown).await;
+                return answer(client, worker, &facts, Some(&matched.route), problem, None, Remains::Unknown)
+                    .await;
             }
             Err(Failure::ClientGone | Failure::Fault(_)) => return After::Close,
         }
@@ -229,7 +230,9 @@ async fn proxy(client: &mut Client, worker: &Worker, facts: Facts, matched: &Mat
         loop {
             let attempted = attempt(client, worker, &facts, matched, &lease, &mut body, may_pool, at).await;
             let (origin, sent, failure) = match attempted {
-                Ok(exchange) => return relay(client, worker, &facts, matched, &lease, body, exchange, at).await,
+                Ok(exchange) => {
+                    return relay(client, worker, &facts, matched, &lease, body, exchange, at).await;
+                }
                 Err((origin, sent, failure)) => (origin, sent, failure),
             };
             let fault = match failure {
@@ -257,11 +260,28 @@ async fn proxy(client: &mut Client, worker: &Worker, facts: Facts, matched: &Mat
                     continue 'targets;
                 }
                 Verdict::BadGateway => {
-                    return answer(client, worker, &facts, route, Problem::BadGateway, picked, body.remains()).await;
+                    return answer(
+                        client,
+                        worker,
+                        &facts,
+                        route,
+                        Problem::BadGateway,
+                        picked,
+                        body.remains(),
+                    )
+                    .await;
                 }
                 Verdict::GatewayTimeout => {
-                    return answer(client, worker, &facts, route, Problem::GatewayTimeout, picked, body.remains())
-                        .await;
+                    return answer(
+                        client,
+                        worker,
+                        &facts,
+                        route,
+                        Problem::GatewayTimeout,
+                        picked,
+                        body.remains(),
+                    )
+                    .await;
                 }
             }
         }
@@ -666,7 +686,15 @@ async fn relay(
     };
     let ended = poll_fn(|cx| exchange.poll_download(cx, client, worker, matched)).await;
     let Exchange {
-        upstream, mut buffer, upload, upload_broke, download, upstream_persists, status, streamed, ..
+        upstream,
+        mut buffer,
+        upload,
+        upload_broke,
+        download,
+        upstream_persists,
+        status,
+        streamed,
+        ..
     } = exchange;
     let is_sent = upload.is_none() && !upload_broke;
     let now = Instant::now();
