@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_data_plane::observability::Workers;
 use equipoise_data_plane::proxy::{ProxySettings, start};
-use equipoise_data_plane::router::{Router, Rule};
+use equipoise_data_plane::router::Rule;
 use equipoise_data_plane::table::{Active, Route, Service, Table, Target, Upstream};
 
 fn main() -> anyhow::Result<()> {
@@ -39,13 +40,14 @@ fn main() -> anyhow::Result<()> {
         preserve_host: false,
         request_buffering: true,
         response_buffering: true,
+        metrics: Arc::default(),
     };
     let rule =
         Rule { id: route.id, paths: vec![equipoise_proto::PathPattern::parse("/")?], ..Rule::default() };
     let active = Active::default();
-    active.swap(Arc::new(Table { router: Router::new(vec![rule]), routes: vec![Arc::new(route)] }));
+    active.swap(Arc::new(Table::new([(rule, Arc::new(route))])));
     let settings = ProxySettings { listen: vec![*listen], workers: 1, ..ProxySettings::default() };
-    let _running = start(settings, &active)?;
+    let _running = start(settings, &active, &Workers::new(1))?;
     loop {
         std::thread::park();
     }

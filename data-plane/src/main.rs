@@ -33,7 +33,9 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut signals = StopSignals::new().context("signals cannot be taken over")?;
         let node = run::start(node, None).await?;
-        let listeners: Vec<_> = node.proxy_addresses().iter().map(|address| ("proxy", *address)).collect();
+        let mut listeners: Vec<_> =
+            node.proxy_addresses().iter().map(|address| ("proxy", *address)).collect();
+        listeners.extend(node.status_addresses().iter().map(|address| ("status", *address)));
         cli::announce(concat!("Equipoise node ", env!("CARGO_PKG_VERSION")), &listeners);
         let signal = signals.next().await;
         tracing::info!(signal, "draining");

@@ -32,6 +32,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use crate::observability::Workers;
 use crate::table::Active;
 
 pub use settings::{
@@ -63,17 +64,18 @@ pub struct Running {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// Starts the workers. Every listener is bound before this returns; an address with port 0 gets the same port
+/// Starts the workers; `metrics` has a shard for each. Every listener is bound before this returns; an address with port 0 gets the same port
 /// on all workers.
 ///
 /// # Errors
 /// When an address cannot be listened on or a thread cannot be started.
-pub fn start(settings: ProxySettings, active: &Active) -> Result<Running, StartError> {
+pub fn start(settings: ProxySettings, active: &Active, metrics: &Workers) -> Result<Running, StartError> {
     let workers = settings.workers.max(1);
     let mut addresses = Vec::new();
     let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
     for address in &settings.listen {
         let mut address = *address;
+        check_free(address).map_err(|source| StartError::Listen { address, source })?;
         for of_worker in &mut listeners {
             let listen = || -> io::Result<(TcpListener, SocketAddr)> {
                 let listener = bind(address, settings.backlog)?;
@@ -90,9 +92,10 @@ pub fn start(settings: ProxySettings, active: &Active) -> Result<Running, StartE
     let mut running = Running { addresses, drain: Drain::default(), workers: Vec::new() };
     for (index, listeners) in listeners.into_iter().enumerate() {
         let (settings, active, drain) = (Arc::clone(&settings), active.clone(), running.drain.clone());
+        let metrics = metrics.get(index).cloned().unwrap_or_default();
         let thread = std::thread::Builder::new().name(format!("proxy-{index}"));
         let handle = thread.spawn(move || {
-            if let Err(error) = worker::run(listeners, &settings, &active, &drain) {
+            if let Err(error) = worker::run(listeners, &settings, &active, metrics, &drain) {
                 error!(%error, worker = index, "a proxy worker stopped");
             }
         });
@@ -156,6 +159,20 @@ impl Drain {
     fn deadline(&self) -> Instant {
         self.deadline.get().copied().unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
     }
+}
+
+/// Sockets that share a port would also share it with another node of the same user: one that does not share
+/// finds out whether somebody listens there.
+fn check_free(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
 }
 
 fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {

@@ -1,7 +1,7 @@
 //! Typed settings of a node.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use equipoise_proto::NodeId;
 use equipoise_settings::{Key, Listen, Problem, Settings, keys};
 use uuid::Uuid;
 
+use crate::dns;
 use crate::http1::Limits;
 use crate::proxy::{Cidr, ErrorType, ProxySettings, RealIpHeader, ResponseHeaders};
 
@@ -35,6 +36,10 @@ pub struct NodeSettings {
     pub status_listen: Vec<Listen>,
     /// Active checks at once.
     pub probes_max: usize,
+    /// How names are kept resolved.
+    pub dns: dns::Settings,
+    /// DNS servers in place of the system's; empty for those.
+    pub dns_servers: Vec<SocketAddr>,
 }
 
 impl NodeSettings {
@@ -56,6 +61,14 @@ impl NodeSettings {
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
             status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
             probes_max: settings.number(&keys::PROBE_CONCURRENCY_MAX),
+            dns: dns::Settings {
+                stale_ttl: settings.duration(&keys::DNS_STALE_TTL),
+                not_found_ttl: settings.duration(&keys::DNS_NOT_FOUND_TTL),
+                error_ttl: settings.duration(&keys::DNS_ERROR_TTL),
+                valid_ttl: Some(settings.duration(&keys::DNS_VALID_TTL)).filter(|ttl| !ttl.is_zero()),
+                ..dns::Settings::default()
+            },
+            dns_servers: dns_servers(settings)?,
         })
     }
 }
@@ -97,6 +110,20 @@ fn control_planes(settings: &Settings) -> Result<Vec<SocketAddr>, Problem> {
         return Err(settings.problem(key, "must name at least one control plane"));
     }
     Ok(addresses)
+}
+
+/// Port of a DNS server that is named without one.
+const DNS_PORT: u16 = 53;
+
+fn dns_servers(settings: &Settings) -> Result<Vec<SocketAddr>, Problem> {
+    let key = &keys::DNS_RESOLVER;
+    let read = |text: &String| {
+        let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
+        let rule =
+            || settings.problem(key, format!("`{text}` must be an IP address, with a port or without"));
+        text.parse::<SocketAddr>().or(bare).map_err(|_| rule())
+    };
+    settings.list(key).iter().map(read).collect()
 }
 
 fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {

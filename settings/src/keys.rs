@@ -181,6 +181,17 @@ keys! {
     UPSTREAM_IDLE_TIMEOUT = "upstream.idle_timeout", Some("upstream_keepalive_idle_timeout"), seconds(100), "60s", Data,
         "How long a connection to a target may stay idle.";
 
+    DNS_RESOLVER = "dns.resolver", Some("dns_resolver"), Kind::List, "", Data,
+        "DNS servers in place of the system's.";
+    DNS_STALE_TTL = "dns.stale_ttl", Some("dns_stale_ttl"), seconds(0), "3600s", Data,
+        "How long an answer may serve after it ran out, while no newer one can be had.";
+    DNS_NOT_FOUND_TTL = "dns.not_found_ttl", Some("dns_not_found_ttl"), seconds(100), "30s", Data,
+        "Pause before a name that does not exist is asked for again.";
+    DNS_ERROR_TTL = "dns.error_ttl", Some("dns_error_ttl"), seconds(100), "1s", Data,
+        "Pause after a failed look-up; it doubles up to dns.not_found_ttl.";
+    DNS_VALID_TTL = "dns.valid_ttl", Some("dns_valid_ttl"), seconds(0), "0s", Data,
+        "In place of the records' own time to live; 0 keeps theirs.";
+
     PROBE_CONCURRENCY_MAX = "probe.concurrency_max", None, Kind::Int { min: 1, max: 100_000 }, "256", Data,
         "Active health checks of this node at once.";
 

@@ -182,7 +182,11 @@ fn refusal(error: httparse::Error, bytes: &[u8]) -> Refusal {
 /// Whether the request line ends in a well-formed version that is not ours.
 fn names_other_version(bytes: &[u8]) -> bool {
     let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (Some(_), Some(_), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
     let Some(digits) = version.strip_prefix(b"HTTP/") else { return false };
     matches!(digits, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
 }

@@ -34,6 +34,9 @@ pub enum HeadError {
     /// A header line, or all lines together, pass their limit.
     #[error("header too large")]
     HeaderTooLarge,
+    /// What begins there is no request line.
+    #[error("not HTTP")]
+    NotHttp,
     /// More header lines than allowed.
     #[error("too many headers")]
     TooManyHeaders,
@@ -93,9 +96,10 @@ impl HeadScan {
         Ok(None)
     }
 
-    /// Whether nothing but empty lines came so far.
-    pub const fn is_blank(&self) -> bool {
-        self.at == self.start
+    /// Whether the incomplete head in `bytes` may still become a request: TLS on a plain port, for one, is told
+    /// by its first byte, and need not wait for a line end that never comes.
+    pub fn may_be_request(&self, bytes: &[u8]) -> bool {
+        bytes.get(self.start).is_none_or(|byte| matches!(byte, b'A'..=b'Z' | b'-' | b'_' | b'\r'))
     }
 
     fn check(&self, line_bytes: usize, head_bytes: usize, limits: &Limits) -> Result<(), HeadError> {

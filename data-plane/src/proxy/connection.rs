@@ -14,6 +14,7 @@ use super::forward::Peer;
 use super::timer::{Timer, Timers};
 use super::worker::Worker;
 use crate::http1::{HeadError, HeadScan};
+use crate::observability::ConnectionState;
 
 /// How long a connection that has not asked anything yet stays open in a drain: its first request may be
 /// under way.
@@ -75,7 +76,8 @@ impl Client {
                         self.buffer.hold(head.start, head.end);
                         return Poll::Ready(Incoming::Head);
                     }
-                    Ok(None) => {}
+                    Ok(None) if scan.may_be_request(self.buffer.filled()) => {}
+                    Ok(None) => return Poll::Ready(Incoming::Refused(HeadError::NotHttp)),
                     Err(error) => return Poll::Ready(Incoming::Refused(error)),
                 }
                 if reading.set(Reading::Head) {
@@ -202,8 +204,29 @@ impl Reading {
     }
 }
 
+/// Counts where a connection stands, and takes it out when it ends.
+struct Standing<'a> {
+    worker: &'a Worker,
+    state: Option<ConnectionState>,
+}
+
+impl Standing<'_> {
+    fn set(&mut self, state: Option<ConnectionState>) {
+        self.worker.metrics.connection_moved(self.state, state);
+        self.state = state;
+    }
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.set(None);
+    }
+}
+
 /// Serves a connection to its end.
 pub(super) async fn serve(mut client: Client, worker: &Worker) {
+    let mut standing = Standing { worker, state: None };
+    standing.set(Some(ConnectionState::Reading));
     let mut served = 0_u32;
     loop {
         let mut scan = HeadScan::default();
@@ -215,6 +238,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
         });
         let incoming = poll_fn(|cx| client.poll_head(cx, worker, &mut scan, &mut reading)).await;
         served = served.saturating_add(1);
+        standing.set(Some(ConnectionState::Writing));
         let after = match incoming {
             Incoming::Head => {
                 let is_last = served >= worker.settings.keepalive_requests;
@@ -226,6 +250,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
         client.buffer.release();
         match after {
             After::Keep => {
+                standing.set(Some(ConnectionState::Waiting));
                 if client.buffer.filled().is_empty() {
                     client.buffer.give_back(&worker.buffers);
                 }

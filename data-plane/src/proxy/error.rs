@@ -84,7 +84,7 @@ fn refused(refusal: Refusal) -> (u16, Generator, Cow<'static, str>) {
         Refusal::Method => (405, "Method not allowed"),
         Refusal::Version => (505, "HTTP version not supported"),
         Refusal::Malformed(_)
-        | Refusal::Head(HeadError::BareLineFeed | HeadError::BlankLines)
+        | Refusal::Head(HeadError::BareLineFeed | HeadError::BlankLines | HeadError::NotHttp)
         | Refusal::Framing(
             FramingError::ContentLength
             | FramingError::RepeatedContentLength

@@ -14,14 +14,15 @@ use super::forward::BodyHeader;
 use super::pool::{self, Pooled};
 use super::relay::{Encoding, Patience, Relay, RelayError};
 use super::reply::{self, Reply, ReplyBody};
-use super::request::{self, Facts, Matched};
+use super::request::{self, Facts, Matched, Unserved};
 use super::retry::{self, Fault, Method, Origin, Sent, Verdict};
 use super::worker::Worker;
 use crate::http1::{
     BodyDecoder, Framing, HeadError, HeadScan, HeadStorage, InvalidResponse, Refusal, RequestHead,
     ResponseBody, ResponseHead, Step, Version, push_chunk_size,
 };
-use crate::table::{Lease, Outcome, PickError, Tried};
+use crate::observability::{PoolUse, RequestSample, Source};
+use crate::table::{Lease, Outcome, PickError, Route, Tried};
 
 /// Interim responses of one upstream before its real one.
 const INTERIM_RESPONSES_MAX: u32 = 8;
@@ -75,7 +76,7 @@ pub(super) async fn refuse(client: &mut Client, worker: &Worker, error: HeadErro
         expects_continue: false,
         method: Method::Once,
     };
-    answer(client, worker, &facts, Problem::Refused(Refusal::Head(error)), None, Remains::Unknown).await
+    answer(client, worker, &facts, None, Problem::Refused(Refusal::Head(error)), None, Remains::Unknown).await
 }
 
 /// Serves the request whose head the client's buffer holds.
@@ -83,17 +84,21 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
     let (facts, matched) = request::open(client, worker, is_last);
     let matched = match matched {
         Ok(matched) => matched,
-        Err(problem @ Problem::Refused(_)) => {
-            return answer(client, worker, &facts, problem, None, Remains::Unknown).await;
+        Err(Unserved { problem, route }) => {
+            let remains = match problem {
+                Problem::Refused(_) => Remains::Unknown,
+                _ => Remains::All,
+            };
+            return answer(client, worker, &facts, route.as_deref(), problem, None, remains).await;
         }
-        Err(problem) => return answer(client, worker, &facts, problem, None, Remains::All).await,
     };
     let mut body = Body::Absent;
     if facts.framing != Framing::Absent {
         match read_body(client, worker, &facts, &matched).await {
             Ok(read) => body = read,
             Err(Failure::Body(problem)) => {
-                return answer(client, worker, &facts, problem, None, Remains::Unknown).await;
+                return answer(client, worker, &facts, Some(&matched.route), problem, None, Remains::Unknown)
+                    .await;
             }
             Err(Failure::ClientGone | Failure::Fault(_)) => return After::Close,
         }
@@ -205,6 +210,7 @@ fn millis(time: Duration) -> u64 {
 /// Attempt after attempt, until one gives a response or the rules say stop.
 async fn proxy(client: &mut Client, worker: &Worker, facts: Facts, matched: &Matched, body: Body) -> After {
     let service = &matched.service;
+    let route = Some(&*matched.route);
     let mut tried = Tried::default();
     let mut retries_left = service.retries;
     let mut body = body;
@@ -214,7 +220,7 @@ async fn proxy(client: &mut Client, worker: &Worker, facts: Facts, matched: &Mat
             Ok(lease) => lease,
             Err(Failure::Body(Problem::Pick(error))) => {
                 let problem = if picked.is_some() { Problem::PickAgain(error) } else { Problem::Pick(error) };
-                return answer(client, worker, &facts, problem, picked, body.remains()).await;
+                return answer(client, worker, &facts, route, problem, picked, body.remains()).await;
             }
             Err(_) => return After::Close,
         };
@@ -224,13 +230,15 @@ async fn proxy(client: &mut Client, worker: &Worker, facts: Facts, matched: &Mat
         loop {
             let attempted = attempt(client, worker, &facts, matched, &lease, &mut body, may_pool, at).await;
             let (origin, sent, failure) = match attempted {
-                Ok(exchange) => return relay(client, worker, &facts, matched, &lease, body, exchange).await,
+                Ok(exchange) => {
+                    return relay(client, worker, &facts, matched, &lease, body, exchange, at).await;
+                }
                 Err((origin, sent, failure)) => (origin, sent, failure),
             };
             let fault = match failure {
                 Failure::ClientGone => return After::Close,
                 Failure::Body(problem) => {
-                    return answer(client, worker, &facts, problem, picked, Remains::Unknown).await;
+                    return answer(client, worker, &facts, route, problem, picked, Remains::Unknown).await;
                 }
                 Failure::Fault(fault) => fault,
             };
@@ -248,14 +256,32 @@ async fn proxy(client: &mut Client, worker: &Worker, facts: Facts, matched: &Mat
                 Verdict::Reconnect => may_pool = false,
                 Verdict::Next => {
                     retries_left = retries_left.saturating_sub(1);
+                    worker.metrics.retried();
                     continue 'targets;
                 }
                 Verdict::BadGateway => {
-                    return answer(client, worker, &facts, Problem::BadGateway, picked, body.remains()).await;
+                    return answer(
+                        client,
+                        worker,
+                        &facts,
+                        route,
+                        Problem::BadGateway,
+                        picked,
+                        body.remains(),
+                    )
+                    .await;
                 }
                 Verdict::GatewayTimeout => {
-                    return answer(client, worker, &facts, Problem::GatewayTimeout, picked, body.remains())
-                        .await;
+                    return answer(
+                        client,
+                        worker,
+                        &facts,
+                        route,
+                        Problem::GatewayTimeout,
+                        picked,
+                        body.remains(),
+                    )
+                    .await;
                 }
             }
         }
@@ -311,7 +337,8 @@ struct Exchange {
     client_persists: bool,
     scan: HeadScan,
     sent: u64,
-    took_body: bool,
+    /// Body bytes streamed by an upload that ended.
+    streamed: u64,
 }
 
 type Attempted = Result<Exchange, (Origin, Sent, Failure)>;
@@ -334,6 +361,7 @@ async fn attempt(
     {
         pooled = None;
     }
+    worker.metrics.pool(if pooled.is_some() { PoolUse::Hit } else { PoolUse::Miss });
     let (upstream, origin) = match pooled {
         Some(pooled) => (pooled, Origin::Pooled),
         None => {
@@ -355,7 +383,7 @@ async fn attempt(
         client_persists: false,
         scan: HeadScan::default(),
         sent: 0,
-        took_body: false,
+        streamed: 0,
     };
     exchange.upstream.requests = exchange.upstream.requests.saturating_add(1);
     let mut interim = 0;
@@ -381,7 +409,7 @@ async fn attempt(
         let has_read = interim > 0 || !exchange.buffer.filled().is_empty();
         let (written, took_body) = match &exchange.upload {
             Some(upload) => (upload.written(), upload.body_bytes() > 0),
-            None => (exchange.sent, exchange.took_body),
+            None => (exchange.sent, exchange.streamed > 0),
         };
         let sent = match (written, took_body) {
             (_, true) => Sent::Consumed,
@@ -505,7 +533,7 @@ impl Exchange {
         }
         if let Some(upload) = self.upload.take() {
             self.sent = upload.written();
-            self.took_body = upload.body_bytes() > 0;
+            self.streamed = upload.body_bytes();
             upload.into_output(&worker.buffers);
         }
         client.upload_timer.disarm();
@@ -580,6 +608,7 @@ impl Exchange {
         let is_new = facts.version == Version::Http11;
         let reply_body = ReplyBody::of(head.body, is_new);
         self.client_persists = facts.persists
+            && !worker.is_draining.get()
             && self.upload.is_none()
             && !self.upload_broke
             && reply_body != ReplyBody::UntilClose;
@@ -638,27 +667,58 @@ impl Exchange {
 async fn relay(
     client: &mut Client,
     worker: &Worker,
-    _facts: &Facts,
+    facts: &Facts,
     matched: &Matched,
     lease: &Lease,
     body: Body,
     mut exchange: Exchange,
+    picked: Picked,
 ) -> After {
     lease.observe(Outcome::Replied(exchange.status));
     exchange.buffer.release();
-    if let Body::InPlace(length) = body {
-        client.buffer.consume(length);
-    }
+    let held_body = match body {
+        Body::Absent => 0,
+        Body::InPlace(length) => {
+            client.buffer.consume(length);
+            length
+        }
+        Body::Collected(bytes, _) | Body::Streaming(_, bytes) => bytes.len(),
+    };
     let ended = poll_fn(|cx| exchange.poll_download(cx, client, worker, matched)).await;
-    let Exchange { upstream, mut buffer, upload, upload_broke, download, upstream_persists, .. } = exchange;
+    let Exchange {
+        upstream,
+        mut buffer,
+        upload,
+        upload_broke,
+        download,
+        upstream_persists,
+        status,
+        streamed,
+        ..
+    } = exchange;
     let is_sent = upload.is_none() && !upload_broke;
+    let now = Instant::now();
+    let sample = RequestSample {
+        code: status,
+        source: Source::Service,
+        request: now.saturating_duration_since(facts.started),
+        upstream: Some(now.saturating_duration_since(picked.at)),
+        kong: picked.at.saturating_duration_since(facts.started),
+        ingress_bytes: (client.buffer.held().len() + held_body) as u64
+            + upload.as_ref().map_or(streamed, Relay::body_bytes),
+        egress_bytes: download.written(),
+    };
+    worker.metrics.request(Some(&matched.route.metrics), &sample);
+    if let Some(upload) = upload {
+        upload.into_output(&worker.buffers);
+    }
     download.into_output(&worker.buffers);
     let is_clean = buffer.filled().is_empty();
     buffer.give_back(&worker.buffers);
     match ended {
         Ok(()) => {
             if is_sent && upstream_persists && is_clean {
-                worker.pool.put(lease.address(), upstream, Instant::now());
+                worker.pool.put(lease.address(), upstream, now);
             }
             match (exchange.client_persists, is_sent) {
                 (true, true) => After::Keep,
@@ -701,6 +761,7 @@ async fn answer(
     client: &mut Client,
     worker: &Worker,
     facts: &Facts,
+    route: Option<&Route>,
     problem: Problem,
     picked: Option<Picked>,
     remains: Remains,
@@ -714,7 +775,7 @@ async fn answer(
         Remains::All => skip_body(client, facts),
         Remains::Unknown => false,
     };
-    let persists = facts.persists && is_read;
+    let persists = facts.persists && is_read && !worker.is_draining.get();
     let now = Instant::now();
     let mut out = worker.buffers.take_output();
     {
@@ -731,6 +792,18 @@ async fn answer(
         error::render(&mut out, &problem, &seen, &worker.settings);
     }
     let is_written = client.write(&out, worker.settings.send_timeout).await;
+    let ended = Instant::now();
+    let request = ended.saturating_duration_since(facts.started);
+    let sample = RequestSample {
+        code: problem.status(),
+        source: Source::Kong,
+        request,
+        upstream: picked.map(|picked| now.saturating_duration_since(picked.at)),
+        kong: picked.map_or(request, |picked| picked.at.saturating_duration_since(facts.started)),
+        ingress_bytes: client.buffer.held().len() as u64,
+        egress_bytes: out.len() as u64,
+    };
+    worker.metrics.request(route.map(|route| &*route.metrics), &sample);
     worker.buffers.give_back_output(out);
     match (is_written, persists) {
         (true, true) => After::Keep,

@@ -18,6 +18,9 @@ use crate::http1::{BodyDecoder, BodyError, LAST_CHUNK, Step, push_chunk_size};
 /// Chunked output gathered before it is written: several small chunks leave in one write.
 const GATHERED_BYTES_MAX: usize = 16 * 1024;
 
+/// A body of so many bytes behind a head is copied to it: cheaper than a write from two places.
+const COPIED_BYTES_MAX: usize = 2 * 1024;
+
 /// How the body is framed for the sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -120,6 +123,8 @@ impl Relay {
         patience: Patience,
     ) -> Poll<Result<(), RelayError>> {
         loop {
+            // What is here first, so that a head and the body behind it leave in one write.
+            let wants_more = self.direct == 0 && !self.has_ended && self.decode(buffer)?;
             match self.poll_flush(cx, buffer, sink) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(RelayError::Sink)),
@@ -131,7 +136,7 @@ impl Relay {
             if self.has_ended {
                 return Poll::Ready(Ok(()));
             }
-            if !self.decode(buffer)? {
+            if !wants_more {
                 continue;
             }
             match buffer.poll_fill(source, cx) {
@@ -191,23 +196,26 @@ impl Relay {
     /// Takes what is in the buffer; true when more must be read before anything can be written.
     #[inline]
     fn decode(&mut self, buffer: &mut Buffer) -> Result<bool, RelayError> {
-        loop {
+        while self.output.len() < GATHERED_BYTES_MAX {
             match self.decoder.next(buffer.filled()).map_err(RelayError::Body)? {
                 Step::Data { skip, length } => {
                     buffer.consume(skip);
                     self.body_bytes += length as u64;
                     self.body_left = self.body_left.checked_sub(length as u64).ok_or(RelayError::TooLarge)?;
                     if self.encoding == Encoding::Plain {
-                        self.direct = length;
-                        return Ok(false);
+                        let is_small = !self.output.is_empty() && length <= COPIED_BYTES_MAX;
+                        if !is_small {
+                            self.direct = length;
+                            return Ok(false);
+                        }
+                        self.output.extend_from_slice(buffer.filled().get(..length).unwrap_or_default());
+                        buffer.consume(length);
+                        continue;
                     }
                     push_chunk_size(&mut self.output, length);
                     self.output.extend_from_slice(buffer.filled().get(..length).unwrap_or_default());
                     self.output.extend_from_slice(b"\r\n");
                     buffer.consume(length);
-                    if self.output.len() >= GATHERED_BYTES_MAX {
-                        return Ok(false);
-                    }
                 }
                 Step::More { skip } => {
                     buffer.consume(skip);
@@ -220,6 +228,7 @@ impl Relay {
                 }
             }
         }
+        Ok(false)
     }
 
     fn end(&mut self) {

@@ -49,6 +49,15 @@ pub struct Matched {
     pub prefix_bytes: usize,
 }
 
+/// Why a request goes nowhere, and its route if it has one.
+#[derive(Debug)]
+pub struct Unserved {
+    /// What the client is told.
+    pub problem: Problem,
+    /// Where the request is counted.
+    pub route: Option<Arc<Route>>,
+}
+
 impl Headers for RequestHead<'_, '_> {
     fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) {
         for header in self.headers {
@@ -60,7 +69,7 @@ impl Headers for RequestHead<'_, '_> {
 }
 
 /// Reads the held head and finds its route.
-pub fn open(client: &Client, worker: &Worker, is_last: bool) -> (Facts, Result<Matched, Problem>) {
+pub fn open(client: &Client, worker: &Worker, is_last: bool) -> (Facts, Result<Matched, Unserved>) {
     let mut facts = Facts {
         started: Instant::now(),
         request_id: worker.request_id(),
@@ -75,7 +84,7 @@ pub fn open(client: &Client, worker: &Worker, is_last: bool) -> (Facts, Result<M
     let mut storage = HeadStorage::new();
     let head = match RequestHead::parse(client.buffer.held(), &mut storage) {
         Ok(head) => head,
-        Err(refusal) => return (facts, Err(Problem::Refused(refusal))),
+        Err(refusal) => return (facts, Err(Unserved { problem: Problem::Refused(refusal), route: None })),
     };
     facts.is_head = head.method == "HEAD";
     facts.version = head.version;
@@ -88,7 +97,7 @@ pub fn open(client: &Client, worker: &Worker, is_last: bool) -> (Facts, Result<M
     (facts, matched)
 }
 
-fn resolve(head: &RequestHead<'_, '_>, client: &Client, worker: &Worker) -> Result<Matched, Problem> {
+fn resolve(head: &RequestHead<'_, '_>, client: &Client, worker: &Worker) -> Result<Matched, Unserved> {
     let host = head.host.and_then(split_host);
     let path = equipoise_proto::path::normalise(head.target.path);
     let query = Query {
@@ -101,16 +110,19 @@ fn resolve(head: &RequestHead<'_, '_>, client: &Client, worker: &Worker) -> Resu
         headers: head,
     };
     let mut table = worker.table.borrow_mut();
-    let (route, found) = table.load().resolve(&query).ok_or(Problem::NoRoute)?;
+    let Some((route, found)) = table.load().resolve(&query) else {
+        return Err(Unserved { problem: Problem::NoRoute, route: None });
+    };
+    let refuse = |problem| Err(Unserved { problem, route: Some(Arc::clone(route)) });
     if !route.allows_plain && !is_forwarded_https(head, client) {
-        return Err(to_https(route.https_redirect_status, head));
+        return refuse(to_https(route.https_redirect_status, head));
     }
     if let Framing::Length(length) = head.framing
         && worker.settings.body_bytes_max.is_some_and(|most| length > most)
     {
-        return Err(Problem::TooLarge);
+        return refuse(Problem::TooLarge);
     }
-    let service = route.service.as_ref().ok_or(Problem::NoService)?;
+    let Some(service) = &route.service else { return refuse(Problem::NoService) };
     Ok(Matched { route: Arc::clone(route), service: Arc::clone(service), prefix_bytes: found.prefix_bytes })
 }
 

@@ -1,14 +1,14 @@
 //! One worker: a thread with a runtime, listeners, pool and timers of its own. Nothing of it is shared.
 
 use std::cell::{Cell, RefCell};
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -18,6 +18,7 @@ use super::pool::Pool;
 use super::settings::ProxySettings;
 use super::timer::{TICK, Timers};
 use super::{Drain, forward::Peer};
+use crate::observability::WorkerMetrics;
 use crate::table::{Active, Reader};
 
 /// How long accepting pauses when the process has no descriptors left.
@@ -33,6 +34,7 @@ pub struct Worker {
     pub(super) buffers: Buffers,
     pub(super) pool: Pool,
     pub(super) table: RefCell<Reader>,
+    pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) is_draining: Cell<bool>,
     random: RefCell<StdRng>,
     date: RefCell<String>,
@@ -67,6 +69,7 @@ pub fn run(
     listeners: Vec<StdListener>,
     settings: &Arc<ProxySettings>,
     active: &Active,
+    metrics: Arc<WorkerMetrics>,
     drain: &Drain,
 ) -> std::io::Result<()> {
     let runtime =
@@ -78,6 +81,7 @@ pub fn run(
             buffers: Buffers::default(),
             pool: Pool::new(settings.pool_size, settings.pool_requests_max),
             table: RefCell::new(active.reader()),
+            metrics,
             is_draining: Cell::new(false),
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
@@ -139,26 +143,44 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>, drain: Drain) {
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            () = drain.begun() => return,
+            () = drain.begun() => return accept_rest(listener, port, &worker),
         };
         match accepted {
-            Ok((stream, address)) => {
-                let peer = Peer::new(address, &worker.settings);
-                let client = Client::new(stream, peer, port, &worker.timers);
-                worker.connections.set(worker.connections.get() + 1);
-                // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
-                drop(tokio::task::spawn_local(serve(client, Counted(Rc::clone(&worker)))));
-            }
+            Ok((stream, address)) => open(stream, address, port, &worker),
             Err(error) if is_peers_fault(&error) => {}
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");
                 tokio::select! {
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = drain.begun() => return,
+                    () = drain.begun() => return accept_rest(listener, port, &worker),
                 }
             }
         }
     }
+}
+
+/// Accepts what waits in the backlog before the listener closes. It asks the kernel itself: that the runtime
+/// saw no event yet does not mean that nobody waits.
+fn accept_rest(listener: TcpListener, port: u16, worker: &Rc<Worker>) {
+    let Ok(listener) = listener.into_std() else { return };
+    while worker.connections.get() < worker.settings.connections_max
+        && let Ok((stream, address)) = listener.accept()
+    {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            open(stream, address, port, worker);
+        }
+    }
+}
+
+fn open(stream: TcpStream, address: SocketAddr, port: u16, worker: &Rc<Worker>) {
+    let peer = Peer::new(address, &worker.settings);
+    let client = Client::new(stream, peer, port, &worker.timers);
+    worker.connections.set(worker.connections.get() + 1);
+    worker.metrics.connection_opened();
+    // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
+    drop(tokio::task::spawn_local(serve(client, Counted(Rc::clone(worker)))));
 }
 
 fn is_peers_fault(error: &std::io::Error) -> bool {
@@ -175,7 +197,8 @@ struct Counted(Rc<Worker>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let Worker { connections, ended, .. } = &*self.0;
+        let Worker { connections, ended, metrics, .. } = &*self.0;
+        metrics.connection_closed();
         connections.set(connections.get().saturating_sub(1));
         ended.notify_waiters();
         ended.notify_one();

@@ -61,6 +61,7 @@ async fn run(control: ControlPlaneSettings, node: NodeSettings, mode: Mode) -> a
     };
     let mut listeners: Vec<_> = control.admin_addresses().iter().map(|address| ("admin", *address)).collect();
     listeners.extend(node.proxy_addresses().iter().map(|address| ("proxy", *address)));
+    listeners.extend(node.status_addresses().iter().map(|address| ("status", *address)));
     cli::announce(concat!("Equipoise ", env!("CARGO_PKG_VERSION")), &listeners);
     let demo = async {
         match (mode, control.admin_addresses().first(), node.proxy_addresses().first()) {

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::observability::Workers;
 use crate::proxy::{ProxySettings, Running, start};
-use crate::router::{Router, Rule};
+use crate::router::Rule;
 use crate::table::{Active, Route, Service, Table, Target, Upstream};
 
 /// Longest wait for anything.
@@ -291,13 +292,15 @@ impl Plan {
             preserve_host: self.preserve_host,
             request_buffering: self.request_buffering,
             response_buffering: true,
+            metrics: Arc::default(),
         };
         let paths =
             self.path.into_iter().map(|path| equipoise_proto::PathPattern::parse(path).unwrap()).collect();
         let rule = Rule { id: route.id, paths, ..Rule::default() };
+        let workers = self.settings.workers;
         let active = Active::default();
-        active.swap(Arc::new(Table { router: Router::new(vec![rule]), routes: vec![Arc::new(route)] }));
-        let running = start(self.settings, &active).unwrap();
+        active.swap(Arc::new(Table::new([(rule, Arc::new(route))])));
+        let running = start(self.settings, &active, &Workers::new(workers)).unwrap();
         Node { address: running.addresses()[0], running, targets }
     }
 }

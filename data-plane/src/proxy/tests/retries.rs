@@ -1,1 +1,181 @@
-//! TBD
+//! Faults of upstreams, and what the client sees of them.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use super::harness::*;
+
+const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// An upstream that reads the request and closes.
+fn closing() -> Origin {
+    Origin::script(|line, _| {
+        line.read_message();
+    })
+}
+
+/// One that reads and says nothing.
+fn silent() -> Origin {
+    Origin::script(|line, _| {
+        line.read_message();
+        line.read_to_end();
+    })
+}
+
+#[test]
+fn a_refusing_target_is_stepped_over_whatever_the_method() {
+    for (name, request) in [("GET", GET), ("POST", POST)] {
+        let origin = Origin::saying("fine");
+        let node = Node::with(&[Origin::refusing(), origin.address]);
+        for _ in 0..4 {
+            assert_eq!(node.connect().ask(request).body, "fine", "{name}");
+        }
+        node.assert_no_lease();
+    }
+}
+
+#[test]
+fn a_target_that_closes_without_an_answer_fails_post_and_not_get() {
+    for (name, request, status) in [("GET", GET, 200), ("POST", POST, 502)] {
+        let (bad, good) = (closing(), Origin::saying("fine"));
+        let node = Node::with(&[bad.address, good.address]);
+        let statuses: Vec<_> = (0..2).map(|_| node.connect().ask(request).status()).collect();
+        // Each of the two targets was first once.
+        assert!(statuses.contains(&status) && statuses.contains(&200), "{name}: {statuses:?}");
+        assert!(bad.connections() >= 1, "{name}");
+        node.assert_no_lease();
+    }
+}
+
+#[test]
+fn retries_are_used_up_and_end_in_502() {
+    let (a, b, c) = (closing(), closing(), closing());
+    let node = Plan { retries: 2, ..Plan::default() }.start(&[a.address, b.address, c.address]);
+    let mut client = node.connect();
+    let answer = client.ask(GET);
+    assert_eq!(answer.status(), 502);
+    assert_eq!([a.connections(), b.connections(), c.connections()], [1, 1, 1]);
+    assert_eq!(answer.header("server").as_deref(), Some("kong/3.10.0"));
+    assert_eq!(answer.header("via").as_deref(), Some("1.1 kong/3.10.0"));
+    assert!(
+        answer.header("x-kong-proxy-latency").is_some() && answer.header("x-kong-upstream-latency").is_some()
+    );
+    // The client's connection goes on.
+    assert_eq!(client.ask(GET).status(), 502);
+}
+
+#[test]
+fn no_retries_means_one_attempt() {
+    let bad = closing();
+    let node = Plan { retries: 0, ..Plan::default() }.start(&[bad.address]);
+    assert_eq!(node.connect().ask(GET).status(), 502);
+    assert_eq!(bad.connections(), 1);
+}
+
+#[test]
+fn a_silent_target_times_out() {
+    for (name, request, retries, status) in
+        [("GET", GET, 1, 200), ("GET, none left", GET, 0, 504), ("POST", POST, 1, 504)]
+    {
+        let (bad, good) = (silent(), Origin::saying("fine"));
+        let plan = Plan { retries, timeout: Duration::from_millis(100), ..Plan::default() };
+        let node = plan.start(&[bad.address, good.address]);
+        let answers: Vec<_> = (0..2).map(|_| node.connect().ask(request)).collect();
+        assert!(answers.iter().any(|answer| answer.status() == status), "{name}: {answers:?}");
+        if status == 504 {
+            let answer = answers.iter().find(|answer| answer.status() == 504).unwrap();
+            assert!(answer.body.starts_with("The upstream server is timing out"), "{name}");
+        }
+        node.assert_no_lease();
+    }
+}
+
+#[test]
+fn a_target_that_accepts_no_connection_times_out() {
+    // A full backlog drops what comes next.
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let listener: TcpListener = listener.into();
+    let address = listener.local_addr().unwrap();
+    let fillers: Vec<_> =
+        (0..4).map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50))).collect();
+    assert!(fillers.last().unwrap().is_err(), "the backlog is full");
+    let plan = Plan { retries: 0, timeout: Duration::from_millis(100), ..Plan::default() };
+    let node = plan.start(&[address]);
+    assert_eq!(node.connect().ask(POST).status(), 504);
+}
+
+#[test]
+fn a_pooled_connection_that_was_closed_is_not_used() {
+    for (name, request) in [("GET", GET), ("POST", POST)] {
+        let (told, closed) = std::sync::mpsc::channel();
+        let told = std::sync::Mutex::new(told);
+        let origin = Origin::script(move |line, _| {
+            line.read_message();
+            line.send(ok("fine"));
+            line.stream.shutdown(std::net::Shutdown::Both).unwrap();
+            told.lock().unwrap().send(()).unwrap();
+        });
+        let node = Plan { retries: 0, ..Plan::default() }.start(&[origin.address]);
+        let mut client = node.connect();
+        for number in 1..=20 {
+            assert_eq!(client.ask(request).body, "fine", "{name}");
+            assert_eq!(origin.connections(), number, "{name}");
+            closed.recv_timeout(PATIENCE).unwrap();
+        }
+    }
+}
+
+/// Answers a first request, and closes on the second without an answer.
+fn stale() -> Origin {
+    Origin::script(|line, _| {
+        line.read_message();
+        line.send(ok("fine"));
+        line.read_message();
+    })
+}
+
+#[test]
+fn a_pooled_connection_that_breaks_under_a_request_costs_get_nothing_and_fails_post() {
+    for (name, request, status) in [("GET", GET, 200), ("POST", POST, 502)] {
+        let origin = stale();
+        let node = Plan { retries: 0, ..Plan::default() }.start(&[origin.address]);
+        let mut client = node.connect();
+        assert_eq!(client.ask(request).status(), 200, "{name}");
+        assert_eq!(client.ask(request).status(), status, "{name}");
+        assert_eq!(client.ask(request).status(), 200, "{name}");
+    }
+}
+
+#[test]
+fn statuses_of_the_upstream_are_passed_on_and_not_retried() {
+    for status in [404, 429, 500, 502, 503, 504] {
+        let origin = Origin::answering(format!("HTTP/1.1 {status} X\r\nContent-Length: 3\r\n\r\nown"));
+        let node = Node::with(&[origin.address]);
+        let answer = node.connect().ask(GET);
+        assert_eq!((answer.status(), answer.body.as_str()), (status, "own"));
+        assert_eq!(origin.seen().len(), 1);
+    }
+}
+
+#[test]
+fn a_client_that_leaves_closes_the_upstream_connection() {
+    let (told, left) = std::sync::mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    let origin = Origin::script(move |line, _| {
+        line.read_message();
+        told.lock().unwrap().send("asked").unwrap();
+        assert_eq!(line.read_to_end().as_deref(), Some(""));
+        told.lock().unwrap().send("left").unwrap();
+    });
+    let node = Node::with(&[origin.address]);
+    let mut client = node.connect();
+    client.send(GET);
+    assert_eq!(left.recv_timeout(PATIENCE), Ok("asked"));
+    drop(client);
+    assert_eq!(left.recv_timeout(PATIENCE), Ok("left"));
+    node.assert_no_lease();
+    assert_eq!(origin.connections(), 1, "nobody is asked again for a client that left");
+}
