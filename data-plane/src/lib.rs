@@ -1,5 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+pub mod balancer;
+pub mod dns;
+pub mod health;
+pub mod join;
+pub mod observability;
+pub mod probe;
+pub mod proxy;
 pub mod router;
+pub mod status;
 pub mod sync;
 pub mod table;

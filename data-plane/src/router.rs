@@ -1,14 +1,36 @@
 //! Which route a request goes to: pure.
 //!
-//! Source of every rule: Kong 3.10, flavour `traditional_compatible`.
+//! Source of every rule: Kong 3.10, flavour `traditional_compatible` (`proxy.md` section 1); where it differs, the
+//! item says so. The index finds the few routes that can match by host, beginning of the path and header value;
+//! of those the one with the greatest rank wins. A clone shares everything, and a change copies only what it
+//! touches: `table` clones the router in force, changes the clone and swaps it in.
+
+mod authority;
+mod index;
+mod rank;
+mod trie;
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use equipoise_proto::host::HostShape;
+use equipoise_proto::pattern::PathCaptures;
+use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern};
+use imbl::Vector;
+use uuid::Uuid;
+
+use authority::HostKey;
+use index::{Best, Candidate, Group};
+use rank::Rank;
+use trie::Trie;
 
 /// What the router looks at. All of it borrows from the request's head.
 pub struct Query<'a> {
-    /// Whether the request came over TLS.
+    /// Whether the request came over TLS. Without it `snis` are not looked at.
     pub is_tls: bool,
     /// As received.
     pub method: &'a [u8],
-    /// Host without port, lower case.
+    /// Host without port; empty if there was none. Case and a trailing dot do not matter.
     pub host: &'a [u8],
     /// Port of the Host header, else the listener's.
     pub port: u16,
@@ -33,32 +55,172 @@ pub struct Match {
     pub route: usize,
     /// Bytes of the request path that the route's path matched: what `strip_path` strips. 0 without a path.
     pub prefix_bytes: usize,
+    /// Index into the rule's paths; `None` if it has none.
+    pub path: Option<usize>,
 }
 
-/// What the router knows of one route.
+/// What the router knows of one route. An empty list does not restrict; of a list, any entry may match; of the
+/// lists, all must.
 #[derive(Debug, Clone, Default)]
 pub struct Rule {
-    /// Prefix paths as written.
-    pub paths: Vec<String>,
+    /// Of the route: breaks ties.
+    pub id: Uuid,
+    /// Hosts it is for.
+    pub hosts: Vec<HostPattern>,
+    /// Paths it is for.
+    pub paths: Vec<PathPattern>,
+    /// Methods it is for, as they are sent.
+    pub methods: Vec<Box<str>>,
+    /// Headers it wants, each name once.
+    pub headers: Vec<HeaderRule>,
+    /// TLS server names it is for; only looked at when the request came over TLS.
+    pub snis: Vec<SniPattern>,
+    /// Among regex paths: greater goes first.
+    pub regex_priority: i64,
 }
 
-/// Routes, indexed.
-#[derive(Debug, Default)]
-pub struct Router {
-    rules: Vec<Rule>,
+/// A header that a route wants, with any of some values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderRule {
+    /// Which header.
+    pub name: HeaderName,
+    /// Any value of the request's header may match any of these.
+    pub values: Vec<HeaderPattern>,
 }
 
-impl Router {
-    /// Indexes `rules`; a match gives the index of its rule.
-    pub fn new(rules: Vec<Rule>) -> Self {
-        Self { rules }
+impl HeaderRule {
+    fn matches(&self, query: &Query<'_>) -> bool {
+        let mut is_found = false;
+        query.headers.each(self.name.as_str(), &mut |value| {
+            is_found = is_found || self.values.iter().any(|wanted| wanted.matches(value));
+        });
+        is_found
+    }
+}
+
+impl Rule {
+    fn takes_sni(&self, query: &Query<'_>) -> bool {
+        let is_wanted = |sni: &str| self.snis.iter().any(|wanted| wanted.matches(sni));
+        !query.is_tls || self.snis.is_empty() || query.sni.is_some_and(is_wanted)
     }
 
-    /// The route for a request, or `None` (the client gets 404).
-    pub fn find(&self, query: &Query<'_>) -> Option<Match> {
-        self.rules.iter().enumerate().find_map(|(route, rule)| {
-            let path = rule.paths.iter().find(|path| query.path.starts_with(path.as_bytes()))?;
-            Some(Match { route, prefix_bytes: path.len() })
+    /// One candidate for each path, without its port.
+    fn candidates(self: &Arc<Self>, route: usize) -> impl Iterator<Item = Candidate> {
+        let paths =
+            if self.paths.is_empty() { vec![None] } else { (0..self.paths.len()).map(Some).collect() };
+        paths.into_iter().map(move |path| Candidate {
+            rank: Rank::new(self, route, path),
+            rule: Arc::clone(self),
+            port: None,
         })
     }
 }
+
+/// Routes, indexed. A clone is cheap and shares everything.
+#[derive(Debug, Clone, Default)]
+pub struct Router {
+    rules: Vector<Option<Arc<Rule>>>,
+    /// Keys written backwards: `moc.a` for `a.com`, `moc.a.` for `*.a.com`. One walk finds both kinds, which
+    /// their last byte tells apart.
+    by_end: Trie<Group>,
+    /// `a.` for `a.*`.
+    by_start: Trie<Group>,
+    /// Rules without hosts.
+    hostless: Group,
+}
+
+impl Router {
+    /// Indexes `rules`; a match gives the index of its rule. Cost: O(n log n).
+    pub fn new(rules: Vec<Rule>) -> Self {
+        let mut router = Self::default();
+        let rules: Vec<_> = rules.into_iter().map(Arc::new).collect();
+        let mut candidates: Vec<_> =
+            rules.iter().enumerate().flat_map(|(route, rule)| rule.candidates(route)).collect();
+        // Best first: then each goes to the end of its list.
+        candidates.sort_unstable_by_key(|candidate| Reverse(candidate.rank));
+        for candidate in candidates {
+            router.insert(candidate);
+        }
+        router.rules = rules.into_iter().map(Some).collect();
+        router
+    }
+
+    /// Puts `rule` at index `route` in place of what is there; `None` leaves the place empty. Cost: that of the
+    /// two rules (and of lists of routes that differ neither in host nor in path nor in a header's value).
+    pub fn set(&mut self, route: usize, rule: Option<Rule>) {
+        while self.rules.len() <= route {
+            self.rules.push_back(None);
+        }
+        let rule = rule.map(Arc::new);
+        let before = self.rules.set(route, rule.clone());
+        for candidate in before.iter().flat_map(|before| before.candidates(route)) {
+            self.remove(&candidate);
+        }
+        for candidate in rule.iter().flat_map(|rule| rule.candidates(route)) {
+            self.insert(candidate);
+        }
+    }
+
+    /// The route for a request, or `None` (the client gets 404). Allocates nothing.
+    pub fn find(&self, query: &Query<'_>) -> Option<Match> {
+        let mut best = Best { rank: Rank::LOWEST, found: None };
+        if let Some(host) = HostKey::new(query.host) {
+            self.by_end.walk_back(host.backwards(), |len, group| {
+                if len == host.len() || host.backwards()[..len].ends_with(b".") {
+                    group.find(query, &mut best);
+                }
+            });
+            self.by_start.walk_back(host.forwards(), |_, group| group.find(query, &mut best));
+        }
+        self.hostless.find(query, &mut best);
+        let (candidate, prefix_bytes) = best.found?;
+        Some(Match { route: candidate.rank.route(), prefix_bytes, path: candidate.rank.path() })
+    }
+
+    /// The groups of the regex that matched; `None` if it was no regex, or has no group. `path` is the query's.
+    pub fn captures<'p>(&self, found: &Match, path: &'p [u8]) -> Option<PathCaptures<'p>> {
+        let rule = self.rules.get(found.route)?.as_ref()?;
+        match rule.paths.get(found.path?)? {
+            PathPattern::Prefix(_) => None,
+            PathPattern::Regex(regex) => regex.captures(path),
+        }
+    }
+
+    fn insert(&mut self, candidate: Candidate) {
+        let rule = Arc::clone(&candidate.rule);
+        if rule.hosts.is_empty() {
+            return self.hostless.insert(&candidate);
+        }
+        let mut candidate = candidate;
+        for host in &rule.hosts {
+            candidate.port = host.port();
+            let (trie, key) = self.place(host);
+            trie.entry(&key).insert(&candidate);
+        }
+    }
+
+    fn remove(&mut self, candidate: &Candidate) {
+        if candidate.rule.hosts.is_empty() {
+            return self.hostless.remove(candidate);
+        }
+        for host in &candidate.rule.hosts {
+            let candidate = Candidate { port: host.port(), ..candidate.clone() };
+            let (trie, key) = self.place(host);
+            let group = trie.entry(&key);
+            group.remove(&candidate);
+            if group.is_empty() {
+                trie.remove(&key);
+            }
+        }
+    }
+
+    fn place(&mut self, host: &HostPattern) -> (&mut Trie<Group>, Vec<u8>) {
+        match host.shape() {
+            HostShape::Exact(end) | HostShape::Suffix(end) => (&mut self.by_end, end.bytes().rev().collect()),
+            HostShape::Prefix(start) => (&mut self.by_start, start.as_bytes().to_vec()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

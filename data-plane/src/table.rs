@@ -4,34 +4,59 @@
 //! swapped by themselves. Live state ([`Target`]) outlives both.
 
 mod active;
+mod assemble;
+mod build;
+mod changes;
+pub mod compile;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod live;
+mod members;
+mod plan;
+mod reaper;
+mod report;
 mod target;
 mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::Vector;
 use uuid::Uuid;
 
-use crate::router::{Match, Query, Router};
+use crate::observability::RouteMetrics;
+use crate::router::{Match, Query, Router, Rule};
 
 pub use active::{Active, Reader};
+pub use build::{Applied, ApplyError, Builder, Directory, Seams, Updates, builder};
+pub use compile::{CellKey, CompileError, Record, Update};
+pub use live::{Answer, FORGET_AFTER, Resolved, SrvPart};
+pub use members::{Member, MemberTarget, Members, Origin, Readiness};
+pub use plan::{Names, ProbePlan, Probes};
+pub use report::{AddressReport, AddressState, Reports, TargetReport};
 pub use target::{Lease, Outcome, Target};
 pub use upstream::{PickError, Tried, Upstream};
 
-/// What a request is matched against; loaded once a request.
-#[derive(Debug, Default)]
+/// What a request is matched against; loaded once a request. A clone shares everything.
+#[derive(Debug, Clone, Default)]
 pub struct Table {
-    /// Finds an index into `routes`.
+    /// Finds a place in `routes`.
     pub router: Router,
-    /// In the router's order.
-    pub routes: Vec<Arc<Route>>,
+    /// By the router's places; those that no route has are empty.
+    pub routes: Vector<Option<Arc<Route>>>,
 }
 
 impl Table {
+    /// A table of these routes, each with its rule.
+    pub fn new(routes: impl IntoIterator<Item = (Rule, Arc<Route>)>) -> Self {
+        let (rules, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
+        Self { router: Router::new(rules), routes: routes.into_iter().map(Some).collect() }
+    }
+
     /// The route for a request.
     pub fn resolve(&self, query: &Query<'_>) -> Option<(&Arc<Route>, Match)> {
         let found = self.router.find(query)?;
-        Some((self.routes.get(found.route)?, found))
+        Some((self.routes.get(found.route)?.as_ref()?, found))
     }
 }
 
@@ -56,6 +81,8 @@ pub struct Route {
     pub request_buffering: bool,
     /// Whether the response is read ahead of a slow client.
     pub response_buffering: bool,
+    /// Where its requests are counted.
+    pub metrics: Arc<RouteMetrics>,
 }
 
 /// A service as requests need it.

@@ -1,12 +1,24 @@
 #![doc = include_str!("../README.md")]
 
+pub mod header;
+pub mod host;
+pub mod limits;
+pub mod path;
+pub mod pattern;
 pub mod position;
+pub mod sni;
+pub mod target;
 pub mod v1;
 
 mod id;
 
+pub use header::{HeaderName, HeaderPattern};
+pub use host::{Host, HostName, HostPattern, HostPort};
 pub use id::{EntityKind, InvalidId, NodeId, entity_id};
+pub use path::PathPattern;
 pub use position::{ContentHash, Epoch, InvalidPosition, Position, Revision};
+pub use sni::SniPattern;
+pub use target::TargetAddress;
 
 /// Protocol version this build speaks; see [`v1::Change::min_protocol`].
 pub const PROTOCOL: u32 = 1;

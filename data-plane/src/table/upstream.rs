@@ -1,11 +1,12 @@
 //! One upstream: its members behind a swap of their own.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
+use super::members::{Members, Readiness};
 use super::target::{Lease, Target};
 
 /// One upstream cell.
@@ -15,13 +16,54 @@ pub struct Upstream {
     pub name: Option<Box<str>>,
     /// Replaces the target's name in the Host header.
     pub host_header: Option<Box<str>>,
-    members: ArcSwap<Vec<Arc<Target>>>,
-    cursor: AtomicUsize,
+    members: ArcSwap<Members>,
+    cursor: Cursor,
+    changed: Notify,
 }
 
-/// The addresses that a request has tried.
+/// Written by every pick of every worker: on a cache line of its own.
 #[derive(Debug, Default)]
-pub struct Tried(Vec<SocketAddr>);
+#[repr(align(128))]
+struct Cursor(AtomicU64);
+
+/// Targets that a request remembers without allocating.
+const TRIED_INLINE: usize = 6;
+
+/// The targets that a request has tried.
+#[derive(Debug, Default)]
+pub struct Tried {
+    first: [u64; TRIED_INLINE],
+    count: usize,
+    more: Vec<u64>,
+}
+
+impl Tried {
+    fn contains(&self, target: &Target) -> bool {
+        self.first.iter().take(self.count).chain(&self.more).any(|serial| *serial == target.serial())
+    }
+
+    fn add(&mut self, target: &Target) {
+        if self.contains(target) {
+            return;
+        }
+        match self.first.get_mut(self.count) {
+            Some(slot) => {
+                *slot = target.serial();
+                self.count += 1;
+            }
+            None => self.more.push(target.serial()),
+        }
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn forget(&mut self) {
+        self.count = 0;
+        self.more.clear();
+    }
+}
 
 /// Why there is nobody to send a request to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,29 +88,80 @@ pub enum PickError {
 }
 
 impl Upstream {
-    /// A cell with these members.
+    /// A cell with these members, each of the same weight.
     pub fn new(name: Option<&str>, targets: Vec<Arc<Target>>) -> Arc<Self> {
+        Self::with_members(name.map(Into::into), None, Members::equal(targets))
+    }
+
+    pub(super) fn with_members(
+        name: Option<Box<str>>,
+        host_header: Option<Box<str>>,
+        members: Members,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            name: name.map(Into::into),
-            host_header: None,
-            members: ArcSwap::from_pointee(targets),
-            cursor: AtomicUsize::new(0),
+            name,
+            host_header,
+            members: ArcSwap::from_pointee(members),
+            cursor: Cursor::default(),
+            changed: Notify::new(),
         })
     }
 
-    /// Chooses a target; prefers one that is not in `tried`, and adds the choice to it.
+    /// Chooses a target; prefers one that is not in `tried`, and adds the choice to it. When all that are
+    /// available were tried, `tried` starts over.
     ///
     /// # Errors
     /// When there is nobody to send to.
     pub fn pick(&self, tried: &mut Tried) -> Result<Lease, PickError> {
         let members = self.members.load();
-        let start = self.cursor.fetch_add(1, Ordering::Relaxed);
-        let target = members.get(start % members.len().max(1)).ok_or(PickError::NoPeer)?;
-        let lease = Lease::new(Arc::clone(target));
-        tried.0.push(lease.address());
-        Ok(lease)
+        let balancer = match members.readiness() {
+            Readiness::Serving(balancer) => balancer,
+            Readiness::Refused(error) => return Err(error.clone()),
+            Readiness::Moved(upstream) => return upstream.pick(tried),
+        };
+        let serving = members.serving();
+        let is_open = |place: usize| serving.get(place).is_some_and(|target| target.is_available());
+        let is_new = |place: usize| serving.get(place).is_some_and(|target| !tried.contains(target));
+        let mut chosen = balancer.pick(&self.cursor.0, |place| is_open(place) && is_new(place));
+        if chosen.is_none() && !tried.is_empty() {
+            tried.forget();
+            chosen = balancer.pick(&self.cursor.0, is_open);
+        }
+        let target = chosen.and_then(|place| serving.get(place)).ok_or(PickError::NoPeer)?;
+        tried.add(target);
+        Ok(Lease::new(Arc::clone(target)))
     }
 
-    /// Waits until the members change (a first DNS answer came, or failed).
-    pub async fn resolved(&self) {}
+    /// Waits until a pick no longer gives [`PickError::Pending`]; returns at once if it does not now.
+    pub async fn resolved(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the members are looked at, so that no change falls between the two.
+            changed.as_mut().enable();
+            let members = self.members();
+            match members.readiness() {
+                Readiness::Refused(PickError::Pending) => changed.await,
+                Readiness::Moved(upstream) => return Box::pin(upstream.resolved()).await,
+                Readiness::Serving(_) | Readiness::Refused(_) => return,
+            }
+        }
+    }
+
+    /// The members in force.
+    pub fn members(&self) -> Arc<Members> {
+        self.members.load_full()
+    }
+
+    /// Puts `members` in force, in one atomic store, and returns those before.
+    pub(super) fn store(&self, members: Members) -> Arc<Members> {
+        let before = self.members.swap(Arc::new(members));
+        self.changed.notify_waiters();
+        before
+    }
+
+    /// Goes on in the turn of the cell that this one replaces.
+    pub(super) fn continue_from(&self, before: &Self) {
+        self.cursor.0.store(before.cursor.0.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }

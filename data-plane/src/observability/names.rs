@@ -1,0 +1,53 @@
+//! Names of all metrics of a node, and their buckets: existing dashboards and alerts know the `kong_` ones.
+//!
+//! Source: the metrics of Kong 3.10's prometheus plugin.
+
+/// Requests by service, route, code and source.
+pub const HTTP_REQUESTS: &str = "kong_http_requests_total";
+/// Time the gateway itself took.
+pub const KONG_LATENCY: &str = "kong_kong_latency_ms";
+/// Time the upstream took.
+pub const UPSTREAM_LATENCY: &str = "kong_upstream_latency_ms";
+/// Time from the first byte of a request to the last of its response.
+pub const REQUEST_LATENCY: &str = "kong_request_latency_ms";
+/// Bytes by direction.
+pub const BANDWIDTH: &str = "kong_bandwidth_bytes";
+/// Client connections by state.
+pub const CONNECTIONS: &str = "kong_nginx_connections_total";
+/// Requests that came in.
+pub const REQUESTS: &str = "kong_nginx_requests_total";
+/// Health by upstream, target and address.
+pub const TARGET_HEALTH: &str = "kong_upstream_target_health";
+/// Resident memory.
+pub const MEMORY: &str = "kong_memory_workers_lua_vms_bytes";
+/// Whether a control plane is connected.
+pub const CONTROL_PLANE_CONNECTED: &str = "kong_control_plane_connected";
+/// Whether the node has config to serve.
+pub const DATASTORE_REACHABLE: &str = "kong_datastore_reachable";
+/// Node id and build.
+pub const NODE_INFO: &str = "kong_node_info";
+/// Revision in force.
+pub const CONFIG_REVISION: &str = "equipoise_config_revision";
+/// Receipt to swap of the newest change.
+pub const CONFIG_APPLY: &str = "equipoise_config_apply_seconds";
+/// Changes applied.
+pub const CONFIG_APPLIED: &str = "equipoise_config_applied_total";
+/// Changes refused.
+pub const CONFIG_REFUSED: &str = "equipoise_config_refused_total";
+/// Attempts after the first.
+pub const RETRIES: &str = "equipoise_upstream_retries_total";
+/// Targets that stopped being available.
+pub const EJECTIONS: &str = "equipoise_target_ejections_total";
+/// Targets that became available again.
+pub const RESTORATIONS: &str = "equipoise_target_restorations_total";
+/// Attempts by whether a pooled connection served them.
+pub const POOL: &str = "equipoise_upstream_connections_total";
+/// DNS look-ups by result.
+pub const DNS_LOOKUPS: &str = "equipoise_dns_lookups_total";
+
+/// Upper bounds of the gateway's own latency.
+pub const KONG_BUCKETS_MS: [u32; 17] =
+    [1, 2, 5, 7, 10, 15, 20, 30, 50, 75, 100, 200, 500, 750, 1000, 3000, 6000];
+/// Upper bounds of upstream and request latency.
+pub const UPSTREAM_BUCKETS_MS: [u32; 13] =
+    [25, 50, 80, 100, 250, 400, 700, 1000, 2000, 5000, 10_000, 30_000, 60_000];

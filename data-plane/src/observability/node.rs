@@ -1,0 +1,146 @@
+//! What the node knows of itself: set by `sync` and the builder, read by the Status API.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use equipoise_proto::{ContentHash, NodeId, Position};
+
+/// The node's own state. Everything here changes rarely, so plain shared atomics do.
+#[derive(Debug)]
+pub struct NodeState {
+    id: NodeId,
+    has_table: AtomicBool,
+    is_draining: AtomicBool,
+    is_connected: AtomicBool,
+    revision: AtomicU64,
+    content_hash: Mutex<ContentHash>,
+    apply_micros: AtomicU64,
+    applied: AtomicU64,
+    refused: AtomicU64,
+    ejections: AtomicU64,
+    restorations: AtomicU64,
+    dns_answers: AtomicU64,
+    dns_failures: AtomicU64,
+}
+
+impl NodeState {
+    /// State of a node that has just started.
+    pub const fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            has_table: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
+            is_connected: AtomicBool::new(false),
+            revision: AtomicU64::new(0),
+            content_hash: Mutex::new(ContentHash::EMPTY),
+            apply_micros: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            ejections: AtomicU64::new(0),
+            restorations: AtomicU64::new(0),
+            dns_answers: AtomicU64::new(0),
+            dns_failures: AtomicU64::new(0),
+        }
+    }
+
+    /// The node's id.
+    pub const fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// A config was applied, in this time from receipt to swap.
+    pub fn config_applied(&self, took: Duration) {
+        self.apply_micros.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.applied.fetch_add(1, Ordering::Relaxed);
+        self.has_table.store(true, Ordering::Release);
+    }
+
+    /// A config was refused.
+    pub fn config_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where the config in force stands.
+    pub fn set_position(&self, position: &Position) {
+        self.revision.store(position.revision.get(), Ordering::Relaxed);
+        *self.content_hash.lock().unwrap_or_else(PoisonError::into_inner) = position.content_hash;
+    }
+
+    /// Hash of the config in force; that of the empty config before any.
+    pub fn content_hash(&self) -> ContentHash {
+        *self.content_hash.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a control plane is connected.
+    pub fn set_connected(&self, is_connected: bool) {
+        self.is_connected.store(is_connected, Ordering::Relaxed);
+    }
+
+    /// The node answers 503 at `/status/ready` from now on.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Release);
+    }
+
+    /// Whether a table has been applied, from a control plane or the cache.
+    pub fn has_table(&self) -> bool {
+        self.has_table.load(Ordering::Acquire)
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
+    }
+
+    /// Whether a control plane is connected.
+    pub fn is_connected(&self) -> bool {
+        self.is_connected.load(Ordering::Relaxed)
+    }
+
+    /// The revision in force.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn target_ejected(&self) {
+        self.ejections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn target_restored(&self) {
+        self.restorations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dns_answered(&self) {
+        self.dns_answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dns_failed(&self) {
+        self.dns_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn apply_time(&self) -> Duration {
+        Duration::from_micros(self.apply_micros.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn counts(&self) -> NodeCounts {
+        NodeCounts {
+            applied: self.applied.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            ejections: self.ejections.load(Ordering::Relaxed),
+            restorations: self.restorations.load(Ordering::Relaxed),
+            dns_answers: self.dns_answers.load(Ordering::Relaxed),
+            dns_failures: self.dns_failures.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// The counters of a [`NodeState`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NodeCounts {
+    pub(super) applied: u64,
+    pub(super) refused: u64,
+    pub(super) ejections: u64,
+    pub(super) restorations: u64,
+    pub(super) dns_answers: u64,
+    pub(super) dns_failures: u64,
+}

@@ -1,0 +1,191 @@
+//! What one worker counts.
+
+use std::sync::Arc;
+
+use super::counter::Counter;
+use super::route::{RequestSample, RouteMetrics, Shard, Sum};
+
+/// The metric shards of all workers of a node.
+#[derive(Debug, Clone)]
+pub struct Workers(Arc<[Arc<WorkerMetrics>]>);
+
+impl Workers {
+    /// Shards for `count` workers (at least one).
+    pub fn new(count: usize) -> Self {
+        let count = count.max(1);
+        Self((0..count).map(|index| Arc::new(WorkerMetrics::of(index, count))).collect())
+    }
+
+    /// The shard of worker `index`; each belongs to one thread.
+    pub fn get(&self, index: usize) -> Option<&Arc<WorkerMetrics>> {
+        self.0.get(index)
+    }
+
+    /// Client connections and requests of all workers.
+    pub fn connections(&self) -> Connections {
+        let mut sum = WorkerSum::default();
+        self.iter().for_each(|worker| worker.add_to(&mut sum));
+        let [reading, writing, waiting] = sum.states;
+        let WorkerSum { accepted, active, requests, .. } = sum;
+        Connections { accepted, active, reading, writing, waiting, requests }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &WorkerMetrics> {
+        self.0.iter().map(AsRef::as_ref)
+    }
+}
+
+/// Client connections and requests of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// Since the start.
+    pub accepted: u64,
+    /// Open now.
+    pub active: u64,
+    /// Of the open ones: reading a head.
+    pub reading: u64,
+    /// Of the open ones: proxying or answering.
+    pub writing: u64,
+    /// Of the open ones: idle.
+    pub waiting: u64,
+    /// Since the start.
+    pub requests: u64,
+}
+
+/// Where a client connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// A request head is being read.
+    Reading,
+    /// A request is being proxied or answered.
+    Writing,
+    /// Idle between requests.
+    Waiting,
+}
+
+/// How an attempt got its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolUse {
+    /// From the pool.
+    Hit,
+    /// By connecting.
+    Miss,
+}
+
+/// One worker's metrics. Only that worker's thread may write; anyone may read.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerMetrics {
+    index: usize,
+    workers: usize,
+    accepted: Counter,
+    active: Counter,
+    states: [Counter; 3],
+    requests: Counter,
+    retries: Counter,
+    pool_hits: Counter,
+    pool_misses: Counter,
+    unmatched: Box<Shard>,
+}
+
+impl Default for WorkerMetrics {
+    /// Of a node with one worker.
+    fn default() -> Self {
+        Self::of(0, 1)
+    }
+}
+
+impl WorkerMetrics {
+    fn of(index: usize, workers: usize) -> Self {
+        Self {
+            index,
+            workers,
+            accepted: Counter::default(),
+            active: Counter::default(),
+            states: Default::default(),
+            requests: Counter::default(),
+            retries: Counter::default(),
+            pool_hits: Counter::default(),
+            pool_misses: Counter::default(),
+            unmatched: Box::default(),
+        }
+    }
+
+    /// A client connection was accepted; it is in no state yet.
+    pub fn connection_opened(&self) {
+        self.accepted.add(1);
+        self.active.add(1);
+    }
+
+    /// A client connection ended; leave its state first.
+    pub fn connection_closed(&self) {
+        self.active.take_one();
+    }
+
+    /// A client connection moved between states; `None`: it is in none.
+    pub fn connection_moved(&self, from: Option<ConnectionState>, to: Option<ConnectionState>) {
+        if let Some(state) = from {
+            self.state(state).take_one();
+        }
+        if let Some(state) = to {
+            self.state(state).add(1);
+        }
+    }
+
+    fn state(&self, state: ConnectionState) -> &Counter {
+        let [reading, writing, waiting] = &self.states;
+        match state {
+            ConnectionState::Reading => reading,
+            ConnectionState::Writing => writing,
+            ConnectionState::Waiting => waiting,
+        }
+    }
+
+    /// A request is done. `route`: [`crate::table::Route::metrics`]; `None` when no route matched.
+    pub fn request(&self, route: Option<&RouteMetrics>, sample: &RequestSample) {
+        self.requests.add(1);
+        let shard = route.and_then(|route| route.shard(self.index, self.workers));
+        shard.unwrap_or(&self.unmatched).record(sample);
+    }
+
+    /// An attempt after the first begins.
+    pub fn retried(&self) {
+        self.retries.add(1);
+    }
+
+    /// An attempt got a connection.
+    pub fn pool(&self, used: PoolUse) {
+        match used {
+            PoolUse::Hit => self.pool_hits.add(1),
+            PoolUse::Miss => self.pool_misses.add(1),
+        }
+    }
+
+    pub(super) fn add_to(&self, sum: &mut WorkerSum) {
+        sum.accepted += self.accepted.get();
+        sum.active += self.active.get();
+        for (total, state) in sum.states.iter_mut().zip(&self.states) {
+            *total += state.get();
+        }
+        sum.requests += self.requests.get();
+        sum.retries += self.retries.get();
+        sum.pool_hits += self.pool_hits.get();
+        sum.pool_misses += self.pool_misses.get();
+        sum.unmatched.merge_shard(&self.unmatched);
+    }
+}
+
+/// All workers added up.
+#[derive(Debug, Default)]
+pub(super) struct WorkerSum {
+    pub(super) accepted: u64,
+    pub(super) active: u64,
+    /// Reading, writing, waiting.
+    pub(super) states: [u64; 3],
+    pub(super) requests: u64,
+    pub(super) retries: u64,
+    pub(super) pool_hits: u64,
+    pub(super) pool_misses: u64,
+    pub(super) unmatched: Sum,
+}

@@ -1,0 +1,150 @@
+//! The request's target and Host as the upstream gets them: pure, and nothing allocated but what is appended.
+//!
+//! Source: `proxy.md` 2.2 (path handling `v0`: flavour `traditional_compatible` ignores `v1`) and 4.3.
+
+use std::borrow::Cow;
+
+use equipoise_proto::path::{escape, is_escaped};
+
+/// What of a request's path is the route's and does not go on: the bytes that its path matched, or nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strip {
+    /// `strip_path` is off, or the route has no paths.
+    Nothing,
+    /// So many bytes from the start.
+    Prefix(usize),
+}
+
+/// Appends the target for the upstream: the service's path and that of the request (normalised) put together and
+/// percent-encoded, then the query as it came. `query` is what follows the `?`, so `Some` and empty keeps a bare
+/// one.
+pub fn push_target(
+    out: &mut Vec<u8>,
+    service_path: Option<&str>,
+    path: &[u8],
+    strip: Strip,
+    query: Option<&[u8]>,
+) {
+    match strip {
+        Strip::Nothing => push_whole(out, service_path.unwrap_or("/"), path),
+        Strip::Prefix(prefix_bytes) => {
+            let rest = path.get(prefix_bytes..).unwrap_or_default();
+            push_stripped(out, service_path.unwrap_or("/"), path, without_climb(rest));
+        }
+    }
+    if let Some(query) = query {
+        out.push(b'?');
+        out.extend_from_slice(query);
+    }
+}
+
+/// The value of X-Forwarded-Prefix: what was stripped, unless that is `/`. Percent-encoded like a path, since what
+/// a regex matched may hold any byte, a line end too; borrowed when that changes nothing.
+pub fn forwarded_prefix(path: &[u8], strip: Strip) -> Option<Cow<'_, [u8]>> {
+    let prefix = match strip {
+        Strip::Nothing => return None,
+        Strip::Prefix(prefix_bytes) => path.get(..prefix_bytes)?,
+    };
+    if prefix.is_empty() || prefix == b"/" {
+        return None;
+    }
+    if is_escaped(prefix) {
+        return Some(Cow::Borrowed(prefix));
+    }
+    let mut escaped = Vec::with_capacity(prefix.len() + 8);
+    escape(prefix, &mut escaped);
+    Some(Cow::Owned(escaped))
+}
+
+fn push_whole(out: &mut Vec<u8>, base: &str, path: &[u8]) {
+    out.extend_from_slice(base.as_bytes());
+    if base.ends_with('/') {
+        escape(path.get(1..).unwrap_or_default(), out);
+    } else if path != b"/" {
+        escape(path, out);
+    }
+}
+
+fn push_stripped(out: &mut Vec<u8>, base: &str, path: &[u8], rest: &[u8]) {
+    let trimmed = base.strip_suffix('/');
+    match (trimmed, rest) {
+        (Some(_), []) if base == "/" || path.ends_with(b"/") => out.extend_from_slice(base.as_bytes()),
+        (Some(trimmed), [] | [b'/', ..]) => out.extend_from_slice(trimmed.as_bytes()),
+        (Some(_), [_, ..]) | (None, [b'/', ..]) => out.extend_from_slice(base.as_bytes()),
+        (None, []) => {
+            out.extend_from_slice(base.as_bytes());
+            if path.len() > 1 && path.ends_with(b"/") {
+                out.push(b'/');
+            }
+        }
+        (None, [_, ..]) => {
+            out.extend_from_slice(base.as_bytes());
+            out.push(b'/');
+        }
+    }
+    escape(rest, out);
+}
+
+/// What is left of `/r./x` without `/r` must not climb out of the service's path. Once is enough: the path was
+/// normalised.
+fn without_climb(rest: &[u8]) -> &[u8] {
+    match rest {
+        b"." | b".." => b"",
+        [b'.', b'/', after @ ..] | [b'.', b'.', b'/', after @ ..] => after,
+        _ => rest,
+    }
+}
+
+/// What decides which port goes without saying. gRPC is as HTTP, `grpcs` as HTTPS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Port 80.
+    Http,
+    /// Port 443.
+    Https,
+}
+
+/// Appends the Host for the upstream: `name` (the upstream's `host_header`, else the target's name or address) and
+/// the chosen target's `port`, unless that goes without saying.
+///
+/// Differs from the reference where `name` has a port already: it stays, and no second one is put behind it. A
+/// bare IPv6 literal gets its brackets.
+pub fn push_host(out: &mut Vec<u8>, name: &str, port: u16, scheme: Scheme) {
+    let bytes = name.as_bytes();
+    let is_bare_v6 = !name.starts_with('[') && bytes.iter().filter(|byte| **byte == b':').count() > 1;
+    if is_bare_v6 {
+        out.push(b'[');
+    }
+    out.extend_from_slice(bytes);
+    if is_bare_v6 {
+        out.push(b']');
+    }
+    let has_port =
+        !is_bare_v6 && bytes.iter().rev().take_while(|byte| **byte != b']').any(|byte| *byte == b':');
+    let goes_without_saying = match scheme {
+        Scheme::Http => port == 80,
+        Scheme::Https => port == 443,
+    };
+    if !has_port && !goes_without_saying {
+        out.push(b':');
+        push_decimal(out, port);
+    }
+}
+
+fn push_decimal(out: &mut Vec<u8>, number: u16) {
+    let mut digits = [0_u8; 5];
+    let mut left = number;
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(left % 10).expect("a digit");
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests;

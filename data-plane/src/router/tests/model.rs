@@ -1,0 +1,182 @@
+//! The index against the definition: all routes in order of priority, the first that matches.
+
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::*;
+
+/// Fit to collide: wildcards over the same names, with and without ports.
+const HOSTS: &[&str] = &[
+    "a.com",
+    "A.com:80",
+    "a.com:8000",
+    "b.a.com",
+    "*.a.com",
+    "*.com",
+    "*.a.com:80",
+    "a.*",
+    "b.*",
+    "a.b.*",
+    "::1",
+];
+const PATHS: &[&str] = &[
+    "/",
+    "/a",
+    "/ab",
+    "/a/",
+    "/a/b",
+    "/a/b/c",
+    "/b",
+    "~/a",
+    "~/a/b",
+    "~/a/.*c",
+    "~/[ab]$",
+    "~/(a|b)/b",
+    "~/?a",
+    "~/",
+    "~/abc|/b",
+];
+const METHODS: &[&str] = &["GET", "POST", "PUT"];
+const HEADERS: &[&str] = &["x=1", "x=2", "x=~*^[12]$", "y=1", "y=A", "z=~*a"];
+const SNIS: &[&str] = &["a.com", "*.com", "b.*"];
+
+#[derive(Debug, Clone)]
+struct Request {
+    is_tls: bool,
+    method: &'static str,
+    host: &'static str,
+    port: u16,
+    path: String,
+    sni: Option<&'static str>,
+    headers: Vec<(&'static str, &'static str)>,
+}
+
+fn some(of: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>> {
+    prop_oneof![2 => Just(Vec::new()), 3 => subsequence(of, 1..3)]
+}
+
+fn rules() -> impl Strategy<Value = Vec<Rule>> {
+    let one = (some(HOSTS), some(PATHS), some(METHODS), some(HEADERS), some(SNIS), -1..2_i64, 0..4_u128);
+    let one = one.prop_map(|(hosts, paths, methods, headers, snis, regex_priority, id)| {
+        let words =
+            [("host=", hosts), ("path=", paths), ("method=", methods), ("header:", headers), ("sni=", snis)];
+        let words =
+            words.iter().flat_map(|(key, values)| values.iter().map(move |value| format!("{key}{value}")));
+        let text = words.collect::<Vec<_>>().join(" ");
+        Rule { regex_priority, ..rule(id, &text) }
+    });
+    prop::collection::vec(one, 0..12)
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    (
+        any::<bool>(),
+        select(METHODS),
+        select(
+            &["a.com", "A.COM.", "b.a.com", "c.b.a.com", "a.b.c", "com", "", "[::1]", ".a.com", "b.x"][..],
+        ),
+        select(&[80, 8000, 1][..]),
+        "(/[abc]{0,2}){1,3}",
+        select(&[None, Some("a.com"), Some("b.com"), Some("c.org")][..]),
+        subsequence(&[("x", "1"), ("x", "2"), ("X", "3"), ("y", "a"), ("z", "bab")][..], 0..4),
+    )
+        .prop_map(|(is_tls, method, host, port, path, sni, headers)| Request {
+            is_tls,
+            method,
+            host,
+            port,
+            path,
+            sni,
+            headers,
+        })
+}
+
+/// Every attribute, one after the other; for each path that matches, its rank.
+fn matches(rule: &Rule, route: usize, request: &Request) -> Vec<(Rank, Match)> {
+    let host = request.host.to_ascii_lowercase();
+    let host = host.strip_suffix('.').unwrap_or(&host);
+    let values = |name: &HeaderName| {
+        let of_name = |(known, _): &&(&str, &str)| known.eq_ignore_ascii_case(name.as_str());
+        request.headers.iter().filter(of_name).map(|(_, value)| value.as_bytes()).collect::<Vec<_>>()
+    };
+    let is_host =
+        rule.hosts.is_empty() || rule.hosts.iter().any(|h| h.matches(host.as_bytes(), request.port));
+    let is_method = rule.methods.is_empty() || rule.methods.iter().any(|method| **method == *request.method);
+    let is_sni = !request.is_tls
+        || rule.snis.is_empty()
+        || request.sni.is_some_and(|sni| rule.snis.iter().any(|wanted| wanted.matches(sni)));
+    let is_header = rule.headers.iter().all(|header| {
+        values(&header.name).iter().any(|value| header.values.iter().any(|wanted| wanted.matches(value)))
+    });
+    if !(is_host && is_method && is_sni && is_header) {
+        return Vec::new();
+    }
+    let of = |path, prefix_bytes| (Rank::new(rule, route, path), Match { route, prefix_bytes, path });
+    if rule.paths.is_empty() {
+        return vec![of(None, 0)];
+    }
+    let matching = rule.paths.iter().enumerate().filter_map(|(at, path)| match path {
+        PathPattern::Prefix(prefix) => {
+            request.path.starts_with(prefix.as_str()).then(|| of(Some(at), prefix.as_str().len()))
+        }
+        PathPattern::Regex(regex) => regex.match_len(request.path.as_bytes()).map(|len| of(Some(at), len)),
+    });
+    matching.collect()
+}
+
+fn expected(rules: &[Option<Rule>], request: &Request) -> Option<Match> {
+    let all = rules.iter().enumerate().flat_map(|(route, rule)| {
+        rule.as_ref().map(|rule| matches(rule, route, request)).unwrap_or_default()
+    });
+    all.max_by_key(|(rank, _)| *rank).map(|(_, found)| found)
+}
+
+fn found(router: &Router, request: &Request) -> Option<Match> {
+    router.find(&Query {
+        is_tls: request.is_tls,
+        method: request.method.as_bytes(),
+        host: request.host.as_bytes(),
+        port: request.port,
+        path: request.path.as_bytes(),
+        sni: request.sni,
+        headers: &Lines(&request.headers),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn the_index_finds_what_a_linear_search_finds(
+        rules in rules(),
+        requests in prop::collection::vec(request(), 1..8),
+    ) {
+        let router = Router::new(rules.clone());
+        let rules: Vec<_> = rules.into_iter().map(Some).collect();
+        for request in requests {
+            prop_assert_eq!(found(&router, &request), expected(&rules, &request), "{:?}", request);
+        }
+    }
+
+    #[test]
+    fn routes_set_one_by_one_are_as_good_as_a_new_router(
+        rules in rules(),
+        steps in prop::collection::vec((0..12_usize, any::<prop::sample::Index>(), any::<bool>()), 0..24),
+        requests in prop::collection::vec(request(), 1..6),
+    ) {
+        let mut router = Router::new(rules.clone());
+        let spare = rules.clone();
+        let mut rules: Vec<_> = rules.into_iter().map(Some).collect();
+        for (route, of, is_removal) in steps {
+            let rule = (!is_removal && !spare.is_empty()).then(|| of.get(&spare).clone());
+            router.set(route, rule.clone());
+            if rules.len() <= route {
+                rules.resize(route + 1, None);
+            }
+            rules[route] = rule;
+        }
+        for request in requests {
+            prop_assert_eq!(found(&router, &request), expected(&rules, &request), "{:?}", request);
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! The builder: the only writer of tables and cells.
+//!
+//! One task owns all that changes and turns events (updates from `sync`, answers from `dns`, changes of
+//! health from workers and probes) into swaps. `sync` waits for its update's result; everybody else hands in
+//! an event and goes on.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use imbl::OrdMap;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::warn;
+use uuid::Uuid;
+
+use super::Active;
+use super::assemble::Assembly;
+use super::changes::Changes;
+use super::compile::{CellKey, CellSpec, CompileError, Dirty, State, Update, compile};
+use super::live::{Answer, Live};
+use super::members::{Members, Origin};
+use super::plan::{Names, ProbePlan, Probes};
+use super::reaper::Reaper;
+use super::report::Reports;
+use super::upstream::{PickError, Upstream};
+use crate::observability::NodeState;
+
+/// How often states of removed targets are looked through.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+
+/// Updates that may wait; `sync` sends one at a time.
+const UPDATES_WAITING: usize = 1;
+
+/// Answers that may wait; the resolver waits when there are more.
+const ANSWERS_WAITING: usize = 64;
+
+/// The cells in force, for the Status API.
+pub type Directory = OrdMap<CellKey, Arc<Upstream>>;
+
+/// An update that is in force.
+#[derive(Debug)]
+pub struct Applied {
+    /// Receipt to swap.
+    pub took: Duration,
+    /// Ends when the names are resolved and the targets probed that this update or one before it brought; an
+    /// error when a later update took over.
+    pub warm: oneshot::Receiver<()>,
+}
+
+struct Command {
+    update: Update,
+    reply: oneshot::Sender<Result<Applied, CompileError>>,
+}
+
+/// Where updates go.
+#[derive(Debug, Clone)]
+pub struct Updates(mpsc::Sender<Command>);
+
+/// Why an update is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It does not compile; the table before stays.
+    #[error("config refused")]
+    Refused(#[from] CompileError),
+    /// The node is stopping.
+    #[error("the builder has stopped")]
+    Stopped,
+}
+
+impl Updates {
+    /// Compiles an update and puts it in force.
+    ///
+    /// # Errors
+    /// When it does not compile, or the node is stopping.
+    pub async fn apply(&self, update: Update) -> Result<Applied, ApplyError> {
+        let (reply, applied) = oneshot::channel();
+        self.0.send(Command { update, reply }).await.map_err(|_| ApplyError::Stopped)?;
+        Ok(applied.await.map_err(|_| ApplyError::Stopped)??)
+    }
+}
+
+/// What the other parts of the node hold of the builder.
+#[derive(Debug, Clone)]
+pub struct Seams {
+    /// The table in force: for workers.
+    pub active: Active,
+    /// For `sync`.
+    pub updates: Updates,
+    /// For `sync`.
+    pub reports: Arc<Reports>,
+    /// For `dns`: names to keep resolved.
+    pub names: watch::Receiver<Names>,
+    /// For `dns`: where its answers go.
+    pub answers: mpsc::Sender<(Arc<str>, Answer)>,
+    /// For `probe`.
+    pub probes: watch::Receiver<Probes>,
+    /// For `status`.
+    pub directory: Arc<ArcSwap<Directory>>,
+}
+
+/// The builder's own end.
+#[derive(Debug)]
+pub struct Builder {
+    commands: mpsc::Receiver<Command>,
+    answers: mpsc::Receiver<(Arc<str>, Answer)>,
+    core: Core,
+}
+
+/// Makes a builder and the seams to it. Nothing happens before [`Builder::run`].
+pub fn builder(node: Arc<NodeState>) -> (Builder, Seams) {
+    let (updates, commands) = mpsc::channel(UPDATES_WAITING);
+    let (answers_in, answers) = mpsc::channel(ANSWERS_WAITING);
+    let (core, seams) = Core::new(node);
+    let seams = Seams {
+        active: seams.active,
+        updates: Updates(updates),
+        reports: seams.reports,
+        names: seams.names,
+        answers: answers_in,
+        probes: seams.probes,
+        directory: seams.directory,
+    };
+    (Builder { commands, answers, core }, seams)
+}
+
+impl Builder {
+    /// Works until nobody can send updates any more.
+    pub async fn run(mut self) {
+        let mut forget = tokio::time::interval(FORGET_EVERY);
+        loop {
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.apply(command),
+                    None => return,
+                },
+                Some((name, answer)) = self.answers.recv() => self.core.answer(&name, answer, Instant::now()),
+                cells = self.core.changes.take() => self.core.rejudge(cells),
+                _ = forget.tick() => self.core.live.forget(Instant::now()),
+            }
+        }
+    }
+
+    fn apply(&mut self, Command { update, reply }: Command) {
+        let start = Instant::now();
+        let result = self.core.apply(update, start).map(|warm| {
+            let took = start.elapsed();
+            self.core.node.config_applied(took);
+            Applied { took, warm }
+        });
+        if let Err(error) = &result {
+            self.core.node.config_refused();
+            warn!(%error, "config refused");
+        }
+        // Nobody waits for the answer any more: the update is in force all the same.
+        drop(reply.send(result));
+    }
+}
+
+/// The builder without its task: every event is a plain call.
+#[derive(Debug)]
+pub(super) struct Core {
+    state: State,
+    live: Live,
+    assembly: Assembly,
+    active: Active,
+    directory: Arc<ArcSwap<Directory>>,
+    names: watch::Sender<Names>,
+    probes: watch::Sender<Probes>,
+    reports: Arc<Reports>,
+    changes: Arc<Changes>,
+    node: Arc<NodeState>,
+    names_wished: u64,
+    cold: BTreeSet<CellKey>,
+    warm: Option<oneshot::Sender<()>>,
+    reaper: Reaper,
+    /// Upstreams that asked for an algorithm or a probe that is not there: each is told once.
+    warned: BTreeSet<(Uuid, &'static str)>,
+}
+
+pub(super) struct CoreSeams {
+    pub(super) active: Active,
+    pub(super) reports: Arc<Reports>,
+    pub(super) names: watch::Receiver<Names>,
+    pub(super) probes: watch::Receiver<Probes>,
+    pub(super) directory: Arc<ArcSwap<Directory>>,
+}
+
+impl Core {
+    pub(super) fn new(node: Arc<NodeState>) -> (Self, CoreSeams) {
+        let changes = Arc::new(Changes::default());
+        let (names, names_out) = watch::channel(Names::new());
+        let (probes, probes_out) = watch::channel(Probes::new());
+        let core = Self {
+            state: State::default(),
+            live: Live::new(Arc::clone(&changes), Arc::clone(&node)),
+            assembly: Assembly::default(),
+            active: Active::default(),
+            directory: Arc::default(),
+            names,
+            probes,
+            reports: Arc::default(),
+            changes,
+            node,
+            names_wished: 0,
+            cold: BTreeSet::new(),
+            warm: None,
+            reaper: Reaper::start(),
+            warned: BTreeSet::new(),
+        };
+        let seams = CoreSeams {
+            active: core.active.clone(),
+            reports: Arc::clone(&core.reports),
+            names: names_out,
+            probes: probes_out,
+            directory: Arc::clone(&core.directory),
+        };
+        (core, seams)
+    }
+
+    /// Compiles `update` and puts the result in force: one store of a table where anything but the members
+    /// of cells changed, else one store a changed cell.
+    pub(super) fn apply(
+        &mut self,
+        update: Update,
+        now: Instant,
+    ) -> Result<oneshot::Receiver<()>, CompileError> {
+        let compiled = compile(&self.state, update)?;
+        let Dirty { cells, services, routes } = compiled.dirty;
+        let previous = std::mem::replace(&mut self.state, compiled.state);
+        let is_structural = !services.is_empty() || !routes.is_empty();
+        let mut gone = Vec::new();
+        let mut superseded = Vec::new();
+        for key in &cells {
+            match self.state.cell(key) {
+                Some(spec) => superseded.extend(self.renew(key, &spec, is_structural, now)),
+                None => gone.push(key.clone()),
+            }
+        }
+        if is_structural {
+            let mut services = services;
+            services.extend(cells.iter().flat_map(|key| self.state.services_of(key)));
+            let live = &self.live;
+            let cell = |key: &CellKey| live.get(key).map(|cell| Arc::clone(&cell.upstream));
+            let table = self.assembly.assemble(&self.state, &services, &routes, cell);
+            self.reaper.drop_later(self.active.swap(Arc::new(table)));
+        }
+        // Requests that wait in a cell that is no longer in any table wait in its successor from now on.
+        for (before, after) in superseded {
+            if before.members().is_pending() {
+                before.store(Members::moved(after));
+            }
+        }
+        for key in gone {
+            let successor = self.successor(&previous, &key);
+            self.discard(&key, successor);
+        }
+        let (warm, warmed) = oneshot::channel();
+        self.warm = Some(warm);
+        self.cold.extend(cells);
+        self.warm_up();
+        Ok(warmed)
+    }
+
+    /// Rebuilds one cell. In a structural change the result is a new cell, which the next table brings into
+    /// force; the pair of old and new is returned.
+    fn renew(
+        &mut self,
+        key: &CellKey,
+        spec: &CellSpec,
+        is_structural: bool,
+        now: Instant,
+    ) -> Option<(Arc<Upstream>, Arc<Upstream>)> {
+        let is_new = !self.live.contains(key);
+        let names_before = self.live.get(key).map(|cell| cell.names.clone()).unwrap_or_default();
+        let rebuilt = self.live.rebuild(key, spec, now);
+        self.wish_names(key, &names_before);
+        self.warn_of_gaps(key, spec);
+        let before = self.live.get(key).map(|cell| Arc::clone(&cell.upstream))?;
+        let ids_before = target_ids(&before.members());
+        let host_header = rebuilt.host_header.clone();
+        let mut superseded = None;
+        if is_new || is_structural {
+            let after = Upstream::with_members(rebuilt.name, rebuilt.host_header, rebuilt.members);
+            after.continue_from(&before);
+            self.live.replace(key, Arc::clone(&after));
+            self.list(key, &after);
+            superseded = Some((before, after));
+        } else {
+            self.reaper.drop_later(before.store(rebuilt.members));
+        }
+        let members = self.live.get(key).map(|cell| cell.upstream.members())?;
+        self.wish_probes(key, &members, host_header);
+        self.note(key, ids_before, &members);
+        superseded
+    }
+
+    /// An answer came: rebuilds the cells that use the name.
+    pub(super) fn answer(&mut self, name: &Arc<str>, answer: Answer, now: Instant) {
+        for key in self.live.answer(name, answer) {
+            if let Some(spec) = self.state.cell(&key) {
+                self.renew(&key, &spec, false, now);
+            }
+        }
+        self.warm_up();
+    }
+
+    /// The health of targets changed: computes anew who serves in their cells.
+    pub(super) fn rejudge(&mut self, cells: BTreeSet<CellKey>) {
+        for key in cells {
+            let Some((cell, members)) = self.live.rejudge(&key) else { continue };
+            let upstream = Arc::clone(&cell.upstream);
+            self.reaper.drop_later(upstream.store(members));
+            self.note(&key, Vec::new(), &upstream.members());
+            // The prober looks again: the target is now in the other set.
+            self.probes.send_if_modified(|probes| match probes.get(&key) {
+                Some(plan) => {
+                    let plan = Arc::new(ProbePlan::clone(plan));
+                    probes.insert(key.clone(), plan);
+                    true
+                }
+                None => false,
+            });
+        }
+        self.warm_up();
+    }
+
+    /// The one cell that all services of a cell that went have now.
+    fn successor(&self, previous: &State, key: &CellKey) -> Option<Arc<Upstream>> {
+        let services = previous.services_of(key);
+        let now = services.iter().filter_map(|id| self.state.service(id)).map(|one| self.state.cell_of(one));
+        let mut cells: Vec<_> = now.collect();
+        cells.dedup();
+        let [only] = &*cells else { return None };
+        self.live.get(only).map(|cell| Arc::clone(&cell.upstream))
+    }
+
+    /// Drops a cell. Requests that wait in it for a first answer go on in its successor, or end.
+    fn discard(&mut self, key: &CellKey, successor: Option<Arc<Upstream>>) {
+        let Some(cell) = self.live.remove(key) else { return };
+        let members = cell.upstream.members();
+        if members.is_pending() {
+            let to = successor.map_or_else(|| Members::refused(PickError::NoPeer), Members::moved);
+            cell.upstream.store(to);
+        }
+        for name in &cell.names {
+            self.drop_wish(name);
+        }
+        self.probes.send_if_modified(|probes| probes.remove(key).is_some());
+        self.directory.rcu(|directory| directory.without(key));
+        self.note(key, target_ids(&members), &Members::refused(PickError::NoPeer));
+        if let CellKey::Upstream(id) = key {
+            self.warned.retain(|(warned, _)| warned != id);
+        }
+    }
+
+    fn list(&self, key: &CellKey, upstream: &Arc<Upstream>) {
+        let mut directory = Directory::clone(&self.directory.load());
+        directory.insert(key.clone(), Arc::clone(upstream));
+        self.directory.store(Arc::new(directory));
+    }
+
+    fn wish_names(&mut self, key: &CellKey, before: &BTreeSet<Arc<str>>) {
+        let Some(cell) = self.live.get(key) else { return };
+        if cell.names == *before {
+            return;
+        }
+        self.names_wished += 1;
+        let number = self.names_wished;
+        self.names.send_if_modified(|names| {
+            let mut is_changed = false;
+            for name in &cell.names {
+                if !names.contains_key(name) {
+                    names.insert(Arc::clone(name), number);
+                    is_changed = true;
+                }
+            }
+            for name in before.iter().filter(|name| !self.live.is_used(name)) {
+                is_changed |= names.remove(name).is_some();
+            }
+            is_changed
+        });
+    }
+
+    fn drop_wish(&self, name: &Arc<str>) {
+        if !self.live.is_used(name) {
+            self.names.send_if_modified(|names| names.remove(name).is_some());
+        }
+    }
+
+    fn wish_probes(&self, key: &CellKey, members: &Members, host_header: Option<Box<str>>) {
+        let plan = members.checks().filter(|checks| checks.active.is_probed()).map(|checks| {
+            let upstream = self.live.get(key).and_then(|cell| cell.upstream.name.clone());
+            let targets = members.addresses().filter(|member| member.weight > 0);
+            Arc::new(ProbePlan {
+                upstream: upstream.unwrap_or_default(),
+                active: checks.active.clone(),
+                host_header,
+                targets: targets.map(|member| Arc::clone(&member.target)).collect(),
+            })
+        });
+        self.probes.send_if_modified(|probes| match plan {
+            Some(plan) => {
+                probes.insert(key.clone(), plan);
+                true
+            }
+            None => probes.remove(key).is_some(),
+        });
+    }
+
+    fn note(&self, key: &CellKey, before: Vec<Uuid>, members: &Members) {
+        let CellKey::Upstream(id) = key else { return };
+        let now: BTreeSet<Uuid> = target_ids(members).into_iter().collect();
+        self.reports.note(*id, before.into_iter().filter(|target| !now.contains(target)), members);
+    }
+
+    fn warm_up(&mut self) {
+        let live = &self.live;
+        self.cold.retain(|key| live.get(key).is_some_and(|cell| is_cold(&cell.upstream.members())));
+        if self.cold.is_empty()
+            && let Some(warm) = self.warm.take()
+        {
+            // Whoever asked may have left.
+            warm.send(()).unwrap_or_default();
+        }
+    }
+
+    fn warn_of_gaps(&mut self, key: &CellKey, spec: &CellSpec) {
+        match (key, spec) {
+            (CellKey::Upstream(id), CellSpec::Upstream(upstream, _)) => {
+                if let Some(algorithm) = upstream.unsupported_algorithm()
+                    && self.warned.insert((*id, algorithm))
+                {
+                    warn!(upstream = %upstream.name, algorithm, "not supported yet, served round-robin");
+                }
+                if let Some(kind) = upstream.checks.as_ref().and_then(|checks| checks.active.unsupported())
+                    && self.warned.insert((*id, kind))
+                {
+                    warn!(upstream = %upstream.name, kind, "probes not supported yet, targets are not probed");
+                }
+            }
+            (_, CellSpec::Unsupported { protocol }) => {
+                warn!(
+                    protocol,
+                    "services of this protocol are not supported yet, their requests are refused"
+                );
+            }
+            (_, CellSpec::Upstream(..) | CellSpec::Implicit { .. }) => {}
+        }
+    }
+}
+
+/// Whether something of a cell is not known yet: a name's first answer, or a target's first probe.
+fn is_cold(members: &Members) -> bool {
+    let is_pending = members.targets().iter().any(|target| target.origin == Origin::Pending);
+    let is_probed = members
+        .checks()
+        .is_some_and(|checks| checks.active.is_probed() && checks.active.healthy_interval.is_some());
+    let awaits_probe = || members.addresses().any(|member| member.weight > 0 && !member.target.is_probed());
+    is_pending || (is_probed && awaits_probe())
+}
+
+fn target_ids(members: &Members) -> Vec<Uuid> {
+    members.targets().iter().filter_map(|target| target.id).collect()
+}
+
+#[cfg(test)]
+mod tests;

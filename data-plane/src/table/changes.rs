@@ -1,0 +1,62 @@
+//! How workers and probes tell the builder that the availability of a target changed.
+//!
+//! At most one entry a cell waits, so nothing is lost and the set is bounded by the number of cells.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::compile::CellKey;
+use crate::observability::NodeState;
+
+/// Cells with a change that the builder has not looked at.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    cells: Mutex<BTreeSet<CellKey>>,
+    notify: Notify,
+}
+
+impl Changes {
+    /// Waits for a change and takes all that are there. Cancel safe.
+    pub(super) async fn take(&self) -> BTreeSet<CellKey> {
+        loop {
+            let notified = self.notify.notified();
+            let cells = std::mem::take(&mut *self.cells.lock().unwrap_or_else(PoisonError::into_inner));
+            if !cells.is_empty() {
+                return cells;
+            }
+            notified.await;
+        }
+    }
+
+    fn add(&self, cell: &CellKey) {
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner).insert(cell.clone());
+        self.notify.notify_one();
+    }
+}
+
+/// A cell's line to the builder.
+#[derive(Debug)]
+pub(super) struct Bell {
+    pub(super) cell: CellKey,
+    pub(super) changes: Arc<Changes>,
+    pub(super) node: Arc<NodeState>,
+}
+
+impl Bell {
+    /// A target's availability changed.
+    pub(super) fn ring(&self, is_available: bool) {
+        if is_available {
+            self.node.target_restored();
+        } else {
+            self.node.target_ejected();
+        }
+        self.changes.add(&self.cell);
+    }
+
+    /// A target was probed for the first time.
+    pub(super) fn ring_probed(&self) {
+        self.changes.add(&self.cell);
+    }
+}

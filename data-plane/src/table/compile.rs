@@ -1,0 +1,179 @@
+//! From changed entities to the next state: pure, and at a cost that follows the changes, never the config.
+//!
+//! The wire's entities are joined here: a service's host with an upstream's name, targets with their
+//! upstream. [`compile`] either gives a whole next [`State`] with what became [`Dirty`], or says which entity
+//! is to blame; the state before stays as it was. The builder then makes tables and cells of it.
+
+mod checks;
+mod entity;
+mod state;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use equipoise_proto::EntityKind;
+use uuid::Uuid;
+
+pub use entity::{Host, Route, Service, Target, Upstream};
+pub use state::State;
+
+use entity::Reading;
+
+/// One changed entity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its kind.
+    pub kind: EntityKind,
+    /// Its id.
+    pub id: Uuid,
+    /// The bytes of its `proto::v1` message; `None`: it is deleted.
+    pub wire: Option<Bytes>,
+}
+
+/// Changes to compile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Update {
+    /// The whole config: entities that it does not name are gone.
+    Snapshot(Vec<Record>),
+    /// What changed; of an entity named twice the last counts.
+    Delta(Vec<Record>),
+}
+
+/// Why an update could not be compiled; the node keeps its old table.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} {id}: {field}: {reason}")]
+pub struct CompileError {
+    /// Kind of the entity to blame.
+    pub kind: EntityKind,
+    /// Its id.
+    pub id: Uuid,
+    /// Its field; empty when the whole of it cannot be read.
+    pub field: &'static str,
+    /// What is wrong.
+    pub reason: Box<str>,
+}
+
+/// Names an upstream cell.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CellKey {
+    /// Of an upstream entity.
+    Upstream(Uuid),
+    /// Stands in for a service whose host names no upstream.
+    Implicit {
+        /// The service's host, as written.
+        host: Arc<str>,
+        /// The service's port.
+        port: u16,
+    },
+    /// Of services whose protocol this build cannot speak upstream.
+    Unsupported {
+        /// The protocol's name.
+        protocol: &'static str,
+    },
+}
+
+/// What a cell is made from.
+#[derive(Debug)]
+pub enum CellSpec {
+    /// An upstream entity and its targets, by creation and id.
+    Upstream(Arc<Upstream>, Vec<(Uuid, Arc<Target>)>),
+    /// One target.
+    Implicit {
+        /// Whom to connect to.
+        host: Host,
+        /// Where.
+        port: u16,
+    },
+    /// Nobody.
+    Unsupported {
+        /// The protocol's name.
+        protocol: &'static str,
+    },
+}
+
+/// What a compilation changed. Everything else is as before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Cells that came, changed or went.
+    pub cells: BTreeSet<CellKey>,
+    /// Services that came, changed, went or got another cell.
+    pub services: BTreeSet<Uuid>,
+    /// Routes that came, changed or went.
+    pub routes: BTreeSet<Uuid>,
+}
+
+impl Dirty {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty() && self.services.is_empty() && self.routes.is_empty()
+    }
+}
+
+/// A compiled update.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The next state.
+    pub state: State,
+    /// How it differs from the one before.
+    pub dirty: Dirty,
+}
+
+/// Applies `update` to `previous`. Entities may come in any order. Cost: O(changes · log config).
+///
+/// # Errors
+/// When an entity cannot be read, refers to one that is missing, or has a name that is taken.
+pub fn compile(previous: &State, update: Update) -> Result<Compiled, CompileError> {
+    let records = match update {
+        Update::Delta(records) => records,
+        Update::Snapshot(records) => {
+            let named: BTreeSet<_> = records.iter().map(|record| (record.kind, record.id)).collect();
+            let gone = previous.ids().filter(|id| !named.contains(id));
+            let gone = gone.map(|(kind, id)| Record { kind, id, wire: None });
+            gone.collect::<Vec<_>>().into_iter().chain(records).collect()
+        }
+    };
+    let mut state = previous.clone();
+    let mut dirty = Dirty::default();
+    let mut touched = Vec::new();
+    // All old entities leave the indices before any new one enters, so that names can be exchanged.
+    let mut arriving = Vec::new();
+    let mut seen = BTreeSet::new();
+    for record in records.into_iter().rev() {
+        if !seen.insert((record.kind, record.id)) {
+            continue;
+        }
+        let reading = Reading { kind: record.kind, id: record.id };
+        let entity = match &record.wire {
+            Some(wire) if state.holds(&reading, wire) => continue,
+            Some(wire) => Some(read(&reading, wire)?),
+            None => None,
+        };
+        state.remove(&reading, &mut dirty);
+        touched.push((record.kind, record.id));
+        arriving.extend(entity.map(|entity| (reading, entity)));
+    }
+    for (reading, entity) in arriving {
+        state.insert(&reading, entity, &mut dirty)?;
+    }
+    state.rejoin(previous, &mut dirty);
+    state.check_references(&touched)?;
+    Ok(Compiled { state, dirty })
+}
+
+/// One entity, parsed.
+enum Entity {
+    Service(Arc<Service>),
+    Route(Arc<Route>),
+    Upstream(Arc<Upstream>),
+    Target(Arc<Target>),
+}
+
+fn read(reading: &Reading, wire: &Bytes) -> Result<Entity, CompileError> {
+    Ok(match reading.kind {
+        EntityKind::Service => Entity::Service(Arc::new(reading.service(wire)?)),
+        EntityKind::Route => Entity::Route(Arc::new(reading.route(wire)?)),
+        EntityKind::Upstream => Entity::Upstream(Arc::new(reading.upstream(wire)?)),
+        EntityKind::Target => Entity::Target(Arc::new(reading.target(wire)?)),
+    })
+}

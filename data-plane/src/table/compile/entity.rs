@@ -1,0 +1,260 @@
+//! Entities as a node needs them: parsed once, from the wire.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use equipoise_proto::{
+    EntityKind, HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern, entity_id, v1,
+};
+use uuid::Uuid;
+
+use super::CompileError;
+use crate::health::Checks;
+use crate::router::{HeaderRule, Rule};
+
+/// What changes an entity's compiled form: the bytes it came as.
+pub(super) type Digest = [u8; 32];
+
+/// A service.
+#[derive(Debug)]
+pub struct Service {
+    pub(super) digest: Digest,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) protocol: v1::Protocol,
+    pub(crate) host: Arc<str>,
+    pub(crate) port: u16,
+    pub(crate) path: Option<Box<str>>,
+    pub(crate) retries: u16,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) write_timeout: Duration,
+    pub(crate) read_timeout: Duration,
+    pub(crate) is_enabled: bool,
+}
+
+/// A route.
+#[derive(Debug)]
+pub struct Route {
+    pub(super) digest: Digest,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) service: Option<Uuid>,
+    /// `None` for a route that serves no kind of HTTP.
+    pub(crate) rule: Option<Rule>,
+    pub(crate) allows_plain: bool,
+    pub(crate) https_redirect_status: u16,
+    pub(crate) strip_path: bool,
+    pub(crate) preserve_host: bool,
+    pub(crate) request_buffering: bool,
+    pub(crate) response_buffering: bool,
+}
+
+/// An upstream.
+#[derive(Debug)]
+pub struct Upstream {
+    pub(super) digest: Digest,
+    pub(crate) name: Arc<str>,
+    pub(crate) algorithm: v1::upstream::Algorithm,
+    pub(crate) host_header: Option<Box<str>>,
+    pub(crate) uses_srv_name: bool,
+    /// `None` where checks are not in use.
+    pub(crate) checks: Option<Arc<Checks>>,
+    pub(crate) threshold_percent: f64,
+}
+
+impl Upstream {
+    /// The algorithm that this build lacks, if one is asked for: round-robin stands in.
+    pub(crate) const fn unsupported_algorithm(&self) -> Option<&'static str> {
+        match self.algorithm {
+            v1::upstream::Algorithm::RoundRobin => None,
+            v1::upstream::Algorithm::LeastConnections => Some("least-connections"),
+            v1::upstream::Algorithm::ConsistentHashing => Some("consistent-hashing"),
+            v1::upstream::Algorithm::Latency => Some("latency"),
+        }
+    }
+}
+
+/// A target.
+#[derive(Debug)]
+pub struct Target {
+    pub(super) digest: Digest,
+    pub(crate) upstream: Uuid,
+    /// `host:port`, as written.
+    pub(crate) label: Arc<str>,
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+    pub(crate) weight: u16,
+    pub(crate) created_at_ms: i64,
+}
+
+/// Whom a target or a service names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// An address, used as it is.
+    Literal(IpAddr),
+    /// A name to look up, in lower case, without trailing dot.
+    Name(Arc<str>),
+}
+
+impl Host {
+    /// Reads a host; IPv6 with or without brackets.
+    pub(crate) fn parse(host: &str) -> Self {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        match bare.parse() {
+            Ok(address) => Self::Literal(address),
+            Err(_) => Self::Name(host.trim_end_matches('.').to_ascii_lowercase().into()),
+        }
+    }
+}
+
+/// Names the record that is being read, for errors.
+pub(super) struct Reading {
+    pub(super) kind: EntityKind,
+    pub(super) id: Uuid,
+}
+
+impl Reading {
+    pub(super) fn error(&self, field: &'static str, reason: impl ToString) -> CompileError {
+        CompileError { kind: self.kind, id: self.id, field, reason: reason.to_string().into() }
+    }
+
+    fn decode<M: prost::Message + Default>(&self, wire: &Bytes) -> Result<M, CompileError> {
+        M::decode(wire.clone()).map_err(|error| self.error("", error))
+    }
+
+    fn u16(&self, field: &'static str, value: u32) -> Result<u16, CompileError> {
+        u16::try_from(value).map_err(|_| self.error(field, "out of range"))
+    }
+
+    pub(super) fn service(&self, wire: &Bytes) -> Result<Service, CompileError> {
+        let read: v1::Service = self.decode(wire)?;
+        let protocol = v1::Protocol::try_from(read.protocol)
+            .map_err(|_| self.error("protocol", "unknown to this node"))?;
+        if read.host.is_empty() {
+            return Err(self.error("host", "missing"));
+        }
+        if read.path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+            return Err(self.error("path", "should start with /"));
+        }
+        Ok(Service {
+            digest: digest(wire),
+            name: named(read.name),
+            protocol,
+            host: read.host.into(),
+            port: self.u16("port", read.port)?,
+            path: read.path.map(Into::into),
+            retries: self.u16("retries", read.retries)?,
+            connect_timeout: Duration::from_millis(read.connect_timeout_ms.into()),
+            write_timeout: Duration::from_millis(read.write_timeout_ms.into()),
+            read_timeout: Duration::from_millis(read.read_timeout_ms.into()),
+            is_enabled: read.enabled,
+        })
+    }
+
+    pub(super) fn route(&self, wire: &Bytes) -> Result<Route, CompileError> {
+        let read: v1::Route = self.decode(wire)?;
+        let service = read.service.as_ref().map(|id| entity_id(id)).transpose();
+        let service = service.map_err(|error| self.error("service", error))?;
+        let serves = |protocols: &[v1::Protocol]| read.protocols().any(|one| protocols.contains(&one));
+        use v1::Protocol::{Grpc, Grpcs, Http, Https};
+        let is_http = serves(&[Http, Https, Grpc, Grpcs]);
+        let allows_plain = !serves(&[Https]) || serves(&[Http]);
+        let https_redirect_status = self.u16("https_redirect_status_code", read.https_redirect_status)?;
+        let rule = if is_http { Some(self.rule(&read)?) } else { None };
+        Ok(Route {
+            digest: digest(wire),
+            service,
+            rule,
+            allows_plain,
+            https_redirect_status,
+            strip_path: read.strip_path,
+            preserve_host: read.preserve_host,
+            request_buffering: read.request_buffering,
+            response_buffering: read.response_buffering,
+            name: named(read.name),
+        })
+    }
+
+    fn rule(&self, read: &v1::Route) -> Result<Rule, CompileError> {
+        let header = |wire: &v1::HeaderMatch| -> Result<HeaderRule, CompileError> {
+            Ok(HeaderRule {
+                name: HeaderName::parse(&wire.name).map_err(|error| self.error("headers", error))?,
+                values: self.each("headers", &wire.values, HeaderPattern::parse)?,
+            })
+        };
+        Ok(Rule {
+            id: self.id,
+            hosts: self.each("hosts", &read.hosts, HostPattern::parse)?,
+            paths: self.each("paths", &read.paths, PathPattern::parse)?,
+            methods: read.methods.iter().map(|method| method.as_str().into()).collect(),
+            headers: read.headers.iter().map(header).collect::<Result<_, _>>()?,
+            snis: self.each("snis", &read.snis, SniPattern::parse)?,
+            regex_priority: read.regex_priority,
+        })
+    }
+
+    fn each<T, E: ToString>(
+        &self,
+        field: &'static str,
+        values: &[String],
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Vec<T>, CompileError> {
+        values
+            .iter()
+            .map(|value| parse(value).map_err(|error| self.error(field, error.to_string())))
+            .collect()
+    }
+
+    pub(super) fn upstream(&self, wire: &Bytes) -> Result<Upstream, CompileError> {
+        let read: v1::Upstream = self.decode(wire)?;
+        if read.name.is_empty() {
+            return Err(self.error("name", "missing"));
+        }
+        let algorithm = v1::upstream::Algorithm::try_from(read.algorithm)
+            .map_err(|_| self.error("algorithm", "unknown to this node"))?;
+        let health = read.healthchecks.unwrap_or_default();
+        let checks =
+            super::checks::read(&health).map_err(|invalid| self.error(invalid.field, invalid.reason))?;
+        let threshold_percent = health.threshold_percent;
+        if !(0.0..=100.0).contains(&threshold_percent) {
+            return Err(self.error("healthchecks.threshold", "not a percentage"));
+        }
+        Ok(Upstream {
+            digest: digest(wire),
+            name: read.name.into(),
+            algorithm,
+            host_header: read.host_header.filter(|header| !header.is_empty()).map(Into::into),
+            uses_srv_name: read.use_srv_name,
+            checks: checks.map(Arc::new),
+            threshold_percent,
+        })
+    }
+
+    pub(super) fn target(&self, wire: &Bytes) -> Result<Target, CompileError> {
+        let read: v1::Target = self.decode(wire)?;
+        let upstream = entity_id(&read.upstream).map_err(|error| self.error("upstream", error))?;
+        let (host, port) = read.target.rsplit_once(':').ok_or_else(|| self.error("target", "no port"))?;
+        let port = port.parse().map_err(|_| self.error("target", "not a port"))?;
+        if host.is_empty() {
+            return Err(self.error("target", "no host"));
+        }
+        let host = Host::parse(host);
+        Ok(Target {
+            digest: digest(wire),
+            upstream,
+            host,
+            port,
+            weight: self.u16("weight", read.weight)?,
+            created_at_ms: read.created_at_ms,
+            label: read.target.into(),
+        })
+    }
+}
+
+fn digest(wire: &Bytes) -> Digest {
+    *blake3::hash(wire).as_bytes()
+}
+
+fn named(name: String) -> Option<Box<str>> {
+    (!name.is_empty()).then(|| name.into())
+}

@@ -1,0 +1,300 @@
+//! All entities with the indices that join them, in persistent maps: a clone shares everything.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use equipoise_proto::{EntityKind, v1};
+use imbl::{HashMap, OrdSet};
+use uuid::Uuid;
+
+use super::entity::{Host, Reading, Route, Service, Target, Upstream};
+use super::{CellKey, CellSpec, CompileError, Dirty, Entity};
+
+type Map<K, V> = HashMap<K, V>;
+
+/// A compiled config. Cloning is O(1).
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    services: Map<Uuid, Arc<Service>>,
+    routes: Map<Uuid, Arc<Route>>,
+    upstreams: Map<Uuid, Arc<Upstream>>,
+    targets: Map<Uuid, Arc<Target>>,
+    upstream_by_name: Map<Arc<str>, Uuid>,
+    services_by_host: Map<Arc<str>, OrdSet<Uuid>>,
+    routes_by_service: Map<Uuid, OrdSet<Uuid>>,
+    targets_by_upstream: Map<Uuid, OrdSet<(i64, Uuid)>>,
+}
+
+fn add<K: std::hash::Hash + Eq + Clone, V: Ord + Clone>(index: &mut Map<K, OrdSet<V>>, key: K, value: V) {
+    index.entry(key).or_default().insert(value);
+}
+
+fn take<K: std::hash::Hash + Eq + Clone, V: Ord + Clone>(index: &mut Map<K, OrdSet<V>>, key: &K, value: &V) {
+    if let Some(set) = index.get_mut(key) {
+        set.remove(value);
+        if set.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+impl State {
+    /// A service by id.
+    pub fn service(&self, id: &Uuid) -> Option<&Arc<Service>> {
+        self.services.get(id)
+    }
+
+    /// A route by id.
+    pub fn route(&self, id: &Uuid) -> Option<&Arc<Route>> {
+        self.routes.get(id)
+    }
+
+    /// All routes, in no order.
+    pub fn routes(&self) -> impl Iterator<Item = (&Uuid, &Arc<Route>)> {
+        self.routes.iter()
+    }
+
+    /// All cells that the config needs, in no order, some of them perhaps twice.
+    pub fn cells(&self) -> impl Iterator<Item = CellKey> {
+        let upstreams = self.upstreams.keys().map(|id| CellKey::Upstream(*id));
+        upstreams.chain(self.services.values().map(|service| self.cell_of(service)))
+    }
+
+    /// Every entity.
+    pub fn ids(&self) -> impl Iterator<Item = (EntityKind, Uuid)> {
+        let services = self.services.keys().map(|id| (EntityKind::Service, *id));
+        let routes = self.routes.keys().map(|id| (EntityKind::Route, *id));
+        let upstreams = self.upstreams.keys().map(|id| (EntityKind::Upstream, *id));
+        let targets = self.targets.keys().map(|id| (EntityKind::Target, *id));
+        services.chain(routes).chain(upstreams).chain(targets)
+    }
+
+    /// Routes of a service.
+    pub fn routes_of(&self, service: &Uuid) -> impl Iterator<Item = &Uuid> {
+        self.routes_by_service.get(service).into_iter().flatten()
+    }
+
+    /// Services that use a cell.
+    pub fn services_of(&self, cell: &CellKey) -> Vec<Uuid> {
+        let host = match cell {
+            CellKey::Upstream(id) => match self.upstreams.get(id) {
+                Some(upstream) => &upstream.name,
+                None => return Vec::new(),
+            },
+            CellKey::Implicit { host, .. } => host,
+            CellKey::Unsupported { .. } => return Vec::new(),
+        };
+        let named = self.services_by_host.get(host).into_iter().flatten().copied();
+        named.filter(|id| self.services.get(id).is_some_and(|one| self.cell_of(one) == *cell)).collect()
+    }
+
+    /// The cell of a service: an address is used as it is, then an upstream of exactly that name, then DNS.
+    pub fn cell_of(&self, service: &Service) -> CellKey {
+        if let Some(protocol) = unsupported(service.protocol) {
+            return CellKey::Unsupported { protocol };
+        }
+        let implicit = || CellKey::Implicit { host: Arc::clone(&service.host), port: service.port };
+        if is_literal(&service.host) {
+            return implicit();
+        }
+        self.upstream_by_name.get(&service.host).map_or_else(implicit, |id| CellKey::Upstream(*id))
+    }
+
+    /// What a cell is made from; `None` when the config needs it no longer.
+    pub fn cell(&self, key: &CellKey) -> Option<CellSpec> {
+        match key {
+            CellKey::Upstream(id) => {
+                let upstream = self.upstreams.get(id)?;
+                let targets = self.targets_by_upstream.get(id).into_iter().flatten();
+                let targets = targets.filter_map(|(_, id)| Some((*id, Arc::clone(self.targets.get(id)?))));
+                Some(CellSpec::Upstream(Arc::clone(upstream), targets.collect()))
+            }
+            CellKey::Implicit { host, port } => {
+                let is_used = self
+                    .services_by_host
+                    .get(host)
+                    .into_iter()
+                    .flatten()
+                    .any(|id| self.services.get(id).is_some_and(|service| self.cell_of(service) == *key));
+                is_used.then(|| CellSpec::Implicit { host: Host::parse(host), port: *port })
+            }
+            CellKey::Unsupported { protocol } => Some(CellSpec::Unsupported { protocol }),
+        }
+    }
+
+    /// Whether nobody used a cell that stands in for an upstream entity.
+    fn is_idle(&self, cell: &CellKey) -> bool {
+        match cell {
+            CellKey::Upstream(_) => false,
+            CellKey::Implicit { .. } => self.cell(cell).is_none(),
+            CellKey::Unsupported { .. } => true,
+        }
+    }
+
+    /// Whether this very entity is there already.
+    pub(super) fn holds(&self, entity: &Reading, wire: &Bytes) -> bool {
+        let id = &entity.id;
+        let held = match entity.kind {
+            EntityKind::Service => self.services.get(id).map(|held| held.digest),
+            EntityKind::Route => self.routes.get(id).map(|held| held.digest),
+            EntityKind::Upstream => self.upstreams.get(id).map(|held| held.digest),
+            EntityKind::Target => self.targets.get(id).map(|held| held.digest),
+        };
+        held.is_some_and(|held| held == *blake3::hash(wire).as_bytes())
+    }
+
+    pub(super) fn remove(&mut self, entity: &Reading, dirty: &mut Dirty) {
+        let id = entity.id;
+        match entity.kind {
+            EntityKind::Service => {
+                if let Some(service) = self.services.remove(&id) {
+                    take(&mut self.services_by_host, &service.host, &id);
+                    dirty.services.insert(id);
+                }
+            }
+            EntityKind::Route => {
+                if let Some(route) = self.routes.remove(&id) {
+                    if let Some(service) = &route.service {
+                        take(&mut self.routes_by_service, service, &id);
+                    }
+                    dirty.routes.insert(id);
+                }
+            }
+            EntityKind::Upstream => {
+                if let Some(upstream) = self.upstreams.remove(&id) {
+                    self.upstream_by_name.remove(&upstream.name);
+                    dirty.cells.insert(CellKey::Upstream(id));
+                }
+            }
+            EntityKind::Target => {
+                if let Some(target) = self.targets.remove(&id) {
+                    take(&mut self.targets_by_upstream, &target.upstream, &(target.created_at_ms, id));
+                    dirty.cells.insert(CellKey::Upstream(target.upstream));
+                }
+            }
+        }
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        reading: &Reading,
+        entity: Entity,
+        dirty: &mut Dirty,
+    ) -> Result<(), CompileError> {
+        let id = reading.id;
+        match entity {
+            Entity::Service(service) => {
+                add(&mut self.services_by_host, Arc::clone(&service.host), id);
+                dirty.services.insert(id);
+                self.services.insert(id, service);
+            }
+            Entity::Route(route) => {
+                if let Some(service) = route.service {
+                    add(&mut self.routes_by_service, service, id);
+                }
+                dirty.routes.insert(id);
+                self.routes.insert(id, route);
+            }
+            Entity::Upstream(upstream) => {
+                let before = self.upstream_by_name.insert(Arc::clone(&upstream.name), id);
+                if let Some(other) = before {
+                    return Err(reading.error("name", format!("upstream {other} has it too")));
+                }
+                dirty.cells.insert(CellKey::Upstream(id));
+                self.upstreams.insert(id, upstream);
+            }
+            Entity::Target(target) => {
+                add(&mut self.targets_by_upstream, target.upstream, (target.created_at_ms, id));
+                dirty.cells.insert(CellKey::Upstream(target.upstream));
+                self.targets.insert(id, target);
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the joins: services whose host gained or lost an upstream are dirty, and so are the cells
+    /// that dirty services had and have.
+    pub(super) fn rejoin(&self, previous: &Self, dirty: &mut Dirty) {
+        let upstreams: Vec<_> = dirty.cells.iter().cloned().collect();
+        for cell in &upstreams {
+            let CellKey::Upstream(id) = cell else { continue };
+            let (before, after) = (previous.upstreams.get(id), self.upstreams.get(id));
+            let is_same = |before: &Arc<Upstream>, after: &Arc<Upstream>| {
+                before.name == after.name && before.host_header == after.host_header
+            };
+            if before.zip(after).is_some_and(|(before, after)| is_same(before, after)) {
+                continue;
+            }
+            for upstream in before.into_iter().chain(after) {
+                let services = self.services_by_host.get(&upstream.name);
+                dirty.services.extend(services.into_iter().flatten().copied());
+            }
+        }
+        let services: Vec<_> = dirty.services.iter().copied().collect();
+        for id in services {
+            let before = previous.services.get(&id).map(|service| previous.cell_of(service));
+            let after = self.services.get(&id).map(|service| self.cell_of(service));
+            if before != after {
+                // A cell does not change by who uses it: only one that nobody used before or uses now does.
+                dirty.cells.extend(before.filter(|cell| self.cell(cell).is_none()));
+                dirty.cells.extend(after.filter(|cell| previous.is_idle(cell)));
+            }
+        }
+    }
+
+    /// Checks what the touched entities refer to, and what refers to those that went.
+    pub(super) fn check_references(&self, touched: &[(EntityKind, Uuid)]) -> Result<(), CompileError> {
+        let route = |id: Uuid| Reading { kind: EntityKind::Route, id };
+        let target = |id: Uuid| Reading { kind: EntityKind::Target, id };
+        for (kind, id) in touched {
+            match kind {
+                EntityKind::Service if !self.services.contains_key(id) => {
+                    if let Some(left) = self.routes_of(id).next() {
+                        return Err(route(*left).error("service", format!("there is no service {id}")));
+                    }
+                }
+                EntityKind::Upstream if !self.upstreams.contains_key(id) => {
+                    let left = self.targets_by_upstream.get(id).into_iter().flatten().next();
+                    if let Some((_, left)) = left {
+                        return Err(target(*left).error("upstream", format!("there is no upstream {id}")));
+                    }
+                }
+                EntityKind::Route => {
+                    let service = self.routes.get(id).and_then(|route| route.service);
+                    if let Some(service) = service.filter(|service| !self.services.contains_key(service)) {
+                        return Err(route(*id).error("service", format!("there is no service {service}")));
+                    }
+                }
+                EntityKind::Target => {
+                    let upstream = self.targets.get(id).map(|target| target.upstream);
+                    if let Some(upstream) = upstream.filter(|one| !self.upstreams.contains_key(one)) {
+                        return Err(target(*id).error("upstream", format!("there is no upstream {upstream}")));
+                    }
+                }
+                EntityKind::Service | EntityKind::Upstream => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_literal(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.parse::<IpAddr>().is_ok()
+}
+
+/// The name of a service's protocol that this build cannot speak upstream.
+const fn unsupported(protocol: v1::Protocol) -> Option<&'static str> {
+    match protocol {
+        v1::Protocol::Http => None,
+        v1::Protocol::Https => Some("https"),
+        v1::Protocol::Grpc => Some("grpc"),
+        v1::Protocol::Grpcs => Some("grpcs"),
+        v1::Protocol::Tcp => Some("tcp"),
+        v1::Protocol::Tls => Some("tls"),
+        v1::Protocol::TlsPassthrough => Some("tls_passthrough"),
+        v1::Protocol::Udp => Some("udp"),
+        v1::Protocol::Unspecified => Some("unspecified"),
+    }
+}

@@ -1,0 +1,107 @@
+//! Configs for tests: records as a control plane sends them.
+
+use equipoise_proto::{EntityKind, v1};
+use uuid::Uuid;
+
+use super::compile::Record;
+
+pub(crate) fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn wire_id(number: u128) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(id(number).as_bytes())
+}
+
+fn record(kind: EntityKind, number: u128, message: &impl prost::Message) -> Record {
+    Record { kind, id: id(number), wire: Some(message.encode_to_vec().into()) }
+}
+
+pub(crate) fn gone(kind: EntityKind, number: u128) -> Record {
+    Record { kind, id: id(number), wire: None }
+}
+
+/// A service to `host:port`, with its defaults.
+pub(crate) fn service(number: u128, host: &str, port: u32) -> Record {
+    service_with(number, host, port, |_| {})
+}
+
+pub(crate) fn service_with(
+    number: u128,
+    host: &str,
+    port: u32,
+    change: impl FnOnce(&mut v1::Service),
+) -> Record {
+    let mut service = v1::Service {
+        name: format!("service-{number}"),
+        protocol: v1::Protocol::Http.into(),
+        host: host.into(),
+        port,
+        retries: 5,
+        connect_timeout_ms: 60_000,
+        write_timeout_ms: 60_000,
+        read_timeout_ms: 60_000,
+        enabled: true,
+        ..Default::default()
+    };
+    change(&mut service);
+    record(EntityKind::Service, number, &service)
+}
+
+/// A route by path.
+pub(crate) fn route(number: u128, service: Option<u128>, path: &str) -> Record {
+    route_with(number, service, path, |_| {})
+}
+
+pub(crate) fn route_with(
+    number: u128,
+    service: Option<u128>,
+    path: &str,
+    change: impl FnOnce(&mut v1::Route),
+) -> Record {
+    let mut route = v1::Route {
+        name: format!("route-{number}"),
+        service: service.map(wire_id),
+        protocols: vec![v1::Protocol::Http.into(), v1::Protocol::Https.into()],
+        paths: vec![path.into()],
+        https_redirect_status: 426,
+        strip_path: true,
+        request_buffering: true,
+        response_buffering: true,
+        ..Default::default()
+    };
+    change(&mut route);
+    record(EntityKind::Route, number, &route)
+}
+
+pub(crate) fn upstream(number: u128, name: &str) -> Record {
+    upstream_with(number, name, |_| {})
+}
+
+pub(crate) fn upstream_with(number: u128, name: &str, change: impl FnOnce(&mut v1::Upstream)) -> Record {
+    let mut upstream = v1::Upstream { name: name.into(), slots: 10_000, ..Default::default() };
+    change(&mut upstream);
+    record(EntityKind::Upstream, number, &upstream)
+}
+
+pub(crate) fn target(number: u128, upstream: u128, target: &str, weight: u32) -> Record {
+    let target = v1::Target {
+        upstream: wire_id(upstream),
+        target: target.into(),
+        weight,
+        created_at_ms: i64::try_from(number).unwrap(),
+        ..Default::default()
+    };
+    record(EntityKind::Target, number, &target)
+}
+
+/// Passive checks that eject after so many TCP failures and let back in after one success.
+pub(crate) fn passive(upstream: &mut v1::Upstream, tcp_failures: u32) {
+    let checks = upstream.healthchecks.get_or_insert_default();
+    checks.passive = Some(v1::PassiveChecks {
+        unhealthy_tcp_failures: tcp_failures,
+        healthy_successes: 1,
+        healthy_statuses: vec![200],
+        ..Default::default()
+    });
+}

@@ -1,0 +1,343 @@
+//! Cells with their live state: what turns a compiled state into something that serves.
+//!
+//! Owned by the builder task alone, so no two writers can lose each other's update. Computes at a cost that
+//! follows the cells at hand, never the config.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::changes::{Bell, Changes};
+use super::compile::{CellKey, CellSpec, Host};
+use super::members::{Member, MemberTarget, Members, Origin, literal_host};
+use super::target::Target;
+use super::upstream::{PickError, Upstream};
+use crate::health::Checks;
+use crate::observability::NodeState;
+
+/// How long the state of a target that was removed is kept, in case it comes back.
+///
+/// Source: Kong 3.10.
+pub const FORGET_AFTER: Duration = Duration::from_secs(300);
+
+/// What a look-up gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Addresses, from records of this type (`A`, `AAAA`, `SRV`).
+    Records(&'static str, Arc<[Resolved]>),
+    /// The name does not exist or has no address.
+    NoAddress,
+    /// The look-up failed and there is nothing to fall back on.
+    Failed(Box<str>),
+}
+
+/// One address of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The address.
+    pub ip: IpAddr,
+    /// What an SRV record adds.
+    pub srv: Option<SrvPart>,
+}
+
+/// What an SRV record adds to an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SrvPart {
+    /// The name that the record points to.
+    pub name: Arc<str>,
+    /// 0: the target's own.
+    pub port: u16,
+    /// Its share; 0 counts as 1.
+    pub weight: u16,
+}
+
+/// Names a live state within its cell.
+type Place = (Box<str>, SocketAddr);
+
+/// One upstream cell and what it holds.
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) names: BTreeSet<Arc<str>>,
+    states: HashMap<Place, Arc<Target>>,
+    bell: Arc<Bell>,
+    checks: Option<Arc<Checks>>,
+    threshold: f64,
+}
+
+/// States of removed targets, waiting to be forgotten.
+#[derive(Debug, Default)]
+struct Retired(HashMap<CellKey, HashMap<Place, (Instant, Arc<Target>)>>);
+
+/// All cells.
+#[derive(Debug)]
+pub(super) struct Live {
+    cells: HashMap<CellKey, Cell>,
+    retired: Retired,
+    answers: HashMap<Arc<str>, Answer>,
+    users: HashMap<Arc<str>, BTreeSet<CellKey>>,
+    changes: Arc<Changes>,
+    node: Arc<NodeState>,
+}
+
+/// What became of a cell.
+pub(super) struct Rebuilt {
+    pub(super) name: Option<Box<str>>,
+    pub(super) host_header: Option<Box<str>>,
+    pub(super) members: Members,
+}
+
+impl Live {
+    pub(super) fn new(changes: Arc<Changes>, node: Arc<NodeState>) -> Self {
+        Self {
+            cells: HashMap::new(),
+            retired: Retired::default(),
+            answers: HashMap::new(),
+            users: HashMap::new(),
+            changes,
+            node,
+        }
+    }
+
+    pub(super) fn get(&self, key: &CellKey) -> Option<&Cell> {
+        self.cells.get(key)
+    }
+
+    pub(super) fn contains(&self, key: &CellKey) -> bool {
+        self.cells.contains_key(key)
+    }
+
+    /// Names that somebody uses.
+    pub(super) fn is_used(&self, name: &str) -> bool {
+        self.users.contains_key(name)
+    }
+
+    /// Takes an answer in; gives the cells that use the name. One for a name that nobody uses is dropped.
+    pub(super) fn answer(&mut self, name: &Arc<str>, answer: Answer) -> BTreeSet<CellKey> {
+        let Some(users) = self.users.get(name) else { return BTreeSet::new() };
+        self.answers.insert(Arc::clone(name), answer);
+        users.clone()
+    }
+
+    /// Computes the members of a cell anew, by its spec, the answers and the health of its targets. Makes
+    /// the cell if it is not there, but puts nothing in force.
+    pub(super) fn rebuild(&mut self, key: &CellKey, spec: &CellSpec, now: Instant) -> Rebuilt {
+        let (checks, threshold) = match spec {
+            CellSpec::Upstream(upstream, _) => (upstream.checks.clone(), upstream.threshold_percent),
+            CellSpec::Implicit { .. } | CellSpec::Unsupported { .. } => (None, 0.0),
+        };
+        let mut cell = self.cells.remove(key).unwrap_or_else(|| self.fresh(key));
+        if cell.checks != checks {
+            cell.states.values().for_each(|state| state.set_checks(checks.clone()));
+            cell.checks = checks;
+        }
+        cell.threshold = threshold;
+        let mut adopting = Adopting {
+            before: std::mem::take(&mut cell.states),
+            after: HashMap::new(),
+            retired: self.retired.0.entry(key.clone()).or_default(),
+            bell: &cell.bell,
+            checks: cell.checks.as_ref(),
+        };
+        let mut names = BTreeSet::new();
+        let rebuilt = match spec {
+            CellSpec::Upstream(upstream, targets) => {
+                let targets = targets.iter().map(|(id, target)| {
+                    let asked = Asked {
+                        id: Some(*id),
+                        label: Arc::clone(&target.label),
+                        host: &target.host,
+                        port: target.port,
+                        weight: target.weight,
+                        uses_srv_name: upstream.uses_srv_name,
+                    };
+                    asked.resolve(&self.answers, &mut names, &mut adopting)
+                });
+                let members = Members::new(targets.collect(), cell.checks.clone(), threshold);
+                Rebuilt {
+                    name: Some((&*upstream.name).into()),
+                    host_header: upstream.host_header.clone(),
+                    members,
+                }
+            }
+            CellSpec::Implicit { host, port } => {
+                let label = match host {
+                    Host::Literal(ip) => SocketAddr::new(*ip, *port).to_string().into(),
+                    Host::Name(name) => format!("{name}:{port}").into(),
+                };
+                let weight = super::members::DEFAULT_WEIGHT;
+                let asked = Asked { id: None, label, host, port: *port, weight, uses_srv_name: false };
+                let target = asked.resolve(&self.answers, &mut names, &mut adopting);
+                Rebuilt { name: None, host_header: None, members: Members::new(vec![target], None, 0.0) }
+            }
+            CellSpec::Unsupported { protocol } => {
+                let reason = format!("services of protocol {protocol} are not supported yet");
+                let error = PickError::Resolve { host: (*protocol).into(), reason: reason.into() };
+                Rebuilt { name: None, host_header: None, members: Members::refused(error) }
+            }
+        };
+        cell.states = adopting.finish(now);
+        if self.retired.0.get(key).is_some_and(HashMap::is_empty) {
+            self.retired.0.remove(key);
+        }
+        self.use_names(key, &cell.names, &names);
+        cell.names = names;
+        self.cells.insert(key.clone(), cell);
+        rebuilt
+    }
+
+    /// Computes who serves anew, after the health of targets changed.
+    pub(super) fn rejudge(&self, key: &CellKey) -> Option<(&Cell, Members)> {
+        let cell = self.cells.get(key)?;
+        let members = cell.upstream.members();
+        let again = Members::new(members.targets().to_vec(), members.checks().cloned(), cell.threshold);
+        Some((cell, again))
+    }
+
+    /// Puts another cell in the place of `key`'s.
+    pub(super) fn replace(&mut self, key: &CellKey, upstream: Arc<Upstream>) {
+        if let Some(cell) = self.cells.get_mut(key) {
+            cell.upstream = upstream;
+        }
+    }
+
+    /// Drops a cell that the config needs no longer, and at once all that was known of its targets.
+    pub(super) fn remove(&mut self, key: &CellKey) -> Option<Cell> {
+        let cell = self.cells.remove(key)?;
+        self.retired.0.remove(key);
+        self.use_names(key, &cell.names, &BTreeSet::new());
+        Some(cell)
+    }
+
+    /// Forgets states that were removed long enough ago.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.retired.0.retain(|_, states| {
+            states.retain(|_, (since, _)| now.saturating_duration_since(*since) < FORGET_AFTER);
+            !states.is_empty()
+        });
+    }
+
+    fn fresh(&self, key: &CellKey) -> Cell {
+        let bell =
+            Bell { cell: key.clone(), changes: Arc::clone(&self.changes), node: Arc::clone(&self.node) };
+        Cell {
+            upstream: Upstream::with_members(None, None, Members::refused(PickError::NoPeer)),
+            names: BTreeSet::new(),
+            states: HashMap::new(),
+            bell: Arc::new(bell),
+            checks: None,
+            threshold: 0.0,
+        }
+    }
+
+    fn use_names(&mut self, key: &CellKey, before: &BTreeSet<Arc<str>>, after: &BTreeSet<Arc<str>>) {
+        for name in before.difference(after) {
+            if let Some(users) = self.users.get_mut(name) {
+                users.remove(key);
+                if users.is_empty() {
+                    self.users.remove(name);
+                    self.answers.remove(name);
+                }
+            }
+        }
+        for name in after.difference(before) {
+            self.users.entry(Arc::clone(name)).or_default().insert(key.clone());
+        }
+    }
+}
+
+/// A target whose addresses are wanted.
+struct Asked<'a> {
+    id: Option<Uuid>,
+    label: Arc<str>,
+    host: &'a Host,
+    port: u16,
+    weight: u16,
+    uses_srv_name: bool,
+}
+
+impl Asked<'_> {
+    fn resolve(
+        self,
+        answers: &HashMap<Arc<str>, Answer>,
+        names: &mut BTreeSet<Arc<str>>,
+        adopting: &mut Adopting<'_>,
+    ) -> MemberTarget {
+        let (origin, addresses) = match self.host {
+            Host::Literal(ip) => {
+                let address = SocketAddr::new(*ip, self.port);
+                let target = adopting.adopt(literal_host(address), address);
+                (Origin::Literal, vec![Member { target, weight: self.weight }])
+            }
+            Host::Name(name) => {
+                names.insert(Arc::clone(name));
+                match answers.get(name) {
+                    None => (Origin::Pending, Vec::new()),
+                    Some(Answer::NoAddress) => (Origin::NoAddress, Vec::new()),
+                    Some(Answer::Failed(reason)) => (Origin::Failed(reason.clone()), Vec::new()),
+                    Some(Answer::Records(kind, records)) => {
+                        let member = |record: &Resolved| self.member(name, record, adopting);
+                        (Origin::Dns(kind), records.iter().map(member).collect())
+                    }
+                }
+            }
+        };
+        MemberTarget { id: self.id, label: self.label, weight: self.weight, origin, addresses }
+    }
+
+    fn member(&self, name: &Arc<str>, record: &Resolved, adopting: &mut Adopting<'_>) -> Member {
+        let (host, port, weight) = match &record.srv {
+            None => (name, self.port, self.weight),
+            Some(srv) => {
+                let host = if self.uses_srv_name { &srv.name } else { name };
+                let port = if srv.port == 0 { self.port } else { srv.port };
+                // SRV weights rule, but a target of weight 0 still takes nothing.
+                let weight = if self.weight == 0 { 0 } else { srv.weight.max(1) };
+                (host, port, weight)
+            }
+        };
+        let target = adopting.adopt((&**host).into(), SocketAddr::new(record.ip, port));
+        Member { target, weight }
+    }
+}
+
+/// Finds the live states of a cell's targets: those it has, those it had lately, new ones.
+struct Adopting<'a> {
+    before: HashMap<Place, Arc<Target>>,
+    after: HashMap<Place, Arc<Target>>,
+    retired: &'a mut HashMap<Place, (Instant, Arc<Target>)>,
+    bell: &'a Arc<Bell>,
+    checks: Option<&'a Arc<Checks>>,
+}
+
+impl Adopting<'_> {
+    fn adopt(&mut self, host: Box<str>, address: SocketAddr) -> Arc<Target> {
+        let place = (host, address);
+        if let Some(state) = self.after.get(&place) {
+            return Arc::clone(state);
+        }
+        let state = self.before.remove(&place).unwrap_or_else(|| match self.retired.remove(&place) {
+            Some((_, state)) => {
+                state.readopt();
+                state.set_checks(self.checks.cloned());
+                state
+            }
+            None => {
+                let state = Target::with_bell(address, &place.0, Some(Arc::clone(self.bell)));
+                state.set_checks(self.checks.cloned());
+                state
+            }
+        });
+        self.after.insert(place, Arc::clone(&state));
+        state
+    }
+
+    /// Retires what is left over and gives the states in use.
+    fn finish(self, now: Instant) -> HashMap<Place, Arc<Target>> {
+        self.retired.extend(self.before.into_iter().map(|(place, state)| (place, (now, state))));
+        self.after
+    }
+}

@@ -1,0 +1,209 @@
+//! The members of an upstream at one moment: immutable, but for the live state behind them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::report::AddressState;
+use super::target::Target;
+use super::upstream::{PickError, Upstream};
+use crate::balancer::{Balancer, RoundRobin, is_enough};
+use crate::health::Checks;
+
+/// Weight of a target that nobody gave one.
+pub(super) const DEFAULT_WEIGHT: u16 = 100;
+
+/// Who an upstream can send to.
+#[derive(Debug)]
+pub struct Members {
+    targets: Vec<MemberTarget>,
+    checks: Option<Arc<Checks>>,
+    /// Those with weight that were available; the balancer names them by their place.
+    serving: Vec<Arc<Target>>,
+    readiness: Readiness,
+}
+
+/// A target with the addresses it has.
+#[derive(Debug, Clone)]
+pub struct MemberTarget {
+    /// Of the target entity; `None` in an implicit upstream.
+    pub id: Option<Uuid>,
+    /// `host:port`, as written.
+    pub label: Arc<str>,
+    /// As configured.
+    pub weight: u16,
+    /// Where its addresses come from.
+    pub origin: Origin,
+    /// Its addresses; empty while there is no answer or an error.
+    pub addresses: Vec<Member>,
+}
+
+/// Where a target's addresses come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The target is an IP literal.
+    Literal,
+    /// Records of this type (`A`, `AAAA`, `SRV`).
+    Dns(&'static str),
+    /// No answer yet.
+    Pending,
+    /// The name does not exist or has no address.
+    NoAddress,
+    /// The look-up failed.
+    Failed(Box<str>),
+}
+
+/// One address of a target.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its live state.
+    pub target: Arc<Target>,
+    /// Its share.
+    pub weight: u16,
+}
+
+/// Whether an upstream can serve.
+#[derive(Debug)]
+pub enum Readiness {
+    /// By this balancer.
+    Serving(Balancer),
+    /// Not, for this reason.
+    Refused(PickError),
+    /// Another cell took this one's place while it waited for its first answer.
+    Moved(Arc<Upstream>),
+}
+
+impl Members {
+    /// Computes who serves. An upstream whose available share is not above the threshold serves nobody.
+    pub(super) fn new(targets: Vec<MemberTarget>, checks: Option<Arc<Checks>>, threshold: f64) -> Self {
+        let mut total = 0;
+        let mut serving = Vec::new();
+        let mut weights = Vec::new();
+        for member in targets.iter().flat_map(|target| &target.addresses) {
+            total += u64::from(member.weight);
+            if member.weight > 0 && member.target.is_available() {
+                serving.push(Arc::clone(&member.target));
+                weights.push(member.weight);
+            }
+        }
+        let available = weights.iter().copied().map(u64::from).sum();
+        let readiness = if total == 0 {
+            Readiness::Refused(why_empty(&targets))
+        } else if is_enough(available, total, threshold) {
+            Readiness::Serving(Balancer::RoundRobin(RoundRobin::new(&weights)))
+        } else {
+            Readiness::Refused(PickError::NoPeer)
+        };
+        Self { targets, checks, serving, readiness }
+    }
+
+    /// Members of equal weight, without checks.
+    pub(super) fn equal(targets: Vec<Arc<Target>>) -> Self {
+        let member = |target: Arc<Target>| MemberTarget {
+            id: None,
+            label: target.address().to_string().into(),
+            weight: DEFAULT_WEIGHT,
+            origin: Origin::Literal,
+            addresses: vec![Member { target, weight: DEFAULT_WEIGHT }],
+        };
+        Self::new(targets.into_iter().map(member).collect(), None, 0.0)
+    }
+
+    /// Nobody, for a reason.
+    pub(super) fn refused(error: PickError) -> Self {
+        let readiness = Readiness::Refused(error);
+        Self { targets: Vec::new(), checks: None, serving: Vec::new(), readiness }
+    }
+
+    /// Whoever the cell that took this one's place has.
+    pub(super) fn moved(to: Arc<Upstream>) -> Self {
+        let readiness = Readiness::Moved(to);
+        Self { targets: Vec::new(), checks: None, serving: Vec::new(), readiness }
+    }
+
+    /// All targets, in order of creation.
+    pub fn targets(&self) -> &[MemberTarget] {
+        &self.targets
+    }
+
+    /// The checks, where they are in use.
+    pub const fn checks(&self) -> Option<&Arc<Checks>> {
+        self.checks.as_ref()
+    }
+
+    /// Whether this upstream can serve at all.
+    pub const fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    pub(super) fn serving(&self) -> &[Arc<Target>] {
+        &self.serving
+    }
+
+    pub(super) const fn is_pending(&self) -> bool {
+        matches!(self.readiness, Readiness::Refused(PickError::Pending))
+    }
+
+    /// Every address with its live state.
+    pub fn addresses(&self) -> impl Iterator<Item = &Member> {
+        self.targets.iter().flat_map(|target| &target.addresses)
+    }
+}
+
+/// Why no address has weight. An upstream entity says *no peer* whatever the reason; what stands in for a
+/// service's own host says what became of the look-up.
+fn why_empty(targets: &[MemberTarget]) -> PickError {
+    if targets.iter().any(|target| target.origin == Origin::Pending && target.weight > 0) {
+        return PickError::Pending;
+    }
+    match targets {
+        [MemberTarget { id: None, label, origin, .. }] => match origin {
+            Origin::NoAddress => PickError::NoAddress,
+            Origin::Failed(reason) => {
+                PickError::Resolve { host: host_of(label).into(), reason: reason.clone() }
+            }
+            Origin::Literal | Origin::Dns(_) | Origin::Pending => PickError::NoPeer,
+        },
+        _ => PickError::NoPeer,
+    }
+}
+
+/// The host of `host:port`.
+pub(super) fn host_of(label: &str) -> &str {
+    label.rsplit_once(':').map_or(label, |(host, _)| host)
+}
+
+/// How an address is written as a target's name: an IPv6 one in brackets.
+pub(super) fn literal_host(address: SocketAddr) -> Box<str> {
+    match address {
+        SocketAddr::V4(v4) => v4.ip().to_string().into(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()).into(),
+    }
+}
+
+impl Members {
+    /// How an address is, as reports say it.
+    pub fn state_of(&self, member: &Member) -> AddressState {
+        if self.checks.is_none() || member.weight == 0 {
+            AddressState::ChecksOff
+        } else if member.target.is_available() {
+            AddressState::Healthy
+        } else {
+            AddressState::Unhealthy
+        }
+    }
+}
+
+impl Origin {
+    /// Record type, or the error's text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Literal => "A",
+            Self::Dns(kind) => kind,
+            Self::Pending => "unknown",
+            Self::NoAddress => "dns server error: 3 name error",
+            Self::Failed(reason) => reason,
+        }
+    }
+}

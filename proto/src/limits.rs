@@ -1,0 +1,36 @@
+//! Bounds that both planes hold: the control plane refuses what is beyond them, so that a node never has to.
+//!
+//! They are far above what people configure; they exist so that one entity cannot exhaust a small node.
+
+/// Bytes of an entity's name. Kong has no limit; DNS names end at 253.
+pub const NAME_BYTES_MAX: usize = 512;
+
+/// Bytes of a host name or host pattern: DNS allows 253, a wildcard, a trailing dot and a port come on top.
+pub const HOST_BYTES_MAX: usize = 262;
+
+/// Bytes of a path pattern. A longer prefix cannot match: the request line is limited to 8 KiB.
+pub const PATH_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of a regular expression as written.
+pub const REGEX_BYTES_MAX: usize = 4 * 1024;
+
+/// Memory of one compiled regular expression. `(?:\w{1,100}/){20}` fits, `((x{1,1000}){1,100})` does not.
+pub const REGEX_COMPILED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Nested groups and repetitions in a regular expression.
+pub const REGEX_NESTING_MAX: u32 = 64;
+
+/// Bytes of one header value in a route's condition.
+pub const HEADER_VALUE_BYTES_MAX: usize = 8 * 1024;
+
+/// Elements in one list of a route: hosts, paths, methods, SNIs, headers, values of a header.
+pub const ROUTE_LIST_MAX: usize = 1_000;
+
+/// Targets of one upstream.
+pub const UPSTREAM_TARGETS_MAX: usize = 10_000;
+
+/// Entities in a config, all kinds together.
+pub const ENTITIES_MAX: usize = 1_000_000;
+
+/// Bytes of one entity as it crosses the wire: well below what one gRPC message carries (4 MiB).
+pub const ENTITY_WIRE_BYTES_MAX: usize = 1024 * 1024;
