@@ -27,16 +27,18 @@ struct Plane {
     store: Store,
     nodes: Nodes,
     distribution: Distribution,
+    sent: Sent,
     pipes: mpsc::Sender<tokio::io::DuplexStream>,
 }
 
 fn plane_with(settings: Settings, nodes: Nodes) -> Plane {
     let store = Store::in_memory(encode);
-    let distribution = Distribution::start(store.clone(), nodes.clone(), settings);
+    let sent = Sent::default();
+    let distribution = Distribution::start(store.clone(), nodes.clone(), settings, sent.clone());
     let (pipes, far_ends) = mpsc::channel(1);
     let serving = distribution.clone();
     tokio::spawn(async move { serving.serve_pipes(far_ends).await });
-    Plane { store, nodes, distribution, pipes }
+    Plane { store, nodes, distribution, sent, pipes }
 }
 
 fn plane() -> Plane {
@@ -256,7 +258,7 @@ async fn a_slow_node_skips_revisions() {
     assert_eq!(delta.changes.iter().filter(|change| change.deleted).count(), 1);
     node.ack(&last).await;
     node.silent_for(Duration::from_secs(10)).await;
-    assert_eq!(plane.distribution.sent().deltas, 2);
+    assert_eq!(plane.sent.deltas.get(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -265,7 +267,11 @@ async fn a_node_at_the_head_gets_zero_config_bytes() {
     let head = plane.write("one").await;
     let mut node = plane.node(1, Some(&head)).await;
     node.silent_for(Duration::from_secs(60)).await;
-    assert_eq!(plane.distribution.sent(), Sent::default());
+    assert_eq!(
+        [plane.sent.deltas.get(), plane.sent.snapshots.get(), plane.sent.repositions.get()],
+        [0, 0, 0]
+    );
+    assert_eq!(plane.sent.config_bytes.get(), 0);
     let view = plane.nodes.get(node_id(1), &head).unwrap();
     assert_eq!((view.lag, view.position), (Some(0), Some(head)));
 }
@@ -399,7 +405,8 @@ async fn equal_content_under_another_epoch_is_only_renamed() {
     }
     node.ack(&head).await;
     node.silent_for(Duration::from_secs(10)).await;
-    assert_eq!(new.distribution.sent(), Sent { repositions: 1, ..Sent::default() });
+    assert_eq!([new.sent.deltas.get(), new.sent.snapshots.get(), new.sent.repositions.get()], [0, 0, 1]);
+    assert_eq!(new.sent.config_bytes.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -433,7 +440,7 @@ async fn an_interrupted_snapshot_is_resumed_and_a_delta_follows() {
     drop(node);
     let last = plane.write("meanwhile").await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let before = plane.distribution.sent().config_bytes;
+    let before = plane.sent.config_bytes.get();
     let offset = first.data.len() as u64;
     let resume = Some(v1::SnapshotResume { checksum: begin.checksum.clone(), offset });
     let said = v1::Hello { resume, ..hello(1, None) };
@@ -441,7 +448,7 @@ async fn an_interrupted_snapshot_is_resumed_and_a_delta_follows() {
     let resumed = node.snapshot_begin().await;
     assert_eq!((resumed.offset, &resumed.checksum), (offset, &begin.checksum));
     let rest = node.chunks(&resumed).await;
-    assert_eq!(plane.distribution.sent().config_bytes - before, begin.compressed_bytes - offset);
+    assert_eq!(plane.sent.config_bytes.get() - before, begin.compressed_bytes - offset);
     let whole: Vec<u8> = first.data.iter().copied().chain(rest).collect();
     assert_eq!(blake3::hash(&whole).as_bytes().as_slice(), begin.checksum);
     let position = Position::try_from(resumed.position.as_ref().unwrap()).unwrap();
@@ -480,7 +487,7 @@ async fn a_large_change_comes_as_a_snapshot() {
     let mut node = plane.node(1, Some(&head)).await;
     let last = plane.write(&"n".repeat(DELTA_BYTES_MAX)).await;
     assert_eq!(node.take_snapshot().await, last);
-    assert_eq!(plane.distribution.sent().deltas, 0);
+    assert_eq!(plane.sent.deltas.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -670,7 +677,8 @@ async fn reports_are_what_health_is_answered_from() {
 #[tokio::test]
 async fn the_same_contract_is_served_over_tcp_on_loopback_only() {
     let store = Store::in_memory(encode);
-    let distribution = Distribution::start(store.clone(), Nodes::default(), Settings::default());
+    let distribution =
+        Distribution::start(store.clone(), Nodes::default(), Settings::default(), Sent::default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = distribution.clone();
@@ -683,6 +691,8 @@ async fn the_same_contract_is_served_over_tcp_on_loopback_only() {
     served.await.unwrap().unwrap();
 
     let everywhere = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
-    let refused = Distribution::start(store, Nodes::default(), Settings::default()).serve(everywhere).await;
+    let refused = Distribution::start(store, Nodes::default(), Settings::default(), Sent::default())
+        .serve(everywhere)
+        .await;
     assert!(matches!(refused, Err(ServeError::NotLoopback(_))), "{refused:?}");
 }
