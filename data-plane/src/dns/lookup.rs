@@ -69,6 +69,14 @@ impl Resolver {
         Self::with(config, options)
     }
 
+    /// A resolver that knows only the hosts file, for a machine without name servers.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn hosts_only() -> Result<Self, ResolverError> {
+        Self::with(ResolverConfig::from_parts(None, Vec::new(), Vec::new()), ResolverOpts::default())
+    }
+
     fn with(config: ResolverConfig, mut options: ResolverOpts) -> Result<Self, ResolverError> {
         options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
         // Times to live are kept by the schedule, which never asks sooner.

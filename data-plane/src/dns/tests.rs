@@ -87,6 +87,13 @@ async fn names_give_what_their_servers_say() {
 }
 
 #[tokio::test]
+async fn without_name_servers_a_look_up_fails_and_localhost_works() {
+    let resolver = Resolver::hosts_only().unwrap();
+    assert!(matches!(resolver.resolve("nobody.test").await, Found::Failed(_)));
+    assert!(matches!(resolver.resolve("localhost").await, Found::Records { .. }));
+}
+
+#[tokio::test]
 async fn wanted_names_are_answered_and_a_name_that_comes_back_is_answered_again() {
     let resolver = Resolver::new(&[name_server().await]).unwrap();
     let (wish, names) = watch::channel(Names::unit("one.test".into(), 1));

@@ -37,13 +37,9 @@ impl Slot {
     /// When to probe next: one interval of the set that the address is in after the last time, or at once if
     /// that is past.
     fn next(&self, active: &Active) -> Option<Instant> {
-        let interval = interval(&self.target, active)?;
+        let interval = active.interval(self.target.health().state)?;
         Some(self.began.map_or(self.first, |began| began + interval))
     }
-}
-
-fn interval(target: &Target, active: &Active) -> Option<Duration> {
-    if target.is_available() { active.healthy_interval } else { active.unhealthy_interval }
 }
 
 /// Probes as `plan` says, until its sender is gone.
@@ -110,7 +106,8 @@ impl Slots {
         for target in &plan.targets {
             let serial = target.serial();
             let slot = before.remove(&serial).unwrap_or_else(|| {
-                let longest = interval(target, &plan.active).unwrap_or_default() / FIRST_JITTER_SHARE;
+                let longest =
+                    plan.active.interval(target.health().state).unwrap_or_default() / FIRST_JITTER_SHARE;
                 let jitter = rand::rng().random_range(Duration::ZERO..=longest.min(FIRST_JITTER_MAX));
                 let target = Arc::clone(target);
                 Slot { target, began: None, first: now + jitter, due: None, running: None }
