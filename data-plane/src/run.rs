@@ -1,7 +1,7 @@
 //! A whole node: binds the listeners, loads its cache, follows a control plane, serves until told to stop.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -186,14 +186,11 @@ impl Node {
     }
 }
 
-/// What a system without name servers means, says resolv.conf(5).
-const LOCAL_DNS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
-
 fn resolver(servers: &[SocketAddr]) -> Result<dns::Resolver, StartError> {
     match dns::Resolver::new(servers) {
         Err(error) if servers.is_empty() => {
-            tracing::warn!(%error, "the system names no DNS server; asking {LOCAL_DNS}");
-            Ok(dns::Resolver::new(&[LOCAL_DNS])?)
+            tracing::warn!(%error, "no DNS server: only the hosts file is asked");
+            Ok(dns::Resolver::hosts_only()?)
         }
         result => Ok(result?),
     }

@@ -9,7 +9,6 @@ mod build;
 mod changes;
 pub mod compile;
 #[cfg(test)]
-#[cfg(test)]
 pub(crate) mod fixture;
 mod live;
 mod members;

@@ -3,7 +3,11 @@
 use std::process::{Command, Output};
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_equipoise-data-plane")).args(arguments).env_clear().output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_equipoise-data-plane"))
+        .args(arguments)
+        .env_clear()
+        .output()
+        .expect("the binary starts")
 }
 
 #[test]

@@ -194,7 +194,7 @@ impl Layers {
         }
         match kong::treatment(name, value) {
             Treatment::NoEffect(why) => {
-                self.warnings.push(format!("{source}: `{name}` has no effect here: {why}"))
+                self.warnings.push(format!("{source}: `{name}` has no effect here: {why}"));
             }
             Treatment::Refused(why) => self.problems.push(Problem::new(&source, format!("`{name}`: {why}"))),
             Treatment::Unknown => self.warnings.push(format!("{source}: `{name}` is not known, and ignored")),
