@@ -102,7 +102,7 @@ impl Link {
                 Ok(done) => self.applied(done),
                 Err(NotDone { why: Why::Gone, .. }) => return,
                 Err(refused) => {
-                    warn!(why = ?refused.why, "the cached config is refused: starting without it")
+                    warn!(why = ?refused.why, "the cached config is refused: starting without it");
                 }
             }
         }

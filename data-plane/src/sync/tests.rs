@@ -182,7 +182,8 @@ impl Conversation {
 
     async fn send_snapshot(&self, packed: &Packed) {
         self.tell(Tell::SnapshotBegin(packed.begin.clone())).await;
-        let data = Bytes::copy_from_slice(&packed.compressed[packed.begin.offset as usize..]);
+        let offset = usize::try_from(packed.begin.offset).unwrap();
+        let data = Bytes::copy_from_slice(&packed.compressed[offset..]);
         self.tell(Tell::SnapshotChunk(v1::SnapshotChunk { offset: packed.begin.offset, data })).await;
     }
 }
