@@ -1,6 +1,8 @@
 //! Both planes' ends of the cluster contract against each other, over TCP and over an in-memory pipe. The store
 //! has no disk and the table builder is the test.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
