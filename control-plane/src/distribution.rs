@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::nodes::Nodes;
-use crate::observability::Sent;
+use crate::observability::SentCounters;
 use crate::store::{Head, Store};
 
 pub use encode::encode;
@@ -74,6 +74,19 @@ impl Default for Settings {
     }
 }
 
+/// What was sent since the start, over all nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Deltas.
+    pub deltas: u64,
+    /// Snapshots begun, resumed ones too.
+    pub snapshots: u64,
+    /// Messages that only gave the same content a new name.
+    pub repositions: u64,
+    /// Bytes of config in deltas and snapshot chunks.
+    pub config_bytes: u64,
+}
+
 /// What all streams share.
 #[derive(Debug)]
 struct Shared {
@@ -84,7 +97,7 @@ struct Shared {
     shelf: Shelf,
     snapshot_permits: Arc<Semaphore>,
     connection_permits: Arc<Semaphore>,
-    sent: Sent,
+    sent: SentCounters,
 }
 
 /// Serves nodes until it is stopped.
@@ -98,7 +111,7 @@ pub struct Distribution {
 
 impl Distribution {
     /// Starts following the store. Must be called within a tokio runtime.
-    pub fn start(store: Store, nodes: Nodes, settings: Settings, sent: Sent) -> Self {
+    pub fn start(store: Store, nodes: Nodes, settings: Settings, sent: SentCounters) -> Self {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let heads = pace::start(store.watch(), settings, stop.clone(), &tasks);
         let shared = Arc::new(Shared {
@@ -126,6 +139,17 @@ impl Distribution {
     /// Ends with [`Self::stop`] or when no node is left that could open one.
     pub async fn serve_pipes(&self, pipes: mpsc::Receiver<tokio::io::DuplexStream>) {
         serve::pipes(self, pipes).await;
+    }
+
+    /// What was sent so far.
+    pub fn sent(&self) -> Sent {
+        let sent = &self.shared.sent;
+        Sent {
+            deltas: sent.deltas.get(),
+            snapshots: sent.snapshots.get(),
+            repositions: sent.repositions.get(),
+            config_bytes: sent.config_bytes.get(),
+        }
     }
 
     /// Tells every node to go away, and waits for all tasks.

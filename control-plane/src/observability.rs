@@ -52,7 +52,7 @@ struct RequestLabels {
 
 /// What was sent to nodes since the start; written by `distribution`. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Sent {
+pub struct SentCounters {
     /// Deltas.
     pub deltas: Counter,
     /// Snapshots begun, resumed ones too.
@@ -76,7 +76,7 @@ pub struct Metrics {
     requests_active: Gauge<i64, AtomicI64>,
     connections_active: Gauge<i64, AtomicI64>,
     connections_accepted: Counter<u64, AtomicU64>,
-    sent: Sent,
+    sent: SentCounters,
 }
 
 /// What `/status` tells of the Admin API's connections.
@@ -124,7 +124,7 @@ impl Metrics {
             requests_active: Gauge::default(),
             connections_active: Gauge::default(),
             connections_accepted: Counter::default(),
-            sent: Sent::default(),
+            sent: SentCounters::default(),
         };
         registry.register(REVISION, "Newest durable revision", metrics.revision.clone());
         registry.register(NODES_CONNECTED, "Nodes connected", metrics.nodes_connected.clone());
@@ -146,7 +146,7 @@ impl Metrics {
     }
 
     /// For `distribution` to count in.
-    pub fn sent(&self) -> Sent {
+    pub fn sent(&self) -> SentCounters {
         self.sent.clone()
     }
 

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// An entity by number, and its bytes; `None` deletes it.
+type Write = (u8, Option<Vec<u8>>);
 type Wires = BTreeMap<(EntityKind, Uuid), Bytes>;
 
 /// A history as a store keeps it.
@@ -22,7 +24,7 @@ fn hash(wires: &Wires) -> ContentHash {
     hash
 }
 
-fn history(epoch: u128, revisions: &[Vec<(u8, Option<Vec<u8>>)>]) -> History {
+fn history(epoch: u128, revisions: &[Vec<Write>]) -> History {
     let mut wires = Wires::new();
     let position = |revision, wires: &Wires| Position {
         epoch: Epoch::new(Uuid::from_u128(epoch)),
@@ -76,7 +78,7 @@ fn apply(wires: &Wires, delta: &EncodedDelta) -> Wires {
     wires
 }
 
-fn revisions() -> impl Strategy<Value = Vec<Vec<(u8, Option<Vec<u8>>)>>> {
+fn revisions() -> impl Strategy<Value = Vec<Vec<Write>>> {
     let write = (0..12_u8, prop::option::weighted(0.7, prop::collection::vec(any::<u8>(), 0..3)));
     prop::collection::vec(prop::collection::vec(write, 1..4), 1..12)
 }

@@ -1,0 +1,58 @@
+//! What the node says of its targets.
+
+use super::rig::*;
+
+fn report(target: u128, is_named: bool, health: Health) -> ReportChange {
+    let address = AddressReport { address: "127.0.0.1:80".parse().unwrap(), weight: 1, health };
+    ReportChange::Seen(TargetReport {
+        upstream: Uuid::from_u128(1),
+        target: Uuid::from_u128(target),
+        is_named,
+        dns: "A".to_owned(),
+        addresses: vec![address],
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn reports_are_gathered_for_100_ms_and_told_in_full_after_a_reconnect_and_on_demand() {
+    let mut rig = rig(None).await;
+    rig.reports.send(report(1, false, Health::Unhealthy)).await.unwrap();
+    rig.reports.send(report(2, false, Health::Healthy)).await.unwrap();
+    rig.reports.send(report(3, true, Health::Healthy)).await.unwrap();
+    let (conversation, _) = rig.hello().await;
+    let head = || Tell::Head(v1::Head { position: Some(position(1, &wires(&[])).to_wire()) });
+    conversation.tell(head()).await;
+    let full = rig.health.recv().await.unwrap();
+    assert!(full.full);
+    let mut named: Vec<_> =
+        full.targets.iter().map(|t| Uuid::from_slice(&t.target).unwrap().as_u128()).collect();
+    named.sort_unstable();
+    assert_eq!(named, [1, 3], "a healthy literal goes without saying");
+
+    let start = Instant::now();
+    rig.reports.send(report(4, false, Health::Unhealthy)).await.unwrap();
+    rig.reports.send(report(1, false, Health::Healthy)).await.unwrap();
+    let batch = rig.health.recv().await.unwrap();
+    assert_eq!((batch.full, batch.targets.len()), (false, 2));
+    let gathered = start.elapsed().as_millis();
+    assert!((100..=120).contains(&gathered), "{gathered}");
+
+    rig.full.notify_one();
+    let full = rig.health.recv().await.unwrap();
+    assert_eq!((full.full, full.targets.len()), (true, 2));
+
+    drop(conversation);
+    let (conversation, _) = rig.hello().await;
+    conversation.tell(head()).await;
+    assert!(rig.health.recv().await.unwrap().full);
+    let start = Instant::now();
+    let keep = tokio::spawn(async move {
+        loop {
+            conversation.tell(head()).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    });
+    assert!(rig.health.recv().await.unwrap().full);
+    assert!((59..=61).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    keep.abort();
+}
