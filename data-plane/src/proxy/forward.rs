@@ -11,7 +11,6 @@ use crate::http1::{Name, RequestHead, Version, list, push_decimal, split_host};
 /// The client's end of a connection.
 #[derive(Debug)]
 pub struct Peer {
-    address: IpAddr,
     text: Box<str>,
     is_trusted: bool,
 }
@@ -21,12 +20,7 @@ impl Peer {
     pub fn new(address: SocketAddr, settings: &ProxySettings) -> Self {
         let address = address.ip().to_canonical();
         let is_trusted = settings.trusted_ips.iter().any(|block| block.contains(address));
-        Self { address, text: address.to_string().into(), is_trusted }
-    }
-
-    /// The direct peer's address.
-    pub const fn address(&self) -> IpAddr {
-        self.address
+        Self { text: address.to_string().into(), is_trusted }
     }
 
     /// Whether its X-Forwarded-* headers count.
