@@ -77,10 +77,8 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
     let (matched, first) = match matched {
         Ok(matched) => matched,
         Err(request::Unserved { problem, route }) => {
-            let remains = match problem {
-                Problem::Refused(_) => Remains::Unknown,
-                _ => Remains::All,
-            };
+            let is_refused = matches!(problem, Problem::Refused(_));
+            let remains = if is_refused { Remains::Unknown } else { Remains::All };
             let seen = Answering { facts: &facts, route: route.as_deref(), picked: None };
             return answer(client, worker, seen, problem, remains).await;
         }

@@ -167,11 +167,12 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
     if !given.proto.0 {
         out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
     }
-    if !given.host.0 {
+    if !given.host.0
+        && let Some(authority) = head.target.authority.or(head.host).and_then(split_host)
+    {
         out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
-        let authority = head.target.authority.or(head.host).and_then(split_host);
         let start = out.len();
-        out.extend_from_slice(authority.map_or(b"", |authority| authority.name));
+        out.extend_from_slice(authority.name);
         out.get_mut(start..).unwrap_or_default().make_ascii_lowercase();
     }
     if !given.port.0 {
