@@ -10,17 +10,15 @@ mod index;
 mod rank;
 mod trie;
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 
-use equipoise_proto::host::HostShape;
 use equipoise_proto::pattern::PathCaptures;
 use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern};
 use imbl::Vector;
 use uuid::Uuid;
 
 use authority::HostKey;
-use index::{Best, Candidate, Group};
+use index::{Best, Candidate, Group, Place};
 use rank::Rank;
 use trie::Trie;
 
@@ -99,20 +97,19 @@ impl HeaderRule {
 }
 
 impl Rule {
-    fn takes_sni(&self, query: &Query<'_>) -> bool {
+    /// Method, SNI and headers.
+    fn fits(&self, query: &Query<'_>) -> bool {
         let is_wanted = |sni: &str| self.snis.iter().any(|wanted| wanted.matches(sni));
-        !query.is_tls || self.snis.is_empty() || query.sni.is_some_and(is_wanted)
+        (self.methods.is_empty() || self.methods.iter().any(|method| method.as_bytes() == query.method))
+            && (!query.is_tls || self.snis.is_empty() || query.sni.is_some_and(is_wanted))
+            && self.headers.iter().all(|header| header.matches(query))
     }
 
-    /// One candidate for each path, without its port.
+    /// One candidate for each path, not placed yet.
     fn candidates(self: &Arc<Self>, route: usize) -> impl Iterator<Item = Candidate> {
-        let paths =
-            if self.paths.is_empty() { vec![None] } else { (0..self.paths.len()).map(Some).collect() };
-        paths.into_iter().map(move |path| Candidate {
-            rank: Rank::new(self, route, path),
-            rule: Arc::clone(self),
-            port: None,
-        })
+        let pathless = self.paths.is_empty().then_some(None);
+        let paths = (0..self.paths.len()).map(Some);
+        pathless.into_iter().chain(paths).map(move |path| Candidate::new(self, route, path))
     }
 }
 
@@ -122,9 +119,9 @@ pub struct Router {
     rules: Vector<Option<Arc<Rule>>>,
     /// Keys written backwards: `moc.a` for `a.com`, `moc.a.` for `*.a.com`. One walk finds both kinds, which
     /// their last byte tells apart.
-    by_end: Trie<Group>,
+    by_end: Trie<Arc<Group>>,
     /// `a.` for `a.*`.
-    by_start: Trie<Group>,
+    by_start: Trie<Arc<Group>>,
     /// Rules without hosts.
     hostless: Group,
 }
@@ -134,12 +131,15 @@ impl Router {
     pub fn new(rules: Vec<Rule>) -> Self {
         let mut router = Self::default();
         let rules: Vec<_> = rules.into_iter().map(Arc::new).collect();
-        let mut candidates: Vec<_> =
-            rules.iter().enumerate().flat_map(|(route, rule)| rule.candidates(route)).collect();
-        // Best first: then each goes to the end of its list.
-        candidates.sort_unstable_by_key(|candidate| Reverse(candidate.rank));
-        for candidate in candidates {
-            router.insert(candidate);
+        let candidates = rules.iter().enumerate().flat_map(|(route, rule)| rule.candidates(route));
+        let mut placed: Vec<_> = candidates.flat_map(Candidate::placed).collect();
+        // In the order of the index, so that what one request needs lies together in memory (with many routes a
+        // look-up costs what it misses), and best first, so that each goes to the end of its list.
+        placed.sort_unstable_by(|(place, a), (other, b)| {
+            place.cmp(other).then_with(|| a.path_key().cmp(b.path_key())).then_with(|| b.rank.cmp(&a.rank))
+        });
+        for (place, candidate) in &placed {
+            router.group_mut(place).insert(candidate);
         }
         router.rules = rules.into_iter().map(Some).collect();
         router
@@ -153,11 +153,13 @@ impl Router {
         }
         let rule = rule.map(Arc::new);
         let before = self.rules.set(route, rule.clone());
-        for candidate in before.iter().flat_map(|before| before.candidates(route)) {
-            self.remove(&candidate);
+        let gone = before.iter().flat_map(|before| before.candidates(route));
+        for (place, candidate) in gone.flat_map(Candidate::placed) {
+            self.remove(&place, &candidate);
         }
-        for candidate in rule.iter().flat_map(|rule| rule.candidates(route)) {
-            self.insert(candidate);
+        let new = rule.iter().flat_map(|rule| rule.candidates(route));
+        for (place, candidate) in new.flat_map(Candidate::placed) {
+            self.group_mut(&place).insert(&candidate);
         }
     }
 
@@ -186,38 +188,23 @@ impl Router {
         }
     }
 
-    fn insert(&mut self, candidate: Candidate) {
-        let rule = Arc::clone(&candidate.rule);
-        if rule.hosts.is_empty() {
-            return self.hostless.insert(&candidate);
-        }
-        let mut candidate = candidate;
-        for host in &rule.hosts {
-            candidate.port = host.port();
-            let (trie, key) = self.place(host);
-            trie.entry(&key).insert(&candidate);
+    fn group_mut(&mut self, place: &Place) -> &mut Group {
+        match place {
+            Place::Hostless => &mut self.hostless,
+            Place::End(key) => Arc::make_mut(self.by_end.entry(key)),
+            Place::Start(key) => Arc::make_mut(self.by_start.entry(key)),
         }
     }
 
-    fn remove(&mut self, candidate: &Candidate) {
-        if candidate.rule.hosts.is_empty() {
-            return self.hostless.remove(candidate);
-        }
-        for host in &candidate.rule.hosts {
-            let candidate = Candidate { port: host.port(), ..candidate.clone() };
-            let (trie, key) = self.place(host);
-            let group = trie.entry(&key);
-            group.remove(&candidate);
-            if group.is_empty() {
-                trie.remove(&key);
+    fn remove(&mut self, place: &Place, candidate: &Candidate) {
+        let group = self.group_mut(place);
+        group.remove(candidate);
+        if group.is_empty() {
+            match place {
+                Place::Hostless => {}
+                Place::End(key) => self.by_end.remove(key),
+                Place::Start(key) => self.by_start.remove(key),
             }
-        }
-    }
-
-    fn place(&mut self, host: &HostPattern) -> (&mut Trie<Group>, Vec<u8>) {
-        match host.shape() {
-            HostShape::Exact(end) | HostShape::Suffix(end) => (&mut self.by_end, end.bytes().rev().collect()),
-            HostShape::Prefix(start) => (&mut self.by_start, start.as_bytes().to_vec()),
         }
     }
 }

@@ -8,11 +8,11 @@ pub const NAME_BYTES_MAX: usize = 512;
 /// Bytes of a host name or host pattern: DNS allows 253, a wildcard, a trailing dot and a port come on top.
 pub const HOST_BYTES_MAX: usize = 262;
 
-/// Bytes of a path pattern. A longer prefix cannot match: the request line is limited to 8 KiB.
-pub const PATH_BYTES_MAX: usize = 8 * 1024;
+/// Bytes of a path pattern, a quarter of what a request line may have.
+pub const PATH_BYTES_MAX: usize = 2 * 1024;
 
 /// Bytes of a regular expression as written.
-pub const REGEX_BYTES_MAX: usize = 4 * 1024;
+pub const REGEX_BYTES_MAX: usize = 2 * 1024;
 
 /// Memory of one compiled regular expression. `(?:\w{1,100}/){20}` fits, `((x{1,1000}){1,100})` does not.
 pub const REGEX_COMPILED_BYTES_MAX: usize = 1024 * 1024;

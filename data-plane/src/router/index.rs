@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
-use equipoise_proto::{HeaderName, HeaderPattern, PathPattern};
+use equipoise_proto::host::HostShape;
+use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern};
 use foldhash::fast::FixedState;
 
 use super::rank::Rank;
@@ -18,30 +19,89 @@ use super::{HeaderRule, Query, Rule};
 #[derive(Debug, Clone)]
 pub(super) struct Candidate {
     pub(super) rank: Rank,
-    pub(super) rule: Arc<Rule>,
     /// What the host pattern says.
     pub(super) port: Option<u16>,
+    /// Whether there is nothing to check but the port and a regex: then the rule is not even touched.
+    is_bare: bool,
+    path: PathCheck,
+    pub(super) rule: Arc<Rule>,
+}
+
+/// Where in the index a candidate is, as its host pattern says.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// Its rule has no hosts.
+    Hostless,
+    /// Under the end of a host, written backwards: `moc.a` for `a.com`, `moc.a.` for `*.a.com`.
+    End(Vec<u8>),
+    /// Under the start of a host: `a.` for `a.*`.
+    Start(Vec<u8>),
+}
+
+impl Place {
+    fn of(host: &HostPattern) -> Self {
+        match host.shape() {
+            HostShape::Exact(end) | HostShape::Suffix(end) => Self::End(end.bytes().rev().collect()),
+            HostShape::Prefix(start) => Self::Start(start.as_bytes().to_vec()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum PathCheck {
+    Absent,
+    /// Proved by the place in the index; so long.
+    Prefix(usize),
+    Regex,
 }
 
 impl Candidate {
-    fn path(&self) -> Option<&PathPattern> {
+    pub(super) fn new(rule: &Arc<Rule>, route: usize, path: Option<usize>) -> Self {
+        let is_bare = rule.methods.is_empty() && rule.headers.is_empty() && rule.snis.is_empty();
+        let check = match path.and_then(|path| rule.paths.get(path)) {
+            None => PathCheck::Absent,
+            Some(PathPattern::Prefix(prefix)) => PathCheck::Prefix(prefix.as_str().len()),
+            Some(PathPattern::Regex(_)) => PathCheck::Regex,
+        };
+        let rank = Rank::new(rule, route, path);
+        Self { rank, port: None, is_bare, path: check, rule: Arc::clone(rule) }
+    }
+
+    /// The candidate under each host of its rule.
+    pub(super) fn placed(self) -> Vec<(Place, Self)> {
+        if self.rule.hosts.is_empty() {
+            return vec![(Place::Hostless, self)];
+        }
+        let under = |host: &HostPattern| (Place::of(host), Self { port: host.port(), ..self.clone() });
+        self.rule.hosts.iter().map(under).collect()
+    }
+
+    /// A prefix path, or what a regex's matches begin with; empty without path.
+    pub(super) fn path_key(&self) -> &[u8] {
+        match self.pattern() {
+            None => b"",
+            Some(PathPattern::Prefix(prefix)) => prefix.as_str().as_bytes(),
+            Some(PathPattern::Regex(regex)) => regex.literal_prefix(),
+        }
+    }
+
+    fn pattern(&self) -> Option<&PathPattern> {
         self.rank.path().and_then(|path| self.rule.paths.get(path))
     }
 
     /// Bytes of the path that match, if all of the candidate does.
     fn check(&self, query: &Query<'_>) -> Option<usize> {
-        let rule = &*self.rule;
-        let fits = self.port.is_none_or(|port| port == query.port)
-            && (rule.methods.is_empty() || rule.methods.iter().any(|known| known.as_bytes() == query.method))
-            && rule.takes_sni(query)
-            && rule.headers.iter().all(|header| header.matches(query));
+        let fits = self.port.is_none_or(|port| port == query.port) && (self.is_bare || self.rule.fits(query));
         if !fits {
             return None;
         }
-        match self.path() {
-            None => Some(0),
-            Some(PathPattern::Prefix(prefix)) => Some(prefix.as_str().len()),
-            Some(PathPattern::Regex(regex)) => regex.match_len(query.path),
+        match self.path {
+            PathCheck::Absent => Some(0),
+            PathCheck::Prefix(prefix_bytes) => Some(prefix_bytes),
+            PathCheck::Regex => match self.pattern()? {
+                PathPattern::Regex(regex) => regex.match_len(query.path),
+                PathPattern::Prefix(_) => None,
+            },
         }
     }
 }
@@ -70,22 +130,22 @@ impl<'r> Best<'r> {
 /// All candidates under one host.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Group {
-    /// By prefix path, or what a regex's matches begin with; "" without path.
+    /// By [`Candidate::path_key`].
     paths: Trie<Bucket>,
-    /// No candidate ranks higher. It is not lowered when one leaves: that costs speed at most.
-    top: Option<Rank>,
+    /// No candidate has a higher priority. It is not lowered when one leaves: that costs speed at most.
+    top: u64,
     count: usize,
 }
 
 impl Group {
     pub(super) fn insert(&mut self, candidate: &Candidate) {
-        self.top = self.top.max(Some(candidate.rank));
+        self.top = self.top.max(candidate.rank.priority());
         self.count += 1;
-        self.paths.entry(path_key(candidate)).insert(candidate);
+        self.paths.entry(candidate.path_key()).insert(candidate);
     }
 
     pub(super) fn remove(&mut self, candidate: &Candidate) {
-        let key = path_key(candidate);
+        let key = candidate.path_key();
         let bucket = self.paths.entry(key);
         bucket.remove(candidate);
         if bucket.is_empty() {
@@ -100,25 +160,25 @@ impl Group {
 
     /// Improves `best` with what is here.
     pub(super) fn find<'r>(&'r self, query: &Query<'_>, best: &mut Best<'r>) {
-        if self.top.is_none_or(|top| top <= best.rank) {
+        if self.top < best.rank.priority() {
             return;
         }
         self.paths.walk_back(query.path, |_, bucket| bucket.find(query, best));
     }
 }
 
-fn path_key(candidate: &Candidate) -> &[u8] {
-    match candidate.path() {
-        None => b"",
-        Some(PathPattern::Prefix(prefix)) => prefix.as_str().as_bytes(),
-        Some(PathPattern::Regex(regex)) => regex.literal_prefix(),
-    }
-}
-
-/// The candidates under one host and one beginning of a path, best first.
+/// The candidates under one host and one beginning of a path.
 #[derive(Debug, Clone, Default)]
 struct Bucket {
-    candidates: Vec<Candidate>,
+    /// As in [`Group`]: what is outranked by a longer path is not even touched.
+    top: u64,
+    lists: Arc<Lists>,
+}
+
+/// Lists of candidates, best first.
+#[derive(Debug, Clone, Default)]
+struct Lists {
+    others: Vec<Candidate>,
     /// Those that want one of some literal values of a header, by the first such header: a thousand tenants told
     /// apart by a header cost no more than one.
     by_header: Vec<ByHeader>,
@@ -133,8 +193,37 @@ struct ByHeader {
 
 impl Bucket {
     fn insert(&mut self, candidate: &Candidate) {
+        self.top = self.top.max(candidate.rank.priority());
+        Arc::make_mut(&mut self.lists).insert(candidate);
+    }
+
+    fn remove(&mut self, candidate: &Candidate) {
+        Arc::make_mut(&mut self.lists).remove(candidate);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lists.others.is_empty() && self.lists.by_header.is_empty()
+    }
+
+    fn find<'r>(&'r self, query: &Query<'_>, best: &mut Best<'r>) {
+        if self.top < best.rank.priority() {
+            return;
+        }
+        for by in &self.lists.by_header {
+            query.headers.each(by.name.as_str(), &mut |value| {
+                if let Some(candidates) = by.values.get(&hash(value)) {
+                    best.consider(candidates, query);
+                }
+            });
+        }
+        best.consider(&self.lists.others, query);
+    }
+}
+
+impl Lists {
+    fn insert(&mut self, candidate: &Candidate) {
         let Some(header) = literal_header(&candidate.rule) else {
-            return insert(&mut self.candidates, candidate);
+            return insert(&mut self.others, candidate);
         };
         let at = self.by_header.iter().position(|by| by.name == header.name).unwrap_or_else(|| {
             self.by_header.push(ByHeader { name: header.name.clone(), values: HashMap::default() });
@@ -147,7 +236,7 @@ impl Bucket {
 
     fn remove(&mut self, candidate: &Candidate) {
         let Some(header) = literal_header(&candidate.rule) else {
-            return remove(&mut self.candidates, candidate);
+            return remove(&mut self.others, candidate);
         };
         let Some(by) = self.by_header.iter_mut().find(|by| by.name == header.name) else { return };
         for hash in literal_hashes(header) {
@@ -159,21 +248,6 @@ impl Bucket {
             }
         }
         self.by_header.retain(|by| !by.values.is_empty());
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.candidates.is_empty() && self.by_header.is_empty()
-    }
-
-    fn find<'r>(&'r self, query: &Query<'_>, best: &mut Best<'r>) {
-        for by in &self.by_header {
-            query.headers.each(by.name.as_str(), &mut |value| {
-                if let Some(candidates) = by.values.get(&hash(value)) {
-                    best.consider(candidates, query);
-                }
-            });
-        }
-        best.consider(&self.candidates, query);
     }
 }
 

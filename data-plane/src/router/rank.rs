@@ -39,6 +39,11 @@ impl Rank {
         Self { priority: priority(rule, pattern), id, route: Reverse(route), path: Reverse(path) }
     }
 
+    /// What counts most of it.
+    pub(super) const fn priority(&self) -> u64 {
+        self.priority
+    }
+
     /// Index of the rule.
     pub(super) const fn route(&self) -> usize {
         self.route.0

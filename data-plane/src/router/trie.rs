@@ -2,33 +2,44 @@
 //!
 //! A clone costs one reference count and shares all nodes; a change copies only the nodes on its way. That is
 //! what keeps a one-route change off the size of the config.
+//!
+//! A look-up among many routes costs what it misses in the cache, so a level of the tree is one array, with the
+//! labels and the values in it (a value should be small); a longer label is a chain of such.
 
+use std::fmt;
 use std::sync::Arc;
 
 /// How many values of one walk are put in order; see [`Trie::walk_back`].
 const ORDERED: usize = 16;
 
 /// Keys and what is stored under them.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Trie<V> {
-    root: Arc<Node<V>>,
-}
+#[derive(Debug, Clone)]
+pub(super) struct Trie<V>(Node<V>);
 
-/// No node but the root is without value and has fewer than two children.
 #[derive(Debug, Clone)]
 struct Node<V> {
-    /// What leads here from the parent; the parent has its first byte too.
-    label: Box<[u8]>,
     value: Option<V>,
-    /// First bytes of the children's labels, ascending: beside the children, so that most children are ruled
-    /// out without being touched.
-    firsts: Vec<u8>,
-    children: Vec<Arc<Node<V>>>,
+    /// In order of their labels' first bytes, which differ.
+    branches: Arc<[Branch<V>]>,
+}
+
+#[derive(Debug, Clone)]
+struct Branch<V> {
+    /// Not empty.
+    label: Label,
+    /// Not empty either.
+    node: Node<V>,
+}
+
+impl<V> Default for Trie<V> {
+    fn default() -> Self {
+        Self(Node::default())
+    }
 }
 
 impl<V> Default for Node<V> {
     fn default() -> Self {
-        Self { label: Box::default(), value: None, firsts: Vec::new(), children: Vec::new() }
+        Self { value: None, branches: Arc::default() }
     }
 }
 
@@ -38,7 +49,7 @@ impl<V> Trie<V> {
     pub(super) fn walk_back<'t>(&'t self, key: &[u8], mut visit: impl FnMut(usize, &'t V)) {
         let mut seen: [Option<(usize, &V)>; ORDERED] = [None; ORDERED];
         let mut count = 0;
-        let mut node = &*self.root;
+        let mut node = &self.0;
         let mut depth = 0;
         loop {
             if let Some(value) = &node.value {
@@ -51,13 +62,9 @@ impl<V> Trie<V> {
                 }
             }
             let rest = &key[depth..];
-            let Some(child) = rest.first().and_then(|first| node.child(*first)) else { break };
-            // The first byte is known to be equal: a label of one byte is not even read.
-            if child.label.len() > 1 && !rest.starts_with(&child.label) {
-                break;
-            }
-            depth += child.label.len();
-            node = child;
+            let Some(branch) = node.branch(rest) else { break };
+            depth += branch.label.len();
+            node = &branch.node;
         }
         for (depth, value) in seen[..count].iter().rev().flatten() {
             visit(*depth, value);
@@ -68,119 +75,132 @@ impl<V> Trie<V> {
 impl<V: Clone + Default> Trie<V> {
     /// What is stored under `key`; the default value if there is nothing yet.
     pub(super) fn entry(&mut self, key: &[u8]) -> &mut V {
-        let mut node = Arc::make_mut(&mut self.root);
+        let mut node = &mut self.0;
         let mut rest = key;
-        while let Some(&first) = rest.first() {
-            match node.firsts.binary_search(&first) {
-                Ok(at) => {
-                    let child = Arc::make_mut(&mut node.children[at]);
-                    let shared = child.label.iter().zip(rest).take_while(|(a, b)| a == b).count();
-                    if shared < child.label.len() {
-                        child.split(shared);
-                    }
-                    rest = &rest[shared..];
-                    node = child;
-                }
-                Err(at) => {
-                    let leaf = Node { label: rest.into(), ..Node::default() };
-                    node.firsts.insert(at, first);
-                    node.children.insert(at, Arc::new(leaf));
-                    rest = &[];
-                    node = Arc::make_mut(&mut node.children[at]);
-                }
-            }
+        while !rest.is_empty() {
+            let branch = node.branch_to(rest);
+            rest = &rest[branch.label.len()..];
+            node = &mut branch.node;
         }
         node.value.get_or_insert_default()
     }
 
     /// Takes away what is stored under `key`, and the nodes that only led there.
     pub(super) fn remove(&mut self, key: &[u8]) {
-        let Some(hold) = self.last_to_stay(key) else { return };
-        let mut node = Arc::make_mut(&mut self.root);
-        let mut rest = key;
-        let mut depth = 0;
-        while let Some(&first) = rest.first() {
-            let Ok(at) = node.firsts.binary_search(&first) else { return };
-            if hold == Hold::Cut(depth) {
-                node.firsts.remove(at);
-                node.children.remove(at);
-                node.join(depth);
-                return;
-            }
-            let child = Arc::make_mut(&mut node.children[at]);
-            rest = &rest[child.label.len()..];
-            depth += child.label.len();
-            node = child;
-        }
-        node.value = None;
-        node.join(depth);
+        self.0.remove(key);
     }
-
-    /// Where the tree is cut to take `key` away; `None` if it is not there.
-    fn last_to_stay(&self, key: &[u8]) -> Option<Hold> {
-        let mut node = &*self.root;
-        let mut depth = 0;
-        let mut last = 0;
-        while let Some(first) = key[depth..].first() {
-            if depth == 0 || node.value.is_some() || node.children.len() > 1 {
-                last = depth;
-            }
-            let child = node.child(*first)?;
-            if !key[depth..].starts_with(&child.label) {
-                return None;
-            }
-            depth += child.label.len();
-            node = child;
-        }
-        node.value.as_ref()?;
-        Some(if node.children.is_empty() && depth > 0 { Hold::Cut(last) } else { Hold::Empty })
-    }
-}
-
-/// What to do to take a key away.
-#[derive(PartialEq)]
-enum Hold {
-    /// Cut the branch off below the node at this depth.
-    Cut(usize),
-    /// Empty the node; there is more below it.
-    Empty,
 }
 
 impl<V> Node<V> {
-    fn child(&self, first: u8) -> Option<&Self> {
-        // Few children: a scan beats a binary search, and stops at once in most nodes.
-        let at = self.firsts.iter().position(|known| *known == first)?;
-        Some(&self.children[at])
+    fn branch(&self, key: &[u8]) -> Option<&Branch<V>> {
+        let first = key.first()?;
+        // Few branches: a scan beats a binary search.
+        let branch = self.branches.iter().find(|branch| branch.label.first() == *first)?;
+        key.starts_with(branch.label.as_bytes()).then_some(branch)
     }
 
-    /// Puts a node in between, after `shared` bytes of the label.
-    fn split(&mut self, shared: usize) {
-        let label = std::mem::take(&mut self.label);
-        let lower = Self {
-            label: label[shared..].into(),
-            value: self.value.take(),
-            firsts: std::mem::take(&mut self.firsts),
-            children: std::mem::take(&mut self.children),
-        };
-        self.label = label[..shared].into();
-        self.firsts = vec![label[shared]];
-        self.children = vec![Arc::new(lower)];
+    fn place(&self, first: u8) -> Result<usize, usize> {
+        self.branches.binary_search_by_key(&first, |branch| branch.label.first())
     }
 }
 
 impl<V: Clone> Node<V> {
-    /// Undoes [`Node::split`] where nothing keeps the two apart any more. `depth` 0 is the root, which stays.
-    fn join(&mut self, depth: usize) {
-        if depth == 0 || self.value.is_some() || self.children.len() != 1 {
+    /// The branch that `key` takes from here: made, or made to fit, if need be.
+    fn branch_to(&mut self, key: &[u8]) -> &mut Branch<V> {
+        let at = match self.place(key[0]) {
+            Ok(at) => at,
+            Err(at) => {
+                let new = Branch { label: Label::new(key), node: Self::default() };
+                let (before, after) = self.branches.split_at(at);
+                self.branches = before.iter().cloned().chain([new]).chain(after.iter().cloned()).collect();
+                at
+            }
+        };
+        let branch = &mut Arc::make_mut(&mut self.branches)[at];
+        branch.fit(key);
+        branch
+    }
+
+    /// Depth of the recursion: that of the tree, at most the length of a key.
+    fn remove(&mut self, key: &[u8]) {
+        let Some(&first) = key.first() else {
+            self.value = None;
             return;
+        };
+        let Ok(at) = self.place(first) else { return };
+        let branch = &mut Arc::make_mut(&mut self.branches)[at];
+        let Some(rest) = key.strip_prefix(branch.label.as_bytes()) else { return };
+        branch.node.remove(rest);
+        if branch.node.value.is_none() && branch.node.branches.is_empty() {
+            let (before, after) = self.branches.split_at(at);
+            self.branches = before.iter().chain(&after[1..]).cloned().collect();
+        } else {
+            branch.join();
         }
-        if let Some(only) = self.children.pop() {
-            let lower = Arc::unwrap_or_clone(only);
-            self.label = [&*self.label, &*lower.label].concat().into();
-            self.value = lower.value;
-            self.firsts = lower.firsts;
-            self.children = lower.children;
+    }
+}
+
+impl<V: Clone> Branch<V> {
+    /// Shortens the label to what it shares with `key`; the rest of it moves to a node in between.
+    fn fit(&mut self, key: &[u8]) {
+        let label = self.label.as_bytes();
+        let shared = label.iter().zip(key).take_while(|(a, b)| a == b).count();
+        if shared < label.len() {
+            let lower = Self { label: Label::new(&label[shared..]), node: std::mem::take(&mut self.node) };
+            self.label = Label::new(&label[..shared]);
+            self.node.branches = [lower].into();
         }
+    }
+
+    /// Undoes [`Branch::fit`] where nothing keeps the two apart any more.
+    fn join(&mut self) {
+        if let (None, [lower]) = (&self.node.value, &*self.node.branches)
+            && let Some(label) = self.label.joined(&lower.label)
+        {
+            *self = Self { label, node: lower.node.clone() };
+        }
+    }
+}
+
+/// Some bytes in place. With it a branch has 40 bytes and its value.
+#[derive(Clone, Copy)]
+struct Label {
+    len: u8,
+    bytes: [u8; Self::BYTES_MAX],
+}
+
+impl Label {
+    const BYTES_MAX: usize = 23;
+
+    /// As much of `key` as fits.
+    fn new(key: &[u8]) -> Self {
+        let len = key.len().min(Self::BYTES_MAX);
+        let mut bytes = [0; Self::BYTES_MAX];
+        bytes[..len].copy_from_slice(&key[..len]);
+        Self { len: u8::try_from(len).expect("at most 23"), bytes }
+    }
+
+    fn joined(&self, next: &Self) -> Option<Self> {
+        let both = [self.as_bytes(), next.as_bytes()].concat();
+        (both.len() <= Self::BYTES_MAX).then(|| Self::new(&both))
+    }
+
+    const fn first(&self) -> u8 {
+        self.bytes[0]
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len()]
+    }
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.as_bytes().escape_ascii())
     }
 }
 
@@ -188,6 +208,7 @@ impl<V: Clone> Node<V> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use equipoise_proto::limits::PATH_BYTES_MAX;
     use proptest::prelude::*;
 
     use super::*;
@@ -199,7 +220,7 @@ mod tests {
     }
 
     fn node_count(node: &Node<u32>) -> usize {
-        1 + node.children.iter().map(|child| node_count(child)).sum::<usize>()
+        1 + node.branches.iter().map(|branch| node_count(&branch.node)).sum::<usize>()
     }
 
     #[test]
@@ -236,7 +257,35 @@ mod tests {
         assert_eq!(found(&trie, "/abd"), [(4, 2)]);
     }
 
+    #[test]
+    fn the_deepest_tree_there_can_be_is_changed_and_dropped_on_a_small_stack() {
+        let deepest = || {
+            let mut trie = Trie::default();
+            for len in 1..=PATH_BYTES_MAX {
+                *trie.entry(&vec![b'a'; len]) = 1;
+            }
+            trie.remove(&vec![b'a'; PATH_BYTES_MAX]);
+        };
+        // Half of what threads have by default.
+        std::thread::Builder::new().stack_size(1024 * 1024).spawn(deepest).unwrap().join().unwrap();
+    }
+
     proptest! {
+        #[test]
+        fn keys_longer_than_a_label_are_found(keys in prop::collection::vec("[ab]{0,2}(a{30}|b{50})[ab]{0,30}", 1..8)) {
+            let mut trie = Trie::default();
+            for key in &keys {
+                *trie.entry(key.as_bytes()) = 7;
+            }
+            for (at, key) in keys.iter().enumerate() {
+                prop_assert_eq!(found(&trie, key)[0], (key.len(), 7));
+                if !keys[at + 1..].contains(key) {
+                    trie.remove(key.as_bytes());
+                }
+            }
+            prop_assert_eq!(node_count(&trie.0), 1);
+        }
+
         #[test]
         fn it_agrees_with_a_map_of_prefixes_and_keeps_no_dead_node(
             steps in prop::collection::vec(("[ab]{0,5}", any::<bool>()), 0..60),
@@ -261,7 +310,7 @@ mod tests {
             want.reverse();
             prop_assert_eq!(found(&trie, &key), want);
             // Root, one node a key, and at most one branching point a key.
-            prop_assert!(node_count(&trie.root) <= 1 + 2 * map.len());
+            prop_assert!(node_count(&trie.0) <= 1 + 2 * map.len());
         }
     }
 }
