@@ -1,9 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 pub mod balancer;
+pub mod dns;
 pub mod health;
 pub mod http1;
+pub mod join;
 pub mod observability;
+pub mod probe;
 pub mod proxy;
 pub mod router;
+pub mod status;
+pub mod sync;
 pub mod table;

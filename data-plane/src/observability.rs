@@ -7,13 +7,17 @@
 mod counter;
 pub mod names;
 mod node;
+pub(crate) mod process;
+mod render;
 
 mod route;
 
+mod text;
 mod worker;
 
 pub use counter::{Counter, Histogram};
 pub use node::NodeState;
 
+pub use render::render;
 pub use route::{RequestSample, RouteMetrics, Source};
-pub use worker::{ConnectionState, PoolUse, WorkerMetrics, Workers};
+pub use worker::{ConnectionState, Connections, PoolUse, WorkerMetrics, Workers};

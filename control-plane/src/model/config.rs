@@ -18,7 +18,9 @@ impl Config {
     pub fn get(&self, kind: Kind, key: &Key) -> Option<&Arc<Entity>> {
         match key {
             Key::Id(id) => self.entities.get(&(kind, *id)),
-            Key::Name(name) => self.iter(kind).find(|entity| entity.body.get("name").is_some_and(|v| v == name)),
+            Key::Name(name) => {
+                self.iter(kind).find(|entity| entity.body.get("name").is_some_and(|v| v == name))
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use super::Report;
+use super::{Report, State};
 use crate::table::Outcome;
 
 /// A set of HTTP statuses.
@@ -133,6 +133,11 @@ impl Active {
     /// Whether any address is probed.
     pub const fn is_probed(&self) -> bool {
         self.is_on() && self.unsupported().is_none()
+    }
+
+    /// How often an address in this state is probed; `None`: never.
+    pub const fn interval(&self, state: State) -> Option<Duration> {
+        if state.is_available() { self.healthy_interval } else { self.unhealthy_interval }
     }
 
     /// The kind of probe that this build lacks, if one is asked for.

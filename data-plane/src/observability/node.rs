@@ -1,9 +1,10 @@
 //! What the node knows of itself: set by `sync` and the builder, read by the Status API.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use equipoise_proto::NodeId;
+use equipoise_proto::{ContentHash, NodeId, Position};
 
 /// The node's own state. Everything here changes rarely, so plain shared atomics do.
 #[derive(Debug)]
@@ -13,6 +14,7 @@ pub struct NodeState {
     is_draining: AtomicBool,
     is_connected: AtomicBool,
     revision: AtomicU64,
+    content_hash: Mutex<ContentHash>,
     apply_micros: AtomicU64,
     applied: AtomicU64,
     refused: AtomicU64,
@@ -31,6 +33,7 @@ impl NodeState {
             is_draining: AtomicBool::new(false),
             is_connected: AtomicBool::new(false),
             revision: AtomicU64::new(0),
+            content_hash: Mutex::new(ContentHash::EMPTY),
             apply_micros: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -58,9 +61,15 @@ impl NodeState {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The revision in force.
-    pub fn set_revision(&self, revision: u64) {
-        self.revision.store(revision, Ordering::Relaxed);
+    /// Where the config in force stands.
+    pub fn set_position(&self, position: &Position) {
+        self.revision.store(position.revision.get(), Ordering::Relaxed);
+        *self.content_hash.lock().unwrap_or_else(PoisonError::into_inner) = position.content_hash;
+    }
+
+    /// Hash of the config in force; that of the empty config before any.
+    pub fn content_hash(&self) -> ContentHash {
+        *self.content_hash.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a control plane is connected.
@@ -109,8 +118,8 @@ impl NodeState {
         self.dns_failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn apply_micros(&self) -> u64 {
-        self.apply_micros.load(Ordering::Relaxed)
+    pub(super) fn apply_time(&self) -> Duration {
+        Duration::from_micros(self.apply_micros.load(Ordering::Relaxed))
     }
 
     pub(super) fn counts(&self) -> NodeCounts {

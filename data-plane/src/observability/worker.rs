@@ -21,10 +21,36 @@ impl Workers {
         self.0.get(index)
     }
 
+    /// Client connections and requests of all workers.
+    pub fn connections(&self) -> Connections {
+        let mut sum = WorkerSum::default();
+        self.iter().for_each(|worker| worker.add_to(&mut sum));
+        let [reading, writing, waiting] = sum.states;
+        let WorkerSum { accepted, active, requests, .. } = sum;
+        Connections { accepted, active, reading, writing, waiting, requests }
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &WorkerMetrics> {
         self.0.iter().map(AsRef::as_ref)
     }
+}
+
+/// Client connections and requests of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// Since the start.
+    pub accepted: u64,
+    /// Open now.
+    pub active: u64,
+    /// Of the open ones: reading a head.
+    pub reading: u64,
+    /// Of the open ones: proxying or answering.
+    pub writing: u64,
+    /// Of the open ones: idle.
+    pub waiting: u64,
+    /// Since the start.
+    pub requests: u64,
 }
 
 /// Where a client connection stands.

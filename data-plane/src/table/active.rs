@@ -16,6 +16,11 @@ impl Active {
         self.0.swap(table)
     }
 
+    /// The table in force, for whoever looks at it rarely.
+    pub fn load(&self) -> Arc<Table> {
+        self.0.load_full()
+    }
+
     /// A worker's cached handle.
     pub fn reader(&self) -> Reader {
         Reader(Cache::new(Arc::clone(&self.0)))

@@ -170,6 +170,7 @@ pub(super) struct Core {
     reports: Arc<Reports>,
     changes: Arc<Changes>,
     node: Arc<NodeState>,
+    names_wished: u64,
     cold: BTreeSet<CellKey>,
     warm: Option<oneshot::Sender<()>>,
     reaper: Reaper,
@@ -201,6 +202,7 @@ impl Core {
             reports: Arc::default(),
             changes,
             node,
+            names_wished: 0,
             cold: BTreeSet::new(),
             warm: None,
             reaper: Reaper::start(),
@@ -278,7 +280,9 @@ impl Core {
         let ids_before = target_ids(&before.members());
         let host_header = rebuilt.host_header.clone();
         let mut superseded = None;
-        if is_new || is_structural {
+        // Where services use the cell, a change of its name or host header is structural already.
+        let is_renamed = before.name != rebuilt.name || before.host_header != rebuilt.host_header;
+        if is_new || is_structural || is_renamed {
             let after = Upstream::with_members(rebuilt.name, rebuilt.host_header, rebuilt.members);
             after.continue_from(&before);
             self.live.replace(key, Arc::clone(&after));
@@ -358,15 +362,20 @@ impl Core {
         self.directory.store(Arc::new(directory));
     }
 
-    fn wish_names(&self, key: &CellKey, before: &BTreeSet<Arc<str>>) {
+    fn wish_names(&mut self, key: &CellKey, before: &BTreeSet<Arc<str>>) {
         let Some(cell) = self.live.get(key) else { return };
         if cell.names == *before {
             return;
         }
+        self.names_wished += 1;
+        let number = self.names_wished;
         self.names.send_if_modified(|names| {
             let mut is_changed = false;
             for name in &cell.names {
-                is_changed |= names.insert(Arc::clone(name)).is_none();
+                if !names.contains_key(name) {
+                    names.insert(Arc::clone(name), number);
+                    is_changed = true;
+                }
             }
             for name in before.iter().filter(|name| !self.live.is_used(name)) {
                 is_changed |= names.remove(name).is_some();
@@ -446,11 +455,14 @@ impl Core {
 /// Whether something of a cell is not known yet: a name's first answer, or a target's first probe.
 fn is_cold(members: &Members) -> bool {
     let is_pending = members.targets().iter().any(|target| target.origin == Origin::Pending);
-    let is_probed = members
-        .checks()
-        .is_some_and(|checks| checks.active.is_probed() && checks.active.healthy_interval.is_some());
-    let awaits_probe = || members.addresses().any(|member| member.weight > 0 && !member.target.is_probed());
-    is_pending || (is_probed && awaits_probe())
+    let probed = members.checks().map(|checks| &checks.active).filter(|active| active.is_probed());
+    let awaits_probe = probed.is_some_and(|active| {
+        members
+            .addresses()
+            .filter(|member| member.weight > 0 && !member.target.is_probed())
+            .any(|member| active.interval(member.target.health().state).is_some())
+    });
+    is_pending || awaits_probe
 }
 
 fn target_ids(members: &Members) -> Vec<Uuid> {

@@ -19,6 +19,8 @@ pub struct TargetReport {
     pub upstream: Uuid,
     /// Its id.
     pub target: Uuid,
+    /// Whether its host is a name, so that its addresses are news.
+    pub is_named: bool,
     /// Record type (`A`, `AAAA`, `SRV`), or the error's text.
     pub dns: Box<str>,
     /// Empty: there is no answer, or an error.
@@ -98,7 +100,7 @@ impl Reports {
         for target in members.targets() {
             let Some(id) = target.id else { continue };
             let report = report(upstream, id, target, members);
-            if is_expected(target, &report) {
+            if is_expected(&report) {
                 if held.standing.remove(&id).is_some() {
                     held.waiting.insert(id, report);
                 }
@@ -126,6 +128,7 @@ fn report(upstream: Uuid, id: Uuid, target: &MemberTarget, members: &Members) ->
     TargetReport {
         upstream,
         target: id,
+        is_named: target.origin != Origin::Literal,
         dns: target.origin.as_str().into(),
         addresses: target.addresses.iter().map(address).collect(),
         is_removed: false,
@@ -133,7 +136,6 @@ fn report(upstream: Uuid, id: Uuid, target: &MemberTarget, members: &Members) ->
 }
 
 /// Whether the configuration alone says as much.
-fn is_expected(target: &MemberTarget, report: &TargetReport) -> bool {
-    target.origin == Origin::Literal
-        && report.addresses.iter().all(|address| address.state != AddressState::Unhealthy)
+fn is_expected(report: &TargetReport) -> bool {
+    !report.is_named && report.addresses.iter().all(|address| address.state != AddressState::Unhealthy)
 }

@@ -7,6 +7,9 @@ use equipoise_proto::v1;
 
 use crate::health::{Active, Checks, Limits, Passive, ProbeKind, Statuses};
 
+/// What a time-out of 0 means: the default of the reference's sockets.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
 /// Largest interval or time-out that the schema accepts.
 const SECONDS_MAX_MS: u64 = 65_535 * 1000;
 
@@ -60,7 +63,7 @@ fn read_active(wire: &v1::ActiveChecks) -> Result<Active, InvalidChecks> {
     }
     Ok(Active {
         kind,
-        timeout: Duration::from_millis(wire.timeout_ms.min(SECONDS_MAX_MS)),
+        timeout: interval(wire.timeout_ms).unwrap_or(TIMEOUT_DEFAULT),
         concurrency: wire.concurrency.max(1),
         path: path.into(),
         header_lines: header_lines.into(),

@@ -1,0 +1,173 @@
+//! What a node says, checked once where it arrives: pure.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
+
+use equipoise_proto::{EntityKind, InvalidId, InvalidPosition, NodeId, PROTOCOL, Position, entity_id, v1};
+use uuid::Uuid;
+
+use crate::nodes::{AddressReport, Health, NackCause, NackRecord, NodeInfo, ReportedTarget, TargetReport};
+
+/// Labels a node may have.
+pub const LABELS_MAX: usize = 32;
+/// Longest text a node may say of itself: a host name has at most 253 bytes.
+pub const TEXT_BYTES_MAX: usize = 256;
+/// Longest reason of a nack that is kept; the rest is cut off.
+const REASON_BYTES_MAX: usize = 1024;
+/// Addresses one target may have; DNS answers and SRV sets are far smaller.
+const ADDRESSES_MAX: usize = 1024;
+
+/// Why what a node says is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HelloError {
+    /// An id.
+    #[error("{what}: {source}")]
+    Id {
+        /// Of what.
+        what: &'static str,
+        /// Why.
+        source: InvalidId,
+    },
+    /// A position.
+    #[error("position: {0}")]
+    Position(#[from] InvalidPosition),
+    /// A field that must be there is not.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A text is too long or has control characters.
+    #[error("{0} is longer than 256 bytes or has control characters")]
+    Text(&'static str),
+    /// Too many of something.
+    #[error("more than {max} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// Most.
+        max: usize,
+    },
+    /// No protocol version in common.
+    #[error("the node speaks protocol {min} to {max}, this control plane {PROTOCOL}")]
+    Protocol {
+        /// The node's lowest.
+        min: u32,
+        /// The node's highest.
+        max: u32,
+    },
+    /// Not an address.
+    #[error("not an address of a target")]
+    Address,
+}
+
+/// A node's opening words.
+#[derive(Debug)]
+pub(super) struct Hello {
+    pub info: NodeInfo,
+    pub position: Option<Position>,
+    pub resume: Option<v1::SnapshotResume>,
+}
+
+pub(super) fn hello(wire: v1::Hello, address: Option<IpAddr>) -> Result<Hello, HelloError> {
+    let (min, max) = (wire.protocol_min, wire.protocol_max);
+    if !(min..=max).contains(&PROTOCOL) {
+        return Err(HelloError::Protocol { min, max });
+    }
+    if wire.labels.len() > LABELS_MAX {
+        return Err(HelloError::TooMany { what: "labels", max: LABELS_MAX });
+    }
+    let labels = wire
+        .labels
+        .into_iter()
+        .map(|(name, value)| Ok((text("label name", name)?, text("label value", value)?)))
+        .collect::<Result<_, HelloError>>()?;
+    let info = NodeInfo {
+        id: node_id(&wire.node_id)?,
+        hostname: text("hostname", wire.hostname)?,
+        address,
+        status_address: text("status address", wire.status_address)?,
+        region: text("region", wire.region)?,
+        zone: text("zone", wire.zone)?,
+        labels,
+        build: text("build", wire.build)?,
+        protocol: min..=max,
+    };
+    let position = wire.position.as_ref().map(Position::try_from).transpose()?;
+    Ok(Hello { info, position, resume: wire.resume })
+}
+
+/// An ack's position.
+pub(super) fn position(wire: Option<&v1::Position>) -> Result<Position, HelloError> {
+    Ok(Position::try_from(wire.ok_or(HelloError::Missing("position"))?)?)
+}
+
+/// A nack, and what the node keeps.
+pub(super) fn nack(wire: v1::Nack, at: SystemTime) -> Result<(NackRecord, Option<Position>), HelloError> {
+    let kept = wire.kept.as_ref().map(Position::try_from).transpose()?;
+    let cause = match wire.cause() {
+        v1::nack::Cause::Invalid => NackCause::Invalid,
+        v1::nack::Cause::Drift => NackCause::Drift,
+        v1::nack::Cause::Protocol => NackCause::Protocol,
+    };
+    let kind = EntityKind::ALL.into_iter().find(|kind| kind.as_str() == wire.kind);
+    let record = NackRecord {
+        position: position(wire.position.as_ref())?,
+        cause,
+        // For people: a blame that cannot be read costs only itself.
+        entity: kind.zip(entity_id(&wire.id).ok()),
+        field: cut(wire.field, TEXT_BYTES_MAX),
+        reason: cut(wire.reason, REASON_BYTES_MAX),
+        at,
+    };
+    Ok((record, kept))
+}
+
+/// A report's node, and what it says of targets.
+pub(super) fn report(wire: v1::HealthReport) -> Result<(NodeId, bool, Vec<ReportedTarget>), HelloError> {
+    let node = node_id(&wire.node_id)?;
+    let targets = wire.targets.into_iter().map(target).collect::<Result<_, _>>()?;
+    Ok((node, wire.full, targets))
+}
+
+fn target(wire: v1::TargetReport) -> Result<ReportedTarget, HelloError> {
+    let target = id("target", &wire.target)?;
+    if wire.addresses.len() > ADDRESSES_MAX {
+        return Err(HelloError::TooMany { what: "addresses of a target", max: ADDRESSES_MAX });
+    }
+    let report = if wire.removed {
+        None
+    } else {
+        let addresses = wire.addresses.iter().map(address).collect::<Result<_, _>>()?;
+        Some(TargetReport { dns: cut(wire.dns, TEXT_BYTES_MAX), addresses })
+    };
+    Ok(ReportedTarget { target, report })
+}
+
+fn address(wire: &v1::AddressReport) -> Result<AddressReport, HelloError> {
+    let ip = wire.ip.parse::<IpAddr>().map_err(|_| HelloError::Address)?;
+    let port = u16::try_from(wire.port).map_err(|_| HelloError::Address)?;
+    let health = match wire.state() {
+        v1::address_report::State::Healthy => Health::Healthy,
+        v1::address_report::State::Unhealthy => Health::Unhealthy,
+        v1::address_report::State::ChecksOff => Health::ChecksOff,
+    };
+    Ok(AddressReport { address: SocketAddr::new(ip, port), weight: wire.weight, health })
+}
+
+fn node_id(bytes: &[u8]) -> Result<NodeId, HelloError> {
+    NodeId::from_wire(bytes).map_err(|source| HelloError::Id { what: "node id", source })
+}
+
+fn id(what: &'static str, bytes: &[u8]) -> Result<Uuid, HelloError> {
+    entity_id(bytes).map_err(|source| HelloError::Id { what, source })
+}
+
+fn text(what: &'static str, text: String) -> Result<String, HelloError> {
+    if text.len() > TEXT_BYTES_MAX || text.contains(char::is_control) {
+        return Err(HelloError::Text(what));
+    }
+    Ok(text)
+}
+
+fn cut(mut text: String, max: usize) -> String {
+    text.truncate(text.floor_char_boundary(max));
+    text.replace(char::is_control, " ")
+}

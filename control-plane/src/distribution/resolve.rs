@@ -1,0 +1,95 @@
+//! What a node is to be sent, given what it has: pure.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use equipoise_proto::{EntityKind, PROTOCOL, Position, v1};
+use prost::Message;
+use uuid::Uuid;
+
+use crate::store::WireChanges;
+
+/// Largest delta; past it a snapshot costs less, and tonic refuses messages over 4 MiB.
+pub const DELTA_BYTES_MAX: usize = 1024 * 1024;
+
+/// What to send.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// The node has the head.
+    Nothing,
+    /// The node has the head's content under another name.
+    Reposition,
+    /// These changes, encoded.
+    Delta(EncodedDelta),
+    /// All of it.
+    Snapshot,
+}
+
+/// An encoded [`v1::Delta`]; cloning shares the bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedDelta {
+    /// Where it starts.
+    pub from: Position,
+    /// Where it leads.
+    pub to: Position,
+    /// The message.
+    pub bytes: Bytes,
+}
+
+/// Decides what a node that has `position` needs to get to `head`. `log` is the store's
+/// [`changes_since`](crate::store::Store::changes_since), asked only where its answer matters.
+pub fn resolve(
+    position: Option<&Position>,
+    head: &Position,
+    log: impl FnOnce(&Position) -> Option<Vec<WireChanges>>,
+) -> Decision {
+    let Some(position) = position else { return Decision::Snapshot };
+    if position == head {
+        return Decision::Nothing;
+    }
+    if position.content_hash == head.content_hash {
+        return Decision::Reposition;
+    }
+    let Some(changes) = log(position).filter(|changes| !changes.is_empty()) else {
+        return Decision::Snapshot;
+    };
+    // The store may have moved on since `head` was read: what came later is the next delta's.
+    let upto = changes.iter().position(|revision| revision.position == *head);
+    let Some(upto) = upto else { return Decision::Snapshot };
+    merge(position, head, &changes[..=upto]).map_or(Decision::Snapshot, Decision::Delta)
+}
+
+/// One delta over several revisions, last write an entity wins; `None` when it would be too large.
+fn merge(from: &Position, to: &Position, revisions: &[WireChanges]) -> Option<EncodedDelta> {
+    let mut last: BTreeMap<(EntityKind, Uuid), Option<&Bytes>> = BTreeMap::new();
+    for (kind, id, wire) in revisions.iter().flat_map(|revision| &revision.changes) {
+        last.insert((*kind, *id), wire.as_ref());
+    }
+    let bytes: usize = last.values().flatten().map(|wire| wire.len()).sum();
+    if bytes > DELTA_BYTES_MAX {
+        return None;
+    }
+    let changes = last.into_iter().map(|((kind, id), wire)| change(kind, id, wire)).collect();
+    let delta = v1::Delta { from: Some(from.to_wire()), to: Some(to.to_wire()), changes };
+    if delta.encoded_len() > DELTA_BYTES_MAX {
+        return None;
+    }
+    Some(EncodedDelta { from: *from, to: *to, bytes: delta.encode_to_vec().into() })
+}
+
+fn change(kind: EntityKind, id: Uuid, wire: Option<&Bytes>) -> v1::Change {
+    v1::Change {
+        entity: Some(record(kind, id, wire.cloned().unwrap_or_default())),
+        deleted: wire.is_none(),
+        // Every field there is was there in the first version.
+        min_protocol: PROTOCOL,
+    }
+}
+
+/// One entity as it crosses the wire.
+pub(super) fn record(kind: EntityKind, id: Uuid, wire: Bytes) -> v1::EntityRecord {
+    v1::EntityRecord { kind: kind.to_wire().into(), id: Bytes::copy_from_slice(id.as_bytes()), wire }
+}
+
+#[cfg(test)]
+mod tests;

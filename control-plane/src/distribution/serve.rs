@@ -1,0 +1,123 @@
+//! HTTP/2 connections: over TCP, or over in-memory pipes for nodes of the same process.
+
+use std::net::SocketAddr;
+
+use equipoise_proto::v1::cluster_server::ClusterServer;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tower::ServiceExt;
+use tracing::{debug, warn};
+
+use super::Distribution;
+use super::service::Remote;
+
+/// Largest message from a node: reports come in batches of some hundred targets.
+const INBOUND_BYTES_MAX: usize = 1024 * 1024;
+
+/// Streams a connection may open: a node needs two, and one more of each while it replaces them.
+const STREAMS_MAX: u32 = 8;
+
+/// Longest wait for a connection to end once its streams have.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Pause after a failed accept (mostly: no file descriptor left), so that it does not become a busy loop.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Why nodes cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Plaintext only on loopback.
+    #[error("the cluster port is plaintext, so it must be on a loopback address, not {0}")]
+    NotLoopback(SocketAddr),
+    /// The socket has no address.
+    #[error("the cluster port has no address")]
+    Socket(#[from] std::io::Error),
+}
+
+pub(super) async fn tcp(this: &Distribution, listener: TcpListener) -> Result<(), ServeError> {
+    let local = listener.local_addr()?;
+    if !local.ip().is_loopback() {
+        return Err(ServeError::NotLoopback(local));
+    }
+    loop {
+        let Some(permit) = permit(this).await else { return Ok(()) };
+        let accepted = tokio::select! {
+            () = this.stop.cancelled() => return Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((io, remote)) => {
+                if let Err(error) = io.set_nodelay(true) {
+                    debug!(%error, "no TCP_NODELAY");
+                }
+                spawn(this, io, Some(remote), permit);
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept a node's connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+pub(super) async fn pipes(this: &Distribution, mut pipes: mpsc::Receiver<DuplexStream>) {
+    loop {
+        let Some(permit) = permit(this).await else { return };
+        let pipe = tokio::select! {
+            () = this.stop.cancelled() => return,
+            pipe = pipes.recv() => pipe,
+        };
+        let Some(pipe) = pipe else { return };
+        spawn(this, pipe, None, permit);
+    }
+}
+
+/// Room for one more connection; `None` when stopping.
+async fn permit(this: &Distribution) -> Option<OwnedSemaphorePermit> {
+    let permits = std::sync::Arc::clone(&this.shared.connection_permits);
+    tokio::select! {
+        () = this.stop.cancelled() => None,
+        permit = permits.acquire_owned() => permit.ok(),
+    }
+}
+
+fn spawn<I>(this: &Distribution, io: I, remote: Option<SocketAddr>, permit: OwnedSemaphorePermit)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = ClusterServer::new(this.clone()).max_decoding_message_size(INBOUND_BYTES_MAX).map_request(
+        move |mut request: http::Request<hyper::body::Incoming>| {
+            if let Some(remote) = remote {
+                request.extensions_mut().insert(Remote(remote));
+            }
+            request
+        },
+    );
+    let keepalive = this.shared.settings.keepalive;
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(keepalive)
+        .keep_alive_timeout(keepalive)
+        .max_concurrent_streams(STREAMS_MAX)
+        .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+    let stop = this.stop.clone();
+    this.tasks.spawn(async move {
+        let _permit = permit;
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                // Whoever does not let go by then is cut off.
+                tokio::time::timeout(LINGER, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "node's connection ended");
+        }
+    });
+}

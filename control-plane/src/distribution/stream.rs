@@ -1,0 +1,383 @@
+//! One node's config stream: a cursor, and at most one thing unanswered.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use equipoise_proto::{PROTOCOL, Position, v1};
+use futures_util::future::BoxFuture;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until, timeout};
+use tonic::{Status, Streaming};
+use tracing::warn;
+use v1::control_message::Message as Control;
+use v1::node_message::Message as Said;
+
+use super::hello::{self, HelloError};
+use super::resolve::Decision;
+use super::snapshot::Snapshot;
+use super::{Distribution, Shared};
+use crate::nodes::{NackCause, Session, Stage};
+use crate::store::Head;
+
+/// Chunks a node may have demanded and not got: bounds what one message makes us send in a row.
+const DEMAND_MAX: u32 = 64;
+
+type Prepared = Result<(Arc<Snapshot>, OwnedSemaphorePermit), Status>;
+
+/// What is under way to the node.
+enum Flight {
+    /// Nothing.
+    Idle,
+    /// A snapshot is being built, or waits for its turn.
+    Preparing(BoxFuture<'static, Prepared>),
+    /// Chunks go out as they are demanded.
+    Chunks { snapshot: Arc<Snapshot>, permit: OwnedSemaphorePermit, offset: u64, deadline: Instant },
+    /// All is sent, the node works on it. The permit of a snapshot is kept until then.
+    Unanswered { to: Position, deadline: Instant, _permit: Option<OwnedSemaphorePermit> },
+}
+
+/// The node's copy was found to differ: when it gets a snapshot, and how many times in a row that was so.
+struct Drift {
+    due: Instant,
+    times: u32,
+}
+
+enum Event {
+    Stop,
+    Superseded,
+    Said(Result<Option<v1::NodeMessage>, Status>),
+    Head,
+    Tick,
+    Prepared(Prepared),
+    Unanswered,
+    DriftDue,
+}
+
+/// The state of one stream.
+pub(super) struct Stream {
+    shared: Arc<Shared>,
+    heads: watch::Receiver<Head>,
+    stop: tokio_util::sync::CancellationToken,
+    session: Session,
+    outbound: mpsc::Sender<Result<v1::ControlMessage, Status>>,
+    tick: Interval,
+    /// The cursor: what the node serves.
+    position: Option<Position>,
+    /// What the node refused; it is sent nothing until a newer revision exists.
+    refused: Option<Position>,
+    drift: Option<Drift>,
+    resume: Option<v1::SnapshotResume>,
+    flight: Flight,
+}
+
+impl Stream {
+    pub(super) fn new(
+        of: &Distribution,
+        session: Session,
+        outbound: mpsc::Sender<Result<v1::ControlMessage, Status>>,
+        position: Option<Position>,
+        resume: Option<v1::SnapshotResume>,
+    ) -> Self {
+        // The first tick is at once: a node that is up to date learns so.
+        let mut tick = tokio::time::interval(of.shared.settings.head_interval);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            shared: Arc::clone(&of.shared),
+            heads: of.heads.clone(),
+            stop: of.stop.clone(),
+            session,
+            outbound,
+            tick,
+            position,
+            refused: None,
+            drift: None,
+            resume,
+            flight: Flight::Idle,
+        }
+    }
+
+    /// Serves the node until it leaves.
+    ///
+    /// # Errors
+    /// With what the node is told as the reason why the stream ends.
+    pub(super) async fn run(&mut self, inbound: &mut Streaming<v1::NodeMessage>) -> Result<(), Status> {
+        loop {
+            self.advance().await?;
+            match self.next(inbound).await {
+                Event::Stop => {
+                    let goaway = v1::Goaway { reason: "stopping".to_owned(), reconnect_after_ms: 0 };
+                    return self.send(Control::Goaway(goaway)).await;
+                }
+                Event::Superseded => {
+                    warn!(node = %self.session.node(), "a newer stream of the same node took over");
+                    return Err(Status::aborted("a newer stream of the same node took over"));
+                }
+                Event::Said(said) => match said? {
+                    None => return Ok(()),
+                    Some(message) => self.take(message).await?,
+                },
+                // Looked at by `advance`.
+                Event::Head | Event::DriftDue => {}
+                Event::Tick => {
+                    let position = self.heads.borrow().position.to_wire();
+                    self.send(Control::Head(v1::Head { position: Some(position) })).await?;
+                }
+                Event::Prepared(prepared) => {
+                    let (snapshot, permit) = prepared?;
+                    self.begin(snapshot, permit).await?;
+                }
+                Event::Unanswered => return Err(Status::deadline_exceeded("no answer from the node")),
+            }
+        }
+    }
+
+    async fn next(&mut self, inbound: &mut Streaming<v1::NodeMessage>) -> Event {
+        let Self { heads, stop, session, tick, drift, flight, .. } = self;
+        let drift_due = match (&*flight, drift) {
+            (Flight::Idle, Some(drift)) => Some(drift.due),
+            _ => None,
+        };
+        let deadline = match &*flight {
+            Flight::Idle | Flight::Preparing(_) => None,
+            Flight::Chunks { deadline, .. } | Flight::Unanswered { deadline, .. } => Some(*deadline),
+        };
+        let prepared = async {
+            match flight {
+                Flight::Preparing(future) => future.await,
+                Flight::Idle | Flight::Chunks { .. } | Flight::Unanswered { .. } => {
+                    std::future::pending().await
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => Event::Stop,
+            () = session.ended().cancelled() => Event::Superseded,
+            said = inbound.message() => Event::Said(said),
+            prepared = prepared => Event::Prepared(prepared),
+            head = heads.changed() => match head {
+                Ok(()) => Event::Head,
+                // Who publishes them has stopped.
+                Err(_) => Event::Stop,
+            },
+            _ = tick.tick() => Event::Tick,
+            () = at(deadline) => Event::Unanswered,
+            () = at(drift_due) => Event::DriftDue,
+        }
+    }
+
+    /// Sends the node what it lacks, if nothing is under way and it may be sent something.
+    async fn advance(&mut self) -> Result<(), Status> {
+        if !matches!(self.flight, Flight::Idle) {
+            return Ok(());
+        }
+        let head = self.heads.borrow_and_update().clone();
+        let decision = match &self.drift {
+            Some(drift) if Instant::now() < drift.due => return Ok(()),
+            Some(_) => Decision::Snapshot,
+            None if self.refused.is_some_and(|refused| !is_newer(&head.position, &refused)) => return Ok(()),
+            None => self.shared.deltas.resolve(&self.shared.store, self.position.as_ref(), &head.position),
+        };
+        match decision {
+            Decision::Nothing => Ok(()),
+            Decision::Reposition => {
+                self.unanswered(head.position, None);
+                self.shared.counters.repositions.fetch_add(1, Ordering::Relaxed);
+                let position = Some(head.position.to_wire());
+                self.send(Control::Reposition(v1::Reposition { position })).await
+            }
+            Decision::Delta(delta) => {
+                self.unanswered(delta.to, None);
+                self.shared.counters.deltas.fetch_add(1, Ordering::Relaxed);
+                self.count(&delta.bytes);
+                self.send(Control::Delta(delta.bytes)).await
+            }
+            Decision::Snapshot => {
+                self.flight = Flight::Preparing(prepare(Arc::clone(&self.shared), head, self.resume.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    async fn begin(&mut self, snapshot: Arc<Snapshot>, permit: OwnedSemaphorePermit) -> Result<(), Status> {
+        let resumed = self.resume.take().filter(|resume| resume.checksum == snapshot.checksum.as_slice());
+        let offset = resumed.map_or(0, |resume| resume.offset.min(snapshot.len()));
+        let begin = v1::SnapshotBegin {
+            position: Some(snapshot.position.to_wire()),
+            compressed_bytes: snapshot.len(),
+            raw_bytes: snapshot.raw_bytes,
+            entities: snapshot.entities,
+            checksum: Bytes::copy_from_slice(&snapshot.checksum),
+            offset,
+            min_protocol: PROTOCOL,
+        };
+        self.shared.counters.snapshots.fetch_add(1, Ordering::Relaxed);
+        self.flight = Flight::Chunks { snapshot, permit, offset, deadline: self.deadline() };
+        self.send(Control::SnapshotBegin(begin)).await?;
+        self.finish_if_sent();
+        Ok(())
+    }
+
+    async fn take(&mut self, message: v1::NodeMessage) -> Result<(), Status> {
+        let now = SystemTime::now();
+        self.session.contact(now);
+        match message.message {
+            Some(Said::Hello(_)) => Err(Status::invalid_argument("hello comes once")),
+            Some(Said::Ack(ack)) => self.acked(&ack, now),
+            Some(Said::Nack(nack)) => self.nacked(nack, now),
+            Some(Said::SnapshotDemand(demand)) => self.demanded(demand.chunks.min(DEMAND_MAX)).await,
+            // A newer node may say what this build does not know; the contract says it may be ignored.
+            None => Ok(()),
+        }
+    }
+
+    fn acked(&mut self, ack: &v1::Ack, now: SystemTime) -> Result<(), Status> {
+        let position = hello::position(ack.position.as_ref()).map_err(|error| invalid(&error))?;
+        let stage = match ack.stage() {
+            v1::ack::Stage::Applied => Stage::Applied,
+            v1::ack::Stage::Warm => Stage::Warm,
+        };
+        if stage == Stage::Applied {
+            if !matches!(&self.flight, Flight::Unanswered { to, .. } if *to == position) {
+                return Err(Status::invalid_argument("ack of what was not sent"));
+            }
+            self.flight = Flight::Idle;
+            self.position = Some(position);
+            self.refused = None;
+            self.drift = None;
+        }
+        self.session.acked(position, stage, ack.apply_micros, now);
+        Ok(())
+    }
+
+    fn nacked(&mut self, nack: v1::Nack, now: SystemTime) -> Result<(), Status> {
+        let (record, kept) = hello::nack(nack, now).map_err(|error| invalid(&error))?;
+        warn!(node = %self.session.node(), position = %record.position, cause = ?record.cause,
+            entity = ?record.entity, field = record.field, reason = record.reason, "config refused");
+        let is_answer = match &self.flight {
+            Flight::Idle | Flight::Preparing(_) => false,
+            Flight::Chunks { snapshot, .. } => snapshot.position == record.position,
+            Flight::Unanswered { to, .. } => *to == record.position,
+        };
+        if is_answer {
+            self.flight = Flight::Idle;
+            self.position = kept;
+        }
+        // Not an answer: a node that died on a revision refuses it as soon as it is back.
+        self.refused = Some(record.position);
+        match record.cause {
+            NackCause::Drift => {
+                let times = self.drift.as_ref().map_or(0, |drift| drift.times.saturating_add(1));
+                self.drift = Some(Drift { due: Instant::now() + self.drift_pause(times), times });
+            }
+            NackCause::Invalid | NackCause::Protocol => self.drift = None,
+        }
+        self.session.nacked(record);
+        Ok(())
+    }
+
+    async fn demanded(&mut self, chunks: u32) -> Result<(), Status> {
+        for _ in 0..chunks {
+            let deadline = self.deadline();
+            let Flight::Chunks { snapshot, offset, deadline: due, .. } = &mut self.flight else {
+                // Demanded ahead: the snapshot was complete before the last demand arrived.
+                return Ok(());
+            };
+            let Some(data) = snapshot.chunk(*offset) else { break };
+            let chunk = v1::SnapshotChunk { offset: *offset, data: data.clone() };
+            *offset += u64::try_from(data.len()).unwrap_or(u64::MAX);
+            *due = deadline;
+            self.count(&data);
+            self.send(Control::SnapshotChunk(chunk)).await?;
+        }
+        self.finish_if_sent();
+        Ok(())
+    }
+
+    fn finish_if_sent(&mut self) {
+        let flight = std::mem::replace(&mut self.flight, Flight::Idle);
+        self.flight = match flight {
+            Flight::Chunks { snapshot, permit, offset, .. } if offset >= snapshot.len() => {
+                Flight::Unanswered { to: snapshot.position, deadline: self.deadline(), _permit: Some(permit) }
+            }
+            other => other,
+        };
+    }
+
+    fn unanswered(&mut self, to: Position, permit: Option<OwnedSemaphorePermit>) {
+        self.flight = Flight::Unanswered { to, deadline: self.deadline(), _permit: permit };
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.shared.settings.answer_timeout
+    }
+
+    fn drift_pause(&self, times: u32) -> Duration {
+        let settings = &self.shared.settings;
+        settings.drift_pause.saturating_mul(2_u32.saturating_pow(times)).min(settings.drift_pause_max)
+    }
+
+    fn count(&self, bytes: &Bytes) {
+        let bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.shared.counters.config_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A node that takes nothing for as long as an answer may take is as good as gone.
+    ///
+    /// `&mut`: a shared borrow across the await would ask `Sync` of the future that prepares a snapshot.
+    async fn send(&mut self, message: Control) -> Result<(), Status> {
+        let sent = self.outbound.send(Ok(v1::ControlMessage { message: Some(message) }));
+        match timeout(self.shared.settings.answer_timeout, sent).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Status::cancelled("the node is gone")),
+            Err(_) => Err(Status::deadline_exceeded("the node takes nothing")),
+        }
+    }
+}
+
+/// A snapshot for a node, and its turn to receive it: the one that it has a part of, if that is still useful.
+fn prepare(
+    shared: Arc<Shared>,
+    head: Head,
+    resume: Option<v1::SnapshotResume>,
+) -> BoxFuture<'static, Prepared> {
+    Box::pin(async move {
+        let permits = Arc::clone(&shared.snapshot_permits);
+        let permit = permits.acquire_owned().await.map_err(|_| Status::unavailable("stopping"))?;
+        let is_close = |position: &Position| match shared.deltas.resolve(
+            &shared.store,
+            Some(position),
+            &head.position,
+        ) {
+            Decision::Nothing | Decision::Reposition | Decision::Delta(_) => true,
+            Decision::Snapshot => false,
+        };
+        let held = resume.and_then(|resume| shared.shelf.by_checksum(&resume.checksum));
+        if let Some(snapshot) = held.filter(|held| is_close(&held.position)) {
+            return Ok((snapshot, permit));
+        }
+        let built = shared.shelf.get(&head, is_close).await;
+        let snapshot = built.map_err(|error| {
+            tracing::error!(%error, "a snapshot could not be built");
+            Status::internal("a snapshot could not be built")
+        })?;
+        Ok((snapshot, permit))
+    })
+}
+
+/// Whether a node that refused `refused` may be sent `head`.
+fn is_newer(head: &Position, refused: &Position) -> bool {
+    head.epoch != refused.epoch || head.revision > refused.revision
+}
+
+fn invalid(error: &HelloError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

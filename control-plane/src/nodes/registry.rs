@@ -1,0 +1,388 @@
+//! The pure state behind [`super::Nodes`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime};
+
+use equipoise_proto::{ContentHash, EntityKind, NodeId, Position};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::SendFull;
+use super::health::{ReportedTarget, Reports, View};
+
+/// How long a node that left stays listed (Kong: `cluster_data_plane_purge_delay`).
+pub const FORGET_AFTER: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// Bounds of the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Nodes known at once, connected or not. One that left makes room for one that joins.
+    pub nodes_max: usize,
+    /// Targets that one node may have reported.
+    pub reported_targets_max: usize,
+}
+
+impl Default for Limits {
+    /// 4,096 nodes; 200,000 targets a node: twice the largest config that was measured.
+    fn default() -> Self {
+        Self { nodes_max: 4_096, reported_targets_max: 200_000 }
+    }
+}
+
+/// Who a node says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its id, stable over its restarts.
+    pub id: NodeId,
+    /// Its host's name.
+    pub hostname: String,
+    /// Where its stream comes from; `None` over an in-memory pipe.
+    pub address: Option<IpAddr>,
+    /// Where its Status API listens; "" if nowhere.
+    pub status_address: String,
+    /// Its region; "" if none is set.
+    pub region: String,
+    /// Its zone; "" if none is set.
+    pub zone: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its own version.
+    pub build: String,
+    /// Protocol versions it understands.
+    pub protocol: RangeInclusive<u32>,
+}
+
+/// How far an ack goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The table is swapped in.
+    Applied,
+    /// Its new names are resolved and its new targets probed, or given up on.
+    Warm,
+}
+
+/// Why a node refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NackCause {
+    /// An entity does not compile.
+    Invalid,
+    /// The content hash did not come out.
+    Drift,
+    /// It needs a newer node.
+    Protocol,
+}
+
+/// A refusal, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NackRecord {
+    /// What was refused.
+    pub position: Position,
+    /// Why.
+    pub cause: NackCause,
+    /// The entity to blame, if one is.
+    pub entity: Option<(EntityKind, Uuid)>,
+    /// Its field; "" if none is to blame.
+    pub field: String,
+    /// For people.
+    pub reason: String,
+    /// When it arrived.
+    pub at: SystemTime,
+}
+
+/// A node as the Admin API shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    /// Who it says it is.
+    pub info: NodeInfo,
+    /// What it serves; `None` if nothing yet.
+    pub position: Option<Position>,
+    /// Whether it is warm at that position.
+    pub is_warm: bool,
+    /// Revisions that it is behind; `None` when its position is of another history, or it has none.
+    pub lag: Option<u64>,
+    /// Since when its stream is open; `None`: it is gone.
+    pub connected_since: Option<SystemTime>,
+    /// When it was last heard of.
+    pub last_contact: SystemTime,
+    /// When it last applied something, and how long that took from receipt to swap.
+    pub last_apply: Option<(SystemTime, Duration)>,
+    /// Its last refusal, kept until it applies that revision or a later one.
+    pub last_nack: Option<NackRecord>,
+}
+
+impl NodeView {
+    /// Content hash of what it serves; that of the empty config if nothing.
+    pub fn content_hash(&self) -> ContentHash {
+        self.position.map_or(ContentHash::EMPTY, |position| position.content_hash)
+    }
+
+    /// Whether it has refused nothing since its last ack.
+    pub fn is_in_order(&self) -> bool {
+        self.last_nack.is_none()
+    }
+}
+
+/// Why a node may not join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// As many nodes as allowed are connected.
+    #[error("{0} nodes are connected, which is the limit")]
+    Full(usize),
+}
+
+/// Why a report is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// It never opened a config stream here.
+    #[error("node {0} is not known: it has to open its config stream first")]
+    UnknownNode(NodeId),
+    /// It reports too many targets.
+    #[error("more than {0} targets reported, which is the limit")]
+    TooMany(usize),
+}
+
+/// Tells the streams of one node apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionNumber(u64);
+
+/// Where a node stands with a position somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Applied,
+    Refused,
+    Pending,
+    Left,
+}
+
+#[derive(Debug)]
+struct Stream {
+    number: SessionNumber,
+    since: SystemTime,
+    ended: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Node {
+    info: NodeInfo,
+    stream: Option<Stream>,
+    position: Option<Position>,
+    is_warm: bool,
+    last_contact: SystemTime,
+    last_apply: Option<(SystemTime, Duration)>,
+    last_nack: Option<NackRecord>,
+    /// `None` until its first full list.
+    reports: Option<Reports>,
+}
+
+impl Node {
+    fn view(&self, head: &Position) -> NodeView {
+        let lag = self
+            .position
+            .filter(|position| position.epoch == head.epoch)
+            .and_then(|position| head.revision.get().checked_sub(position.revision.get()));
+        NodeView {
+            info: self.info.clone(),
+            position: self.position,
+            is_warm: self.is_warm,
+            lag,
+            connected_since: self.stream.as_ref().map(|stream| stream.since),
+            last_contact: self.last_contact,
+            last_apply: self.last_apply,
+            last_nack: self.last_nack.clone(),
+        }
+    }
+
+    fn is_session(&self, number: SessionNumber) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.number == number)
+    }
+}
+
+/// All known nodes.
+#[derive(Debug)]
+pub(super) struct Registry {
+    limits: Limits,
+    nodes: BTreeMap<NodeId, Node>,
+    sessions: u64,
+}
+
+impl Registry {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, nodes: BTreeMap::new(), sessions: 0 }
+    }
+
+    pub(super) fn join(
+        &mut self,
+        info: NodeInfo,
+        position: Option<Position>,
+        ended: CancellationToken,
+        now: SystemTime,
+    ) -> Result<SessionNumber, JoinError> {
+        self.forget(now);
+        if !self.nodes.contains_key(&info.id) && self.nodes.len() >= self.limits.nodes_max {
+            let gone = self.nodes.iter().filter(|(_, node)| node.stream.is_none());
+            let oldest = gone.min_by_key(|(_, node)| node.last_contact).map(|(id, _)| *id);
+            let Some(oldest) = oldest else { return Err(JoinError::Full(self.nodes.len())) };
+            self.nodes.remove(&oldest);
+        }
+        self.sessions += 1;
+        let number = SessionNumber(self.sessions);
+        let stream = Stream { number, since: now, ended };
+        let id = info.id;
+        let before = self.nodes.remove(&id);
+        if let Some(older) = before.as_ref().and_then(|node| node.stream.as_ref()) {
+            older.ended.cancel();
+        }
+        let (last_apply, last_nack, reports) =
+            before.map_or((None, None, None), |node| (node.last_apply, node.last_nack, node.reports));
+        let node = Node {
+            info,
+            stream: Some(stream),
+            position,
+            is_warm: false,
+            last_contact: now,
+            last_apply,
+            last_nack,
+            reports,
+        };
+        self.nodes.insert(id, node);
+        Ok(number)
+    }
+
+    pub(super) fn leave(&mut self, id: NodeId, number: SessionNumber, last_contact: SystemTime) {
+        if let Some(node) = self.session(id, number) {
+            node.stream = None;
+            node.last_contact = node.last_contact.max(last_contact);
+        }
+    }
+
+    pub(super) fn contact(&mut self, id: NodeId, number: SessionNumber, now: SystemTime) {
+        if let Some(node) = self.session(id, number) {
+            node.last_contact = now;
+        }
+    }
+
+    pub(super) fn acked(
+        &mut self,
+        id: NodeId,
+        number: SessionNumber,
+        position: Position,
+        stage: Stage,
+        apply_micros: u64,
+        now: SystemTime,
+    ) {
+        let Some(node) = self.session(id, number) else { return };
+        node.last_contact = now;
+        match stage {
+            Stage::Applied => {
+                node.position = Some(position);
+                node.is_warm = false;
+                node.last_apply = Some((now, Duration::from_micros(apply_micros)));
+                if node.last_nack.as_ref().is_some_and(|nack| !is_before(&position, &nack.position)) {
+                    node.last_nack = None;
+                }
+            }
+            // It may come after the node has applied something newer, which has a warm-up of its own.
+            Stage::Warm => node.is_warm = node.is_warm || node.position == Some(position),
+        }
+    }
+
+    pub(super) fn nacked(&mut self, id: NodeId, number: SessionNumber, nack: NackRecord) {
+        if let Some(node) = self.session(id, number) {
+            node.last_contact = nack.at;
+            node.last_nack = Some(nack);
+        }
+    }
+
+    /// Drops nodes that left long ago.
+    pub(super) fn forget(&mut self, now: SystemTime) {
+        self.nodes.retain(|_, node| {
+            node.stream.is_some() || now.duration_since(node.last_contact).unwrap_or_default() < FORGET_AFTER
+        });
+    }
+
+    pub(super) fn report(
+        &mut self,
+        id: NodeId,
+        is_full: bool,
+        targets: Vec<ReportedTarget>,
+        now: SystemTime,
+    ) -> Result<SendFull, ReportError> {
+        let limit = self.limits.reported_targets_max;
+        let node = self.nodes.get_mut(&id).ok_or(ReportError::UnknownNode(id))?;
+        node.last_contact = node.last_contact.max(now);
+        if is_full {
+            node.reports = Some(Reports::default());
+        }
+        // Changes to a list that is not known say little: ask for the list.
+        let Some(reports) = node.reports.as_mut() else { return Ok(SendFull::Yes) };
+        for ReportedTarget { target, report } in targets {
+            match report {
+                None => {
+                    reports.remove(&target);
+                }
+                Some(report) => {
+                    reports.insert(target, report);
+                }
+            }
+            if reports.len() > limit {
+                node.reports = None;
+                return Err(ReportError::TooMany(limit));
+            }
+        }
+        Ok(SendFull::No)
+    }
+
+    pub(super) fn views(&self, head: &Position) -> Vec<NodeView> {
+        self.nodes.values().map(|node| node.view(head)).collect()
+    }
+
+    pub(super) fn view(&self, id: NodeId, head: &Position) -> Option<NodeView> {
+        self.nodes.get(&id).map(|node| node.view(head))
+    }
+
+    pub(super) fn connected(&self) -> usize {
+        self.nodes.values().filter(|node| node.stream.is_some()).count()
+    }
+
+    /// Connected nodes, ascending by id.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = (NodeId, SessionNumber)> {
+        self.nodes.iter().filter_map(|(id, node)| node.stream.as_ref().map(|stream| (*id, stream.number)))
+    }
+
+    pub(super) fn standing(&self, id: NodeId, number: SessionNumber, wanted: &Position) -> Standing {
+        let Some(node) = self.nodes.get(&id) else { return Standing::Left };
+        let reached = |position: &Position| position.epoch == wanted.epoch && !is_before(position, wanted);
+        if node.position.as_ref().is_some_and(reached) {
+            Standing::Applied
+        } else if node.last_nack.as_ref().is_some_and(|nack| reached(&nack.position)) {
+            Standing::Refused
+        } else if node.is_session(number) {
+            Standing::Pending
+        } else {
+            Standing::Left
+        }
+    }
+
+    /// The reports that count for a view. A node that left is no witness.
+    pub(super) fn reporters(&self, view: View) -> impl Iterator<Item = &Reports> {
+        self.nodes
+            .iter()
+            .filter(move |(id, node)| match view {
+                View::Majority => node.stream.is_some(),
+                View::Node(wanted) => **id == wanted,
+            })
+            .filter_map(|(_, node)| node.reports.as_ref())
+    }
+
+    fn session(&mut self, id: NodeId, number: SessionNumber) -> Option<&mut Node> {
+        self.nodes.get_mut(&id).filter(|node| node.is_session(number))
+    }
+}
+
+/// Whether a node at `position` has not reached `wanted`. Another history counts as reached: it can only have
+/// replaced the one of `wanted`.
+fn is_before(position: &Position, wanted: &Position) -> bool {
+    position.epoch == wanted.epoch && position.revision < wanted.revision
+}

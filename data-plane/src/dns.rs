@@ -1,0 +1,141 @@
+//! Keeps names resolved, off the request path.
+//!
+//! Follows the set of names that the table wants, looks each up when its records run out (jittered, so that
+//! nodes do not ask in step), and hands answers to the builder. A name that was answered once keeps its
+//! addresses while its servers fail. Knows nothing of requests; started by `run()` on the auxiliary runtime.
+
+mod lookup;
+mod schedule;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use imbl::ordmap::DiffItem;
+use rand::RngExt as _;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::observability::NodeState;
+use crate::table::{Answer, Names};
+
+pub use lookup::{Resolver, ResolverError};
+
+use lookup::Found;
+use schedule::{Schedule, Verdict};
+
+/// How names are kept resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Look-ups at once.
+    pub lookups_max: usize,
+    /// How long the last good answer may serve after it ran out.
+    pub stale_ttl: Duration,
+    /// Pause before a name that does not exist is asked for again.
+    pub not_found_ttl: Duration,
+    /// Pause after the first failed look-up; doubles up to `not_found_ttl`.
+    pub error_ttl: Duration,
+    /// In place of the records' own time to live.
+    pub valid_ttl: Option<Duration>,
+}
+
+impl Default for Settings {
+    /// Kong 3.10's defaults.
+    fn default() -> Self {
+        Self {
+            lookups_max: 64,
+            stale_ttl: Duration::from_secs(3600),
+            not_found_ttl: Duration::from_secs(30),
+            error_ttl: Duration::from_secs(1),
+            valid_ttl: None,
+        }
+    }
+}
+
+/// What a name's look-up ended with.
+type Done = (Arc<str>, Found);
+
+/// Resolves until `stop`, or until nobody wants names or answers any more.
+pub async fn run(
+    mut names: watch::Receiver<Names>,
+    answers: mpsc::Sender<(Arc<str>, Answer)>,
+    resolver: Resolver,
+    settings: Settings,
+    node: Arc<NodeState>,
+    stop: CancellationToken,
+) {
+    let mut known = Names::new();
+    let mut lookups: JoinSet<Done> = JoinSet::new();
+    let mut schedule = Schedule::new(settings.clone());
+    names.mark_changed();
+    loop {
+        while lookups.len() < settings.lookups_max
+            && let Some(name) = schedule.take_due(Instant::now().into_std())
+        {
+            let resolver = resolver.clone();
+            lookups.spawn(async move {
+                let found = resolver.resolve(&name).await;
+                (name, found)
+            });
+        }
+        let may_look_up = lookups.len() < settings.lookups_max;
+        let due = schedule.next_due().filter(|_| may_look_up);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = names.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let wanted = names.borrow_and_update().clone();
+                follow(&mut schedule, &known, &wanted);
+                known = wanted;
+            }
+            Some(done) = lookups.join_next() => {
+                let Ok((name, found)) = done else {
+                    warn!("a look-up panicked");
+                    continue;
+                };
+                match &found {
+                    Found::Records { .. } | Found::NoAddress => node.dns_answered(),
+                    Found::Failed(_) => node.dns_failed(),
+                }
+                debug!(%name, ?found, "looked up");
+                let jitter = rand::rng().random_range(0.0..1.0);
+                let verdict = schedule.finish(&name, found, Instant::now().into_std(), jitter);
+                if let Verdict::Changed(answer) = verdict
+                    && answers.send((name, answer)).await.is_err()
+                {
+                    return;
+                }
+            }
+            () = sleep_until(due) => {}
+        }
+    }
+}
+
+fn follow(schedule: &mut Schedule, known: &Names, wanted: &Names) {
+    let now = Instant::now().into_std();
+    for difference in known.diff(wanted) {
+        match difference {
+            DiffItem::Add(name, _) => schedule.add(name, now),
+            // Nobody used it for a moment, so its answer was dropped.
+            DiffItem::Update { new: (name, _), .. } => {
+                schedule.remove(name);
+                schedule.add(name, now);
+            }
+            DiffItem::Remove(name, _) => schedule.remove(name),
+        }
+    }
+}
+
+async fn sleep_until(due: Option<std::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! The node's metrics as Prometheus text.
+
+use super::node::NodeState;
+use super::route::{RouteMetrics, Sum};
+use super::text::{Kind, Text};
+use super::worker::{WorkerSum, Workers};
+use super::{names, process};
+use crate::table::{AddressState, Directory, MemberTarget, Members, Table};
+
+/// The only workspace there is yet.
+const WORKSPACE: &str = "default";
+
+/// States of an address, in the order in which their series are written.
+const HEALTH_STATES: [&str; 4] = ["healthchecks_off", "healthy", "unhealthy", "dns_error"];
+
+/// Renders everything. Cost: O(routes + targets); nothing is locked that a worker needs.
+pub fn render(node: &NodeState, workers: &Workers, table: &Table, directory: &Directory) -> String {
+    let mut text = Text::default();
+    let mut sum = WorkerSum::default();
+    workers.iter().for_each(|worker| worker.add_to(&mut sum));
+    render_node(&mut text, node);
+    render_workers(&mut text, node, &sum);
+    render_routes(&mut text, table, sum.unmatched);
+    render_health(&mut text, directory);
+    text.into_string()
+}
+
+fn render_node(text: &mut Text, node: &NodeState) {
+    let id = node.id().to_string();
+    let counts = node.counts();
+    let mut gauge = |name, help, value: u64| {
+        text.family(name, Kind::Gauge, help);
+        text.sample(name, &[], value);
+    };
+    let is_connected = u64::from(node.is_connected());
+    gauge(names::CONTROL_PLANE_CONNECTED, "Whether a control plane is connected.", is_connected);
+    gauge(names::DATASTORE_REACHABLE, "Whether the node has config.", node.has_table().into());
+    gauge(names::CONFIG_REVISION, "Revision in force.", node.revision());
+    text.family(names::CONFIG_APPLY, Kind::Gauge, "Receipt to swap of the newest change.");
+    text.seconds(names::CONFIG_APPLY, node.apply_time());
+    let mut counter = |name, help, value| {
+        text.family(name, Kind::Counter, help);
+        text.sample(name, &[], value);
+    };
+    counter(names::CONFIG_APPLIED, "Changes applied.", counts.applied);
+    counter(names::CONFIG_REFUSED, "Changes refused.", counts.refused);
+    counter(names::EJECTIONS, "Targets that stopped being available.", counts.ejections);
+    counter(names::RESTORATIONS, "Targets that became available again.", counts.restorations);
+    text.family(names::DNS_LOOKUPS, Kind::Counter, "Look-ups of names.");
+    text.sample(names::DNS_LOOKUPS, &[("result", "answered")], counts.dns_answers);
+    text.sample(names::DNS_LOOKUPS, &[("result", "failed")], counts.dns_failures);
+    text.family(names::NODE_INFO, Kind::Gauge, "Node id and build.");
+    text.sample(names::NODE_INFO, &[("node_id", &id), ("version", env!("CARGO_PKG_VERSION"))], 1);
+    if let Some(resident) = process::resident_bytes() {
+        let pid = std::process::id().to_string();
+        text.family(names::MEMORY, Kind::Gauge, "Resident memory.");
+        text.sample(names::MEMORY, &[("node_id", &id), ("pid", &pid), ("kong_subsystem", "http")], resident);
+    }
+}
+
+fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
+    let id = node.id().to_string();
+    let [reading, writing, waiting] = sum.states;
+    text.family(names::CONNECTIONS, Kind::Gauge, "Client connections by state.");
+    let states = [
+        ("accepted", sum.accepted),
+        ("handled", sum.accepted),
+        ("total", sum.requests),
+        ("active", sum.active),
+        ("reading", reading),
+        ("writing", writing),
+        ("waiting", waiting),
+    ];
+    for (state, value) in states {
+        let labels = [("node_id", &*id), ("subsystem", "http"), ("state", state)];
+        text.sample(names::CONNECTIONS, &labels, value);
+    }
+    text.family(names::REQUESTS, Kind::Gauge, "Requests that came in.");
+    text.sample(names::REQUESTS, &[("node_id", &id), ("subsystem", "http")], sum.requests);
+    text.family(names::RETRIES, Kind::Counter, "Attempts after the first.");
+    text.sample(names::RETRIES, &[], sum.retries);
+    text.family(names::POOL, Kind::Counter, "Attempts by where their connection came from.");
+    text.sample(names::POOL, &[("source", "pool")], sum.pool_hits);
+    text.sample(names::POOL, &[("source", "connect")], sum.pool_misses);
+}
+
+fn render_routes(text: &mut Text, table: &Table, unmatched: Sum) {
+    let none = RouteMetrics::default();
+    let routes = table.routes.iter().flatten().map(|route| &*route.metrics);
+    let mut series: Vec<(&RouteMetrics, Sum)> =
+        routes.filter_map(|route| Some((route, route.sum()?))).collect();
+    if !unmatched.codes.is_empty() {
+        series.push((&none, unmatched));
+    }
+    text.family(names::HTTP_REQUESTS, Kind::Counter, "Requests by service, route, code and source.");
+    for (route, sum) in &series {
+        for ((code, source), count) in &sum.codes {
+            let code = code.to_string();
+            let labels = [
+                ("service", route.service()),
+                ("route", route.route()),
+                ("code", &code),
+                ("source", source.as_str()),
+                ("workspace", WORKSPACE),
+                ("consumer", ""),
+            ];
+            text.sample(names::HTTP_REQUESTS, &labels, *count);
+        }
+    }
+    text.family(names::BANDWIDTH, Kind::Counter, "Bytes from and to clients.");
+    for (route, sum) in &series {
+        for (direction, bytes) in [("ingress", sum.ingress_bytes), ("egress", sum.egress_bytes)] {
+            let labels = [
+                ("service", route.service()),
+                ("route", route.route()),
+                ("direction", direction),
+                ("workspace", WORKSPACE),
+                ("consumer", ""),
+            ];
+            text.sample(names::BANDWIDTH, &labels, bytes);
+        }
+    }
+    text.family(names::KONG_LATENCY, Kind::Histogram, "Time that the gateway took.");
+    for (route, sum) in &series {
+        let labels = route_labels(route);
+        text.histogram(names::KONG_LATENCY, &labels, &names::KONG_BUCKETS_MS, &sum.kong);
+    }
+    text.family(names::UPSTREAM_LATENCY, Kind::Histogram, "Time that the upstream took.");
+    for (route, sum) in &series {
+        let labels = route_labels(route);
+        text.histogram(names::UPSTREAM_LATENCY, &labels, &names::UPSTREAM_BUCKETS_MS, &sum.upstream);
+    }
+    text.family(names::REQUEST_LATENCY, Kind::Histogram, "Time that the request took.");
+    for (route, sum) in &series {
+        let labels = route_labels(route);
+        text.histogram(names::REQUEST_LATENCY, &labels, &names::UPSTREAM_BUCKETS_MS, &sum.request);
+    }
+}
+
+fn route_labels(route: &RouteMetrics) -> [(&'static str, &str); 3] {
+    [("service", route.service()), ("route", route.route()), ("workspace", WORKSPACE)]
+}
+
+fn render_health(text: &mut Text, directory: &Directory) {
+    text.family(names::TARGET_HEALTH, Kind::Gauge, "Health of targets: 1 for the state that holds.");
+    for upstream in directory.values() {
+        let Some(name) = &upstream.name else { continue };
+        let members = upstream.members();
+        for target in members.targets() {
+            render_target(text, name, target, &members);
+        }
+    }
+}
+
+fn render_target(text: &mut Text, upstream: &str, target: &MemberTarget, members: &Members) {
+    let mut series = |address: &str, holds: &str| {
+        for state in HEALTH_STATES {
+            let labels = [
+                ("upstream", upstream),
+                ("target", &target.label),
+                ("address", address),
+                ("state", state),
+                ("subsystem", "http"),
+            ];
+            text.sample(names::TARGET_HEALTH, &labels, u64::from(state == holds));
+        }
+    };
+    if target.addresses.is_empty() {
+        series("", "dns_error");
+    }
+    for member in &target.addresses {
+        let state = match members.state_of(member) {
+            AddressState::ChecksOff => "healthchecks_off",
+            AddressState::Healthy => "healthy",
+            AddressState::Unhealthy => "unhealthy",
+        };
+        series(&member.target.address().to_string(), state);
+    }
+}

@@ -1,0 +1,154 @@
+//! The probes of one upstream.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::check::check;
+use crate::health::Active;
+use crate::table::{ProbePlan, Target};
+
+/// Longest wait before the first probe of an address: enough that many nodes, or many targets that come at
+/// once, do not probe in step.
+const FIRST_JITTER_MAX: Duration = Duration::from_secs(1);
+
+/// Share of the interval that the first probe may wait.
+const FIRST_JITTER_SHARE: u32 = 10;
+
+/// Where one address stands.
+#[derive(Debug)]
+struct Slot {
+    target: Arc<Target>,
+    /// When the last probe began; `None` before the first.
+    began: Option<Instant>,
+    /// When the first one is due.
+    first: Instant,
+    /// When the next one is due; `None`: never, or one is under way.
+    due: Option<Instant>,
+    running: Option<AbortHandle>,
+}
+
+impl Slot {
+    /// When to probe next: one interval of the set that the address is in after the last time, or at once if
+    /// that is past.
+    fn next(&self, active: &Active) -> Option<Instant> {
+        let interval = active.interval(self.target.health().state)?;
+        Some(self.began.map_or(self.first, |began| began + interval))
+    }
+}
+
+/// Probes as `plan` says, until its sender is gone.
+pub(super) async fn probe(mut plan: watch::Receiver<Arc<ProbePlan>>, permits: Arc<Semaphore>) {
+    let mut slots = Slots::default();
+    let mut running = JoinSet::new();
+    let mut current = plan.borrow_and_update().clone();
+    slots.follow(&current, Instant::now());
+    loop {
+        let lanes = usize::try_from(current.active.concurrency).unwrap_or(usize::MAX);
+        let now = Instant::now();
+        while running.len() < lanes
+            && let Some(slot) = slots.take_due(now)
+        {
+            let (permits, plan) = (Arc::clone(&permits), Arc::clone(&current));
+            let target = Arc::clone(&slot.target);
+            slot.began = Some(now);
+            slot.running = Some(running.spawn(async move {
+                // The semaphore is never closed.
+                let _permit = permits.acquire().await;
+                if let Some(report) = check(&target, &plan).await {
+                    target.report(report, &plan.active.limits);
+                }
+                target.probed();
+                target.serial()
+            }));
+        }
+        let due = slots.next_due().filter(|_| running.len() < lanes);
+        tokio::select! {
+            changed = plan.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                current = plan.borrow_and_update().clone();
+                slots.follow(&current, Instant::now());
+            }
+            Some(done) = running.join_next() => if let Ok(serial) = done {
+                slots.finish(serial, &current.active);
+            },
+            () = sleep_until(due) => {}
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// All addresses, by when they are due.
+#[derive(Debug, Default)]
+struct Slots {
+    slots: HashMap<u64, Slot>,
+    due: BTreeSet<(Instant, u64)>,
+}
+
+impl Slots {
+    /// Takes a new plan in. Addresses that it does not name are let go of, with the probe under way.
+    fn follow(&mut self, plan: &ProbePlan, now: Instant) {
+        let mut before = std::mem::take(&mut self.slots);
+        self.due.clear();
+        for target in &plan.targets {
+            let serial = target.serial();
+            let slot = before.remove(&serial).unwrap_or_else(|| {
+                let longest =
+                    plan.active.interval(target.health().state).unwrap_or_default() / FIRST_JITTER_SHARE;
+                let jitter = rand::rng().random_range(Duration::ZERO..=longest.min(FIRST_JITTER_MAX));
+                let target = Arc::clone(target);
+                Slot { target, began: None, first: now + jitter, due: None, running: None }
+            });
+            self.slots.insert(serial, slot);
+            self.plan_next(serial, &plan.active);
+        }
+        for slot in before.into_values() {
+            if let Some(running) = slot.running {
+                running.abort();
+            }
+        }
+    }
+
+    fn plan_next(&mut self, serial: u64, active: &Active) {
+        let Some(slot) = self.slots.get_mut(&serial) else { return };
+        slot.due = if slot.running.is_some() { None } else { slot.next(active) };
+        if let Some(due) = slot.due {
+            self.due.insert((due, serial));
+        }
+    }
+
+    fn finish(&mut self, serial: u64, active: &Active) {
+        if let Some(slot) = self.slots.get_mut(&serial) {
+            slot.running = None;
+        }
+        self.plan_next(serial, active);
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<&mut Slot> {
+        let (due, serial) = self.due.first().copied()?;
+        if due > now {
+            return None;
+        }
+        self.due.pop_first();
+        let slot = self.slots.get_mut(&serial)?;
+        slot.due = None;
+        Some(slot)
+    }
+}

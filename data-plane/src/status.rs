@@ -1,0 +1,163 @@
+//! The Status API: what a node says of itself. Serves nothing that changes config; the only write is the
+//! announcement that it drains. Started by `run()` on the node's auxiliary runtime.
+//!
+//! Source: Kong 3.10 (`spec/admin-api.md` section 7, `spec/health.md` section 11).
+
+mod view;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, SERVER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::observability::{NodeState, Workers, process, render};
+use crate::table::{Active, Directory};
+
+/// Largest body that a request may bring.
+const BODY_BYTES_MAX: usize = 4096;
+
+/// What the Status API reads.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The node itself.
+    pub node: Arc<NodeState>,
+    /// What its workers count.
+    pub workers: Workers,
+    /// The table in force.
+    pub active: Active,
+    /// The cells in force.
+    pub directory: Arc<ArcSwap<Directory>>,
+}
+
+/// Answers on `listener` until `stop`; requests that are under way then are finished.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, sources: Sources, stop: CancellationToken) -> std::io::Result<()> {
+    axum::serve(listener, router(sources)).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+fn router(sources: Sources) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/status/ready", get(ready).post(set_ready))
+        .route("/metrics", get(metrics))
+        .route("/upstreams/{upstream}/health", get(health))
+        .fallback(async || message(StatusCode::NOT_FOUND, "Not found"))
+        .method_not_allowed_fallback(async || message(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"))
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::map_response(common_headers))
+        .with_state(sources)
+}
+
+async fn common_headers(mut response: Response) -> Response {
+    const NAME: &str = concat!("equipoise/", env!("CARGO_PKG_VERSION"));
+    response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response.headers_mut().insert(SERVER, HeaderValue::from_static(NAME));
+    response
+}
+
+fn body(status: StatusCode, body: &Value) -> Response {
+    let kind = (CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    (status, [kind], body.to_string()).into_response()
+}
+
+fn message(status: StatusCode, message: &str) -> Response {
+    body(status, &json!({ "message": message }))
+}
+
+async fn status(State(sources): State<Sources>) -> Response {
+    let connections = sources.workers.connections();
+    let resident = process::resident_bytes().unwrap_or(0);
+    let node = &sources.node;
+    let answer = json!({
+        "configuration_hash": format!("{:.32}", node.content_hash().to_string()),
+        "memory": {
+            "workers_lua_vms": [{
+                "pid": std::process::id(),
+                "http_allocated_gc": mebibytes(resident),
+            }],
+            "lua_shared_dicts": {},
+        },
+        "server": {
+            "connections_accepted": connections.accepted,
+            "connections_handled": connections.accepted,
+            "connections_active": connections.active,
+            "connections_reading": connections.reading,
+            "connections_writing": connections.writing,
+            "connections_waiting": connections.waiting,
+            "total_requests": connections.requests,
+        },
+        "node": {
+            "id": node.id().to_string(),
+            "revision": node.revision(),
+            "control_plane_connected": node.is_connected(),
+        },
+    });
+    body(StatusCode::OK, &answer)
+}
+
+/// As the reference writes sizes: two decimals.
+fn mebibytes(bytes: u64) -> String {
+    let hundredths = bytes * 100 / (1 << 20);
+    format!("{}.{:02} MiB", hundredths / 100, hundredths % 100)
+}
+
+async fn ready(State(sources): State<Sources>) -> Response {
+    if sources.node.is_draining() {
+        message(StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if sources.node.has_table() {
+        message(StatusCode::OK, "ready")
+    } else {
+        let reason = "no configuration available (configuration hash is not initialized)";
+        message(StatusCode::SERVICE_UNAVAILABLE, reason)
+    }
+}
+
+/// `status=draining`, as a form or as JSON.
+async fn set_ready(State(sources): State<Sources>, sent: Bytes) -> Response {
+    let is_form = sent.split(|byte| *byte == b'&').any(|pair| pair == b"status=draining");
+    let json: Option<Value> = serde_json::from_slice(&sent).ok();
+    let is_json =
+        json.and_then(|json| json.get("status").map(|status| status == "draining")).unwrap_or(false);
+    if is_form || is_json {
+        sources.node.drain();
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        message(StatusCode::BAD_REQUEST, "status must be 'draining'")
+    }
+}
+
+async fn metrics(State(sources): State<Sources>) -> Response {
+    // Rendering grows with the config: not on a thread that other tasks wait for.
+    let text = tokio::task::spawn_blocking(move || {
+        let table = sources.active.load();
+        render(&sources.node, &sources.workers, &table, &sources.directory.load())
+    });
+    match text.await {
+        Ok(text) => {
+            let kind = (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+            ([kind], text).into_response()
+        }
+        Err(_) => message(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred"),
+    }
+}
+
+async fn health(State(sources): State<Sources>, Path(wanted): Path<String>) -> Response {
+    match view::health(&sources.directory.load(), &wanted, sources.node.id()) {
+        Some(answer) => body(StatusCode::OK, &answer),
+        None => message(StatusCode::NOT_FOUND, "Not found"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

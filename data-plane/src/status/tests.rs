@@ -1,0 +1,166 @@
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::http::Request;
+use equipoise_proto::NodeId;
+use tower::ServiceExt as _;
+use uuid::Uuid;
+
+use super::*;
+use crate::observability::{RequestSample, Source};
+use crate::table::fixture::{id, passive, route, service, target, upstream_with};
+use crate::table::{Update, builder};
+
+struct Answer {
+    status: StatusCode,
+    kind: String,
+    text: String,
+}
+
+async fn ask(sources: &Sources, method: &str, path: &str, body: &'static str) -> Answer {
+    let request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
+    let response = router(sources.clone()).oneshot(request).await.unwrap();
+    let kind = response.headers().get(CONTENT_TYPE).map(|kind| kind.to_str().unwrap().to_owned());
+    let status = response.status();
+    let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    Answer { status, kind: kind.unwrap_or_default(), text: String::from_utf8(bytes.to_vec()).unwrap() }
+}
+
+/// A node with two targets of which the first is ejected, and one whose name has no answer.
+async fn node() -> Sources {
+    let node = Arc::new(NodeState::new(NodeId::new(Uuid::from_u128(7))));
+    let (builder, seams) = builder(Arc::clone(&node));
+    let updates = seams.updates.clone();
+    tokio::spawn(builder.run());
+    let records = vec![
+        upstream_with(1, "u", |upstream| passive(upstream, 1)),
+        target(11, 1, "127.0.0.1:9001", 100),
+        target(12, 1, "127.0.0.1:9002", 100),
+        target(13, 1, "a.test:80", 100),
+        service(2, "u", 80),
+        route(3, Some(2), "/u"),
+    ];
+    updates.apply(Update::Snapshot(records)).await.unwrap();
+    let directory = Arc::clone(&seams.directory);
+    let cell = directory.load().get(&CellKey::Upstream(id(1))).cloned().unwrap();
+    cell.members().addresses().next().unwrap().target.set_health(false);
+    Sources { node, workers: Workers::new(2), active: seams.active.clone(), directory }
+}
+
+use crate::table::CellKey;
+
+#[tokio::test]
+async fn readiness_follows_config_and_drain() {
+    let empty = Sources {
+        node: Arc::new(NodeState::new(NodeId::new(Uuid::from_u128(7)))),
+        workers: Workers::new(1),
+        active: Active::default(),
+        directory: Arc::default(),
+    };
+    let answer = ask(&empty, "GET", "/status/ready", "").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "before any config");
+    empty.node.config_applied(Duration::from_millis(1));
+    let answer = ask(&empty, "GET", "/status/ready", "").await;
+    assert_eq!(
+        (answer.status, &*answer.text),
+        (StatusCode::OK, "{\"message\":\"ready\"}"),
+        "even an empty one"
+    );
+    assert_eq!(ask(&empty, "POST", "/status/ready", "status=up").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(ask(&empty, "POST", "/status/ready", "").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(ask(&empty, "POST", "/status/ready", "status=draining").await.status, StatusCode::NO_CONTENT);
+    let answer = ask(&empty, "GET", "/status/ready", "").await;
+    assert_eq!(
+        (answer.status, &*answer.text),
+        (StatusCode::SERVICE_UNAVAILABLE, "{\"message\":\"draining\"}")
+    );
+    assert_eq!(ask(&empty, "GET", "/nope", "").await.text, "{\"message\":\"Not found\"}");
+    assert_eq!(ask(&empty, "DELETE", "/status", "").await.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn status_counts_connections_of_all_workers() {
+    let sources = node().await;
+    sources.workers.get(0).unwrap().connection_opened();
+    sources.workers.get(1).unwrap().connection_opened();
+    sources.workers.get(1).unwrap().connection_closed();
+    let answer = ask(&sources, "GET", "/status", "").await;
+    let status: Value = serde_json::from_str(&answer.text).unwrap();
+    assert_eq!(status["server"]["connections_accepted"], 2);
+    assert_eq!(status["server"]["connections_active"], 1);
+    assert_eq!(status["configuration_hash"], "0".repeat(32));
+}
+
+#[tokio::test]
+async fn metrics_have_the_names_and_labels_of_the_dashboards() {
+    let sources = node().await;
+    let table = sources.active.load();
+    let metrics = table.routes.iter().flatten().next().unwrap().metrics.clone();
+    let sample = RequestSample {
+        code: 200,
+        source: Source::Service,
+        request: Duration::from_millis(60),
+        upstream: Some(Duration::from_millis(30)),
+        kong: Duration::from_millis(3),
+        ingress_bytes: 10,
+        egress_bytes: 20,
+    };
+    for worker in sources.workers.iter() {
+        worker.request(Some(&metrics), &sample);
+    }
+    sources
+        .workers
+        .get(0)
+        .unwrap()
+        .request(None, &RequestSample { code: 404, source: Source::Kong, ..sample });
+    let answer = ask(&sources, "GET", "/metrics", "").await;
+    assert_eq!(answer.kind, "text/plain; charset=UTF-8");
+    let health = |target: &str, address: &str, state: &str, value: u8| {
+        format!(
+            "kong_upstream_target_health{{upstream=\"u\",target=\"{target}\",address=\"{address}\",\
+             state=\"{state}\",subsystem=\"http\"}} {value}\n"
+        )
+    };
+    let wanted = [
+        "# TYPE kong_http_requests_total counter\n".to_owned(),
+        "kong_http_requests_total{service=\"service-2\",route=\"route-3\",code=\"200\",source=\"service\",\
+         workspace=\"default\",consumer=\"\"} 2\n"
+            .to_owned(),
+        "kong_http_requests_total{service=\"\",route=\"\",code=\"404\",source=\"kong\",\
+         workspace=\"default\",consumer=\"\"} 1\n"
+            .to_owned(),
+        "kong_kong_latency_ms_bucket{service=\"service-2\",route=\"route-3\",workspace=\"default\",le=\"5\"} 2\n"
+            .to_owned(),
+        "kong_upstream_latency_ms_bucket{service=\"service-2\",route=\"route-3\",workspace=\"default\",\
+         le=\"25\"} 0\n"
+            .to_owned(),
+        "kong_request_latency_ms_sum{service=\"service-2\",route=\"route-3\",workspace=\"default\"} 120.000\n"
+            .to_owned(),
+        "kong_bandwidth_bytes{service=\"service-2\",route=\"route-3\",direction=\"egress\",\
+         workspace=\"default\",consumer=\"\"} 40\n"
+            .to_owned(),
+        "# TYPE kong_nginx_connections_total gauge\n".to_owned(),
+        "equipoise_target_ejections_total 1\n".to_owned(),
+        health("127.0.0.1:9001", "127.0.0.1:9001", "unhealthy", 1),
+        health("127.0.0.1:9001", "127.0.0.1:9001", "healthy", 0),
+        health("127.0.0.1:9002", "127.0.0.1:9002", "healthy", 1),
+        health("a.test:80", "", "dns_error", 1),
+    ];
+    for line in wanted {
+        assert!(answer.text.contains(&line), "no {line} in\n{}", answer.text);
+    }
+    assert_eq!(answer.text.matches("address=\"127.0.0.1:9001\"").count(), 4, "four series an address");
+}
+
+#[tokio::test]
+async fn health_of_an_upstream_by_name_and_by_id() {
+    let sources = node().await;
+    let answer = ask(&sources, "GET", "/upstreams/u/health", "").await;
+    let health: Value = serde_json::from_str(&answer.text).unwrap();
+    let states: Vec<_> = health["data"].as_array().unwrap().iter().map(|one| one["health"].clone()).collect();
+    assert_eq!(states, ["DNS_ERROR", "HEALTHY", "UNHEALTHY"]);
+    assert_eq!(health["data"][2]["data"]["weight"]["unavailable"], 100);
+    let by_id = ask(&sources, "GET", &format!("/upstreams/{}/health", id(1)), "").await;
+    assert_eq!(by_id.text, answer.text);
+    assert_eq!(ask(&sources, "GET", "/upstreams/x/health", "").await.status, StatusCode::NOT_FOUND);
+}

@@ -1,0 +1,259 @@
+//! Files that a crash, a disk or somebody else has changed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use equipoise_proto::{ContentHash, EntityKind, Epoch, Revision, v1};
+use prost::Message;
+use uuid::Uuid;
+
+use super::*;
+
+fn id() -> Uuid {
+    Uuid::from_u128(1)
+}
+
+fn position(revision: u64, wire: Option<&[u8]>) -> Position {
+    let mut content_hash = ContentHash::EMPTY;
+    if let Some(wire) = wire {
+        content_hash.add(EntityKind::Service, id(), wire);
+    }
+    Position { epoch: Epoch::new(Uuid::from_u128(1)), revision: Revision::new(revision), content_hash }
+}
+
+/// The config whose one entity has `wire`.
+fn copy(revision: u64, wire: &[u8]) -> Copy {
+    let record = v1::EntityRecord {
+        kind: EntityKind::Service.to_wire().into(),
+        id: Bytes::copy_from_slice(id().as_bytes()),
+        wire: Bytes::copy_from_slice(wire),
+    };
+    let raw = record.encode_length_delimited_to_vec();
+    let compressed = zstd::encode_all(raw.as_slice(), 1).unwrap();
+    Copy::decompress(position(revision, Some(wire)), &compressed, raw.len() as u64).unwrap()
+}
+
+fn snapshot(of: &Copy) -> Pending {
+    let (compressed, raw_bytes) = of.compress().unwrap();
+    Pending::Snapshot { compressed, raw_bytes }
+}
+
+fn delta(from: &Copy, to: u64, wire: &[u8]) -> (Pending, Copy) {
+    let to = position(to, Some(wire));
+    let entity = v1::EntityRecord {
+        kind: EntityKind::Service.to_wire().into(),
+        id: Bytes::copy_from_slice(id().as_bytes()),
+        wire: Bytes::copy_from_slice(wire),
+    };
+    let change = v1::Change { entity: Some(entity), deleted: false, min_protocol: 1 };
+    let delta =
+        v1::Delta { from: Some(from.position().to_wire()), to: Some(to.to_wire()), changes: vec![change] };
+    let copy = from.after(&delta).unwrap().0;
+    (Pending::Delta(delta.encode_to_vec().into()), copy)
+}
+
+async fn open(directory: &Path) -> (Cache, Loaded, TaskTracker) {
+    let tasks = TaskTracker::new();
+    let (cache, loaded) = Cache::open(directory.to_owned(), &tasks).await.unwrap();
+    (cache, loaded, tasks)
+}
+
+async fn close(cache: Cache, tasks: TaskTracker) {
+    drop(cache);
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// A cache with a snapshot at 1 and deltas up to `last`, all of it good.
+async fn filled(directory: &Path, last: u64) {
+    let (cache, _, tasks) = open(directory).await;
+    let mut now = copy(1, b"wire1");
+    cache.pending(*now.position(), snapshot(&now)).await;
+    cache.applied(now.clone()).await;
+    for revision in 2..=last {
+        let (pending, next) = delta(&now, revision, format!("wire{revision}").as_bytes());
+        cache.pending(*next.position(), pending).await;
+        cache.applied(next.clone()).await;
+        now = next;
+    }
+    cache.stop().await;
+    close(cache, tasks).await;
+}
+
+fn files(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+async fn loaded_revision(directory: &Path) -> Option<u64> {
+    let (cache, loaded, tasks) = open(directory).await;
+    close(cache, tasks).await;
+    loaded.copy.map(|copy| copy.position().revision.get())
+}
+
+#[tokio::test]
+async fn what_was_written_is_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(loaded_revision(directory.path()).await, None);
+    filled(directory.path(), 5).await;
+    let (_cache, loaded, _tasks) = open(directory.path()).await;
+    let loaded = loaded.copy.unwrap();
+    assert_eq!(*loaded.position(), position(5, Some(b"wire5")));
+    assert_eq!(loaded.records().next().unwrap().wire, b"wire5".as_slice());
+}
+
+#[tokio::test]
+async fn only_its_owner_can_read_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = directory.path().join("cache");
+    filled(&cache, 2).await;
+    assert_eq!(files(&cache), ["config-1.snapshot", "config-1.tail"]);
+    for name in files(&cache) {
+        let mode = fs::metadata(cache.join(&name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert_eq!(fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn a_change_costs_its_own_size() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path(), 2).await;
+    let size = || fs::metadata(directory.path().join("config-1.tail")).unwrap().len();
+    let before = size();
+    let (cache, loaded, tasks) = open(directory.path()).await;
+    let (pending, next) = delta(&loaded.copy.unwrap(), 3, b"wire3");
+    cache.pending(*next.position(), pending).await;
+    close(cache, tasks).await;
+    assert!(size() - before < 400, "{}", size() - before);
+}
+
+#[tokio::test]
+async fn damage_anywhere_never_panics_and_never_invents_a_config() {
+    let whole = tempfile::tempdir().unwrap();
+    filled(whole.path(), 4).await;
+    for name in ["config-1.snapshot", "config-1.tail"] {
+        let bytes = fs::read(whole.path().join(name)).unwrap();
+        for at in (0..bytes.len()).step_by(7) {
+            for cut in [true, false] {
+                let directory = tempfile::tempdir().unwrap();
+                for file in files(whole.path()) {
+                    fs::copy(whole.path().join(&file), directory.path().join(&file)).unwrap();
+                }
+                let mut damaged = bytes.clone();
+                if cut {
+                    damaged.truncate(at);
+                } else {
+                    damaged[at] ^= 0x10;
+                }
+                fs::write(directory.path().join(name), damaged).unwrap();
+                let (cache, loaded, tasks) = open(directory.path()).await;
+                if let Some(copy) = loaded.copy {
+                    let revision = copy.position().revision.get();
+                    let wire = format!("wire{revision}");
+                    assert_eq!(*copy.position(), position(revision, Some(wire.as_bytes())), "{name} {at}");
+                } else {
+                    assert_eq!(name, "config-1.snapshot", "a damaged tail costs only its end: {at}");
+                }
+                // And it works on.
+                let next = copy(9, b"next");
+                cache.pending(*next.position(), snapshot(&next)).await;
+                cache.applied(next).await;
+                cache.stop().await;
+                close(cache, tasks).await;
+                assert_eq!(loaded_revision(directory.path()).await, Some(9), "{name} {at}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_follows_a_torn_tail_is_readable() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path(), 3).await;
+    let tail = directory.path().join("config-1.tail");
+    let mut bytes = fs::read(&tail).unwrap();
+    bytes.extend([1, 2, 3]);
+    fs::write(&tail, bytes).unwrap();
+    let (cache, loaded, tasks) = open(directory.path()).await;
+    let (pending, next) = delta(&loaded.copy.unwrap(), 4, b"wire4");
+    cache.pending(*next.position(), pending).await;
+    cache.applied(next).await;
+    close(cache, tasks).await;
+    assert_eq!(loaded_revision(directory.path()).await, Some(4));
+}
+
+#[tokio::test]
+async fn a_left_over_unfinished_snapshot_does_not_matter() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path(), 2).await;
+    fs::write(directory.path().join("config.new"), b"half").unwrap();
+    fs::write(directory.path().join("config-x.snapshot"), b"?").unwrap();
+    assert_eq!(loaded_revision(directory.path()).await, Some(2));
+}
+
+#[tokio::test]
+async fn a_long_tail_is_folded_and_old_generations_go_once_the_new_is_good() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path(), 2).await;
+    let (cache, loaded, tasks) = open(directory.path()).await;
+    let mut now = loaded.copy.unwrap();
+    let mut noise = blake3::Hasher::new().finalize_xof();
+    for revision in 3..=6 {
+        let mut wire = vec![0; 400 * 1024];
+        noise.fill(&mut wire);
+        let (pending, next) = delta(&now, revision, &wire);
+        cache.pending(*next.position(), pending).await;
+        cache.applied(next.clone()).await;
+        now = next;
+    }
+    // A round trip, so that the fold before it is done.
+    cache.pending(*now.position(), Pending::Reposition).await;
+    let folded = files(directory.path());
+    assert!(folded.contains(&"config-2.snapshot".to_owned()), "{folded:?}");
+    assert!(folded.contains(&"config-1.snapshot".to_owned()), "the good one stays until then: {folded:?}");
+    cache.stop().await;
+    close(cache, tasks).await;
+    assert_eq!(files(directory.path()), ["config-2.snapshot", "config-2.tail"]);
+    assert_eq!(loaded_revision(directory.path()).await, Some(6));
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_used_is_an_error_and_a_failing_disk_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, b"").unwrap();
+    assert!(Cache::open(file.join("cache"), &TaskTracker::new()).await.is_err());
+
+    let cache_directory = directory.path().join("cache");
+    let (cache, _, tasks) = open(&cache_directory).await;
+    fs::remove_dir_all(&cache_directory).unwrap();
+    let first = copy(1, b"a");
+    cache.pending(*first.position(), snapshot(&first)).await;
+    cache.applied(first.clone()).await;
+    cache.dropped(*first.position()).await;
+    cache.stop().await;
+    close(cache, tasks).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_is_good_after_30_seconds() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, _, tasks) = open(directory.path()).await;
+    let first = copy(1, b"a");
+    cache.pending(*first.position(), snapshot(&first)).await;
+    cache.applied(first.clone()).await;
+    let tail = || fs::metadata(directory.path().join("config-1.tail")).unwrap().len();
+    tokio::time::sleep(GOOD_AFTER - std::time::Duration::from_secs(1)).await;
+    assert_eq!(tail(), 0);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    // Behind the write in the queue.
+    cache.pending(*first.position(), Pending::Reposition).await;
+    close(cache, tasks).await;
+    let bytes = fs::read(directory.path().join("config-1.tail")).unwrap();
+    let (entries, _) = entry::decode_all(&bytes);
+    assert_eq!(entries[0], entry::Entry::Good(*first.position()));
+}

@@ -1,0 +1,384 @@
+//! The config stream: finds a control plane, says hello, takes what comes, answers it.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use equipoise_proto::v1::cluster_client::ClusterClient;
+use equipoise_proto::{PROTOCOL, Position, v1};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+use tracing::{info, warn};
+use v1::control_message::Message as Told;
+use v1::node_message::Message as Say;
+
+use super::backoff::Backoff;
+use super::copy::{Copy, position};
+use super::partial::{Partial, WINDOW};
+use super::work::{Arrival, Done, NotDone, Why, Worker, nack};
+use super::{ControlPlane, Identity, LinkState, Settings};
+
+/// Answers that wait for the transport. There is one ack, nack or warm at a time, and a demand a chunk.
+const OUTBOUND_MAX: usize = 32;
+
+/// Largest message taken: a delta has 1 MiB at most, and some air.
+const INBOUND_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// What is being put into the table.
+type Work = Pin<Box<dyn Future<Output = Result<Done, NotDone>> + Send>>;
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("no connection")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("the control plane ended the stream: {0}")]
+    Status(#[from] Status),
+    #[error("the control plane ended the stream")]
+    Closed,
+    #[error("the control plane is silent")]
+    Silent,
+    #[error("the control plane sent this node away: {reason}")]
+    Goaway { reason: String, after_ms: u32 },
+    #[error("the control plane breaks the contract: {0}")]
+    Contract(&'static str),
+    #[error("nobody makes tables any more")]
+    NoTable,
+}
+
+/// Keeps a config stream to one of the control planes.
+pub(super) struct Link {
+    settings: Settings,
+    identity: Identity,
+    control_planes: Vec<ControlPlane>,
+    worker: Worker,
+    state: watch::Sender<LinkState>,
+    channels: watch::Sender<Option<Channel>>,
+    /// What the node serves.
+    copy: Option<Copy>,
+    /// A snapshot that is arriving; outlives its stream.
+    partial: Option<Partial>,
+    /// What is being put into the table; outlives its stream too.
+    work: Option<Work>,
+    warm: Option<(Position, oneshot::Receiver<()>)>,
+}
+
+enum Event {
+    Told(Result<Option<v1::ControlMessage>, Status>),
+    Worked(Result<Done, NotDone>),
+    Warm,
+    Silence,
+}
+
+impl Link {
+    pub(super) fn new(
+        settings: Settings,
+        identity: Identity,
+        control_planes: Vec<ControlPlane>,
+        worker: Worker,
+        state: watch::Sender<LinkState>,
+        channels: watch::Sender<Option<Channel>>,
+    ) -> Self {
+        Self {
+            settings,
+            identity,
+            control_planes,
+            worker,
+            state,
+            channels,
+            copy: None,
+            partial: None,
+            work: None,
+            warm: None,
+        }
+    }
+
+    /// Starts with what the cache held, then follows a control plane for good. Ends when nobody makes tables.
+    pub(super) async fn run(&mut self, cached: Option<Copy>) {
+        if let Some(cached) = cached {
+            match self.worker.clone().start(cached).await {
+                Ok(done) => self.applied(done),
+                Err(NotDone { why: Why::Gone, .. }) => return,
+                Err(refused) => {
+                    warn!(why = ?refused.why, "the cached config is refused: starting without it")
+                }
+            }
+        }
+        let mut backoff =
+            Backoff::new(self.settings.backoff_first, self.settings.backoff_max, self.control_planes.len());
+        let mut last = 0;
+        loop {
+            let at = backoff.address(last, self.control_planes.len());
+            let Some(control_plane) = self.control_planes.get(at).cloned() else {
+                // None is configured: the node lives from its cache.
+                return std::future::pending().await;
+            };
+            let begun = Instant::now();
+            let ended = self.follow(&control_plane).await;
+            self.channels.send_replace(None);
+            self.state.send_modify(|state| state.is_connected = false);
+            if begun.elapsed() >= self.settings.proven_after {
+                backoff.reset();
+                last = at;
+            }
+            let mut pause = backoff.pause(rand::random());
+            match ended {
+                Ended::NoTable => return,
+                Ended::Goaway { after_ms, .. } => {
+                    let after = std::time::Duration::from_millis(after_ms.into());
+                    pause += after.min(self.settings.backoff_max);
+                }
+                Ended::Connect(_) | Ended::Status(_) | Ended::Closed | Ended::Silent | Ended::Contract(_) => {
+                }
+            }
+            info!(%control_plane, reason = %ended, ?pause, "no config stream");
+            // The table may finish meanwhile; whoever is connected next is told by its position.
+            let wait = sleep(pause);
+            tokio::pin!(wait);
+            loop {
+                tokio::select! {
+                    () = &mut wait => break,
+                    worked = working(&mut self.work) => {
+                        if self.worked(worked).is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self, control_plane: &ControlPlane) -> Ended {
+        match self.converse(control_plane).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn converse(&mut self, control_plane: &ControlPlane) -> Result<std::convert::Infallible, Ended> {
+        let channel = control_plane.connect(&self.settings).await?;
+        // What the table is at work on belongs to no stream any more: its outcome goes into the hello.
+        if let Some(work) = self.work.take() {
+            self.worked(work.await)?;
+        }
+        let (outbound, answers) = mpsc::channel(OUTBOUND_MAX);
+        let say = |message| v1::NodeMessage { message: Some(message) };
+        // There is room: the channel is new.
+        drop(outbound.try_send(say(Say::Hello(self.to_hello()))));
+        if let Some(condemned) = self.worker.condemned() {
+            let kept = self.copy.as_ref().map(Copy::position);
+            let reason = "the node died on it twice".to_owned();
+            let nack = nack(*condemned, kept, v1::nack::Cause::Invalid, None, String::new(), reason);
+            drop(outbound.try_send(say(Say::Nack(nack))));
+        }
+        let mut client = ClusterClient::new(channel.clone()).max_decoding_message_size(INBOUND_BYTES_MAX);
+        let subscribed = client.subscribe(ReceiverStream::new(answers));
+        let subscribed =
+            timeout(self.settings.silence_max, subscribed).await.map_err(|_| Ended::Silent)??;
+        let mut inbound = subscribed.into_inner();
+        let mut heard = Instant::now();
+        let mut is_welcome = false;
+        loop {
+            let message = match self.next(&mut inbound, heard + self.settings.silence_max).await {
+                Event::Silence => return Err(Ended::Silent),
+                Event::Warm => {
+                    if let Some((position, _)) = self.warm.take() {
+                        answer(&self.settings, &outbound, ack(&position, v1::ack::Stage::Warm, 0)).await?;
+                    }
+                    continue;
+                }
+                Event::Worked(worked) => {
+                    let said = self.worked(worked)?;
+                    answer(&self.settings, &outbound, said).await?;
+                    continue;
+                }
+                Event::Told(told) => told?.ok_or(Ended::Closed)?,
+            };
+            heard = Instant::now();
+            if !is_welcome {
+                is_welcome = true;
+                info!(%control_plane, "config stream open");
+                self.state.send_modify(|state| state.is_connected = true);
+                self.channels.send_replace(Some(channel.clone()));
+            }
+            if let Some(said) = self.told(message)? {
+                answer(&self.settings, &outbound, said).await?;
+            }
+        }
+    }
+
+    async fn next(&mut self, inbound: &mut Streaming<v1::ControlMessage>, silence: Instant) -> Event {
+        let Self { work, warm, .. } = self;
+        let warmed = async {
+            match warm {
+                // Dropped or sent: either way there is nothing more to wait for.
+                Some((_, warm)) => drop(warm.await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            told = inbound.message() => Event::Told(told),
+            worked = working(work) => Event::Worked(worked),
+            () = warmed => Event::Warm,
+            () = sleep_until(silence) => Event::Silence,
+        }
+    }
+
+    /// Takes a message; answers what is to be said at once.
+    fn told(&mut self, message: v1::ControlMessage) -> Result<Option<Say>, Ended> {
+        let Some(message) = message.message else {
+            // Of a newer control plane: the contract says it may be ignored.
+            return Ok(None);
+        };
+        match message {
+            Told::Head(head) => {
+                let head = position(head.position.as_ref()).map_err(|_| Ended::Contract("head"))?;
+                self.state.send_modify(|state| state.head = Some(head));
+                Ok(None)
+            }
+            Told::Goaway(goaway) => {
+                Err(Ended::Goaway { reason: goaway.reason, after_ms: goaway.reconnect_after_ms })
+            }
+            Told::Reposition(reposition) => {
+                let to = position(reposition.position.as_ref()).map_err(|_| Ended::Contract("reposition"))?;
+                self.begin(Arrival::Reposition(to)).map(|()| None)
+            }
+            Told::Delta(delta) => {
+                self.count();
+                self.begin(Arrival::Delta(delta)).map(|()| None)
+            }
+            Told::SnapshotBegin(begin) => {
+                self.count();
+                self.snapshot_begins(begin)
+            }
+            Told::SnapshotChunk(chunk) => {
+                self.count();
+                let partial = self.partial.as_mut().ok_or(Ended::Contract("a chunk of nothing"))?;
+                if partial.add(&chunk).is_err() {
+                    self.partial = None;
+                    return Err(Ended::Contract("a chunk that does not fit"));
+                }
+                if self.finish_if_complete()? {
+                    return Ok(None);
+                }
+                Ok(Some(Say::SnapshotDemand(v1::SnapshotDemand { chunks: 1 })))
+            }
+        }
+    }
+
+    fn snapshot_begins(&mut self, begin: v1::SnapshotBegin) -> Result<Option<Say>, Ended> {
+        let to = position(begin.position.as_ref()).map_err(|_| Ended::Contract("snapshot"))?;
+        match Partial::begin(begin, self.partial.take()) {
+            Ok(partial) => {
+                self.partial = Some(partial);
+                if self.finish_if_complete()? {
+                    return Ok(None);
+                }
+                Ok(Some(Say::SnapshotDemand(v1::SnapshotDemand { chunks: WINDOW })))
+            }
+            Err(error) => {
+                let refused = NotDone { position: Some(to), why: Why::Copy(error) };
+                let kept = self.copy.as_ref().map(Copy::position);
+                Ok(refused.to_nack(kept).map(Say::Nack))
+            }
+        }
+    }
+
+    fn finish_if_complete(&mut self) -> Result<bool, Ended> {
+        match self.partial.take_if(|partial| partial.is_complete()) {
+            Some(partial) => self.begin(Arrival::Snapshot(partial)).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn begin(&mut self, arrival: Arrival) -> Result<(), Ended> {
+        if self.work.is_some() {
+            return Err(Ended::Contract("a second change before the first was answered"));
+        }
+        // What was left of an interrupted snapshot is of no use any more.
+        self.partial = None;
+        self.work = Some(Box::pin(self.worker.clone().take(self.copy.clone(), arrival)));
+        Ok(())
+    }
+
+    /// Notes what came of the work, and what is to be said of it.
+    fn worked(&mut self, worked: Result<Done, NotDone>) -> Result<Say, Ended> {
+        match worked {
+            Ok(done) => {
+                let took = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
+                let said = ack(done.copy.position(), v1::ack::Stage::Applied, took);
+                self.applied(done);
+                self.worker.pardon();
+                Ok(said)
+            }
+            Err(refused) => {
+                let kept = self.copy.as_ref().map(Copy::position);
+                if matches!(refused.why, Why::Gone) {
+                    return Err(Ended::NoTable);
+                }
+                warn!(position = ?refused.position, why = ?refused.why, "config refused");
+                refused.to_nack(kept).map(Say::Nack).ok_or(Ended::Contract("a change of nowhere"))
+            }
+        }
+    }
+
+    fn applied(&mut self, done: Done) {
+        let position = *done.copy.position();
+        self.copy = Some(done.copy);
+        self.warm = Some((position, done.warm));
+        self.state.send_modify(|state| state.position = Some(position));
+        info!(%position, took = ?done.took, "config applied");
+    }
+
+    fn count(&self) {
+        self.state.send_modify(|state| state.config_messages += 1);
+    }
+
+    fn to_hello(&self) -> v1::Hello {
+        let identity = self.identity.clone();
+        v1::Hello {
+            node_id: identity.id.to_wire(),
+            hostname: identity.hostname,
+            region: identity.region,
+            zone: identity.zone,
+            labels: identity.labels.into_iter().collect(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol_min: PROTOCOL,
+            protocol_max: PROTOCOL,
+            position: self.copy.as_ref().map(|copy| copy.position().to_wire()),
+            resume: self.partial.as_ref().map(Partial::to_resume),
+            status_address: identity.status_address,
+        }
+    }
+}
+
+async fn answer(
+    settings: &Settings,
+    outbound: &mpsc::Sender<v1::NodeMessage>,
+    message: Say,
+) -> Result<(), Ended> {
+    let sent = outbound.send(v1::NodeMessage { message: Some(message) });
+    match timeout(settings.silence_max, sent).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Ended::Closed),
+        Err(_) => Err(Ended::Silent),
+    }
+}
+
+fn ack(position: &Position, stage: v1::ack::Stage, apply_micros: u64) -> Say {
+    Say::Ack(v1::Ack { position: Some(position.to_wire()), stage: stage.into(), apply_micros })
+}
+
+/// The work's outcome; never, while there is none.
+async fn working(work: &mut Option<Work>) -> Result<Done, NotDone> {
+    match work {
+        Some(future) => {
+            let worked = future.await;
+            *work = None;
+            worked
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,196 @@
+//! Puts an update through cache and table, in this order, and says what came of it.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use equipoise_proto::{EntityKind, Position, v1};
+use prost::Message;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::cache::{Cache, Pending};
+use super::copy::{Copy, CopyError};
+use super::partial::Partial;
+use super::{Refused, Request, Update};
+
+/// Something that arrived and may become what the node serves.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// The bytes of a delta.
+    Delta(Bytes),
+    /// A new name.
+    Reposition(Position),
+    /// A whole snapshot.
+    Snapshot(Partial),
+}
+
+/// It is in force.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub copy: Copy,
+    pub warm: oneshot::Receiver<()>,
+    pub took: Duration,
+}
+
+/// It is not; the node keeps what it has.
+#[derive(Debug)]
+pub(super) struct NotDone {
+    /// What was refused; `None`: it does not even say what it is.
+    pub position: Option<Position>,
+    pub why: Why,
+}
+
+#[derive(Debug)]
+pub(super) enum Why {
+    /// It is no valid change of what the node has.
+    Copy(CopyError),
+    /// The table refuses it.
+    Table(Refused),
+    /// The node died on it twice.
+    Condemned,
+    /// Nobody makes tables any more.
+    Gone,
+}
+
+/// The way from an arrival to the table.
+#[derive(Debug, Clone)]
+pub(super) struct Worker {
+    cache: Cache,
+    updates: mpsc::Sender<Request>,
+    condemned: Option<Position>,
+}
+
+impl Worker {
+    pub(super) const fn new(
+        cache: Cache,
+        updates: mpsc::Sender<Request>,
+        condemned: Option<Position>,
+    ) -> Self {
+        Self { cache, updates, condemned }
+    }
+
+    /// What the node refuses because it died on it.
+    pub(super) const fn condemned(&self) -> Option<&Position> {
+        self.condemned.as_ref()
+    }
+
+    /// Something else was applied: the condemned revision is history.
+    pub(super) fn pardon(&mut self) {
+        self.condemned = None;
+    }
+
+    /// Puts what the cache held into the table.
+    pub(super) async fn start(self, copy: Copy) -> Result<Done, NotDone> {
+        let received = Instant::now();
+        let position = *copy.position();
+        let update = Update::Snapshot { position, entities: copy.records().collect() };
+        self.build(update, copy, received).await
+    }
+
+    /// Puts an arrival into the table, after it was written down as pending.
+    pub(super) async fn take(self, has: Option<Copy>, arrival: Arrival) -> Result<Done, NotDone> {
+        let received = Instant::now();
+        let (update, pending, copy) = parse(has, arrival).await?;
+        let position = *copy.position();
+        // By content: the same under another name would kill it again.
+        if self.condemned.is_some_and(|condemned| condemned.content_hash == position.content_hash) {
+            return Err(NotDone { position: Some(position), why: Why::Condemned });
+        }
+        self.cache.pending(position, pending).await;
+        let built = self.build(update, copy, received).await;
+        if built.is_err() {
+            self.cache.dropped(position).await;
+        }
+        built
+    }
+
+    async fn build(&self, update: Update, copy: Copy, received: Instant) -> Result<Done, NotDone> {
+        let not_done = |why| NotDone { position: Some(*copy.position()), why };
+        let (reply, answer) = oneshot::channel();
+        if self.updates.send(Request { update, reply }).await.is_err() {
+            return Err(not_done(Why::Gone));
+        }
+        let applied = answer.await.map_err(|_| not_done(Why::Gone))?;
+        let applied = applied.map_err(|refused| not_done(Why::Table(refused)))?;
+        let took = received.elapsed();
+        self.cache.applied(copy.clone()).await;
+        Ok(Done { copy, warm: applied.warm, took })
+    }
+}
+
+async fn parse(has: Option<Copy>, arrival: Arrival) -> Result<(Update, Pending, Copy), NotDone> {
+    let refuse = |position, error| NotDone { position, why: Why::Copy(error) };
+    let nothing = || CopyError::Drift("the node has nothing that this could change");
+    match arrival {
+        Arrival::Delta(bytes) => {
+            let delta = v1::Delta::decode(bytes.clone())
+                .map_err(|_| refuse(None, CopyError::Malformed("the delta does not decode")))?;
+            let to = super::copy::position(delta.to.as_ref()).map_err(|error| refuse(None, error))?;
+            let has = has.ok_or_else(|| refuse(Some(to), nothing()))?;
+            let (copy, changes) = has.after(&delta).map_err(|error| refuse(Some(to), error))?;
+            Ok((Update::Delta { position: to, changes }, Pending::Delta(bytes), copy))
+        }
+        Arrival::Reposition(to) => {
+            let has = has.ok_or_else(|| refuse(Some(to), nothing()))?;
+            let copy = has.reposition(to).map_err(|error| refuse(Some(to), error))?;
+            Ok((Update::Reposition { position: to }, Pending::Reposition, copy))
+        }
+        Arrival::Snapshot(partial) => {
+            let to = partial.position;
+            let parsed = tokio::task::spawn_blocking(move || {
+                let raw_bytes = partial.raw_bytes;
+                let compressed = partial.into_compressed()?;
+                let copy = Copy::decompress(to, &compressed, raw_bytes)?;
+                let update = Update::Snapshot { position: to, entities: copy.records().collect() };
+                Ok((update, Pending::Snapshot { compressed, raw_bytes }, copy))
+            });
+            let parsed = parsed.await.map_err(|_| refuse(Some(to), CopyError::Malformed("unreadable")))?;
+            parsed.map_err(|error| refuse(Some(to), error))
+        }
+    }
+}
+
+impl NotDone {
+    /// As the control plane is told; `None` when there is nothing to tell it.
+    pub(super) fn to_nack(&self, kept: Option<&Position>) -> Option<v1::Nack> {
+        let (cause, entity, field, reason) = match &self.why {
+            Why::Copy(error) => (cause(error), None, String::new(), error.to_string()),
+            Why::Table(refused) => {
+                (v1::nack::Cause::Invalid, refused.entity, refused.field.clone(), refused.reason.clone())
+            }
+            Why::Condemned => {
+                (v1::nack::Cause::Invalid, None, String::new(), "the node died on it twice".to_owned())
+            }
+            Why::Gone => return None,
+        };
+        Some(nack(self.position?, kept, cause, entity, field, reason))
+    }
+}
+
+/// A nack as it crosses the wire.
+pub(super) fn nack(
+    position: Position,
+    kept: Option<&Position>,
+    cause: v1::nack::Cause,
+    entity: Option<(EntityKind, Uuid)>,
+    field: String,
+    reason: String,
+) -> v1::Nack {
+    v1::Nack {
+        position: Some(position.to_wire()),
+        kept: kept.map(Position::to_wire),
+        cause: cause.into(),
+        kind: entity.map_or_else(String::new, |(kind, _)| kind.as_str().to_owned()),
+        id: entity.map_or_else(Bytes::new, |(_, id)| Bytes::copy_from_slice(id.as_bytes())),
+        field,
+        reason,
+    }
+}
+
+fn cause(error: &CopyError) -> v1::nack::Cause {
+    match error {
+        CopyError::Drift(_) => v1::nack::Cause::Drift,
+        CopyError::Protocol(_) | CopyError::Kind(_) => v1::nack::Cause::Protocol,
+        CopyError::Malformed(_) | CopyError::TooLarge => v1::nack::Cause::Invalid,
+    }
+}
