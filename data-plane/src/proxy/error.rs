@@ -62,6 +62,8 @@ impl Problem {
             Self::NoService => (503, Gateway, "no Service found with those values"),
             Self::UpgradeRequired => (426, Gateway, "Please use HTTPS protocol"),
             Self::Redirect(status, _) => (*status, Gateway, ""),
+            // No answer in time is told as the failed look-up it is.
+            Self::Pick(PickError::Pending) => (503, Gateway, "name resolution failed"),
             Self::Pick(error) => return (pick_status(error), Gateway, error.to_string().into()),
             Self::PickAgain(error) => match pick_status(error) {
                 500 => (500, Engine, "An unexpected error occurred"),
@@ -312,6 +314,7 @@ mod tests {
             (Problem::NoService, 503, "no Service found with those values"),
             (Problem::Pick(PickError::NoPeer), 503, "failure to get a peer from the ring-balancer"),
             (Problem::Pick(PickError::NoAddress), 503, "name resolution failed"),
+            (Problem::Pick(PickError::Pending), 503, "name resolution failed"),
             (Problem::Pick(resolve.clone()), 500, "failed the initial dns/balancer resolve for 'h' with: r"),
             (Problem::PickAgain(PickError::NoPeer), 503, "The upstream server is currently unavailable"),
             (Problem::PickAgain(resolve), 500, "An unexpected error occurred"),
