@@ -4,6 +4,9 @@
 //! and nothing else. The pipeline (`exchange`) sees a head, whose parts are borrowed plain values, and a body,
 //! and not the protocol they came by.
 
+mod answer;
+mod attempt;
+mod body;
 mod buffer;
 mod connection;
 mod error;

@@ -3,8 +3,7 @@
 use super::framing::is_token;
 use super::{Name, trim};
 
-/// Bytes of all trailer lines of a message together, and of the extensions of one chunk... both are control
-/// data that nobody bounds otherwise.
+/// Bytes of all trailer lines of a message together: as much as one header line may have.
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
 /// Bytes of one chunk-size line's extensions: RFC 9112 7.1.1 asks for a bound.

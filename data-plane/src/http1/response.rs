@@ -85,11 +85,12 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         let mut connection = Connection::default();
         for (header, name) in headers.iter().zip(names.iter_mut()) {
             *name = Name::of(header.name);
-            match *name {
-                Name::ContentLength => framing.content_length(header.value)?,
-                Name::TransferEncoding => framing.transfer_encoding(header.value)?,
-                Name::Connection => connection.note(header.value),
-                _ => {}
+            if *name == Name::ContentLength {
+                framing.content_length(header.value)?;
+            } else if *name == Name::TransferEncoding {
+                framing.transfer_encoding(header.value)?;
+            } else if *name == Name::Connection {
+                connection.note(header.value);
             }
         }
         let framing = framing.judge(version)?;

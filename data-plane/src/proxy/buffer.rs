@@ -42,7 +42,7 @@ impl Buffers {
     /// Returns a buffer of [`Self::take_output`].
     pub fn give_back_output(&self, mut output: Vec<u8>) {
         let mut free = self.free_output.borrow_mut();
-        if free.len() < FREE_BUFFERS_MAX && output.capacity() <= BUFFER_BYTES {
+        if free.len() < FREE_BUFFERS_MAX && (1..=BUFFER_BYTES).contains(&output.capacity()) {
             output.clear();
             free.push(output);
         }
@@ -137,6 +137,9 @@ impl Buffer {
             return;
         }
         let held = self.held_end - self.held_start;
+        if self.held_start == 0 && self.start == held {
+            return;
+        }
         self.bytes.copy_within(self.held_start..self.held_end, 0);
         self.bytes.copy_within(self.start..self.end, held);
         self.end = held + (self.end - self.start);

@@ -62,6 +62,8 @@ impl Problem {
             Self::NoService => (503, Gateway, "no Service found with those values"),
             Self::UpgradeRequired => (426, Gateway, "Please use HTTPS protocol"),
             Self::Redirect(status, _) => (*status, Gateway, ""),
+            // No answer in time is told as the failed look-up it is.
+            Self::Pick(PickError::Pending) => (503, Gateway, "name resolution failed"),
             Self::Pick(error) => return (pick_status(error), Gateway, error.to_string().into()),
             Self::PickAgain(error) => match pick_status(error) {
                 500 => (500, Engine, "An unexpected error occurred"),
@@ -126,9 +128,10 @@ pub struct Circumstances<'a> {
 pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, settings: &ProxySettings) {
     let (status, generator, message) = problem.describe();
     let kind = error_type(generator, seen.head, settings.error_default_type);
-    let body = match problem {
-        Problem::Redirect(..) => String::new(),
-        _ => body(kind, &message, std::str::from_utf8(seen.request_id).unwrap_or_default()),
+    let body = if matches!(problem, Problem::Redirect(..)) {
+        String::new()
+    } else {
+        body(kind, &message, std::str::from_utf8(seen.request_id).unwrap_or_default())
     };
     out.extend_from_slice(b"HTTP/1.1 ");
     push_decimal(out, status.into());
@@ -136,15 +139,11 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
     let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     out.extend_from_slice(reason.unwrap_or_default().as_bytes());
     push(out, "Date", seen.date.as_bytes());
-    match problem {
-        Problem::UpgradeRequired => {
-            push(out, "Connection", b"Upgrade");
-            push(out, "Upgrade", b"TLS/1.2, HTTP/1.1");
-            if !seen.persists {
-                push(out, "Connection", b"close");
-            }
-        }
-        _ => push(out, "Connection", if seen.persists { b"keep-alive" } else { b"close" }),
+    if *problem == Problem::UpgradeRequired {
+        push(out, "Connection", if seen.persists { b"Upgrade" } else { b"Upgrade, close" });
+        push(out, "Upgrade", b"TLS/1.2, HTTP/1.1");
+    } else {
+        push(out, "Connection", if seen.persists { b"keep-alive" } else { b"close" });
     }
     if let Problem::Redirect(_, location) = problem {
         push(out, "Location", location);
@@ -176,7 +175,7 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
         push(out, "X-Kong-Request-Id", seen.request_id);
     }
     out.extend_from_slice(b"\r\n\r\n");
-    if !seen.head.is_some_and(|head| head.method == "HEAD") {
+    if seen.head.is_none_or(|head| head.method != "HEAD") {
         out.extend_from_slice(body.as_bytes());
     }
 }
@@ -267,4 +266,68 @@ fn body(kind: ErrorType, message: &str, id: &str) -> String {
 /// Only what breaks markup: the built-in messages come out as the reference writes them, apostrophes and all.
 fn escape_markup(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_type_wanted_most_wins() {
+        for (accept, want) in [
+            ("application/json", ErrorType::Json),
+            ("application/*", ErrorType::Json),
+            ("*/*", ErrorType::Json),
+            ("text/plain", ErrorType::Plain),
+            ("text/*", ErrorType::Plain),
+            ("text/html", ErrorType::Html),
+            ("Text/HTML", ErrorType::Json),
+            ("application/xml", ErrorType::Xml),
+            ("text/xml", ErrorType::Json),
+            ("application/grpc", ErrorType::Grpc),
+            ("text/html;q=0.8, application/xml", ErrorType::Xml),
+            ("text/html;q=0.8, application/xml;q=0.8", ErrorType::Html),
+            ("text/html;q=x, text/plain;q=0.1", ErrorType::Plain),
+            ("text/html;q=0", ErrorType::Json),
+            ("text/html; charset=utf-8 ;q=0.2,text/plain ; q=0.3", ErrorType::Plain),
+            ("", ErrorType::Json),
+        ] {
+            assert_eq!(negotiate(accept.as_bytes()), want, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_cannot_break_out_of_its_body() {
+        let message = "a \"b\" <c> & 'd'";
+        assert!(body(ErrorType::Json, message, "I").contains("\"message\":\"a \\\"b\\\" <c> & 'd'\""));
+        assert!(body(ErrorType::Html, message, "I").contains("<p>a \"b\" &lt;c&gt; &amp; 'd'.</p>"));
+        assert!(
+            body(ErrorType::Xml, message, "I").contains("<message>a \"b\" &lt;c&gt; &amp; 'd'</message>")
+        );
+    }
+
+    #[test]
+    fn every_problem_has_its_status() {
+        let resolve = PickError::Resolve { host: "h".into(), reason: "r".into() };
+        for (problem, status, message) in [
+            (Problem::NoRoute, 404, "no Route matched with those values"),
+            (Problem::NoService, 503, "no Service found with those values"),
+            (Problem::Pick(PickError::NoPeer), 503, "failure to get a peer from the ring-balancer"),
+            (Problem::Pick(PickError::NoAddress), 503, "name resolution failed"),
+            (Problem::Pick(PickError::Pending), 503, "name resolution failed"),
+            (Problem::Pick(resolve.clone()), 500, "failed the initial dns/balancer resolve for 'h' with: r"),
+            (Problem::PickAgain(PickError::NoPeer), 503, "The upstream server is currently unavailable"),
+            (Problem::PickAgain(resolve), 500, "An unexpected error occurred"),
+            (Problem::BadGateway, 502, "An invalid response was received from the upstream server"),
+            (Problem::GatewayTimeout, 504, "The upstream server is timing out"),
+            (Problem::TooLarge, 413, "Payload too large"),
+            (Problem::BodyTimeout, 408, "Request timeout"),
+            (Problem::Refused(Refusal::Version), 505, "HTTP version not supported"),
+            (Problem::Refused(Refusal::Method), 405, "Method not allowed"),
+            (Problem::Refused(Refusal::Framing(FramingError::UnknownCoding)), 501, "Not implemented"),
+        ] {
+            let (found, _, text) = problem.describe();
+            assert_eq!((found, text.as_ref()), (status, message));
+        }
+    }
 }

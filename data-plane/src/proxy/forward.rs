@@ -11,7 +11,6 @@ use crate::http1::{Name, RequestHead, Version, list, push_decimal, split_host};
 /// The client's end of a connection.
 #[derive(Debug)]
 pub struct Peer {
-    address: IpAddr,
     text: Box<str>,
     is_trusted: bool,
 }
@@ -21,12 +20,7 @@ impl Peer {
     pub fn new(address: SocketAddr, settings: &ProxySettings) -> Self {
         let address = address.ip().to_canonical();
         let is_trusted = settings.trusted_ips.iter().any(|block| block.contains(address));
-        Self { address, text: address.to_string().into(), is_trusted }
-    }
-
-    /// The direct peer's address.
-    pub const fn address(&self) -> IpAddr {
-        self.address
+        Self { text: address.to_string().into(), is_trusted }
     }
 
     /// Whether its X-Forwarded-* headers count.
@@ -173,11 +167,12 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
     if !given.proto.0 {
         out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
     }
-    if !given.host.0 {
+    if !given.host.0
+        && let Some(authority) = head.target.authority.or(head.host).and_then(split_host)
+    {
         out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
-        let authority = head.target.authority.or(head.host).and_then(split_host);
         let start = out.len();
-        out.extend_from_slice(authority.map_or(b"", |authority| authority.name));
+        out.extend_from_slice(authority.name);
         out.get_mut(start..).unwrap_or_default().make_ascii_lowercase();
     }
     if !given.port.0 {

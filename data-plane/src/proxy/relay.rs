@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::buffer::{Buffer, Buffers};
 use super::timer::Timer;
-use crate::http1::{BodyDecoder, BodyError, LAST_CHUNK, Step, push_chunk_size};
+use crate::http1::{BodyDecoder, LAST_CHUNK, Step, push_chunk_size};
 
 /// Chunked output gathered before it is written: several small chunks leave in one write.
 const GATHERED_BYTES_MAX: usize = 16 * 1024;
@@ -38,7 +38,7 @@ pub enum RelayError {
     /// The source broke or ended too soon.
     Source,
     /// The source's body breaks the framing rules.
-    Body(BodyError),
+    Body,
     /// The source gave nothing for too long.
     SourceTimeout,
     /// The sink broke.
@@ -72,6 +72,7 @@ pub struct Relay {
     is_armed: bool,
     body_left: u64,
     body_bytes: u64,
+    took_body: bool,
     written: u64,
 }
 
@@ -93,6 +94,7 @@ impl Relay {
             is_armed: false,
             body_left: body_bytes_max.unwrap_or(u64::MAX),
             body_bytes: 0,
+            took_body: false,
             written: 0,
         }
     }
@@ -107,9 +109,14 @@ impl Relay {
         self.body_bytes
     }
 
+    /// Whether some of the body left the source's buffer: it cannot be sent again then.
+    pub const fn took_body(&self) -> bool {
+        self.took_body
+    }
+
     /// Gives the output buffer back.
-    pub fn into_output(self, buffers: &Buffers) {
-        buffers.give_back_output(self.output);
+    pub fn give_back(&mut self, buffers: &Buffers) {
+        buffers.give_back_output(std::mem::take(&mut self.output));
     }
 
     /// Goes on until everything is with the sink.
@@ -185,6 +192,7 @@ impl Relay {
             self.output_at += of_composed;
             self.direct -= of_direct;
             buffer.consume(of_direct);
+            self.took_body |= of_direct > 0;
             self.written += length as u64;
             self.is_armed = false;
         }
@@ -197,7 +205,7 @@ impl Relay {
     #[inline]
     fn decode(&mut self, buffer: &mut Buffer) -> Result<bool, RelayError> {
         while self.output.len() < GATHERED_BYTES_MAX {
-            match self.decoder.next(buffer.filled()).map_err(RelayError::Body)? {
+            match self.decoder.next(buffer.filled()).map_err(|_| RelayError::Body)? {
                 Step::Data { skip, length } => {
                     buffer.consume(skip);
                     self.body_bytes += length as u64;
@@ -210,12 +218,14 @@ impl Relay {
                         }
                         self.output.extend_from_slice(buffer.filled().get(..length).unwrap_or_default());
                         buffer.consume(length);
+                        self.took_body = true;
                         continue;
                     }
                     push_chunk_size(&mut self.output, length);
                     self.output.extend_from_slice(buffer.filled().get(..length).unwrap_or_default());
                     self.output.extend_from_slice(b"\r\n");
                     buffer.consume(length);
+                    self.took_body = true;
                 }
                 Step::More { skip } => {
                     buffer.consume(skip);

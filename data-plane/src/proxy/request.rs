@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::attempt::{self, Aim};
+use super::body::Body;
 use super::connection::Client;
 use super::error::Problem;
 use super::forward::{self, BodyHeader, Forward};
@@ -13,7 +15,7 @@ use super::rewrite::{self, Scheme, Strip};
 use super::worker::Worker;
 use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version, split_host};
 use crate::router::{Headers, Query};
-use crate::table::{Lease, Route, Service};
+use crate::table::{Lease, Route, Service, Tried};
 
 /// What is remembered of a request.
 #[derive(Debug, Clone)]
@@ -68,23 +70,55 @@ impl Headers for RequestHead<'_, '_> {
     }
 }
 
-/// Reads the held head and finds its route.
-pub fn open(client: &Client, worker: &Worker, is_last: bool) -> (Facts, Result<Matched, Unserved>) {
-    let mut facts = Facts {
-        started: Instant::now(),
-        request_id: worker.request_id(),
-        is_head: false,
-        version: Version::Http11,
-        persists: false,
-        accepts_trailers: false,
-        framing: Framing::Absent,
-        expects_continue: false,
-        method: Method::Once,
-    };
+/// What the head led to.
+#[derive(Debug)]
+pub struct Opened {
+    /// Of the head.
+    pub facts: Facts,
+    /// Where the request goes, with the first attempt prepared where that needs no wait.
+    pub matched: Result<(Matched, Option<First>), Unserved>,
+}
+
+/// The first attempt, prepared while the head was parsed: parsing it again costs more than anything else here.
+#[derive(Debug)]
+pub struct First {
+    /// The target.
+    pub lease: Lease,
+    /// Knows it.
+    pub tried: Tried,
+    /// The head that goes there.
+    pub head: Vec<u8>,
+}
+
+impl Facts {
+    /// Of a request whose head cannot be read.
+    pub fn unread(worker: &Worker) -> Self {
+        Self {
+            started: Instant::now(),
+            request_id: worker.request_id(),
+            is_head: false,
+            version: Version::Http11,
+            persists: false,
+            accepts_trailers: false,
+            framing: Framing::Absent,
+            expects_continue: false,
+            method: Method::Once,
+        }
+    }
+}
+
+/// Reads the held head, finds its route, and prepares the first attempt if the body is at hand.
+pub fn open(client: &Client, worker: &Worker, is_last: bool) -> Opened {
+    let mut facts = Facts::unread(worker);
     let mut storage = HeadStorage::new();
     let head = match RequestHead::parse(client.buffer.held(), &mut storage) {
         Ok(head) => head,
-        Err(refusal) => return (facts, Err(Unserved { problem: Problem::Refused(refusal), route: None })),
+        Err(refusal) => {
+            return Opened {
+                facts,
+                matched: Err(Unserved { problem: Problem::Refused(refusal), route: None }),
+            };
+        }
     };
     facts.is_head = head.method == "HEAD";
     facts.version = head.version;
@@ -93,19 +127,44 @@ pub fn open(client: &Client, worker: &Worker, is_last: bool) -> (Facts, Result<M
     facts.framing = head.framing;
     facts.expects_continue = head.expects_continue;
     facts.method = Method::of(head.method);
-    let matched = resolve(&head, client, worker);
-    (facts, matched)
+    let path = equipoise_proto::path::normalise(head.target.path);
+    let matched = resolve(&head, &path, client, worker).map(|matched| {
+        let first = prepare(&head, &path, client, worker, &facts, &matched);
+        (matched, first)
+    });
+    Opened { facts, matched }
 }
 
-fn resolve(head: &RequestHead<'_, '_>, client: &Client, worker: &Worker) -> Result<Matched, Unserved> {
+fn prepare(
+    head: &RequestHead<'_, '_>,
+    path: &[u8],
+    client: &Client,
+    worker: &Worker,
+    facts: &Facts,
+    matched: &Matched,
+) -> Option<First> {
+    let body = Body::at_hand(client, worker, facts, matched)?;
+    let mut tried = Tried::default();
+    // A failed pick is made again where it can be waited for and answered.
+    let lease = matched.service.upstream.pick(&mut tried).ok()?;
+    let with = Composing { facts, matched, lease: &lease, body: attempt::body_header(&body, facts.framing) };
+    let head = push_request(head, path, client, worker, &with);
+    Some(First { lease, tried, head })
+}
+
+fn resolve(
+    head: &RequestHead<'_, '_>,
+    path: &[u8],
+    client: &Client,
+    worker: &Worker,
+) -> Result<Matched, Unserved> {
     let host = head.host.and_then(split_host);
-    let path = equipoise_proto::path::normalise(head.target.path);
     let query = Query {
         is_tls: false,
         method: head.method.as_bytes(),
         host: host.map_or(b"", |host| host.name),
         port: host.and_then(|host| host.port).unwrap_or(client.port),
-        path: &path,
+        path,
         sni: None,
         headers: head,
     };
@@ -158,50 +217,50 @@ fn to_https(status: u16, head: &RequestHead<'_, '_>) -> Problem {
     Problem::Redirect(status, location)
 }
 
-/// Appends the head that goes to the target of `lease`. Called once an attempt: the Host value follows the
-/// target. `None` if the held head is gone, which nothing in an attempt does.
-pub fn compose(
-    out: &mut Vec<u8>,
-    client: &Client,
-    worker: &Worker,
-    facts: &Facts,
-    matched: &Matched,
-    lease: &Lease,
+struct Composing<'a> {
+    facts: &'a Facts,
+    matched: &'a Matched,
+    lease: &'a Lease,
     body: BodyHeader,
-) -> Option<()> {
-    let mut storage = HeadStorage::new();
-    let head = RequestHead::parse(client.buffer.held(), &mut storage).ok()?;
-    push_request(out, &head, client, worker, facts, matched, lease, body);
-    Some(())
 }
 
-#[allow(clippy::too_many_arguments)]
+/// The head that goes to a target, once more: the Host value follows the target.
+pub fn compose(client: &Client, worker: &Worker, aim: &Aim<'_>, body: BodyHeader) -> Vec<u8> {
+    let mut storage = HeadStorage::new();
+    match RequestHead::parse(client.buffer.held(), &mut storage) {
+        Ok(head) => {
+            let path = equipoise_proto::path::normalise(head.target.path);
+            let with = Composing { facts: aim.facts, matched: aim.matched, lease: aim.lease, body };
+            push_request(&head, &path, client, worker, &with)
+        }
+        // It was read before and is held since: not reachable, and an upstream refuses an empty request.
+        Err(_) => Vec::new(),
+    }
+}
+
 fn push_request(
-    out: &mut Vec<u8>,
     head: &RequestHead<'_, '_>,
+    path: &[u8],
     client: &Client,
     worker: &Worker,
-    facts: &Facts,
-    matched: &Matched,
-    lease: &Lease,
-    body: BodyHeader,
-) {
-    let Matched { route, service, prefix_bytes } = matched;
-    let path = equipoise_proto::path::normalise(head.target.path);
+    with: &Composing<'_>,
+) -> Vec<u8> {
+    let Composing { facts, matched: Matched { route, service, prefix_bytes }, lease, body } = *with;
+    let mut out = worker.buffers.take_output();
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
     let strip =
         if route.strip_path && *prefix_bytes > 0 { Strip::Prefix(*prefix_bytes) } else { Strip::Nothing };
-    rewrite::push_target(out, service.path.as_deref(), &path, strip, head.target.query);
+    rewrite::push_target(&mut out, service.path.as_deref(), path, strip, head.target.query);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match head.host {
         Some(host) if route.preserve_host => out.extend_from_slice(host),
         _ => {
             let name = service.upstream.host_header.as_deref().unwrap_or(lease.host());
-            rewrite::push_host(out, name, lease.address().port(), Scheme::Http);
+            rewrite::push_host(&mut out, name, lease.address().port(), Scheme::Http);
         }
     }
-    let prefix = rewrite::forwarded_prefix(&path, strip);
+    let prefix = rewrite::forwarded_prefix(path, strip);
     let with = Forward {
         peer: &client.peer,
         port: client.port,
@@ -210,5 +269,6 @@ fn push_request(
         body,
         settings: &worker.settings,
     };
-    forward::push_headers(out, head, &with);
+    forward::push_headers(&mut out, head, &with);
+    out
 }

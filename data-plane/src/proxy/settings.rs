@@ -172,3 +172,35 @@ impl FromStr for Cidr {
         Ok(Self { network: number(address) & mask, mask })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_holds_its_addresses_only() {
+        for (block, address, want) in [
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.1.2.3/8", "10.0.0.1", true),
+            ("0.0.0.0/0", "1.2.3.4", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("::/0", "1.2.3.4", true),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+        ] {
+            let block: Cidr = block.parse().unwrap();
+            assert_eq!(block.contains(address.parse().unwrap()), want, "{block:?} {address}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_block_is_refused() {
+        for text in ["", "a", "10.0.0.0/33", "10.0.0.0/-1", "10.0.0.0/", "::/129", "10.0.0/8"] {
+            assert_eq!(text.parse::<Cidr>(), Err(InvalidCidr(text.into())), "{text:?}");
+        }
+    }
+}

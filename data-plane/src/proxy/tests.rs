@@ -7,4 +7,5 @@ mod harness;
 mod headers;
 mod hostile_requests;
 mod hostile_responses;
+mod names;
 mod retries;

@@ -125,3 +125,78 @@ impl Drop for Timer {
 fn ticks(time: Duration) -> u32 {
     u32::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(NEVER - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Bell(AtomicUsize);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_deadline_is_noticed_after_it_passed_and_at_most_two_ticks_late() {
+        let start = Instant::now();
+        let timers = Timers::new(start);
+        let timer = timers.timer();
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        let cx = Context::from_waker(&waker);
+        for millis in [0, 10, 50, 1000, 60_000] {
+            let armed = start + TICK * timers.now.get();
+            timer.arm(Duration::from_millis(millis));
+            assert!(timer.poll_expired(&cx).is_pending(), "{millis}: just armed");
+            timers.advance(armed + Duration::from_millis(millis));
+            assert!(timer.poll_expired(&cx).is_pending(), "{millis}: a tick may have been under way");
+            let rung = bell.0.load(Ordering::Relaxed);
+            timers.advance(armed + Duration::from_millis(millis) + 2 * TICK);
+            assert!(timer.poll_expired(&cx).is_ready(), "{millis}: passed");
+            assert_eq!(bell.0.load(Ordering::Relaxed), rung + 1, "{millis}: woken once");
+        }
+    }
+
+    #[test]
+    fn a_disarmed_or_dropped_deadline_wakes_nobody() {
+        let start = Instant::now();
+        let timers = Timers::new(start);
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        let cx = Context::from_waker(&waker);
+        let (disarmed, dropped) = (timers.timer(), timers.timer());
+        for timer in [&disarmed, &dropped] {
+            timer.arm(TICK);
+            assert!(timer.poll_expired(&cx).is_pending());
+        }
+        disarmed.disarm();
+        drop(dropped);
+        timers.advance(start + 100 * TICK);
+        assert_eq!(bell.0.load(Ordering::Relaxed), 0);
+        // Its place is used again, with nothing left of it.
+        let next = timers.timer();
+        assert!(next.poll_expired(&cx).is_pending());
+        assert_eq!(timers.slots.borrow().deadlines.len(), 2);
+    }
+
+    #[test]
+    fn waking_all_wakes_each_that_waits() {
+        let timers = Timers::new(Instant::now());
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        let cx = Context::from_waker(&waker);
+        let waiting = [timers.timer(), timers.timer()];
+        for timer in &waiting {
+            assert!(timer.poll_expired(&cx).is_pending());
+        }
+        timers.wake_all();
+        assert_eq!(bell.0.load(Ordering::Relaxed), 2);
+    }
+}

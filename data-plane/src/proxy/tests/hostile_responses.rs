@@ -105,11 +105,12 @@ fn a_body_that_breaks_off_is_not_taken_for_whole() {
             });
             let node = Node::with(&[origin.address]);
             let mut client = node.connect();
-            client.send(format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n"));
-            let head = client.read_head();
-            let rest = client.read_to_end();
-            if let Some(rest) = rest {
-                let head = head.unwrap();
+            client.send(format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n"));
+            let head = client.read_head().unwrap_or_default();
+            // A reset says it all; a whole answer is ours; else the framing tells that something is missing.
+            if let Some(rest) = client.read_to_end()
+                && !head.starts_with("HTTP/1.1 502")
+            {
                 let is_told = head.contains("Content-Length: 10") || head.contains("chunked");
                 assert!(is_told && !rest.contains("0\r\n\r\n"), "{name}, {version}: {head}{rest}");
             }

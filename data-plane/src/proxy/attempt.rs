@@ -1,0 +1,433 @@
+//! One attempt: a connection to one target, the request on it, and the response that comes back.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::body::Body;
+use super::buffer::Buffer;
+use super::connection::Client;
+use super::error::Problem;
+use super::exchange::{Failure, Picked};
+use super::forward::BodyHeader;
+use super::pool::{self, Pooled};
+use super::relay::{Encoding, Patience, Relay, RelayError};
+use super::reply::{self, Reply, ReplyBody};
+use super::request::{self, Facts, Matched};
+use super::retry::{Fault, Method, Origin, Sent};
+use super::worker::Worker;
+use crate::http1::{
+    BodyDecoder, Framing, HeadScan, HeadStorage, InvalidResponse, ResponseBody, ResponseHead, Version,
+    push_chunk_size,
+};
+use crate::observability::PoolUse;
+use crate::table::Lease;
+
+/// Interim responses of one upstream before its real one.
+const INTERIM_RESPONSES_MAX: u32 = 8;
+
+/// What is attempted.
+#[derive(Debug, Clone, Copy)]
+pub struct Aim<'a> {
+    /// Of the request's head.
+    pub facts: &'a Facts,
+    /// Where it goes.
+    pub matched: &'a Matched,
+    /// The target.
+    pub lease: &'a Lease,
+    /// When that was picked.
+    pub picked: Picked,
+    /// Whether a pooled connection will do.
+    pub may_pool: bool,
+}
+
+/// An attempt that failed before a response head was complete.
+#[derive(Debug)]
+pub struct Failed {
+    /// Where its connection came from.
+    pub origin: Origin,
+    /// What the target may have seen.
+    pub sent: Sent,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// An attempt under way: both directions of one exchange.
+#[derive(Debug)]
+pub struct Attempt {
+    upstream: Pooled,
+    pub(super) buffer: Buffer,
+    scan: HeadScan,
+    upload: Upload,
+    pub(super) download: Relay,
+    /// Of the response.
+    pub(super) status: u16,
+    /// The client's connection can be used again.
+    pub(super) client_persists: bool,
+    /// The upstream's can.
+    upstream_persists: bool,
+}
+
+/// How far the request got.
+#[derive(Debug)]
+enum Upload {
+    /// Under way.
+    Running(Relay),
+    /// All of it is with the upstream: bytes in all, and of a streamed body.
+    Sent {
+        /// Bytes that the connection accepted.
+        written: u64,
+        /// Body bytes that were streamed.
+        streamed: u64,
+    },
+    /// The upstream took no more of it; whether some body was lost.
+    Broken {
+        /// Bytes that the connection accepted.
+        written: u64,
+        /// Part of the body is gone.
+        took_body: bool,
+    },
+}
+
+/// Sends the request to one target and reads the response's head; `slot` holds the attempt then. `composed` is
+/// the request's head, if it is written already.
+pub async fn run(
+    slot: &mut Option<Attempt>,
+    client: &mut Client,
+    worker: &Worker,
+    aim: &Aim<'_>,
+    body: &Body,
+    composed: Option<Vec<u8>>,
+) -> Result<(), Failed> {
+    let address = aim.lease.address();
+    let (upstream, origin) = match take_pooled(worker, aim, address) {
+        Some(pooled) => (pooled, Origin::Pooled),
+        None => match connect(client, address, aim.matched.service.connect_timeout).await {
+            Ok(stream) => (Pooled { stream, requests: 0 }, Origin::Fresh),
+            Err(failure) => return Err(Failed { origin: Origin::Fresh, sent: Sent::Nothing, failure }),
+        },
+    };
+    let attempt = slot.insert(Attempt::new(upstream, upload(client, worker, aim, body, composed)));
+    let mut interim = 0;
+    let failure = loop {
+        if let Err(failure) = poll_fn(|cx| attempt.poll_head(cx, client, worker, aim.matched)).await {
+            break failure;
+        }
+        match attempt.begin(worker, aim) {
+            Ok(true) => return Ok(()),
+            Ok(false) if interim < INTERIM_RESPONSES_MAX => {
+                interim += 1;
+                attempt.buffer.release();
+                attempt.scan = HeadScan::default();
+            }
+            Ok(false) => break Failure::Fault(Fault::Invalid),
+            Err(error) => {
+                debug!(target = %address, %error, "an upstream's response is refused");
+                break Failure::Fault(Fault::Invalid);
+            }
+        }
+    };
+    let has_read = interim > 0 || !attempt.buffer.filled().is_empty();
+    let sent = attempt.sent(aim);
+    attempt.buffer.give_back(&worker.buffers);
+    let origin = if has_read { Origin::Fresh } else { origin };
+    Err(Failed { origin, sent, failure })
+}
+
+fn take_pooled(worker: &Worker, aim: &Aim<'_>, address: SocketAddr) -> Option<Pooled> {
+    let mut pooled = if aim.may_pool { worker.pool.take(address) } else { None };
+    // What cannot be sent twice is not sent on a connection that has just been closed.
+    while aim.facts.method == Method::Once
+        && pooled.as_ref().is_some_and(|pooled| !pool::is_surely_quiet(&pooled.stream))
+    {
+        pooled = worker.pool.take(address);
+    }
+    worker.metrics.pool(if pooled.is_some() { PoolUse::Hit } else { PoolUse::Miss });
+    pooled
+}
+
+async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -> Result<TcpStream, Failure> {
+    client.timer.arm(patience);
+    // Boxed: rare, and every connection's task would be as large as its largest wait.
+    let mut connecting = Box::pin(TcpStream::connect(address));
+    let stream = poll_fn(|cx| {
+        if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
+            return Poll::Ready(connected.map_err(|_| Failure::Fault(Fault::Connect)));
+        }
+        if client.is_gone(cx) {
+            return Poll::Ready(Err(Failure::ClientGone));
+        }
+        client.timer.poll_expired(cx).map(|()| Err(Failure::Fault(Fault::ConnectTimeout)))
+    })
+    .await?;
+    stream.set_nodelay(true).map_err(|_| Failure::Fault(Fault::Connect))?;
+    Ok(stream)
+}
+
+/// How a body is announced.
+pub fn body_header(body: &Body, framing: Framing) -> BodyHeader {
+    match (body, framing) {
+        (Body::Absent, Framing::Length(_)) => BodyHeader::Length(0),
+        (Body::Absent, Framing::Absent | Framing::Chunked) => BodyHeader::Absent,
+        (Body::InPlace(length), _) => BodyHeader::Length(*length as u64),
+        (Body::Collected(bytes, trailers), _) if trailers.is_empty() => {
+            BodyHeader::Length(bytes.len() as u64)
+        }
+        (Body::Streaming(..), Framing::Length(length)) => BodyHeader::Length(length),
+        (Body::Streaming(..) | Body::Collected(..), _) => BodyHeader::Chunked,
+    }
+}
+
+/// Composes what goes upstream.
+fn upload(client: &Client, worker: &Worker, aim: &Aim<'_>, body: &Body, composed: Option<Vec<u8>>) -> Relay {
+    let header = body_header(body, aim.facts.framing);
+    let mut out = composed.unwrap_or_else(|| request::compose(client, worker, aim, header));
+    match body {
+        Body::Absent => {}
+        Body::InPlace(length) => {
+            out.extend_from_slice(client.buffer.filled().get(..*length).unwrap_or_default());
+        }
+        Body::Collected(bytes, trailers) if trailers.is_empty() => out.extend_from_slice(bytes),
+        Body::Collected(bytes, trailers) => {
+            push_chunk(&mut out, bytes);
+            out.extend_from_slice(b"0\r\n");
+            out.extend_from_slice(trailers);
+            out.extend_from_slice(b"\r\n");
+        }
+        Body::Streaming(decoder, collected) => {
+            let encoding = if header == BodyHeader::Chunked {
+                push_chunk(&mut out, collected);
+                Encoding::ChunkedWithTrailers
+            } else {
+                out.extend_from_slice(collected);
+                Encoding::Plain
+            };
+            let most = worker.settings.body_bytes_max;
+            let left = most.map(|most| most.saturating_sub(collected.len() as u64));
+            return Relay::new(out, decoder.clone(), encoding, left);
+        }
+    }
+    Relay::new(out, BodyDecoder::length(0), Encoding::Plain, None)
+}
+
+fn push_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        push_chunk_size(out, bytes.len());
+        out.extend_from_slice(bytes);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+impl Attempt {
+    fn new(mut upstream: Pooled, upload: Relay) -> Self {
+        upstream.requests = upstream.requests.saturating_add(1);
+        Self {
+            upstream,
+            buffer: Buffer::default(),
+            scan: HeadScan::default(),
+            upload: Upload::Running(upload),
+            download: Relay::new(Vec::new(), BodyDecoder::length(0), Encoding::Plain, None),
+            status: 0,
+            client_persists: false,
+            upstream_persists: false,
+        }
+    }
+
+    /// Whether all of the request is with the upstream.
+    pub fn is_sent(&self) -> bool {
+        matches!(self.upload, Upload::Sent { .. })
+    }
+
+    /// Body bytes that were streamed to the upstream.
+    pub fn streamed(&self) -> u64 {
+        match &self.upload {
+            Upload::Running(relay) => relay.body_bytes(),
+            Upload::Sent { streamed, .. } => *streamed,
+            Upload::Broken { .. } => 0,
+        }
+    }
+
+    /// What the target may have seen, for the retry rules.
+    fn sent(&self, aim: &Aim<'_>) -> Sent {
+        let (written, took_body) = match &self.upload {
+            Upload::Running(relay) => (relay.written(), relay.took_body()),
+            Upload::Sent { written, streamed } => (*written, *streamed > 0),
+            Upload::Broken { written, took_body } => (*written, *took_body),
+        };
+        let has_body = aim.facts.framing != Framing::Absent;
+        match (written, took_body) {
+            (_, true) => Sent::Consumed,
+            (0, false) => Sent::Nothing,
+            // The route wants its bodies sent once.
+            (_, false) if has_body && !aim.matched.route.request_buffering => Sent::Consumed,
+            (_, false) => Sent::Replayable,
+        }
+    }
+
+    /// Gives everything back: the connection to the pool if it can be used again.
+    pub fn reuse(mut self, worker: &Worker, address: SocketAddr, now: Instant) {
+        let is_clean = self.buffer.filled().is_empty();
+        self.buffer.give_back(&worker.buffers);
+        self.download.give_back(&worker.buffers);
+        if self.is_sent() && self.upstream_persists && is_clean {
+            worker.pool.put(address, self.upstream, now);
+        }
+    }
+
+    /// Sends what is left of the request; true once nothing is.
+    fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut Client,
+        worker: &Worker,
+        matched: &Matched,
+    ) -> Result<bool, Failure> {
+        let Upload::Running(upload) = &mut self.upload else { return Ok(true) };
+        let patience = Patience { read: worker.settings.body_timeout, write: matched.service.write_timeout };
+        let Client { stream, buffer, upload_timer, .. } = client;
+        let polled = upload.poll(cx, stream, buffer, &mut self.upstream.stream, upload_timer, patience);
+        let next = match polled {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(())) => Upload::Sent { written: upload.written(), streamed: upload.body_bytes() },
+            // An answer may have come before the upstream stopped reading.
+            Poll::Ready(Err(RelayError::Sink)) => {
+                Upload::Broken { written: upload.written(), took_body: upload.took_body() }
+            }
+            Poll::Ready(Err(RelayError::SinkTimeout)) => return Err(Failure::Fault(Fault::TimedOut)),
+            Poll::Ready(Err(RelayError::Source)) => return Err(Failure::ClientGone),
+            Poll::Ready(Err(RelayError::SourceTimeout)) => {
+                return Err(Failure::Problem(Problem::BodyTimeout));
+            }
+            Poll::Ready(Err(RelayError::Body)) => return Err(Failure::Problem(Problem::Body)),
+            Poll::Ready(Err(RelayError::TooLarge)) => return Err(Failure::Problem(Problem::TooLarge)),
+        };
+        upload.give_back(&worker.buffers);
+        self.upload = next;
+        client.upload_timer.disarm();
+        client.timer.arm(matched.service.read_timeout);
+        Ok(true)
+    }
+
+    /// Sends the request and waits for a response's head, which the buffer holds then.
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut Client,
+        worker: &Worker,
+        matched: &Matched,
+    ) -> Poll<Result<(), Failure>> {
+        let is_sent = self.poll_upload(cx, client, worker, matched)?;
+        loop {
+            if !self.buffer.filled().is_empty() {
+                match self.scan.advance(self.buffer.filled(), &worker.settings.head_limits) {
+                    Ok(Some(head)) if head.start == 0 => {
+                        self.buffer.hold(head.start, head.end);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Ok(Some(_)) | Err(_) => return Poll::Ready(Err(Failure::Fault(Fault::Invalid))),
+                    Ok(None) => {}
+                }
+            }
+            match self.poll_more(cx, worker) {
+                Poll::Ready(true) => {
+                    if is_sent {
+                        client.timer.arm(matched.service.read_timeout);
+                    }
+                }
+                Poll::Ready(false) => return Poll::Ready(Err(Failure::Fault(Fault::Broken))),
+                Poll::Pending => break,
+            }
+        }
+        if is_sent {
+            if client.is_gone(cx) {
+                return Poll::Ready(Err(Failure::ClientGone));
+            }
+            ready!(client.timer.poll_expired(cx));
+            return Poll::Ready(Err(Failure::Fault(Fault::TimedOut)));
+        }
+        Poll::Pending
+    }
+
+    /// Reads once, lending the buffer only when there is something; false is the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
+        if !self.buffer.is_lent() {
+            if ready!(self.upstream.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(false);
+            }
+            self.buffer.lend(&worker.buffers);
+        }
+        let filled = ready!(self.buffer.poll_fill(&mut self.upstream.stream, cx));
+        Poll::Ready(matches!(filled, Ok(length) if length > 0))
+    }
+
+    /// Reads the held response head and composes the client's; false for an interim response.
+    fn begin(&mut self, worker: &Worker, aim: &Aim<'_>) -> Result<bool, InvalidResponse> {
+        let facts = aim.facts;
+        let mut storage = HeadStorage::new();
+        let head = ResponseHead::parse(self.buffer.held(), facts.is_head, &mut storage)?;
+        if head.status == 101 {
+            // Nobody asked for it: upgrades are not forwarded.
+            return Err(InvalidResponse::Status(101));
+        }
+        if head.status < 200 {
+            return Ok(false);
+        }
+        self.status = head.status;
+        self.upstream_persists = head.persists();
+        let body = ReplyBody::of(head.body, facts.version == Version::Http11);
+        // While the request is still coming in, nobody knows where it ends.
+        self.client_persists =
+            facts.persists && !worker.is_draining.get() && self.is_sent() && body != ReplyBody::UntilClose;
+        let decoder = match head.body {
+            ResponseBody::Absent => BodyDecoder::length(0),
+            ResponseBody::Length(length) => BodyDecoder::length(length),
+            ResponseBody::Chunked => BodyDecoder::chunked(),
+            ResponseBody::UntilClose => BodyDecoder::until_close(),
+        };
+        let encoding = match (body, facts.accepts_trailers) {
+            (ReplyBody::Chunked, true) => Encoding::ChunkedWithTrailers,
+            (ReplyBody::Chunked, false) => Encoding::Chunked,
+            (ReplyBody::AsGiven | ReplyBody::UntilClose, _) => Encoding::Plain,
+        };
+        let (proxy_ms, upstream_ms) = aim.picked.latencies(facts, Instant::now());
+        let mut out = worker.buffers.take_output();
+        let with = Reply {
+            body,
+            persists: self.client_persists,
+            accepts_trailers: facts.accepts_trailers,
+            upstream_ms,
+            proxy_ms,
+            request_id: &facts.request_id,
+            added: worker.settings.response_headers,
+        };
+        reply::push_head(&mut out, &head, &with);
+        self.download = Relay::new(out, decoder, encoding, None);
+        Ok(true)
+    }
+
+    /// Passes the response on, and what is left of the request meanwhile.
+    pub fn poll_download(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut Client,
+        worker: &Worker,
+        matched: &Matched,
+    ) -> Poll<Result<(), RelayError>> {
+        // The answer is what counts now; a body that cannot be sent on ends the upload only.
+        if self.poll_upload(cx, client, worker, matched).is_err() {
+            self.upload = Upload::Broken { written: 0, took_body: true };
+        }
+        let patience = Patience { read: matched.service.read_timeout, write: worker.settings.send_timeout };
+        let upstream = &mut self.upstream.stream;
+        let Client { stream, timer, .. } = client;
+        let polled = self.download.poll(cx, upstream, &mut self.buffer, stream, timer, patience);
+        if polled.is_pending() && self.is_sent() && client.is_gone(cx) {
+            return Poll::Ready(Err(RelayError::Sink));
+        }
+        polled
+    }
+}
