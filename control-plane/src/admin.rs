@@ -1,7 +1,7 @@
 //! The Admin API: HTTP in front of the store, speaking the reference's dialect.
 //!
 //! A thin shell around pure parts: [`endpoint`] says what a path stands for, [`gate`] keeps the order in which
-//! requests are refused, [`crud`] is the one implementation for every kind of entity. It meets the rest of the
+//! requests are refused, `crud` is the one implementation for every kind of entity. It meets the rest of the
 //! control plane in `store` (writes and reads) and `nodes` (who applied what); it never talks to a node.
 
 pub mod body;

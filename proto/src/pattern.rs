@@ -1,7 +1,7 @@
 //! Regular expressions of routes: one dialect for both planes.
 //!
 //! People write PCRE; it runs on the `regex` crate, on bytes, in linear time. What both read alike is taken as
-//! it is, what PCRE reads as a literal is escaped, and what this engine has not is refused: see [`dialect`].
+//! it is, what PCRE reads as a literal is escaped, and what this engine has not is refused: see `dialect`.
 //! Classes (`\d`, `\w`, `\s`), `\b` and case folding are ASCII, and `.` is one byte, as in PCRE without UTF mode.
 
 mod dialect;

@@ -1,6 +1,6 @@
 //! Layering of the sources: default < file < environment < flag.
 //!
-//! Pure but for [`read_file`]: the environment and the flags are arguments.
+//! Pure: texts of files, the environment and the flags are arguments.
 
 use std::collections::BTreeMap;
 use std::fmt;

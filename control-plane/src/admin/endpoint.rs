@@ -1,6 +1,6 @@
 //! The one table of endpoints: which path stands for what, and which verbs it takes. Pure.
 //!
-//! The paths of entities follow from [`declaration`]: a later kind appears here by what it declares, not by a
+//! The paths of entities follow from `declaration`: a later kind appears here by what it declares, not by a
 //! handler. Must not look at headers or bodies; called by the request gate and by `/endpoints`.
 
 use percent_encoding::percent_decode_str;

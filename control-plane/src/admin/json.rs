@@ -2,7 +2,7 @@
 //!
 //! The reference accepts nesting up to 1000. A recursive parser would need a stack for that which a runtime's
 //! worker thread does not have, and no schema reaches deeper than a handful of levels; so what lies deeper than
-//! [`KEPT_DEPTH`] is checked for syntax, iteratively, and then kept only as an empty container of its type.
+//! `KEPT_DEPTH` is checked for syntax, iteratively, and then kept only as an empty container of its type.
 
 use std::fmt;
 
