@@ -136,9 +136,20 @@ fn free_port() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
+/// How many connections a proxy can hold here: two descriptors each, and a few for itself. HAProxy does not start
+/// when asked for more.
+fn connections_max() -> Result<usize> {
+    let text = fs::read_to_string("/proc/self/limits")?;
+    let line = text.lines().find(|line| line.starts_with("Max open files")).context("the limit of open files")?;
+    // The second of soft and hard: the proxies raise theirs.
+    let files: usize = line.split_whitespace().nth(4).context("a hard limit")?.parse().context("a number")?;
+    Ok((files.min(100_000) - 200) / 2)
+}
+
 fn pinned(cpus: &str, program: &str) -> Command {
     let mut command = Command::new("taskset");
-    command.args(["-c", cpus]).arg(program).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    // Errors are shown: a peer that refuses its settings says so there.
+    command.args(["-c", cpus]).arg(program).stdin(Stdio::null()).stdout(Stdio::null());
     command
 }
 
@@ -195,10 +206,11 @@ fn start_nginx(dir: &Path, address: SocketAddr, [first, second]: [SocketAddr; 2]
 
 fn start_haproxy(dir: &Path, address: SocketAddr, [first, second]: [SocketAddr; 2]) -> Result<Guard> {
     let path = dir.join("haproxy.cfg");
+    let connections = connections_max()?;
     fs::write(
         &path,
         format!(
-            "global\n  nbthread 1\n  maxconn 40000\n\
+            "global\n  nbthread 1\n  maxconn {connections}\n\
              defaults\n  mode http\n  timeout connect 60s\n  timeout client 300s\n  timeout server 60s\n\
              frontend f\n  bind {address} backlog 4096\n  default_backend b\n\
              backend b\n  balance roundrobin\n  http-reuse always\n  option forwardfor\n\
@@ -332,7 +344,7 @@ fn idle_kib(peer: &Peer) -> Result<String> {
     let before = resident_kib(peer.pid)?;
     let mut held = Vec::with_capacity(IDLE);
     let mut buffer = [0; 4096];
-    for _ in 0..IDLE {
+    for _ in 0..IDLE.min(connections_max()? - 100) {
         let Ok(mut stream) = TcpStream::connect(peer.address) else { break };
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(b"GET /small HTTP/1.1\r\nHost: bench\r\n\r\n")?;
