@@ -1,4 +1,4 @@
-//! Round-robin picks at 2, 100 and 10,000 targets, by sequence and by deadlines, and the whole pick of a cell.
+//! Round-robin picks at 2, 100 and 10,000 targets, by a kept sequence and by rotation, and the whole pick of a cell.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ fn picks(criterion: &mut Criterion) {
         });
         let weights: Vec<u16> = (0_u16..).take(size).map(|at| 65_535 - at).collect();
         let round_robin = RoundRobin::new(&weights);
-        group.bench_function(BenchmarkId::new("deadlines", size), |bencher| {
+        group.bench_function(BenchmarkId::new("rotation", size), |bencher| {
             bencher.iter(|| round_robin.pick(black_box(&cursor), |_| true));
         });
     }

@@ -50,10 +50,32 @@ fn nothing_with_weight_gives_nobody() {
 
 #[test]
 fn a_long_cycle_is_not_kept() {
-    assert!(matches!(RoundRobin::new(&[65_535, 65_534]).turns, Turns::Deadlines(_)));
+    assert!(matches!(RoundRobin::new(&[65_535, 65_534]).turns, Turns::Rotation(_)));
     assert!(
         matches!(RoundRobin::new(&[65_534, 32_767]).turns, Turns::Sequence(sequence) if sequence.len() == 3)
     );
+}
+
+#[test]
+fn nobody_is_far_from_its_share_at_any_turn_of_a_long_cycle() {
+    let distinct: Vec<u16> = (0..1_000).map(|at| 65_535 - at).collect();
+    let cases: [(&str, &[u16]); 4] = [
+        ("two alike", &[65_535, 65_534]),
+        ("one heavy", &[65_535, 1, 2, 3]),
+        ("one light", &[1, 65_535, 65_533]),
+        ("a thousand", &distinct),
+    ];
+    for (name, weights) in cases {
+        let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+        let mut counts = vec![0.0; weights.len()];
+        let mut turn = 0.0;
+        for place in picks(weights, 50_000) {
+            turn += 1.0;
+            counts[place] += 1.0;
+            let share = turn * f64::from(weights[place]) / total;
+            assert!((counts[place] - share).abs() < 4.0, "{name}: {} of {share} at {turn}", counts[place]);
+        }
+    }
 }
 
 #[test]
@@ -77,6 +99,21 @@ proptest! {
         let cursor = AtomicU64::new(start);
         let picked: Vec<_> = (0..length).map(|_| round_robin.pick(&cursor, |_| true).unwrap()).collect();
         let want: Vec<u64> = weights.iter().map(|w| u64::from(w / divisor)).collect();
+        prop_assert_eq!(counts(&weights, &picked), want);
+    }
+
+    #[test]
+    fn a_long_cycle_gives_exact_shares_wherever_it_starts(
+        weights in prop::collection::vec(prop_oneof![Just(0_u16), 1..100_u16, 60_000_u16..], 2..6), start in any::<u64>(),
+    ) {
+        let divisor = weights.iter().fold(0, |a, b| gcd(a, *b));
+        prop_assume!(divisor > 0);
+        let want: Vec<u64> = weights.iter().map(|w| u64::from(w / divisor)).collect();
+        let length = want.iter().sum();
+        let rotation = Rotation::new(&weights, divisor, length);
+        // One short of the whole range, so that no cycle runs over its end, where the cursor starts anew.
+        let start = start.min(u64::MAX - length);
+        let picked: Vec<_> = (start..start + length).map(|turn| rotation.at(turn) as usize).collect();
         prop_assert_eq!(counts(&weights, &picked), want);
     }
 
