@@ -6,22 +6,22 @@ use anyhow::Context;
 use clap::Command;
 use equipoise_control_plane::{run, settings::ControlPlaneSettings};
 use equipoise_settings::cli::{self, Start};
-use equipoise_settings::{Plane, Settings, logs, signal::StopSignals};
+use equipoise_settings::{Process, Settings, logs, signal::StopSignals};
 
 fn main() -> ExitCode {
     let command = Command::new("equipoise-control-plane")
         .about("Admin API, durable config and its distribution to nodes")
         .version(env!("CARGO_PKG_VERSION"));
-    let means = |plane| matches!(plane, Plane::Control | Plane::ControlApart | Plane::Every);
-    match cli::start(command, means, std::env::args_os(), std::env::vars()) {
+    let environment = std::env::vars_os();
+    let read = ControlPlaneSettings::read;
+    match cli::start(command, Process::ControlPlane, std::env::args_os(), environment, read) {
         Start::Exit(code) => code,
-        Start::Run(settings, _) => cli::exit_code(serve(&settings)),
+        Start::Run(settings, plane, _) => cli::exit_code(serve(&settings, *plane)),
     }
 }
 
-fn serve(settings: &Settings) -> anyhow::Result<()> {
+fn serve(settings: &Settings, plane: ControlPlaneSettings) -> anyhow::Result<()> {
     logs::start(settings);
-    let plane = ControlPlaneSettings::read(settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let mut signals = StopSignals::new().context("signals cannot be taken over")?;
@@ -32,7 +32,7 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
         cli::announce(concat!("Equipoise control plane ", env!("CARGO_PKG_VERSION")), &listeners);
         let signal = signals.next().await;
         tracing::info!(signal, "stopping");
-        control.stop().await;
+        signals.stop(control.stop()).await;
         Ok(())
     })
 }

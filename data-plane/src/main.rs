@@ -6,25 +6,23 @@ use anyhow::Context;
 use clap::Command;
 use equipoise_data_plane::{run, settings::NodeSettings};
 use equipoise_settings::cli::{self, Start};
-use equipoise_settings::{Plane, Settings, logs, signal::StopSignals};
+use equipoise_settings::{Process, Settings, logs, signal::StopSignals};
 
 fn main() -> ExitCode {
     let command = Command::new("equipoise-data-plane")
         .about("One node: proxy, balancer and health checks")
         .version(env!("CARGO_PKG_VERSION"));
-    let means = |plane| matches!(plane, Plane::Data | Plane::NodeApart | Plane::Every);
-    match cli::start(command, means, std::env::args_os(), std::env::vars()) {
+    match cli::start(command, Process::Node, std::env::args_os(), std::env::vars_os(), NodeSettings::read) {
         Start::Exit(code) => code,
-        Start::Run(settings, _) => cli::exit_code(serve(&settings)),
+        Start::Run(settings, node, _) => cli::exit_code(serve(&settings, *node)),
     }
 }
 
 /// Threads beside the workers: config, DNS, probes, Status API.
 const AUXILIARY_THREADS: usize = 2;
 
-fn serve(settings: &Settings) -> anyhow::Result<()> {
+fn serve(settings: &Settings, node: NodeSettings) -> anyhow::Result<()> {
     logs::start(settings);
-    let node = NodeSettings::read(settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(AUXILIARY_THREADS)
         .enable_all()
@@ -39,7 +37,7 @@ fn serve(settings: &Settings) -> anyhow::Result<()> {
         cli::announce(concat!("Equipoise node ", env!("CARGO_PKG_VERSION")), &listeners);
         let signal = signals.next().await;
         tracing::info!(signal, "draining");
-        node.stop().await;
+        signals.stop(node.stop()).await;
         Ok(())
     })
 }

@@ -93,6 +93,9 @@ fn labels(settings: &Settings) -> Result<BTreeMap<String, String>, Problem> {
 
 fn control_planes(settings: &Settings) -> Result<Vec<SocketAddr>, Problem> {
     let key = &keys::CLUSTER_CONTROL_PLANE;
+    if settings.get(key).is_none() {
+        return Ok(Vec::new());
+    }
     let read = |text: &String| {
         let address: SocketAddr = text
             .parse()

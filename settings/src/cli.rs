@@ -2,19 +2,20 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::keys::{self, Plane};
+use crate::keys::{self, Process};
 use crate::source::{Layers, Problem, Settings};
 
 /// What a binary is to do after its command line was read.
-pub enum Start {
-    /// Run with these settings; the matches tell the subcommand.
-    Run(Box<Settings>, ArgMatches),
+pub enum Start<T> {
+    /// Run with these settings, as they stand and as the process reads them; the matches tell the subcommand.
+    Run(Box<Settings>, Box<T>, ArgMatches),
     /// Nothing more: help, version, `--check`, `--print-settings`, or problems that were printed.
     Exit(ExitCode),
 }
@@ -23,15 +24,17 @@ pub enum Start {
 const EX_CONFIG: u8 = 78;
 
 /// Reads command line, file and environment. `command` gives name, about and subcommands; the flags are added
-/// for the keys that `means` accepts. Keys of other planes stay allowed in files and the environment, so that
-/// one file can serve all processes of a machine.
-pub fn start(
+/// for the keys that mean something to `process`. Keys of other planes stay allowed in files and the environment, so
+/// that one file can serve all processes of a machine. `typed` makes of the settings what the process starts with;
+/// what it refuses is refused by `--check` as well.
+pub fn start<T>(
     command: Command,
-    means: impl Fn(Plane) -> bool,
+    process: Process,
     arguments: impl IntoIterator<Item = OsString>,
-    environment: impl IntoIterator<Item = (String, String)>,
-) -> Start {
-    let command = with_flags(command, means);
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    typed: impl FnOnce(&Settings) -> Result<T, Problem>,
+) -> Start<T> {
+    let command = with_flags(command, process);
     let matches = match command.try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
@@ -40,30 +43,36 @@ pub fn start(
             return Start::Exit(if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS });
         }
     };
-    let settings = match read(&matches, environment) {
+    let settings = match read(&matches, process, environment) {
         Ok(settings) => settings,
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("error: {problem}");
-            }
-            return Start::Exit(ExitCode::from(EX_CONFIG));
-        }
+        Err(problems) => return refused(&problems),
     };
     if matches.get_flag("print-settings") {
-        print(&settings);
+        to_stdout(|out| print(out, &settings));
         return Start::Exit(ExitCode::SUCCESS);
     }
     for warning in &settings.warnings {
         eprintln!("warning: {warning}");
     }
+    let plane = match typed(&settings) {
+        Ok(plane) => plane,
+        Err(problem) => return refused(&[problem]),
+    };
     if matches.get_flag("check") {
         eprintln!("settings are valid");
         return Start::Exit(ExitCode::SUCCESS);
     }
-    Start::Run(Box::new(settings), matches)
+    Start::Run(Box::new(settings), Box::new(plane), matches)
 }
 
-fn with_flags(command: Command, means: impl Fn(Plane) -> bool) -> Command {
+fn refused<T>(problems: &[Problem]) -> Start<T> {
+    for problem in problems {
+        eprintln!("error: {problem}");
+    }
+    Start::Exit(ExitCode::from(EX_CONFIG))
+}
+
+fn with_flags(command: Command, process: Process) -> Command {
     let path = |name: &'static str, what: &'static str| {
         Arg::new(name)
             .long(name)
@@ -80,7 +89,7 @@ fn with_flags(command: Command, means: impl Fn(Plane) -> bool) -> Command {
         .arg(path("kong-conf", "A file in the reference's `key = value` format"))
         .arg(fact("check", "Check the settings and exit"))
         .arg(fact("print-settings", "Print the settings in force and where each comes from, and exit"));
-    keys::ALL.iter().filter(|key| means(key.plane)).fold(command, |command, key| {
+    keys::ALL.iter().filter(|key| key.plane.means(process)).fold(command, |command, key| {
         let help = if key.default.is_empty() {
             key.what.to_owned()
         } else {
@@ -99,14 +108,21 @@ fn with_flags(command: Command, means: impl Fn(Plane) -> bool) -> Command {
 }
 
 /// Tells people and scripts where everything listens; `ready` is the last line.
-#[allow(clippy::print_stdout, reason = "the one thing a starting process has to say to whoever started it")]
 pub fn announce(title: &str, listeners: &[(&str, SocketAddr)]) {
-    println!("{title}");
-    for (name, address) in listeners {
-        let scheme = if *name == "cluster" { "" } else { "http://" };
-        println!("  {name:<8} {scheme}{address}");
-    }
-    println!("ready");
+    to_stdout(|out| {
+        writeln!(out, "{title}")?;
+        for (name, address) in listeners {
+            let scheme = if *name == "cluster" { "" } else { "http://" };
+            writeln!(out, "  {name:<8} {scheme}{address}")?;
+        }
+        writeln!(out, "ready")
+    });
+}
+
+/// Writes to standard output. Nobody may read it any more (`| head`), which is no reason to end a process.
+pub fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+    let mut out = io::stdout().lock();
+    drop(write(&mut out).and_then(|()| out.flush()));
 }
 
 /// Says why a process could not start or go on, with all causes, as one sentence.
@@ -126,7 +142,8 @@ const DEFAULT_FILE: &str = "equipoise.toml";
 
 fn read(
     matches: &ArgMatches,
-    environment: impl IntoIterator<Item = (String, String)>,
+    process: Process,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Settings, Vec<Problem>> {
     let mut layers = Layers::default();
     if let Some(path) = matches.get_one::<PathBuf>("kong-conf") {
@@ -145,7 +162,7 @@ fn read(
             layers.flag(key, value.clone());
         }
     }
-    layers.resolve()
+    layers.resolve(process)
 }
 
 fn read_file(path: &Path) -> Result<String, Vec<Problem>> {
@@ -154,32 +171,32 @@ fn read_file(path: &Path) -> Result<String, Vec<Problem>> {
     })
 }
 
-#[allow(clippy::print_stdout, reason = "printing is what `--print-settings` is for")]
-fn print(settings: &Settings) {
+fn print(out: &mut dyn Write, settings: &Settings) -> io::Result<()> {
     let mut section = "";
     for key in keys::ALL {
+        let Some((value, source)) = settings.get(key) else { continue };
         let (area, name) = key.name.split_once('.').unwrap_or(("", key.name));
         if area != section {
-            println!("{}[{area}]", if section.is_empty() { "" } else { "\n" });
+            writeln!(out, "{}[{area}]", if section.is_empty() { "" } else { "\n" })?;
             section = area;
         }
-        let (value, source) = settings.get(key);
-        println!("{name} = \"{value}\"  # {source}");
+        writeln!(out, "{name} = \"{value}\"  # {source}")?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn run(arguments: &[&str]) -> Start {
+    fn run(arguments: &[&str]) -> Start<()> {
         let arguments = std::iter::once("test").chain(arguments.iter().copied()).map(OsString::from);
-        start(Command::new("test"), |_| true, arguments, [])
+        start(Command::new("test"), Process::Standalone, arguments, [], |_| Ok(()))
     }
 
     #[test]
     fn a_flag_of_every_key_reaches_its_setting() {
-        let Start::Run(settings, _) = run(&["--admin-listen", "127.0.0.1:7", "--proxy-workers=3"]) else {
+        let Start::Run(settings, ..) = run(&["--admin-listen", "127.0.0.1:7", "--proxy-workers=3"]) else {
             panic!("valid flags must run");
         };
         assert_eq!(settings.listen(&keys::ADMIN_LISTEN)[0].address.port(), 7);
@@ -199,11 +216,20 @@ mod tests {
     }
 
     #[test]
+    fn what_the_process_refuses_does_not_pass_the_check() {
+        let arguments = ["test", "--check"].map(OsString::from);
+        let started = start(Command::new("test"), Process::Standalone, arguments, [], |settings| {
+            Err::<(), _>(settings.problem(&keys::NODE_ID, "must be a UUID"))
+        });
+        assert!(matches!(started, Start::Exit(code) if code == ExitCode::from(EX_CONFIG)));
+    }
+
+    #[test]
     fn a_file_is_read_and_its_path_is_named_in_problems() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.toml");
         std::fs::write(&path, "[admin]\nlisten = \"127.0.0.1:9\"").unwrap();
-        let Start::Run(settings, _) = run(&["--settings", path.to_str().unwrap()]) else {
+        let Start::Run(settings, ..) = run(&["--settings", path.to_str().unwrap()]) else {
             panic!("a valid file must run");
         };
         assert_eq!(settings.listen(&keys::ADMIN_LISTEN)[0].address.port(), 9);

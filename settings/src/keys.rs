@@ -2,6 +2,17 @@
 
 use crate::value::Kind;
 
+/// Which program reads the settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// The control plane apart.
+    ControlPlane,
+    /// A node apart.
+    Node,
+    /// Both in one process.
+    Standalone,
+}
+
 /// Which processes a key means something to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plane {
@@ -32,6 +43,19 @@ pub struct Key {
     pub plane: Plane,
     /// One sentence for `--help`.
     pub what: &'static str,
+}
+
+impl Plane {
+    /// Whether such a key means something to `process`.
+    pub const fn means(self, process: Process) -> bool {
+        match self {
+            Self::Control => matches!(process, Process::ControlPlane | Process::Standalone),
+            Self::Data => matches!(process, Process::Node | Process::Standalone),
+            Self::NodeApart => matches!(process, Process::Node),
+            Self::ControlApart => matches!(process, Process::ControlPlane),
+            Self::Every => true,
+        }
+    }
 }
 
 impl Key {

@@ -8,6 +8,6 @@ pub mod signal;
 pub mod source;
 pub mod value;
 
-pub use keys::{Key, Plane};
+pub use keys::{Key, Plane, Process};
 pub use source::{Problem, Settings};
 pub use value::{Listen, Value};

@@ -1,5 +1,6 @@
 //! How a process is asked to stop.
 
+use std::future::Future;
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +25,14 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    /// Runs `stop` to its end, or gives up on it at the next signal: whoever asks twice does not want to wait.
+    pub async fn stop(&mut self, stop: impl Future<Output = ()>) {
+        tokio::select! {
+            () = stop => {}
+            signal = self.next() => tracing::warn!(signal, "asked again: not waiting for what is under way"),
         }
     }
 }

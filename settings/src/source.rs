@@ -3,11 +3,12 @@
 //! Pure: texts of files, the environment and the flags are arguments.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::keys::{self, Key};
+use crate::keys::{self, Key, Process};
 use crate::kong::{self, Treatment};
 use crate::value::{Listen, Value, did_you_mean};
 
@@ -59,6 +60,7 @@ impl Problem {
 /// The settings in force, each with its source.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    process: Process,
     values: BTreeMap<&'static str, (Value, Source)>,
     /// Things to say once at start: keys of the reference that have no effect here, or that nobody knows.
     pub warnings: Vec<String>,
@@ -122,9 +124,23 @@ impl Layers {
     }
 
     /// Adds the environment: `EQUIPOISE_<SECTION>_<KEY>`, and the reference's `KONG_<KEY>`.
-    pub fn environment(&mut self, variables: impl IntoIterator<Item = (String, String)>) {
+    /// A variable that Kubernetes makes for a Service (`EQUIPOISE_SERVICE_HOST`) is none of ours.
+    pub fn environment(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) {
         for (name, value) in variables {
-            if let Some(rest) = name.strip_prefix("EQUIPOISE_") {
+            let Ok(name) = name.into_string() else { continue };
+            if !name.starts_with("EQUIPOISE_") && !name.starts_with("KONG_") {
+                continue;
+            }
+            let Ok(value) = value.into_string() else {
+                self.problems.push(Problem {
+                    source_name: format!("environment {name}"),
+                    what: "must be UTF-8".to_owned(),
+                });
+                continue;
+            };
+            if is_service_link(&name, &value) {
+                self.warnings.push(format!("environment {name}: made for a Kubernetes Service, and ignored"));
+            } else if let Some(rest) = name.strip_prefix("EQUIPOISE_") {
                 let source = Source::Environment(name.clone());
                 match keys::ALL.iter().find(|key| key.environment() == name) {
                     Some(key) => self.put(key, value, source),
@@ -149,19 +165,21 @@ impl Layers {
         self.put(key, value, Source::Flag(format!("--{}", key.flag())));
     }
 
-    /// Checks every value.
+    /// Checks every value, also of keys that mean nothing to `process` (one file serves all), and keeps those that
+    /// do.
     ///
     /// # Errors
     /// All problems of all sources, in the order in which they were met.
-    pub fn resolve(mut self) -> Result<Settings, Vec<Problem>> {
+    pub fn resolve(mut self, process: Process) -> Result<Settings, Vec<Problem>> {
         let mut values = BTreeMap::new();
         for key in keys::ALL {
             let (text, source) =
                 self.texts.remove(key.name).unwrap_or_else(|| (key.default.to_owned(), Source::Default));
             match key.kind.parse(&text) {
-                Ok(value) => {
+                Ok(value) if key.plane.means(process) => {
                     values.insert(key.name, (value, source));
                 }
+                Ok(_) => {}
                 Err(rule) => {
                     // Whoever wrote the reference's name should be told about that name.
                     let name = match (&source, key.kong) {
@@ -173,7 +191,7 @@ impl Layers {
             }
         }
         if self.problems.is_empty() {
-            Ok(Settings { values, warnings: self.warnings })
+            Ok(Settings { process, values, warnings: self.warnings })
         } else {
             Err(self.problems)
         }
@@ -220,23 +238,45 @@ fn toml_text(value: &toml::Value) -> Option<String> {
     }
 }
 
+/// Whether Kubernetes made this variable for a Service whose name begins like ours.
+///
+/// Source: Kubernetes, "Accessing the Service: environment variables" (`{NAME}_SERVICE_HOST`, `{NAME}_SERVICE_PORT`
+/// with or without a port's name, `{NAME}_PORT=tcp://...`, `{NAME}_PORT_80_TCP` with `_PROTO`, `_PORT`, `_ADDR`).
+fn is_service_link(name: &str, value: &str) -> bool {
+    let has_scheme = || ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || name.ends_with("_PORT") && has_scheme()
+        || name.split_once("_PORT_").is_some_and(|(_, port)| {
+            let (number, protocol) = port.split_once('_').unwrap_or((port, ""));
+            let protocol = protocol.split('_').next().unwrap_or_default();
+            number.bytes().all(|byte| byte.is_ascii_digit()) && ["TCP", "UDP", "SCTP"].contains(&protocol)
+        })
+}
+
 fn unquote(text: &str) -> &str {
     ['"', '\''].into_iter().find_map(|quote| text.strip_prefix(quote)?.strip_suffix(quote)).unwrap_or(text)
 }
 
 impl Settings {
-    /// The value of a key and where it came from.
-    pub fn get(&self, key: &Key) -> &(Value, Source) {
-        self.values.get(key.name).expect("resolve gave every key a value")
+    /// Which program they are of.
+    pub const fn process(&self) -> Process {
+        self.process
+    }
+
+    /// The value of a key and where it came from; `None` if the key means nothing to this process.
+    pub fn get(&self, key: &Key) -> Option<&(Value, Source)> {
+        self.values.get(key.name)
     }
 
     /// What is in force, under the reference's names.
     pub fn by_kong_name(&self) -> impl Iterator<Item = (&'static str, &Value)> {
-        keys::ALL.iter().filter_map(|key| Some((key.kong?, self.value(key))))
+        keys::ALL.iter().filter_map(|key| Some((key.kong?, &self.get(key)?.0)))
     }
 
     fn value(&self, key: &Key) -> &Value {
-        &self.get(key).0
+        self.get(key).map_or(&Value::Unset, |(value, _)| value)
     }
 
     /// Of a [`crate::value::Kind::Bool`] key.
@@ -301,8 +341,8 @@ impl Settings {
 
     /// A problem found by whoever reads a key more closely than its kind does.
     pub fn problem(&self, key: &Key, rule: impl fmt::Display) -> Problem {
-        let (value, source) = self.get(key);
-        Problem::new(source, format!("`{}` = `{value}`: {rule}", key.name))
+        let source = self.get(key).map_or(&Source::Default, |(_, source)| source);
+        Problem::new(source, format!("`{}` = `{}`: {rule}", key.name, self.value(key)))
     }
 }
 
@@ -311,8 +351,16 @@ mod tests {
     use super::*;
     use crate::keys::{ADMIN_LISTEN, LOG_LEVEL, PROXY_LISTEN};
 
-    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    fn env(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+
+    fn resolve(layers: Layers) -> Result<Settings, Vec<Problem>> {
+        layers.resolve(Process::Standalone)
+    }
+
+    fn text(settings: &Settings, key: &Key) -> String {
+        settings.value(key).to_string()
     }
 
     #[test]
@@ -325,10 +373,10 @@ mod tests {
             ("KONG_LOG_LEVEL", "debug"),
         ]));
         layers.file(Path::new("a.toml"), "[proxy]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"");
-        let settings = layers.resolve().unwrap();
-        assert_eq!(settings.get(&ADMIN_LISTEN).0.to_string(), "127.0.0.1:4");
-        assert_eq!(settings.get(&PROXY_LISTEN).0.to_string(), "127.0.0.1:2");
-        assert_eq!(settings.get(&LOG_LEVEL).1.to_string(), "environment KONG_LOG_LEVEL");
+        let settings = resolve(layers).unwrap();
+        assert_eq!(text(&settings, &ADMIN_LISTEN), "127.0.0.1:4");
+        assert_eq!(text(&settings, &PROXY_LISTEN), "127.0.0.1:2");
+        assert_eq!(settings.get(&LOG_LEVEL).unwrap().1.to_string(), "environment KONG_LOG_LEVEL");
     }
 
     #[test]
@@ -338,7 +386,7 @@ mod tests {
             ("EQUIPOISE_ADMIN_LISTEN", "127.0.0.1:3"),
             ("KONG_ADMIN_LISTEN", "127.0.0.1:2"),
         ]));
-        assert_eq!(layers.resolve().unwrap().get(&ADMIN_LISTEN).0.to_string(), "127.0.0.1:3");
+        assert_eq!(text(&resolve(layers).unwrap(), &ADMIN_LISTEN), "127.0.0.1:3");
     }
 
     #[test]
@@ -346,7 +394,7 @@ mod tests {
         let mut layers = Layers::default();
         layers.file(Path::new("a.toml"), "[admin]\nlisen = \"x\"\n[proxy]\nlisten = 5.5");
         layers.environment(env(&[("EQUIPOISE_PROXY_LISEN", "y"), ("EQUIPOISE_LOG_LEVEL", "loud")]));
-        let problems = layers.resolve().unwrap_err();
+        let problems = resolve(layers).unwrap_err();
         let text: Vec<_> = problems.iter().map(Problem::to_string).collect();
         assert_eq!(
             text,
@@ -362,13 +410,60 @@ mod tests {
     }
 
     #[test]
+    fn variables_of_kubernetes_services_are_ignored_with_a_warning() {
+        let made = env(&[
+            ("EQUIPOISE_SERVICE_HOST", "10.0.0.1"),
+            ("EQUIPOISE_SERVICE_PORT", "8001"),
+            ("EQUIPOISE_SERVICE_PORT_ADMIN", "8001"),
+            ("EQUIPOISE_PORT", "tcp://10.0.0.1:8001"),
+            ("EQUIPOISE_NODE_PORT_8000_TCP", "tcp://10.0.0.1:8000"),
+            ("EQUIPOISE_NODE_PORT_8000_TCP_ADDR", "10.0.0.1"),
+            ("KONG_PROXY_PORT_80_TCP_PROTO", "tcp"),
+        ]);
+        let count = made.len();
+        let mut layers = Layers::default();
+        layers.environment(made);
+        assert_eq!(resolve(layers).unwrap().warnings.len(), count);
+        let mut layers = Layers::default();
+        layers.environment(env(&[("EQUIPOISE_PORT", "8001"), ("EQUIPOISE_NODE_PORT_X_TCP", "y")]));
+        assert_eq!(resolve(layers).unwrap_err().len(), 2, "these nobody else made");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_not_utf_8_stops_the_start_only_under_our_names() {
+        use std::os::unix::ffi::OsStringExt;
+        let broken = || OsString::from_vec(vec![0xff]);
+        let mut layers = Layers::default();
+        layers.environment([(broken(), broken()), ("LS_COLORS".into(), broken())]);
+        layers.environment([("EQUIPOISE_NODE_ZONE".into(), broken())]);
+        let problems: Vec<_> = resolve(layers).unwrap_err().iter().map(Problem::to_string).collect();
+        assert_eq!(problems, ["environment EQUIPOISE_NODE_ZONE: must be UTF-8"]);
+    }
+
+    #[test]
+    fn keys_of_other_processes_are_checked_and_not_in_force() {
+        let file = |text: &str| {
+            let mut layers = Layers::default();
+            layers.file(Path::new("a.toml"), text);
+            layers
+        };
+        let settings = resolve(file("[cluster]\nlisten = \"0.0.0.0:8005\"")).unwrap();
+        assert_eq!(settings.get(&keys::CLUSTER_LISTEN), None);
+        assert!(settings.listen(&keys::CLUSTER_LISTEN).is_empty());
+        assert!(resolve(file("[cluster]\nlisten = \"nowhere\"")).is_err());
+        let apart = file("[cluster]\nlisten = \"127.0.0.1:1\"").resolve(Process::ControlPlane).unwrap();
+        assert_eq!(text(&apart, &keys::CLUSTER_LISTEN), "127.0.0.1:1");
+    }
+
+    #[test]
     fn the_references_file_is_read_and_its_own_names_are_used_in_problems() {
         let mut layers = Layers::default();
         let text = "# comment\nadmin_listen = 127.0.0.1:9 # here\nlog_level = 'loud'\nnonsense\n\
                     mem_cache_size = 128m\nrouter_flavor = expressions\nwhatever = 1";
         layers.kong_file(Path::new("kong.conf"), text);
         assert_eq!(layers.warnings.len(), 2, "{:?}", layers.warnings);
-        let problems: Vec<_> = layers.resolve().unwrap_err().iter().map(Problem::to_string).collect();
+        let problems: Vec<_> = resolve(layers).unwrap_err().iter().map(Problem::to_string).collect();
         assert_eq!(problems.len(), 3, "{problems:?}");
         assert_eq!(problems[0], "kong.conf:4: `nonsense` is not `key = value`");
         assert!(problems.iter().any(|p| p.starts_with("kong.conf:3: `log_level` = `loud`")), "{problems:?}");

@@ -86,17 +86,48 @@ fn visit(dir: &Path, lines: &mut Vec<Line>) {
         {
             let name = path.strip_prefix(root()).expect("below the root").display().to_string();
             let text = fs::read_to_string(&path).expect("sources can be read");
-            for (at, line) in text.lines().enumerate() {
-                if line.trim() == "#[cfg(test)]" {
-                    break;
-                }
-                let code = line.split("//").next().unwrap_or_default();
-                if !code.trim().is_empty() {
-                    lines.push(Line { path: name.clone(), number: at + 1, text: code.to_owned() });
-                }
-            }
+            lines.extend(without_tests(&text).map(|(number, text)| Line {
+                path: name.clone(),
+                number,
+                text: text.to_owned(),
+            }));
         }
     }
+}
+
+/// The numbered lines of code, without comments and without the items that are for tests only.
+fn without_tests(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    // The indentation of a test item that we are in.
+    let mut skipped: Option<usize> = None;
+    let code =
+        (1..).zip(text.lines()).map(|(number, line)| (number, line.split("//").next().unwrap_or_default()));
+    code.filter(move |(_, line)| {
+        let trimmed = line.trim();
+        let indentation = line.len() - line.trim_start().len();
+        match skipped {
+            Some(_) if trimmed.is_empty() || trimmed.starts_with("#[") => false,
+            Some(of) => {
+                // As rustfmt writes it, an item ends with a brace (or a semicolon) at its own indentation.
+                if indentation == of && (trimmed.starts_with('}') || trimmed.ends_with([';', '}'])) {
+                    skipped = None;
+                }
+                false
+            }
+            None if trimmed == "#[cfg(test)]" => {
+                skipped = Some(indentation);
+                false
+            }
+            None => !trimmed.is_empty(),
+        }
+    })
+}
+
+#[test]
+fn only_the_items_for_tests_are_left_out() {
+    let text = "mod a;\n#[cfg(test)]\nmod tests;\nuse b;\n\n#[cfg(test)]\n#[path = \"x\"]\nmod more {\n    fn c() {\n    }\n}\n\
+                impl D {\n    #[cfg(test)]\n    fn e() {\n        f();\n    }\n    fn g() {} // h\n}";
+    let kept: Vec<_> = without_tests(text).map(|(number, line)| (number, line.trim())).collect();
+    assert_eq!(kept, [(1, "mod a;"), (4, "use b;"), (12, "impl D {"), (17, "fn g() {}"), (18, "}")]);
 }
 
 /// Whether `path` is module `module` (a file `module.rs` or anything in `module/`).
@@ -170,7 +201,47 @@ fn planes_do_not_import_each_other() {
     let pairs = [("control-plane", "equipoise-data-plane"), ("data-plane", "equipoise-control-plane")];
     for (plane, other) in pairs {
         let manifest = fs::read_to_string(root().join(plane).join("Cargo.toml")).expect("a manifest");
-        assert!(!manifest.contains(&format!("{other}.workspace")), "{plane}/Cargo.toml depends on {other}");
+        assert!(!manifest.contains(other), "{plane}/Cargo.toml depends on {other}");
+    }
+}
+
+#[test]
+fn every_dependency_is_used() {
+    /// What only the code generated from the `.proto` files names.
+    const GENERATED: [&str; 3] = ["prost", "tonic", "tonic_prost"];
+    let packages = ["proto", "settings", "control-plane", "data-plane", "deploy/standalone", "tests"];
+    let mut unused = Vec::new();
+    for package in packages {
+        let path = format!("{package}/Cargo.toml");
+        let manifest = fs::read_to_string(root().join(&path)).expect("a manifest");
+        let mut all = String::new();
+        whole(&root().join(package), &mut all);
+        let mut is_in_list = false;
+        for (number, line) in (1..).zip(manifest.lines()) {
+            if line.starts_with('[') {
+                is_in_list = line.ends_with("dependencies]");
+            } else if is_in_list && let Some((name, _)) = line.split_once(['.', ' ', '=']) {
+                let name = name.replace('-', "_");
+                let is_named = mentions(&all, &format!("{name}::")) || mentions(&all, &format!("use {name}"));
+                if !name.starts_with('#') && !is_named && !(package == "proto" && GENERATED.contains(&&*name))
+                {
+                    unused.push(format!("{path}:{number}: {name}"));
+                }
+            }
+        }
+    }
+    hold("a dependency that no source names", unused);
+}
+
+/// All sources below `dir`, tests included.
+fn whole(dir: &Path, all: &mut String) {
+    for entry in fs::read_dir(dir).expect("a package's directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            whole(&path, all);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            all.push_str(&fs::read_to_string(&path).expect("sources can be read"));
+        }
     }
 }
 

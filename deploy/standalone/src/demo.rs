@@ -41,11 +41,12 @@ const PACE: Duration = Duration::from_millis(400);
 pub async fn set_up(admin: SocketAddr) -> Result<[SocketAddr; 2], DemoError> {
     let first = start_target("first", PORTS[0]).await?;
     let second = start_target("second", PORTS[1]).await?;
-    // PUT, so that a second demo on the same store ends in the same config.
+    // PUT, and targets of an earlier demo taken away, so that a second one on the same store ends in the same config.
     put(admin, "/upstreams/example_upstream", "").await?;
     for target in [first, second] {
         post(admin, "/upstreams/example_upstream/targets", &format!("target={target}")).await?;
     }
+    take_others_away(admin, [first, second]).await?;
     put(admin, "/services/example_service", "host=example_upstream").await?;
     put(admin, "/services/example_service/routes/example_route", "paths[]=/mock").await?;
     Ok([first, second])
@@ -134,6 +135,20 @@ async fn put(admin: SocketAddr, path: &str, form: &str) -> Result<(), DemoError>
 async fn post(admin: SocketAddr, path: &str, form: &str) -> Result<(), DemoError> {
     // 409: an earlier demo on this store left it there.
     expect(admin, Method::POST, path, form, &[StatusCode::CREATED, StatusCode::CONFLICT]).await
+}
+
+/// Deletes the upstream's targets but for `kept`: those of an earlier demo that had other ports.
+async fn take_others_away(admin: SocketAddr, kept: [SocketAddr; 2]) -> Result<(), DemoError> {
+    let path = "/upstreams/example_upstream/targets";
+    let (status, body) = call(admin, Method::GET, &format!("{path}?size=1000"), String::new()).await?;
+    let refused = || DemoError::Refused(Method::GET, path.to_owned(), status, body.clone());
+    let list: Value = serde_json::from_str(&body).map_err(|_| refused())?;
+    let targets = list["data"].as_array().ok_or_else(refused)?;
+    let names = targets.iter().filter_map(|target| target["target"].as_str());
+    for name in names.filter(|name| kept.iter().all(|kept| kept.to_string() != **name)) {
+        expect(admin, Method::DELETE, &format!("{path}/{name}"), "", &[StatusCode::NO_CONTENT]).await?;
+    }
+    Ok(())
 }
 
 async fn expect(

@@ -9,7 +9,7 @@ use clap::Command;
 use equipoise_control_plane::settings::ControlPlaneSettings;
 use equipoise_data_plane::settings::NodeSettings;
 use equipoise_settings::cli::{self, Start};
-use equipoise_settings::{Plane, Settings, logs, signal::StopSignals};
+use equipoise_settings::{Problem, Process, Settings, logs, signal::StopSignals};
 use tokio::sync::mpsc;
 
 /// Pipes that may wait to be taken: the node opens one at a time.
@@ -28,22 +28,29 @@ fn main() -> ExitCode {
         .subcommand(
             Command::new("demo").about("Also start two small targets and balance them, as in the tutorial"),
         );
-    let means = |plane| matches!(plane, Plane::Control | Plane::Data | Plane::Every);
-    match cli::start(command, means, std::env::args_os(), std::env::vars()) {
+    match cli::start(command, Process::Standalone, std::env::args_os(), std::env::vars_os(), read) {
         Start::Exit(code) => code,
-        Start::Run(settings, matches) => {
+        Start::Run(settings, planes, matches) => {
             let mode = if matches.subcommand_name() == Some("demo") { Mode::Demo } else { Mode::Serve };
-            cli::exit_code(serve(&settings, mode))
+            cli::exit_code(serve(&settings, *planes, mode))
         }
     }
 }
 
-fn serve(settings: &Settings, mode: Mode) -> anyhow::Result<()> {
-    logs::start(settings);
-    let control =
-        ControlPlaneSettings { cluster_listen: Vec::new(), ..ControlPlaneSettings::read(settings)? };
+/// Settings of both planes. The node keeps its cache with the store.
+fn read(settings: &Settings) -> Result<(ControlPlaneSettings, NodeSettings), Problem> {
+    let control = ControlPlaneSettings::read(settings)?;
     let node =
         NodeSettings { cache_dir: control.store.directory.join("node"), ..NodeSettings::read(settings)? };
+    Ok((control, node))
+}
+
+fn serve(
+    settings: &Settings,
+    (control, node): (ControlPlaneSettings, NodeSettings),
+    mode: Mode,
+) -> anyhow::Result<()> {
+    logs::start(settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(run(control, node, mode))
 }
@@ -81,8 +88,11 @@ async fn run(control: ControlPlaneSettings, node: NodeSettings, mode: Mode) -> a
         }
         result = demo => result,
     };
-    // The node first: it drains its clients with the config it has.
-    node.stop().await;
-    control.stop().await;
+    let stop = async {
+        // The node first: it drains its clients with the config it has.
+        node.stop().await;
+        control.stop().await;
+    };
+    signals.stop(stop).await;
     result
 }
