@@ -1,9 +1,9 @@
-//! A target that says its name, can be stopped and started again on its port.
+//! A target that says its name, can be stopped and started again on its port, and can hold its answers back.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use serde_json::json;
@@ -13,7 +13,27 @@ pub struct Origin {
     name: String,
     address: SocketAddr,
     requests: Arc<AtomicU64>,
+    gate: Arc<Gate>,
     running: Option<Running>,
+}
+
+/// Answers wait here while it is closed.
+#[derive(Default)]
+struct Gate {
+    is_closed: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn set(&self, is_closed: bool) {
+        *self.is_closed.lock().expect("no panic while held") = is_closed;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let is_closed = self.is_closed.lock().expect("no panic while held");
+        drop(self.changed.wait_while(is_closed, |is_closed| *is_closed).expect("no panic while held"));
+    }
 }
 
 struct Running {
@@ -30,7 +50,8 @@ impl Origin {
     pub fn start(name: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let mut origin = Self { name: name.to_owned(), address, requests: Arc::default(), running: None };
+        let (requests, gate) = (Arc::default(), Arc::default());
+        let mut origin = Self { name: name.to_owned(), address, requests, gate, running: None };
         origin.serve(listener);
         origin
     }
@@ -40,9 +61,19 @@ impl Origin {
         self.address
     }
 
-    /// Requests answered so far.
+    /// Requests that have arrived so far.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::SeqCst)
+    }
+
+    /// Holds answers back until [`Self::release`].
+    pub fn hold(&self) {
+        self.gate.set(true);
+    }
+
+    /// Lets all answers go.
+    pub fn release(&self) {
+        self.gate.set(false);
     }
 
     /// Dies: closes its port and all connections at once.
@@ -74,6 +105,7 @@ impl Origin {
         let accepting = std::thread::spawn({
             let (is_stopping, connections) = (Arc::clone(&is_stopping), Arc::clone(&connections));
             let (name, requests) = (self.name.clone(), Arc::clone(&self.requests));
+            let gate = Arc::clone(&self.gate);
             move || {
                 for stream in listener.incoming() {
                     if is_stopping.load(Ordering::SeqCst) {
@@ -83,9 +115,9 @@ impl Origin {
                     if let Ok(handle) = stream.try_clone() {
                         connections.lock().expect("no panic while held").push(handle);
                     }
-                    let (name, requests) = (name.clone(), Arc::clone(&requests));
+                    let (name, requests, gate) = (name.clone(), Arc::clone(&requests), Arc::clone(&gate));
                     // The thread ends when either side closes the connection.
-                    std::thread::spawn(move || answer(stream, &name, &requests));
+                    std::thread::spawn(move || answer(stream, &name, &requests, &gate));
                 }
             }
         });
@@ -95,11 +127,12 @@ impl Origin {
 
 impl Drop for Origin {
     fn drop(&mut self) {
+        self.release();
         self.stop();
     }
 }
 
-fn answer(stream: TcpStream, name: &str, requests: &AtomicU64) -> Option<()> {
+fn answer(stream: TcpStream, name: &str, requests: &AtomicU64, gate: &Gate) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut reader = BufReader::new(stream);
     loop {
@@ -121,6 +154,7 @@ fn answer(stream: TcpStream, name: &str, requests: &AtomicU64) -> Option<()> {
         let length: u64 = length.and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
         let body_bytes = std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink()).ok()?;
         requests.fetch_add(1, Ordering::SeqCst);
+        gate.pass();
         let body = json!({
             "name": name,
             "method": request.method,

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
 
+use std::net::TcpStream;
+
 use equipoise_tests::cluster::{Apart, balance, write};
-use equipoise_tests::{Load, Origin, PATIENCE, eventually};
+use equipoise_tests::{Client, Load, Origin, PATIENCE, eventually};
 
 /// Requests between two steps of a scenario.
 const SOME: u64 = 200;
@@ -55,23 +57,29 @@ fn a_node_restarts_and_serves_without_a_control_plane() {
 
 #[test]
 fn a_stopped_node_lets_requests_finish() {
+    /// Requests under way when the node is asked to stop.
+    const UNDER_WAY: u64 = 8;
     let mut apart = Apart::start().unwrap();
     let only = Origin::start("only");
     let mut admin = apart.control().client("admin");
     balance(&mut admin, "", &[only.address()]);
-    let node = apart.node.take().unwrap();
-    let load = Load::start(node.address("proxy"), 4, "GET", "/mock");
-    load.wait_for(SOME);
-    let status = node.stop();
-    assert!(status.success(), "{status}");
-    let tally = load.stop();
-    // A request may meet the closed port, but none that was accepted is cut off without an answer.
-    let cut: Vec<_> = tally
-        .failures
-        .iter()
-        .filter(|failure| !failure.contains("refused") && !failure.contains("reset"))
+    let mut node = apart.node.take().unwrap();
+    let address = node.address("proxy");
+    only.hold();
+    let clients: Vec<_> = (0..UNDER_WAY)
+        .map(|_| std::thread::spawn(move || Client::new(address).get("/mock").map(|answer| answer.status)))
         .collect();
-    assert!(cut.iter().all(|failure| failure.contains("closed before a whole head")), "{cut:?}");
+    eventually("all requests to be with the target", PATIENCE, || {
+        (only.requests() == UNDER_WAY).then_some(())
+    });
+    node.terminate();
+    eventually("the port to be closed", PATIENCE, || TcpStream::connect(address).err());
+    only.release();
+    for client in clients {
+        assert_eq!(client.join().unwrap().unwrap(), 200);
+    }
+    let status = node.wait(PATIENCE);
+    assert!(status.success(), "{status}");
 }
 
 #[test]
