@@ -101,7 +101,8 @@ fn main() -> Result<()> {
 
     println!("CPU µs per request (user + system), median of {ROUNDS} interleaved rounds of {SECONDS} s,");
     println!(
-        "{CONNECTIONS} connections, one worker on CPU 0; in brackets the ratio to nginx and requests/s\n"
+        "{CONNECTIONS} connections, one worker on CPU 0; in brackets: ratio to nginx; µs in the program itself, the \
+         rest is the kernel; requests/s\n"
     );
     println!("| | {} |", peers.iter().map(|peer| peer.name).collect::<Vec<_>>().join(" | "));
     println!("|---|{}", "---|".repeat(peers.len()));
@@ -280,14 +281,46 @@ fn worker_of(master: u32) -> Result<u32> {
     text.split_whitespace().next().context("nginx has a worker")?.parse().context("a process id")
 }
 
-/// CPU time of a process in ns, over all its threads.
-fn cpu_ns(pid: u32) -> Result<u64> {
-    let mut total = 0;
+/// CPU time that a process has used, over all its threads.
+struct Used {
+    /// Exact.
+    ns: u64,
+    /// Of the samples that the kernel's clock took: in the program itself, and in the kernel for it.
+    user_ticks: u64,
+    system_ticks: u64,
+}
+
+fn used(pid: u32) -> Result<Used> {
+    let mut ns = 0;
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-        total += text.split_whitespace().next().context("schedstat")?.parse::<u64>()?;
+        ns += text.split_whitespace().next().context("schedstat")?.parse::<u64>()?;
     }
-    Ok(total)
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Behind the name, which is in brackets and may have spaces, come field 3 and the rest.
+    let mut fields = text.rsplit(')').next().context("stat")?.split_whitespace().skip(11);
+    let mut ticks = || fields.next().context("stat")?.parse::<u64>().context("stat");
+    Ok(Used { ns, user_ticks: ticks()?, system_ticks: ticks()? })
+}
+
+/// What one measurement found.
+#[derive(Clone, Copy)]
+struct Figure {
+    micros: f64,
+    /// Of them in the program itself, the rest in the kernel.
+    user_micros: f64,
+    per_second: u64,
+}
+
+impl Figure {
+    #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
+    fn new(before: &Used, after: &Used, requests: u64) -> Self {
+        let micros = (after.ns - before.ns) as f64 / 1000.0 / requests as f64;
+        let user = after.user_ticks - before.user_ticks;
+        let all = user + after.system_ticks - before.system_ticks;
+        let user_micros = micros * user as f64 / (all.max(1)) as f64;
+        Self { micros, user_micros, per_second: requests / u64::from(SECONDS) }
+    }
 }
 
 /// One cell a peer.
@@ -297,7 +330,7 @@ fn measure(dir: &Path, peers: &[Peer], case: &Case) -> Result<Vec<String>> {
     let mut figures = vec![Vec::new(); peers.len()];
     for round in 0..=ROUNDS {
         for (peer, figures) in peers.iter().zip(&mut figures) {
-            let before = cpu_ns(peer.pid)?;
+            let before = used(peer.pid)?;
             let output = Command::new("taskset")
                 .args([
                     "-c",
@@ -311,7 +344,7 @@ fn measure(dir: &Path, peers: &[Peer], case: &Case) -> Result<Vec<String>> {
                 .arg(&script)
                 .arg(format!("http://{}{}", peer.address, case.path))
                 .output()?;
-            let used = cpu_ns(peer.pid)? - before;
+            let after = used(peer.pid)?;
             let text = String::from_utf8_lossy(&output.stdout);
             ensure!(!text.contains("Non-2xx"), "{} answered with errors:\n{text}", peer.name);
             let requests: u64 = text
@@ -321,22 +354,21 @@ fn measure(dir: &Path, peers: &[Peer], case: &Case) -> Result<Vec<String>> {
             ensure!(requests > 0, "{} answered nothing", peer.name);
             // The first round warms up connections and caches.
             if round > 0 {
-                #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
-                figures.push((used as f64 / 1000.0 / requests as f64, requests / u64::from(SECONDS)));
+                figures.push(Figure::new(&before, &after, requests));
             }
         }
     }
-    let nginx = median(&figures[0]).0;
+    let nginx = median(&figures[0]).micros;
     let cells = figures.iter().map(|figures| {
-        let (micros, rate) = median(figures);
-        format!("{micros:.1} ({:.2}, {rate}/s)", micros / nginx)
+        let Figure { micros, user_micros, per_second } = median(figures);
+        format!("{micros:.1} ({:.2}; {user_micros:.1}; {per_second}/s)", micros / nginx)
     });
     Ok(cells.collect())
 }
 
-fn median(figures: &[(f64, u64)]) -> (f64, u64) {
+fn median(figures: &[Figure]) -> Figure {
     let mut sorted = figures.to_vec();
-    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    sorted.sort_by(|a, b| a.micros.total_cmp(&b.micros));
     sorted[sorted.len() / 2]
 }
 

@@ -223,8 +223,8 @@ fn every_dependency_is_used() {
             } else if is_in_list && let Some((name, _)) = line.split_once(['.', ' ', '=']) {
                 let name = name.replace('-', "_");
                 let is_named = mentions(&all, &format!("{name}::")) || mentions(&all, &format!("use {name}"));
-                if !name.starts_with('#') && !is_named && !(package == "proto" && GENERATED.contains(&&*name))
-                {
+                let is_generated = package == "proto" && GENERATED.contains(&name.as_str());
+                if !(is_named || is_generated || name.starts_with('#')) {
                     unused.push(format!("{path}:{number}: {name}"));
                 }
             }
