@@ -1,29 +1,63 @@
-//! Round-robin picks at 2, 100 and 10,000 targets, by a kept sequence and by rotation, and the whole pick of a cell.
-
-use std::hint::black_box;
-use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
+//! Picks of each algorithm at 2, 100 and 10,000 targets, and the whole pick of a cell.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use equipoise_data_plane::balancer::RoundRobin;
+use equipoise_data_plane::balancer::{
+    Ask, Balancer, ConsistentHashing, Ewma, Latency, LeastConnections, Live, RingMember, RoundRobin,
+};
 use equipoise_data_plane::table::{Target, Tried, Upstream};
+use std::hint::black_box;
+use std::net::SocketAddr;
 
 const SIZES: [usize; 3] = [2, 100, 10_000];
 
+/// Members without load.
+struct Idle;
+
+impl Live for Idle {
+    fn in_flight(&self, place: usize) -> u32 {
+        u32::try_from(place & 7).unwrap_or(0)
+    }
+
+    fn last_turn(&self, _place: usize) -> u64 {
+        0
+    }
+
+    fn ewma(&self, place: usize) -> Ewma {
+        Ewma::default().after(0.001, u32::try_from(place).unwrap_or(0))
+    }
+}
+
 fn picks(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("round_robin_pick");
+    let mut group = criterion.benchmark_group("pick");
     for size in SIZES {
-        let weights: Vec<u16> = (0..size).map(|at| if at % 2 == 0 { 100 } else { 50 }).collect();
-        let round_robin = RoundRobin::new(&weights);
-        let cursor = AtomicU64::new(0);
-        group.bench_function(BenchmarkId::new("sequence", size), |bencher| {
-            bencher.iter(|| round_robin.pick(black_box(&cursor), |_| true));
-        });
-        let weights: Vec<u16> = (0_u16..).take(size).map(|at| 65_535 - at).collect();
-        let round_robin = RoundRobin::new(&weights);
-        group.bench_function(BenchmarkId::new("rotation", size), |bencher| {
-            bencher.iter(|| round_robin.pick(black_box(&cursor), |_| true));
-        });
+        let alternating: Vec<u16> = (0..size).map(|at| if at % 2 == 0 { 100 } else { 50 }).collect();
+        let distinct: Vec<u16> = (0_u16..).take(size).map(|at| 65_535 - at).collect();
+        let addresses: Vec<_> = (0..size).map(|at| format!("10.0.{}.{}:80", at / 250, at % 250)).collect();
+        let members = addresses.iter().map(|address| RingMember { address, weight: 100 });
+        let balancers = [
+            ("round-robin, sequence", Balancer::RoundRobin(RoundRobin::new(&alternating))),
+            ("round-robin, rotation", Balancer::RoundRobin(RoundRobin::new(&distinct))),
+            ("least-connections", Balancer::LeastConnections(LeastConnections::new(&alternating))),
+            (
+                "consistent-hashing",
+                Balancer::ConsistentHashing(ConsistentHashing::new(
+                    &members.collect::<Vec<_>>(),
+                    size,
+                    10_000,
+                )),
+            ),
+            ("latency", Balancer::Latency(Latency::new(&alternating))),
+        ];
+        for (name, balancer) in balancers {
+            let mut turn = 0_u64;
+            group.bench_function(BenchmarkId::new(name, size), |bencher| {
+                bencher.iter(|| {
+                    turn += 1;
+                    let key = u32::try_from(turn & 0xffff_ffff).unwrap_or(0).wrapping_mul(2_654_435_761);
+                    balancer.pick(black_box(Ask { turn, key, now_ms: 20_000 }), &Idle, |_| true)
+                });
+            });
+        }
     }
     group.finish();
     let mut group = criterion.benchmark_group("upstream_pick_and_release");

@@ -1,12 +1,23 @@
-//! Which member of an upstream is next: pure but for the cursor that the whole node shares. One file an
-//! algorithm, behind one enum. Called by `table::Upstream`.
+//! Which member of an upstream is next: pure. One file an algorithm, behind one enum. Called by `table::Upstream`.
+//!
+//! Members are named by their place in the weights that a balancer was built from. Nothing here changes by a pick:
+//! what goes on (turns, requests under way, answer times) belongs to the caller, who outlives a change of members.
 
+mod consistent_hashing;
+mod latency;
+mod least_connections;
+mod live;
 mod round_robin;
+mod scored;
+mod shares;
 mod threshold;
 
-use std::sync::atomic::AtomicU64;
-
+pub use consistent_hashing::{ConsistentHashing, POINTS_MAX, RingMember, hash};
+pub use latency::{Ewma, Latency};
+pub use least_connections::LeastConnections;
+pub use live::Live;
 pub use round_robin::{RoundRobin, SEQUENCE_MAX};
+pub use scored::SCAN_MAX;
 pub use threshold::is_enough;
 
 /// An algorithm, ready for one set of members.
@@ -14,14 +25,36 @@ pub use threshold::is_enough;
 pub enum Balancer {
     /// In turn, by weight.
     RoundRobin(RoundRobin),
+    /// The fewest requests under way, by weight.
+    LeastConnections(LeastConnections),
+    /// The same key to the same member.
+    ConsistentHashing(ConsistentHashing),
+    /// The shortest answer times, by weight.
+    Latency(Latency),
+}
+
+/// What is known of a request when a member is picked for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// Number of the pick in this upstream: each gets another.
+    pub turn: u64,
+    /// Hash of the request's key; see [`hash`].
+    pub key: u32,
+    /// Now, on the clock of the averages.
+    pub now_ms: u32,
 }
 
 impl Balancer {
-    /// Chooses among the members for which `may_take` holds; `None` when there is none of them. Members are
-    /// named by their place in the weights that the balancer was built from.
-    pub fn pick(&self, cursor: &AtomicU64, may_take: impl Fn(usize) -> bool) -> Option<usize> {
+    /// Chooses among the members for which `may_take` holds; `None` when there is none of them.
+    pub fn pick(&self, ask: Ask, live: &impl Live, may_take: impl Fn(usize) -> bool) -> Option<usize> {
         match self {
-            Self::RoundRobin(round_robin) => round_robin.pick(cursor, may_take),
+            Self::RoundRobin(round_robin) => round_robin.pick(ask.turn, may_take),
+            Self::LeastConnections(least) => least.pick(ask.turn, live, may_take),
+            Self::ConsistentHashing(ring) => ring.pick(ask.key, may_take),
+            Self::Latency(latency) => latency.pick(ask.turn, ask.now_ms, live, may_take),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

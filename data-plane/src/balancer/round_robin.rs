@@ -6,8 +6,6 @@
 mod deadlines;
 mod rotation;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use deadlines::Deadlines;
 use rotation::Rotation;
 
@@ -43,18 +41,17 @@ impl RoundRobin {
         let turns = if length <= SEQUENCE_MAX {
             Turns::Sequence(Deadlines::new(weights, divisor).cycle())
         } else {
-            Turns::Rotation(Rotation::new(weights, divisor, length))
+            Turns::Rotation(Rotation::new(weights, divisor))
         };
         Self { places, turns }
     }
 
-    /// Takes the next turn, and from there the first member for which `may_take` holds.
-    pub fn pick(&self, cursor: &AtomicU64, may_take: impl Fn(usize) -> bool) -> Option<usize> {
+    /// The member whose turn it is in `turn`, or from there the first for which `may_take` holds.
+    pub fn pick(&self, turn: u64, may_take: impl Fn(usize) -> bool) -> Option<usize> {
         let take = |place: &u32| {
             let place = usize::try_from(*place).ok()?;
             may_take(place).then_some(place)
         };
-        let turn = cursor.fetch_add(1, Ordering::Relaxed);
         let found = match &self.turns {
             Turns::Sequence(sequence) => {
                 let at = index(turn, sequence.len())?;

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::members::{Members, Readiness};
 use super::target::{Lease, Target};
+use crate::balancer::{Ask, Ewma, Live};
 
 /// One upstream cell.
 #[derive(Debug)]
@@ -25,6 +26,23 @@ pub struct Upstream {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Cursor(AtomicU64);
+
+/// What the balancer sees of those that serve.
+struct Serving<'a>(&'a [Arc<Target>]);
+
+impl Live for Serving<'_> {
+    fn in_flight(&self, place: usize) -> u32 {
+        self.0.get(place).map_or(0, |target| target.in_flight())
+    }
+
+    fn last_turn(&self, _place: usize) -> u64 {
+        0
+    }
+
+    fn ewma(&self, _place: usize) -> Ewma {
+        Ewma::default()
+    }
+}
 
 /// Targets that a request remembers without allocating.
 const TRIED_INLINE: usize = 6;
@@ -122,10 +140,12 @@ impl Upstream {
         let serving = members.serving();
         let is_open = |place: usize| serving.get(place).is_some_and(|target| target.is_available());
         let is_new = |place: usize| serving.get(place).is_some_and(|target| !tried.contains(target));
-        let mut chosen = balancer.pick(&self.cursor.0, |place| is_open(place) && is_new(place));
+        let ask = Ask { turn: self.cursor.0.fetch_add(1, Ordering::Relaxed), key: 0, now_ms: 0 };
+        let live = Serving(serving);
+        let mut chosen = balancer.pick(ask, &live, |place| is_open(place) && is_new(place));
         if chosen.is_none() && !tried.is_empty() {
             tried.forget();
-            chosen = balancer.pick(&self.cursor.0, is_open);
+            chosen = balancer.pick(ask, &live, is_open);
         }
         let target = chosen.and_then(|place| serving.get(place)).ok_or(PickError::NoPeer)?;
         tried.add(target);

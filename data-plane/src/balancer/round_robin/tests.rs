@@ -1,13 +1,10 @@
-use std::sync::atomic::AtomicU64;
-
 use proptest::prelude::*;
 
 use super::*;
 
 fn picks(weights: &[u16], count: usize) -> Vec<usize> {
     let round_robin = RoundRobin::new(weights);
-    let cursor = AtomicU64::new(0);
-    (0..count).map(|_| round_robin.pick(&cursor, |_| true).unwrap()).collect()
+    (0..count).map(|turn| round_robin.pick(turn as u64, |_| true).unwrap()).collect()
 }
 
 fn counts(weights: &[u16], picked: &[usize]) -> Vec<u64> {
@@ -44,7 +41,7 @@ fn a_heavy_member_is_spread_over_the_cycle() {
 #[test]
 fn nothing_with_weight_gives_nobody() {
     for weights in [&[][..], &[0, 0]] {
-        assert_eq!(RoundRobin::new(weights).pick(&AtomicU64::new(0), |_| true), None);
+        assert_eq!(RoundRobin::new(weights).pick(0, |_| true), None);
     }
 }
 
@@ -82,8 +79,8 @@ fn nobody_is_far_from_its_share_at_any_turn_of_a_long_cycle() {
 fn a_member_behind_many_turns_of_one_that_may_not_be_taken_is_found() {
     for weights in [[60_000, 1], [65_535, 65_534]] {
         let round_robin = RoundRobin::new(&weights);
-        assert_eq!(round_robin.pick(&AtomicU64::new(0), |place| place == 1), Some(1));
-        assert_eq!(round_robin.pick(&AtomicU64::new(0), |_| false), None);
+        assert_eq!(round_robin.pick(0, |place| place == 1), Some(1));
+        assert_eq!(round_robin.pick(0, |_| false), None);
     }
 }
 
@@ -96,8 +93,8 @@ proptest! {
         prop_assume!(divisor > 0);
         let length = usize::try_from(weights.iter().map(|w| u64::from(w / divisor)).sum::<u64>()).unwrap();
         let round_robin = RoundRobin::new(&weights);
-        let cursor = AtomicU64::new(start);
-        let picked: Vec<_> = (0..length).map(|_| round_robin.pick(&cursor, |_| true).unwrap()).collect();
+        let turns = (start..).take(length);
+        let picked: Vec<_> = turns.map(|turn| round_robin.pick(turn, |_| true).unwrap()).collect();
         let want: Vec<u64> = weights.iter().map(|w| u64::from(w / divisor)).collect();
         prop_assert_eq!(counts(&weights, &picked), want);
     }
@@ -109,8 +106,8 @@ proptest! {
         let divisor = weights.iter().fold(0, |a, b| gcd(a, *b));
         prop_assume!(divisor > 0);
         let want: Vec<u64> = weights.iter().map(|w| u64::from(w / divisor)).collect();
-        let length = want.iter().sum();
-        let rotation = Rotation::new(&weights, divisor, length);
+        let length: u64 = want.iter().sum();
+        let rotation = Rotation::new(&weights, divisor);
         // One short of the whole range, so that no cycle runs over its end, where the cursor starts anew.
         let start = start.min(u64::MAX - length);
         let picked: Vec<_> = (start..start + length).map(|turn| rotation.at(turn) as usize).collect();
@@ -124,7 +121,7 @@ proptest! {
         let may_take = |place: usize| allowed >> place & 1 == 1;
         let round_robin = RoundRobin::new(&weights);
         let is_possible = weights.iter().enumerate().any(|(place, weight)| *weight > 0 && may_take(place));
-        let picked = round_robin.pick(&AtomicU64::new(start), may_take);
+        let picked = round_robin.pick(start, may_take);
         prop_assert_eq!(picked.is_some(), is_possible);
         if let Some(place) = picked {
             prop_assert!(may_take(place) && weights[place] > 0);

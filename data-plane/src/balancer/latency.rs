@@ -1,0 +1,91 @@
+//! Latency: the smallest moving average of answer times for its weight.
+//!
+//! Source: `balancer.md` section 6. The average decays while nothing is sent there, so that a member that was slow is
+//! tried again.
+
+use super::live::Live;
+use super::scored::Scored;
+
+/// In this many seconds the weight of an old sample falls to 1/e.
+const DECAY_SECONDS: f64 = 10.0;
+
+/// An exponentially weighted moving average of answer times.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Ewma {
+    seconds: f32,
+    /// Of the last sample, in ms since some start; wraps after 49 days, when nothing is left of the average anyway.
+    at_ms: u32,
+}
+
+impl Ewma {
+    /// An average of `seconds` as of `now_ms`.
+    pub const fn new(seconds: f32, now_ms: u32) -> Self {
+        Self { seconds, at_ms: now_ms }
+    }
+
+    /// After an answer that took `sample_seconds`.
+    #[must_use]
+    pub fn after(self, sample_seconds: f64, now_ms: u32) -> Self {
+        let kept = self.kept(now_ms);
+        let average = f64::from(self.seconds) * kept + sample_seconds * (1.0 - kept);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "24 bits of an answer time are more than its noise"
+        )]
+        Self { seconds: average as f32, at_ms: now_ms }
+    }
+
+    /// The average as it counts now: as if an answer had just taken no time.
+    pub fn decayed(self, now_ms: u32) -> f64 {
+        f64::from(self.seconds) * self.kept(now_ms)
+    }
+
+    /// The average as of the last sample.
+    pub const fn seconds(self) -> f32 {
+        self.seconds
+    }
+
+    /// As one word, for an atomic.
+    pub const fn to_bits(self) -> u64 {
+        (self.seconds.to_bits() as u64) << u32::BITS | self.at_ms as u64
+    }
+
+    /// Undoes [`Self::to_bits`].
+    pub const fn from_bits(bits: u64) -> Self {
+        let [a, b, c, d, e, f, g, h] = bits.to_le_bytes();
+        Self {
+            seconds: f32::from_bits(u32::from_le_bytes([e, f, g, h])),
+            at_ms: u32::from_le_bytes([a, b, c, d]),
+        }
+    }
+
+    fn kept(self, now_ms: u32) -> f64 {
+        // Another worker may have been a moment later with its sample: not 49 days, but nothing, has passed.
+        let passed = now_ms.wrapping_sub(self.at_ms);
+        let passed = if passed > u32::MAX / 2 { 0 } else { passed };
+        (-f64::from(passed) / 1000.0 / DECAY_SECONDS).exp()
+    }
+}
+
+/// Members to choose from.
+#[derive(Debug)]
+pub struct Latency(Scored);
+
+impl Latency {
+    /// Prepares picks among members with these weights; one of weight 0 gets none.
+    pub fn new(weights: &[u16]) -> Self {
+        Self(Scored::new(weights))
+    }
+
+    /// Chooses among the members for which `may_take` holds. `now_ms` is on the clock of the averages.
+    pub fn pick(
+        &self,
+        turn: u64,
+        now_ms: u32,
+        live: &impl Live,
+        may_take: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let score = |place| live.ewma(place).decayed(now_ms) / f64::from(self.0.weight(place));
+        self.0.pick(turn, live, may_take, |a, b| score(a).total_cmp(&score(b)))
+    }
+}
