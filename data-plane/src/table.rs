@@ -92,8 +92,6 @@ pub struct Service {
     pub id: Uuid,
     /// Its name, else its host: the label of its metrics.
     pub label: Box<str>,
-    /// Host that goes upstream when no upstream entity is named so.
-    pub host: Box<str>,
     /// Path prefixed to requests; always starts with `/` when there is one.
     pub path: Option<Box<str>>,
     /// Extra attempts after the first.
@@ -104,6 +102,6 @@ pub struct Service {
     pub write_timeout: Duration,
     /// Gap between two reads.
     pub read_timeout: Duration,
-    /// The upstream entity named by `host`, else an implicit one whose only target is `host:port`.
+    /// The upstream entity named by its host, else an implicit one whose only target is its host and port.
     pub upstream: Arc<Upstream>,
 }
