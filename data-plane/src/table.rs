@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::observability::RouteMetrics;
 use crate::router::{Match, Query, Router, Rule};
 
+pub use crate::health::Outcome;
 pub use active::{Active, Reader};
 pub use build::{Applied, ApplyError, Builder, Directory, Seams, Updates, builder};
 pub use compile::{CellKey, CompileError, Record, Update};
@@ -34,7 +35,7 @@ pub use live::{Answer, FORGET_AFTER, Resolved, SrvPart};
 pub use members::{Member, MemberTarget, Members, Origin, Readiness};
 pub use plan::{Names, ProbePlan, Probes};
 pub use report::{AddressReport, AddressState, Reports, TargetReport};
-pub use target::{Lease, Outcome, Target};
+pub use target::{Lease, Target};
 pub use upstream::{PickError, Tried, Upstream};
 
 /// What a request is matched against; loaded once a request. A clone shares everything.
