@@ -99,8 +99,10 @@ impl Worker {
         }
         self.cache.pending(position, pending).await;
         let built = self.build(update, copy, received).await;
-        if built.is_err() {
-            self.cache.dropped();
+        match &built {
+            // A builder that is gone may have died on it: that counts as a death.
+            Ok(_) | Err(NotDone { why: Why::Gone, .. }) => {}
+            Err(NotDone { why: Why::Table(_) | Why::Copy(_) | Why::Condemned, .. }) => self.cache.dropped(),
         }
         built
     }

@@ -79,6 +79,7 @@ async fn run(control: ControlPlaneSettings, node: NodeSettings, mode: Mode) -> a
             tracing::info!(signal, "draining");
             Ok(())
         }
+        ended = node.ended() => Err(ended.into()),
         result = demo => result,
     };
     // The node first: it drains its clients with the config it has.
