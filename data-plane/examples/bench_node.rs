@@ -22,7 +22,6 @@ fn main() -> anyhow::Result<()> {
     let service = Arc::new(Service {
         id: uuid::Uuid::from_u128(1),
         label: "service".into(),
-        host: "service".into(),
         path: None,
         retries: 5,
         connect_timeout: timeout,

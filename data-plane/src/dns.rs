@@ -7,16 +7,17 @@
 mod lookup;
 mod schedule;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use imbl::ordmap::DiffItem;
 use rand::RngExt as _;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::observability::NodeState;
 use crate::table::{Answer, Names};
@@ -54,9 +55,6 @@ impl Default for Settings {
     }
 }
 
-/// What a name's look-up ended with.
-type Done = (Arc<str>, Found);
-
 /// Resolves until `stop`, or until nobody wants names or answers any more.
 pub async fn run(
     mut names: watch::Receiver<Names>,
@@ -67,18 +65,17 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut known = Names::new();
-    let mut lookups: JoinSet<Done> = JoinSet::new();
+    let mut lookups: JoinSet<Found> = JoinSet::new();
+    let mut looked_up: HashMap<Id, Arc<str>> = HashMap::new();
     let mut schedule = Schedule::new(settings.clone());
     names.mark_changed();
     loop {
         while lookups.len() < settings.lookups_max
             && let Some(name) = schedule.take_due(Instant::now().into_std())
         {
-            let resolver = resolver.clone();
-            lookups.spawn(async move {
-                let found = resolver.resolve(&name).await;
-                (name, found)
-            });
+            let (resolver, asked) = (resolver.clone(), Arc::clone(&name));
+            let started = lookups.spawn(async move { resolver.resolve(&asked).await });
+            looked_up.insert(started.id(), name);
         }
         let may_look_up = lookups.len() < settings.lookups_max;
         let due = schedule.next_due().filter(|_| may_look_up);
@@ -92,13 +89,15 @@ pub async fn run(
                 follow(&mut schedule, &known, &wanted);
                 known = wanted;
             }
-            Some(done) = lookups.join_next() => {
-                let Ok((name, found)) = done else {
-                    warn!("a look-up panicked");
-                    continue;
+            Some(done) = lookups.join_next_with_id() => {
+                let (id, found) = match done {
+                    Ok(done) => done,
+                    // It is due again, like any that failed.
+                    Err(error) => (error.id(), Found::Failed(error.to_string())),
                 };
+                let Some(name) = looked_up.remove(&id) else { continue };
                 match &found {
-                    Found::Records { .. } | Found::NoAddress => node.dns_answered(),
+                    Found::Records { .. } | Found::Empty | Found::Missing => node.dns_answered(),
                     Found::Failed(_) => node.dns_failed(),
                 }
                 debug!(%name, ?found, "looked up");

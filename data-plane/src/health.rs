@@ -35,6 +35,19 @@ impl State {
     }
 }
 
+/// What happened to one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A response head came, with this status.
+    Replied(u16),
+    /// Connecting, writing or reading took too long.
+    TimedOut,
+    /// No connection.
+    Refused,
+    /// The connection broke, or what came was no valid response, before a response head was complete.
+    Reset,
+}
+
 /// What a check or an attempt told of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
@@ -68,6 +81,14 @@ const COUNTER_MAX: u16 = (1 << COUNTER_BITS) - 1;
 const COUNTER_BITS: u32 = 15;
 
 impl Health {
+    /// Beside [`Self::to_bits`]: no checks are on, so nothing may change the state, which is the initial one.
+    pub const UNCHECKED: u64 = 1 << 63;
+
+    /// Whether [`Self::UNCHECKED`] is among the bits.
+    pub const fn is_unchecked(bits: u64) -> bool {
+        bits & Self::UNCHECKED != 0
+    }
+
     /// The health after `report`; `limit` is that report's own: `None` disables it, so that it changes nothing.
     #[must_use]
     pub fn after(self, report: Report, limit: Option<NonZeroU8>) -> Self {

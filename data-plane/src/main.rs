@@ -28,16 +28,24 @@ fn serve(settings: &Settings, node: NodeSettings) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("no runtime")?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let mut signals = StopSignals::new().context("signals cannot be taken over")?;
         let node = run::start(node, None).await?;
         let mut listeners: Vec<_> =
             node.proxy_addresses().iter().map(|address| ("proxy", *address)).collect();
         listeners.extend(node.status_addresses().iter().map(|address| ("status", *address)));
         cli::announce(concat!("Equipoise node ", env!("CARGO_PKG_VERSION")), &listeners);
-        let signal = signals.next().await;
-        tracing::info!(signal, "draining");
+        let result = tokio::select! {
+            signal = signals.next() => {
+                tracing::info!(signal, "draining");
+                Ok(())
+            }
+            ended = node.ended() => Err(ended.into()),
+        };
         signals.stop(node.stop()).await;
-        Ok(())
-    })
+        result
+    });
+    // A disk that hangs must not hold up the exit: everything that matters has been waited for.
+    runtime.shutdown_background();
+    served
 }

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use crate::table::{CellKey, ProbePlan, Probes};
 
@@ -29,18 +30,25 @@ impl Default for Settings {
     }
 }
 
+/// Part of all probes that one upstream may have under way: an upstream of addresses that never answer must not
+/// keep the others waiting.
+const SHARE: usize = 4;
+
 /// Probes until `stop`, or until nobody wishes for probes any more.
 pub async fn run(mut probes: watch::Receiver<Probes>, settings: Settings, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(settings.probes_max.clamp(1, Semaphore::MAX_PERMITS)));
+    let mut upstreams = Upstreams {
+        permits: Arc::new(Semaphore::new(settings.probes_max.clamp(1, Semaphore::MAX_PERMITS))),
+        lanes_max: (settings.probes_max / SHARE).max(1),
+        plans: HashMap::new(),
+        tasks: JoinSet::new(),
+        keys: HashMap::new(),
+    };
     let mut known = Probes::new();
-    let mut plans: HashMap<CellKey, watch::Sender<Arc<ProbePlan>>> = HashMap::new();
-    // Dropping the set ends all tasks. A task whose plan was taken away ends by itself.
-    let mut tasks = JoinSet::new();
     probes.mark_changed();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            Some(_) = tasks.join_next() => {}
+            Some(ended) = upstreams.tasks.join_next_with_id() => upstreams.ended(ended),
             changed = probes.changed() => {
                 if changed.is_err() {
                     return;
@@ -48,20 +56,49 @@ pub async fn run(mut probes: watch::Receiver<Probes>, settings: Settings, stop: 
                 let wanted = probes.borrow_and_update().clone();
                 for difference in known.diff(&wanted) {
                     match difference {
-                        DiffItem::Remove(key, _) => drop(plans.remove(key)),
+                        DiffItem::Remove(key, _) => drop(upstreams.plans.remove(key)),
                         DiffItem::Add(key, plan) | DiffItem::Update { new: (key, plan), .. } => {
-                            match plans.get(key) {
+                            match upstreams.plans.get(key) {
                                 Some(sender) => drop(sender.send_replace(Arc::clone(plan))),
-                                None => {
-                                    let (sender, receiver) = watch::channel(Arc::clone(plan));
-                                    plans.insert(key.clone(), sender);
-                                    tasks.spawn(upstream::probe(receiver, Arc::clone(&permits)));
-                                }
+                                None => upstreams.start(key.clone(), watch::Sender::new(Arc::clone(plan))),
                             }
                         }
                     }
                 }
                 known = wanted;
+            }
+        }
+    }
+}
+
+/// The upstreams that are probed.
+struct Upstreams {
+    permits: Arc<Semaphore>,
+    lanes_max: usize,
+    plans: HashMap<CellKey, watch::Sender<Arc<ProbePlan>>>,
+    /// Dropping the set ends all. One whose plan was taken away ends by itself.
+    tasks: JoinSet<()>,
+    keys: HashMap<Id, CellKey>,
+}
+
+impl Upstreams {
+    fn start(&mut self, key: CellKey, plan: watch::Sender<Arc<ProbePlan>>) {
+        let probing = upstream::probe(plan.subscribe(), Arc::clone(&self.permits), self.lanes_max);
+        let started = self.tasks.spawn(probing);
+        self.keys.insert(started.id(), key.clone());
+        self.plans.insert(key, plan);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let (id, error) = match ended {
+            Ok((id, ())) => (id, None),
+            Err(error) => (error.id(), Some(error)),
+        };
+        let Some(key) = self.keys.remove(&id) else { return };
+        if let Some(error) = error {
+            error!(%error, "the probes of an upstream broke off and begin anew");
+            if let Some(plan) = self.plans.remove(&key) {
+                self.start(key, plan);
             }
         }
     }

@@ -64,6 +64,7 @@ pub enum StartError {
 pub struct Running {
     addresses: Vec<SocketAddr>,
     drain: Drain,
+    ended: CancellationToken,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -92,12 +93,16 @@ pub fn start(settings: ProxySettings, active: &Active, metrics: &Workers) -> Res
         addresses.push(address);
     }
     let settings = Arc::new(settings);
-    let mut running = Running { addresses, drain: Drain::default(), workers: Vec::new() };
+    let ended = CancellationToken::new();
+    let mut running = Running { addresses, drain: Drain::default(), ended, workers: Vec::new() };
     for (index, listeners) in listeners.into_iter().enumerate() {
         let (settings, active, drain) = (Arc::clone(&settings), active.clone(), running.drain.clone());
         let metrics = metrics.get(index).cloned().unwrap_or_default();
         let thread = std::thread::Builder::new().name(format!("proxy-{index}"));
+        let ended = running.ended.clone().drop_guard();
         let handle = thread.spawn(move || {
+            // Also when it panics.
+            let _ended = ended;
             if let Err(error) = worker::run(listeners, &settings, &active, metrics, &drain) {
                 error!(%error, worker = index, "a proxy worker stopped");
             }
@@ -111,6 +116,11 @@ impl Running {
     /// Where it listens, in the settings' order.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Completes when a worker has ended; without a drain, that means it broke off.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.ended.clone().cancelled_owned()
     }
 
     /// Stops accepting, closes idle connections, and lets requests in flight finish, until `deadline` at the

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use equipoise_proto::NodeId;
 use equipoise_settings::Listen;
@@ -11,7 +11,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -68,9 +68,77 @@ pub struct Node {
     proxy: proxy::Running,
     status_addresses: Vec<SocketAddr>,
     settings: NodeSettings,
+    tasks: Tasks,
+}
+
+/// A part of the node that the rest cannot do without broke off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} broke off, and the node cannot go on without")]
+pub struct Ended(&'static str);
+
+/// How long what is left may take to stop after the drain.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// The tasks of a node. None of them ends before the node stops; one that does is noticed.
+#[derive(Debug)]
+struct Tasks {
+    tracker: TaskTracker,
+    handles: Vec<(&'static str, AbortHandle)>,
     stopping: CancellationToken,
-    sync: JoinHandle<()>,
-    tasks: TaskTracker,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+impl Tasks {
+    fn new() -> Self {
+        Self {
+            tracker: TaskTracker::new(),
+            handles: Vec::new(),
+            stopping: CancellationToken::new(),
+            ended: watch::Sender::new(None),
+        }
+    }
+
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let noticed = Noticed { name, stopping: self.stopping.clone(), ended: self.ended.clone() };
+        let spawned = self.tracker.spawn(async move {
+            let _noticed = noticed;
+            task.await;
+        });
+        self.handles.push((name, spawned.abort_handle()));
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
+    }
+
+    fn abort(&self) {
+        self.handles.iter().for_each(|(_, task)| task.abort());
+    }
+}
+
+/// Notices the end of a task, however it comes.
+struct Noticed {
+    name: &'static str,
+    stopping: CancellationToken,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+impl Drop for Noticed {
+    fn drop(&mut self) {
+        if self.stopping.is_cancelled() {
+            return;
+        }
+        let ended = Ended(self.name);
+        self.ended.send_if_modified(|first| {
+            let is_first = first.is_none();
+            if is_first {
+                // At once: whoever waits may drain first.
+                tracing::error!("{ended}");
+                *first = Some(ended);
+            }
+            is_first
+        });
+    }
 }
 
 /// Starts a node. Its listeners are bound when this returns; it serves what its cache holds as soon as that is
@@ -83,8 +151,8 @@ pub async fn start(
     pipe: Option<mpsc::Sender<DuplexStream>>,
 ) -> Result<Node, StartError> {
     let directory = settings.cache_dir.display().to_string();
-    let tasks = TaskTracker::new();
-    let opened = Cache::open(settings.cache_dir.clone(), &tasks).await;
+    let mut tasks = Tasks::new();
+    let opened = Cache::open(settings.cache_dir.clone(), &tasks.tracker).await;
     let (cache, loaded) =
         opened.map_err(|source| StartError::Cache { directory: directory.clone(), source })?;
     let id = match settings.id {
@@ -102,18 +170,23 @@ pub async fn start(
     let proxy = proxy::start(settings.proxy.clone(), &seams.active, &workers)?;
     let Seams { active, updates, reports, names, answers, probes, directory } = seams;
 
-    let stopping = CancellationToken::new();
-    tasks.spawn(builder.run());
+    let stopping = tasks.stopping.clone();
+    let worker_ended = proxy.ended();
+    tasks.spawn("a proxy worker", {
+        let stopping = stopping.clone();
+        async move {
+            tokio::select! {
+                () = worker_ended => {}
+                () = stopping.cancelled() => {}
+            }
+        }
+    });
+    tasks.spawn("the table builder", builder.run());
     let probe_settings = probe::Settings { probes_max: settings.probes_max };
-    tasks.spawn(probe::run(probes, probe_settings, stopping.clone()));
-    tasks.spawn(dns::run(
-        names,
-        answers,
-        resolver,
-        settings.dns.clone(),
-        Arc::clone(&state),
-        stopping.clone(),
-    ));
+    tasks.spawn("probing", probe::run(probes, probe_settings, stopping.clone()));
+    let resolving =
+        dns::run(names, answers, resolver, settings.dns.clone(), Arc::clone(&state), stopping.clone());
+    tasks.spawn("resolving names", resolving);
     for listener in status_listeners {
         let sources = status::Sources {
             node: Arc::clone(&state),
@@ -121,18 +194,13 @@ pub async fn start(
             active: active.clone(),
             directory: Arc::clone(&directory),
         };
-        let stopping = stopping.clone();
-        tasks.spawn(async move {
-            if let Err(error) = status::serve(listener, sources, stopping).await {
-                tracing::error!(%error, "the Status API is closed");
-            }
-        });
+        tasks.spawn("the Status API", status::serve(listener, sources, stopping.clone()));
     }
     let (requests, request_queue) = mpsc::channel(1);
     let (changes, change_queue) = mpsc::channel(sync::REPORTS_MAX);
     let (link, link_seen) = watch::channel(LinkState::default());
     let ends = SyncEnds { requests: request_queue, reports: changes, link: link_seen };
-    tasks.spawn(join::run(ends, updates, reports, Arc::clone(&state)));
+    tasks.spawn("carrying config", join::run(ends, updates, reports, Arc::clone(&state)));
     let parts = sync::Parts {
         settings: sync::Settings::default(),
         identity: Identity {
@@ -153,8 +221,8 @@ pub async fn start(
         reports: change_queue,
         state: link,
     };
-    let sync = tokio::spawn(sync::run(parts, stopping.clone()));
-    Ok(Node { id, state, proxy, status_addresses, settings, stopping, sync, tasks })
+    tasks.spawn("following the control plane", sync::run(parts, stopping));
+    Ok(Node { id, state, proxy, status_addresses, settings, tasks })
 }
 
 impl Node {
@@ -173,16 +241,31 @@ impl Node {
         &self.status_addresses
     }
 
+    /// Waits for a part of the node to break off; never completes while all is well.
+    pub async fn ended(&self) -> Ended {
+        let mut ended = self.tasks.ended.subscribe();
+        match ended.wait_for(Option::is_some).await.map(|ended| *ended) {
+            Ok(Some(ended)) => ended,
+            // The sender is ours.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Stops accepting, lets requests finish, marks the config in force as good.
     pub async fn stop(self) {
+        // What broke off may have done so for the config in force: that is not called good then.
+        let has_ended = self.tasks.has_ended();
         self.state.drain();
         self.proxy.drain(Instant::now() + self.settings.drain_timeout).await;
-        self.stopping.cancel();
-        if let Err(error) = self.sync.await {
-            tracing::error!(%error, "following the control plane did not end well");
+        if has_ended {
+            self.tasks.abort();
         }
-        self.tasks.close();
-        self.tasks.wait().await;
+        self.tasks.stopping.cancel();
+        self.tasks.tracker.close();
+        if tokio::time::timeout(STOP_MAX, self.tasks.tracker.wait()).await.is_err() {
+            tracing::warn!("not all of the node stopped in time: the rest is cut off");
+            self.tasks.abort();
+        }
     }
 }
 
@@ -208,4 +291,82 @@ fn bind_status(listens: &[Listen]) -> Result<Vec<TcpListener>, StartError> {
     let named =
         |listen| bind(listen).map_err(|source| StartError::Status { address: listen.address, source });
     listens.iter().map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::proxy::ProxySettings;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// A node whose control plane does not answer.
+    async fn node(directory: &Path) -> Result<Node, StartError> {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let nobody = std::net::TcpListener::bind(any).unwrap().local_addr().unwrap();
+        let settings = NodeSettings {
+            id: None,
+            region: String::new(),
+            zone: String::new(),
+            labels: Default::default(),
+            cache_dir: directory.to_owned(),
+            control_planes: vec![nobody],
+            proxy: ProxySettings { listen: vec![any], workers: 1, ..ProxySettings::default() },
+            drain_timeout: Duration::from_secs(1),
+            status_listen: vec![Listen { address: any, backlog: 16 }],
+            probes_max: 4,
+            dns: dns::Settings::default(),
+            dns_servers: vec![nobody],
+        };
+        start(settings, None).await
+    }
+
+    async fn stopped(node: Node) {
+        tokio::time::timeout(DEADLINE, node.stop()).await.expect("stops in time");
+    }
+
+    #[tokio::test]
+    async fn whatever_breaks_off_ends_the_node() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = node(directory.path()).await.unwrap();
+        let names: Vec<_> = first.tasks.handles.iter().map(|(name, _)| *name).collect();
+        assert!(names.contains(&"the table builder") && names.contains(&"a proxy worker"), "{names:?}");
+        assert!(tokio::time::timeout(Duration::from_millis(50), first.ended()).await.is_err(), "all is well");
+        stopped(first).await;
+        for (at, name) in names.into_iter().enumerate() {
+            let node = node(directory.path()).await.unwrap();
+            node.tasks.handles[at].1.abort();
+            let ended = tokio::time::timeout(DEADLINE, node.ended()).await.expect(name);
+            assert_eq!(ended, Ended(name));
+            stopped(node).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_node_on_the_same_cache_is_refused_in_one_sentence() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = node(directory.path()).await.unwrap();
+        let error = anyhow::Error::from(node(directory.path()).await.unwrap_err());
+        let wanted = format!(
+            "the cache directory {} cannot be used: another process uses it",
+            directory.path().display()
+        );
+        assert_eq!(format!("{error:#}"), wanted);
+        stopped(first).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_half_a_head_does_not_hold_up_a_stop() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = node(directory.path()).await.unwrap();
+        let mut client = tokio::net::TcpStream::connect(node.status_addresses()[0]).await.unwrap();
+        client.write_all(b"GET /status/ready HTTP/1.1\r\nHo").await.unwrap();
+        let start = tokio::time::Instant::now();
+        node.stop().await;
+        assert!(start.elapsed() <= STOP_MAX + Duration::from_secs(2), "{:?}", start.elapsed());
+    }
 }

@@ -6,17 +6,23 @@
 mod view;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, SERVER};
 use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::observability::{NodeState, Workers, process, render};
@@ -24,6 +30,21 @@ use crate::table::{Active, Directory};
 
 /// Largest body that a request may bring.
 const BODY_BYTES_MAX: usize = 4096;
+
+/// How long a request may take, its body included.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest request head; hyper takes no smaller one than this.
+const HEAD_BYTES_MAX: usize = 8192;
+
+/// How long a connection may take for the next request head: longer than scrapes are apart, so that theirs live.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Connections at once to one address; more wait in the kernel's queue. Scrapers and load balancers are few.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Pause after a failed accept: what fails it (no free descriptors) does not pass by trying at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the Status API reads.
 #[derive(Debug, Clone)]
@@ -39,11 +60,49 @@ pub struct Sources {
 }
 
 /// Answers on `listener` until `stop`; requests that are under way then are finished.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn serve(listener: TcpListener, sources: Sources, stop: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router(sources)).with_graceful_shutdown(stop.cancelled_owned()).await
+pub async fn serve(listener: TcpListener, sources: Sources, stop: CancellationToken) {
+    let router = router(sources);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => drop(connections.spawn(answer(stream, router.clone(), stop.clone()))),
+                Err(error) => {
+                    tracing::debug!(%error, "a connection to the Status API could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn answer(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the Status API ended early");
+    }
+}
+
+/// The handlers have all they need: what takes long is a body that does not come.
+async fn in_time(request: Request, next: Next) -> Response {
+    let answered = tokio::time::timeout(BODY_TIMEOUT, next.run(request)).await;
+    answered.unwrap_or_else(|_| message(StatusCode::REQUEST_TIMEOUT, "Request timeout"))
 }
 
 fn router(sources: Sources) -> Router {
@@ -55,6 +114,7 @@ fn router(sources: Sources) -> Router {
         .fallback(async || message(StatusCode::NOT_FOUND, "Not found"))
         .method_not_allowed_fallback(async || message(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn(in_time))
         .layer(axum::middleware::map_response(common_headers))
         .with_state(sources)
 }

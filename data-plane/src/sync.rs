@@ -198,8 +198,8 @@ pub struct Parts {
     pub state: watch::Sender<LinkState>,
 }
 
-/// Starts from the cache, then follows a control plane until `stop` or until the table builder is gone. Marks what
-/// is in force as good at the end.
+/// Starts from the cache, then follows a control plane until `stop`, when it marks what is in force as good, or
+/// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
     let Parts { settings, identity, control_planes, cache, loaded, updates, reports, state } = parts;
     let (channels, channel) = watch::channel(None);
@@ -213,12 +213,12 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         channels,
     );
     tokio::select! {
-        () = stop.cancelled() => {}
+        () = stop.cancelled() => cache.stop().await,
+        // Nobody makes tables any more: perhaps because of the config, so nothing is called good.
         () = link.run(loaded.copy) => {}
         // Never ends by itself: it has a link to wait for.
         () = reporter => {}
     }
-    cache.stop().await;
 }
 
 #[cfg(test)]

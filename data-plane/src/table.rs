@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::observability::RouteMetrics;
 use crate::router::{Match, Query, Router, Rule};
 
+pub use crate::health::Outcome;
 pub use active::{Active, Reader};
 pub use build::{Applied, ApplyError, Builder, Directory, Seams, Updates, builder};
 pub use compile::{CellKey, CompileError, Record, Update};
@@ -34,7 +35,7 @@ pub use live::{Answer, FORGET_AFTER, Resolved, SrvPart};
 pub use members::{Member, MemberTarget, Members, Origin, Readiness};
 pub use plan::{Names, ProbePlan, Probes};
 pub use report::{AddressReport, AddressState, Reports, TargetReport};
-pub use target::{Lease, Outcome, Target};
+pub use target::{Lease, Target};
 pub use upstream::{PickError, Tried, Upstream};
 
 /// What a request is matched against; loaded once a request. A clone shares everything.
@@ -92,8 +93,6 @@ pub struct Service {
     pub id: Uuid,
     /// Its name, else its host: the label of its metrics.
     pub label: Box<str>,
-    /// Host that goes upstream when no upstream entity is named so.
-    pub host: Box<str>,
     /// Path prefixed to requests; always starts with `/` when there is one.
     pub path: Option<Box<str>>,
     /// Extra attempts after the first.
@@ -104,6 +103,6 @@ pub struct Service {
     pub write_timeout: Duration,
     /// Gap between two reads.
     pub read_timeout: Duration,
-    /// The upstream entity named by `host`, else an implicit one whose only target is `host:port`.
+    /// The upstream entity named by its host, else an implicit one whose only target is its host and port.
     pub upstream: Arc<Upstream>,
 }

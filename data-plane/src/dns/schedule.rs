@@ -37,6 +37,12 @@ struct Entry {
     failures: u32,
 }
 
+impl Entry {
+    fn is_stale_good(&self, now: Instant) -> bool {
+        self.stale_until.is_some_and(|until| now < until)
+    }
+}
+
 /// What a look-up means for users.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -97,16 +103,19 @@ impl Schedule {
                 entry.failures = 0;
                 (Some(Answer::Records(kind, records)), pause)
             }
-            Found::NoAddress => {
+            Found::Missing => {
                 entry.stale_until = None;
                 entry.failures = 0;
                 (Some(Answer::NoAddress), not_found_ttl)
             }
+            Found::Empty => {
+                entry.failures = 0;
+                ((!entry.is_stale_good(now)).then_some(Answer::NoAddress), not_found_ttl)
+            }
             Found::Failed(reason) => {
                 let pause = error_ttl * 2_u32.saturating_pow(entry.failures.min(16));
                 entry.failures += 1;
-                let may_serve_stale = entry.stale_until.is_some_and(|until| now < until);
-                let answer = (!may_serve_stale).then(|| Answer::Failed(reason.into()));
+                let answer = (!entry.is_stale_good(now)).then(|| Answer::Failed(reason.into()));
                 (answer, pause.min(not_found_ttl))
             }
         };
@@ -193,9 +202,23 @@ mod tests {
         let (mut schedule, name, now) = looking_up();
         schedule.finish(&name, records("10.0.0.1", 1), now, 0.0);
         schedule.take_due(now + SECOND);
-        let verdict = schedule.finish(&name, Found::NoAddress, now + SECOND, 0.0);
+        let verdict = schedule.finish(&name, Found::Missing, now + SECOND, 0.0);
         assert_eq!(verdict, Verdict::Changed(Answer::NoAddress));
         assert_eq!(schedule.next_due(), Some(now + 31 * SECOND));
+    }
+
+    #[test]
+    fn an_answer_without_addresses_does_not_replace_what_there_was() {
+        let (mut schedule, name, now) = looking_up();
+        assert_eq!(schedule.finish(&name, Found::Empty, now, 0.0), Verdict::Changed(Answer::NoAddress));
+        schedule.take_due(now + 30 * SECOND);
+        let found = records("10.0.0.1", 1);
+        assert_eq!(schedule.finish(&name, found, now + 30 * SECOND, 0.0), answer("10.0.0.1"));
+        schedule.take_due(now + 31 * SECOND);
+        assert_eq!(schedule.finish(&name, Found::Empty, now + 31 * SECOND, 0.0), Verdict::Kept);
+        let end = now + 31 * SECOND + Settings::default().stale_ttl;
+        schedule.take_due(end);
+        assert_eq!(schedule.finish(&name, Found::Empty, end, 0.0), Verdict::Changed(Answer::NoAddress));
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use super::{Report, State};
-use crate::table::Outcome;
+use super::{Outcome, Report, State};
 
 /// A set of HTTP statuses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

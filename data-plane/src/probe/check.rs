@@ -12,11 +12,16 @@ use crate::table::{ProbePlan, Target};
 /// Longest status line that is read; a longer one is none.
 const STATUS_LINE_BYTES_MAX: usize = 1024;
 
+/// Connecting, sending and reading: all of them together have as many time-outs as there are steps, however many
+/// reads a target makes of its answer.
+const STEPS: u32 = 3;
+
 /// Probes once; what it tells, if anything. Each step has the plan's time-out.
 ///
 /// Source: Kong 3.10, `spec/health.md` section 5; HTTP/1.1 in place of 1.0.
 pub(super) async fn check(target: &Target, plan: &ProbePlan) -> Option<Report> {
-    match attempt(target, plan).await {
+    let whole = plan.active.timeout.saturating_mul(STEPS);
+    match timeout(whole, attempt(target, plan)).await.unwrap_or(Err(Failure::Timeout)) {
         Ok(report) => report,
         Err(Failure::Timeout) => Some(Report::Timeout),
         Err(Failure::Broken) => Some(Report::Tcp),

@@ -188,3 +188,58 @@ async fn a_set_without_interval_is_not_probed() {
     eventually("recovers by probes", || target.is_available()).await;
     assert_eq!(origin.asked.load(Ordering::Relaxed), 2, "two successes, then no more");
 }
+
+#[tokio::test]
+async fn an_answer_that_drips_is_too_slow() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                while stream.write_all(b"H").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+        }
+    });
+    let node = node(&[address], |active| active.timeout_ms = 100).await;
+    let target = node.target(0);
+    eventually("too slow", || target.health().timeouts > 0).await;
+}
+
+#[tokio::test]
+async fn addresses_that_never_answer_do_not_keep_other_upstreams_waiting() {
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(origin(SILENT).await);
+    }
+    let prompt = origin(OK).await;
+    let (builder, seams) = builder(Arc::new(NodeState::new(NodeId::new(id(1)))));
+    tokio::spawn(builder.run());
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    tokio::spawn(run(seams.probes.clone(), Settings { probes_max: 8 }, stop));
+    let checks = |timeout_ms| v1::HealthChecks {
+        active: Some(v1::ActiveChecks {
+            timeout_ms,
+            concurrency: 100,
+            healthy_interval_ms: 20,
+            healthy_statuses: vec![200],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    // Each of them would hold its permit for longer than the test lasts.
+    let long = checks(60_000);
+    let mut records = vec![upstream_with(1, "u.test", |upstream| upstream.healthchecks = Some(long))];
+    let targets = silent.iter().zip(11..);
+    records.extend(targets.map(|(one, number)| target(number, 1, &one.address.to_string(), 100)));
+    seams.updates.apply(Update::Snapshot(records.clone())).await.unwrap();
+    let asked = || silent.iter().map(|one| one.asked.load(Ordering::Relaxed)).sum::<usize>();
+    eventually("its share is used up", || asked() == 2).await;
+    records.push(upstream_with(2, "v.test", |upstream| upstream.healthchecks = Some(checks(1_000))));
+    records.push(target(30, 2, &prompt.address.to_string(), 100));
+    seams.updates.apply(Update::Snapshot(records)).await.unwrap();
+    eventually("probed all the same", || prompt.asked.load(Ordering::Relaxed) > 2).await;
+    assert_eq!(asked(), 2);
+}

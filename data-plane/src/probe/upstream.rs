@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
+use tracing::error;
 
 use super::check::check;
 use crate::health::Active;
@@ -42,30 +43,32 @@ impl Slot {
     }
 }
 
-/// Probes as `plan` says, until its sender is gone.
-pub(super) async fn probe(mut plan: watch::Receiver<Arc<ProbePlan>>, permits: Arc<Semaphore>) {
+/// Probes as `plan` says, until its sender is gone; at most `lanes_max` at once, whatever the plan says.
+pub(super) async fn probe(
+    mut plan: watch::Receiver<Arc<ProbePlan>>,
+    permits: Arc<Semaphore>,
+    lanes_max: usize,
+) {
     let mut slots = Slots::default();
     let mut running = JoinSet::new();
     let mut current = plan.borrow_and_update().clone();
     slots.follow(&current, Instant::now());
     loop {
-        let lanes = usize::try_from(current.active.concurrency).unwrap_or(usize::MAX);
+        let lanes = usize::try_from(current.active.concurrency).unwrap_or(usize::MAX).min(lanes_max);
         let now = Instant::now();
         while running.len() < lanes
-            && let Some(slot) = slots.take_due(now)
+            && let Some(target) = slots.take_due(now)
         {
+            let serial = target.serial();
             let (permits, plan) = (Arc::clone(&permits), Arc::clone(&current));
-            let target = Arc::clone(&slot.target);
-            slot.began = Some(now);
-            slot.running = Some(running.spawn(async move {
+            let task = running.spawn(async move {
                 // The semaphore is never closed.
                 let _permit = permits.acquire().await;
                 if let Some(report) = check(&target, &plan).await {
                     target.report(report, &plan.active.limits);
                 }
-                target.probed();
-                target.serial()
-            }));
+            });
+            slots.started(serial, task, now);
         }
         let due = slots.next_due().filter(|_| running.len() < lanes);
         tokio::select! {
@@ -76,9 +79,18 @@ pub(super) async fn probe(mut plan: watch::Receiver<Arc<ProbePlan>>, permits: Ar
                 current = plan.borrow_and_update().clone();
                 slots.follow(&current, Instant::now());
             }
-            Some(done) = running.join_next() => if let Ok(serial) = done {
-                slots.finish(serial, &current.active);
-            },
+            Some(done) = running.join_next_with_id() => {
+                let id = match done {
+                    Ok((id, ())) => id,
+                    Err(error) => {
+                        if error.is_panic() {
+                            error!(%error, upstream = %current.upstream, "a probe broke off");
+                        }
+                        error.id()
+                    }
+                };
+                slots.finish(id, &current.active);
+            }
             () = sleep_until(due) => {}
         }
     }
@@ -95,6 +107,8 @@ async fn sleep_until(due: Option<Instant>) {
 #[derive(Debug, Default)]
 struct Slots {
     slots: HashMap<u64, Slot>,
+    /// Whose probe a task is.
+    tasks: HashMap<Id, u64>,
     due: BTreeSet<(Instant, u64)>,
 }
 
@@ -130,18 +144,29 @@ impl Slots {
         }
     }
 
-    fn finish(&mut self, serial: u64, active: &Active) {
+    fn started(&mut self, serial: u64, task: AbortHandle, now: Instant) {
+        self.tasks.insert(task.id(), serial);
         if let Some(slot) = self.slots.get_mut(&serial) {
-            slot.running = None;
+            (slot.began, slot.running) = (Some(now), Some(task));
         }
-        self.plan_next(serial, active);
+    }
+
+    /// A probe is over, however it ended; one of an address that was let go of since says nothing.
+    fn finish(&mut self, task: Id, active: &Active) {
+        let Some(serial) = self.tasks.remove(&task) else { return };
+        let Some(slot) = self.slots.get_mut(&serial) else { return };
+        if slot.running.as_ref().is_some_and(|running| running.id() == task) {
+            slot.running = None;
+            slot.target.probed();
+            self.plan_next(serial, active);
+        }
     }
 
     fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    fn take_due(&mut self, now: Instant) -> Option<&mut Slot> {
+    fn take_due(&mut self, now: Instant) -> Option<Arc<Target>> {
         let (due, serial) = self.due.first().copied()?;
         if due > now {
             return None;
@@ -149,6 +174,43 @@ impl Slots {
         self.due.pop_first();
         let slot = self.slots.get_mut(&serial)?;
         slot.due = None;
-        Some(slot)
+        Some(Arc::clone(&slot.target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::{Limits, ProbeKind, Statuses};
+
+    #[tokio::test]
+    async fn an_address_whose_probe_broke_off_is_probed_again() {
+        let active = Active {
+            kind: ProbeKind::Tcp,
+            timeout: Duration::from_secs(1),
+            concurrency: 1,
+            path: "/".into(),
+            header_lines: "".into(),
+            healthy_interval: Some(Duration::from_secs(1)),
+            unhealthy_interval: None,
+            limits: Limits::default(),
+            healthy: Statuses::default(),
+            unhealthy: Statuses::default(),
+        };
+        let target = Target::new("127.0.0.1:1".parse().unwrap(), "127.0.0.1");
+        let targets = vec![Arc::clone(&target)];
+        let plan = ProbePlan { upstream: "u".into(), active, host_header: None, targets };
+        let mut slots = Slots::default();
+        let now = Instant::now();
+        slots.follow(&plan, now);
+        let due = slots.next_due().unwrap();
+        let serial = slots.take_due(due).unwrap().serial();
+        let mut running = JoinSet::new();
+        slots.started(serial, running.spawn(async { panic!("as a defect would") }), due);
+        assert_eq!(slots.next_due(), None, "one is under way");
+        let error = running.join_next_with_id().await.unwrap().map(|(_, ())| ()).unwrap_err();
+        slots.finish(error.id(), &plan.active);
+        assert_eq!(slots.next_due(), Some(due + Duration::from_secs(1)));
+        assert!(target.is_probed(), "nobody waits for its first probe any more");
     }
 }

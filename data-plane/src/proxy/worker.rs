@@ -64,7 +64,8 @@ impl Worker {
 /// Runs a worker on this thread until it has drained.
 ///
 /// # Errors
-/// When a listener cannot be handed to the runtime.
+/// When a listener cannot be handed to the runtime, or when one of the tasks that every connection needs broke off:
+/// without timers or accepting, the rest would only seem to live.
 pub fn run(
     listeners: Vec<StdListener>,
     settings: &Arc<ProxySettings>,
@@ -93,8 +94,13 @@ pub fn run(
             let listener = TcpListener::from_std(listener)?;
             accepting.spawn_local(accept(listener, Rc::clone(&worker), drain.clone()));
         }
-        let ticking = tokio::task::spawn_local(tick(Rc::clone(&worker)));
-        drain.begun().await;
+        let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker)));
+        tokio::select! {
+            biased;
+            () = drain.begun() => {}
+            _ = &mut ticking => return Err(std::io::Error::other("its timers broke off")),
+            Some(_) = accepting.join_next() => return Err(std::io::Error::other("accepting broke off")),
+        }
         worker.is_draining.set(true);
         worker.timers.wake_all();
         // Listeners first: what is in their backlog still becomes a connection.

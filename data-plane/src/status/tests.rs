@@ -3,6 +3,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use equipoise_proto::NodeId;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower::ServiceExt as _;
 use uuid::Uuid;
 
@@ -48,6 +49,64 @@ async fn node() -> Sources {
 }
 
 use crate::table::CellKey;
+
+/// A Status API on loopback, and what stops it.
+async fn listening() -> (std::net::SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve(listener, node().await, stop.clone()));
+    (address, stop, serving)
+}
+
+const READY: &[u8] = b"GET /status/ready HTTP/1.1\r\nHost: a\r\n\r\n";
+
+async fn read_ready(client: &mut TcpStream) {
+    let mut answer = [0; 1024];
+    let read = client.read(&mut answer).await.unwrap();
+    assert!(
+        answer[..read].starts_with(b"HTTP/1.1 200 OK\r\n"),
+        "{}",
+        String::from_utf8_lossy(&answer[..read])
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_or_a_body_that_does_not_come_ends_its_connection() {
+    let (address, _stop, _serving) = listening().await;
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET /status HT").await.unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&answer), "");
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let head = b"POST /status/ready HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nstat";
+    client.write_all(head).await.unwrap();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[tokio::test]
+async fn connections_past_the_bound_wait_until_others_end() {
+    let (address, stop, serving) = listening().await;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(READY).await.unwrap();
+        read_ready(&mut client).await;
+        held.push(client);
+    }
+    let mut waiting = TcpStream::connect(address).await.unwrap();
+    waiting.write_all(READY).await.unwrap();
+    let mut byte = [0; 1];
+    let early = tokio::time::timeout(Duration::from_millis(50), waiting.peek(&mut byte)).await;
+    assert!(early.is_err(), "answered past the bound");
+    held.pop();
+    read_ready(&mut waiting).await;
+    // Idle connections do not delay a stop.
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap();
+}
 
 #[tokio::test]
 async fn readiness_follows_config_and_drain() {

@@ -2,11 +2,14 @@
 //!
 //! A generation is two files: `config-<n>.snapshot`, and `config-<n>.tail` with what came after it, so that a
 //! change costs its own size. A revision is written as pending before its swap and marked good when it has
-//! lived for 30 s or the node stops cleanly. One that was pending at two deaths is refused at the third start.
+//! lived for 30 s or the node stops cleanly. What was pending at two deaths is refused at the third start; a death
+//! is noted when the table is given what the cache held, since a start that fails earlier says nothing of it.
 //!
 //! The tail is written, not synced: a process that dies leaves what it wrote, and a power cut costs revisions
 //! that the control plane sends again. A snapshot is synced before it takes its name, so a generation is whole
-//! or absent. Files hold private keys: mode 0600. A failing disk costs the cache, never the node.
+//! or absent. Files hold private keys: mode 0600. A failing disk costs the cache, never the node:
+//! what it does not write, or not in time, is missing until the config in force makes a new generation. One process
+//! at a time has the directory, by a lock.
 
 mod disk;
 mod entry;
@@ -14,20 +17,25 @@ mod keeper;
 mod replay;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use equipoise_proto::Position;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use super::copy::Copy;
 
 pub use disk::CacheError;
 
 /// How long a revision has to live before it counts as good.
-pub const GOOD_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
+pub const GOOD_AFTER: Duration = Duration::from_secs(30);
 
-/// Deaths on a pending revision that condemn it: one may be a kill or a power cut.
+/// Deaths since something was good that condemn what is pending: one may be a kill or a power cut.
 pub const DEATHS_MAX: u32 = 2;
 
 /// Smallest tail that is worth a new snapshot. Past it, and past the size of the snapshot it follows, the tail is
@@ -36,6 +44,13 @@ pub const TAIL_BYTES_MIN: u64 = 1024 * 1024;
 
 /// Commands that wait for the disk. The stream waits for each answer, so there are few.
 const COMMANDS_MAX: usize = 4;
+
+/// How long config waits for the disk: well within the 30 s that a control plane waits for an answer.
+const WRITE_MAX: Duration = Duration::from_secs(5);
+
+/// Pause before a generation that could not be written is tried again: each try costs as much as the config is
+/// large.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// What the cache held at the start.
 #[derive(Debug, Default)]
@@ -57,32 +72,29 @@ pub(super) enum Pending {
     Snapshot { compressed: Vec<u8>, raw_bytes: u64 },
 }
 
+#[derive(Debug)]
 enum Command {
+    /// What the cache held is about to be tried.
+    Starting { written: oneshot::Sender<()> },
     /// Written before the swap.
     Pending { to: Position, pending: Pending, written: oneshot::Sender<()> },
-    /// The table has taken it.
-    Applied(Copy),
-    /// The table has refused it.
-    Dropped(Position),
+    /// The table has refused what was pending.
+    Dropped,
     /// A clean stop: what is in force is good.
     Stop { done: oneshot::Sender<()> },
 }
 
 /// A handle on the cache; without a directory it does nothing.
 #[derive(Debug, Clone)]
-pub struct Cache {
-    commands: Option<mpsc::Sender<Command>>,
-}
+pub struct Cache(Option<Handle>);
 
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Pending { .. } => "Pending",
-            Self::Applied(_) => "Applied",
-            Self::Dropped(_) => "Dropped",
-            Self::Stop { .. } => "Stop",
-        })
-    }
+#[derive(Debug, Clone)]
+struct Handle {
+    commands: mpsc::Sender<Command>,
+    /// What is in force, so that it is known however far the writer is behind.
+    in_force: watch::Sender<Option<Copy>>,
+    /// Something was not written in time: what follows it is of no use before the writer has taken note.
+    is_behind: Arc<AtomicBool>,
 }
 
 impl Cache {
@@ -91,51 +103,83 @@ impl Cache {
     /// Damage is logged and costs what is damaged; a node then starts without.
     ///
     /// # Errors
-    /// When the directory cannot be made or read at all.
+    /// When the directory cannot be made or read at all, or another process uses it.
     pub async fn open(directory: PathBuf, tasks: &TaskTracker) -> Result<(Self, Loaded), CacheError> {
         let opened = tokio::task::spawn_blocking(move || disk::Disk::open(&directory)).await;
         let (disk, loaded) = opened.map_err(|error| CacheError::Io(std::io::Error::other(error)))??;
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-        tasks.spawn(keeper::run(disk, queue));
-        Ok((Self { commands: Some(commands) }, loaded))
+        let (in_force, changes) = watch::channel(None);
+        let is_behind = Arc::new(AtomicBool::new(false));
+        tasks.spawn(keeper::run(disk, queue, changes, Arc::clone(&is_behind)));
+        Ok((Self(Some(Handle { commands, in_force, is_behind })), loaded))
     }
 
     /// No cache: a node that starts without a control plane has nothing.
     pub const fn none() -> Self {
-        Self { commands: None }
+        Self(None)
     }
 
-    /// Writes down what is about to be swapped in, and returns when that is done (or has failed, which is
-    /// logged and stops nobody).
+    /// Notes that the table is about to be given what the cache held.
+    pub(super) async fn starting(&self) {
+        if let Some(handle) = &self.0 {
+            handle.ask(|written| Command::Starting { written }).await;
+        }
+    }
+
+    /// Writes down what is about to be swapped in, and returns when that is done, has failed, or takes too long:
+    /// which is logged and stops nobody.
     pub(super) async fn pending(&self, to: Position, pending: Pending) {
-        let (written, wait) = oneshot::channel();
-        self.tell(Command::Pending { to, pending, written }).await;
-        // An error: there is no cache (any more).
-        drop(wait.await);
+        let Some(handle) = &self.0 else { return };
+        // A change of what the disk does not have is of no use to it; a snapshot is worth a try.
+        let is_whole = matches!(pending, Pending::Snapshot { .. });
+        if is_whole || !handle.is_behind.load(Ordering::Acquire) {
+            let is_written = handle.ask(|written| Command::Pending { to, pending, written }).await;
+            if is_written && is_whole {
+                handle.is_behind.store(false, Ordering::Release);
+            }
+        }
     }
 
     /// What was pending is in force.
-    pub(super) async fn applied(&self, copy: Copy) {
-        self.tell(Command::Applied(copy)).await;
+    pub(super) fn applied(&self, copy: Copy) {
+        if let Some(handle) = &self.0 {
+            handle.in_force.send_replace(Some(copy));
+        }
     }
 
     /// What was pending was refused.
-    pub(super) async fn dropped(&self, position: Position) {
-        self.tell(Command::Dropped(position)).await;
+    pub(super) fn dropped(&self) {
+        if let Some(handle) = &self.0 {
+            // There is room, or the writer is behind and takes back by itself what nobody waited for.
+            drop(handle.commands.try_send(Command::Dropped));
+        }
     }
 
     /// The node stops cleanly: what is in force is good.
     pub async fn stop(&self) {
-        let (done, wait) = oneshot::channel();
-        self.tell(Command::Stop { done }).await;
-        drop(wait.await);
-    }
-
-    async fn tell(&self, command: Command) {
-        if let Some(commands) = &self.commands {
-            // An error: the writer is gone, and with it the cache.
-            drop(commands.send(command).await);
+        if let Some(handle) = &self.0 {
+            handle.ask(|done| Command::Stop { done }).await;
         }
+    }
+}
+
+impl Handle {
+    /// Whether it was done in time.
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> bool {
+        let (done, mut wait) = oneshot::channel();
+        let answered = async {
+            // An error: the writer is gone, and with it the cache.
+            if self.commands.send(command(done)).await.is_ok() {
+                drop((&mut wait).await);
+            }
+        };
+        let is_done = timeout(WRITE_MAX, answered).await.is_ok();
+        if !is_done && !self.is_behind.swap(true, Ordering::AcqRel) {
+            warn!("the disk of the config cache does not answer; config goes on without it");
+        }
+        // Only now: the writer takes the mark away when it finds that nobody waits.
+        drop(wait);
+        is_done
     }
 }
 

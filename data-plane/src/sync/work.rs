@@ -84,6 +84,7 @@ impl Worker {
         let received = Instant::now();
         let position = *copy.position();
         let update = Update::Snapshot { position, entities: copy.records().collect() };
+        self.cache.starting().await;
         self.build(update, copy, received).await
     }
 
@@ -98,8 +99,10 @@ impl Worker {
         }
         self.cache.pending(position, pending).await;
         let built = self.build(update, copy, received).await;
-        if built.is_err() {
-            self.cache.dropped(position).await;
+        match &built {
+            // A builder that is gone may have died on it: that counts as a death.
+            Ok(_) | Err(NotDone { why: Why::Gone, .. }) => {}
+            Err(NotDone { why: Why::Table(_) | Why::Copy(_) | Why::Condemned, .. }) => self.cache.dropped(),
         }
         built
     }
@@ -113,7 +116,7 @@ impl Worker {
         let applied = answer.await.map_err(|_| not_done(Why::Gone))?;
         let applied = applied.map_err(|refused| not_done(Why::Table(refused)))?;
         let took = received.elapsed();
-        self.cache.applied(copy.clone()).await;
+        self.cache.applied(copy.clone());
         Ok(Done { copy, warm: applied.warm, took })
     }
 }

@@ -128,7 +128,6 @@ fn make_service(id: Uuid, service: &compile::Service, upstream: Arc<Upstream>) -
     Service {
         id,
         label: service.name.clone().unwrap_or_else(|| (&*service.host).into()),
-        host: (&*service.host).into(),
         path: service.path.clone(),
         retries: service.retries,
         connect_timeout: service.connect_timeout,

@@ -255,6 +255,7 @@ impl Core {
             let successor = self.successor(&previous, &key);
             self.discard(&key, successor);
         }
+        self.drop_idle_names();
         let (warm, warmed) = oneshot::channel();
         self.warm = Some(warm);
         self.cold.extend(cells);
@@ -272,9 +273,8 @@ impl Core {
         now: Instant,
     ) -> Option<(Arc<Upstream>, Arc<Upstream>)> {
         let is_new = !self.live.contains(key);
-        let names_before = self.live.get(key).map(|cell| cell.names.clone()).unwrap_or_default();
         let rebuilt = self.live.rebuild(key, spec, now);
-        self.wish_names(key, &names_before);
+        self.wish_names(key);
         self.warn_of_gaps(key, spec);
         let before = self.live.get(key).map(|cell| Arc::clone(&cell.upstream))?;
         let ids_before = target_ids(&before.members());
@@ -345,9 +345,6 @@ impl Core {
             let to = successor.map_or_else(|| Members::refused(PickError::NoPeer), Members::moved);
             cell.upstream.store(to);
         }
-        for name in &cell.names {
-            self.drop_wish(name);
-        }
         self.probes.send_if_modified(|probes| probes.remove(key).is_some());
         self.directory.rcu(|directory| directory.without(key));
         self.note(key, target_ids(&members), &Members::refused(PickError::NoPeer));
@@ -362,32 +359,27 @@ impl Core {
         self.directory.store(Arc::new(directory));
     }
 
-    fn wish_names(&mut self, key: &CellKey, before: &BTreeSet<Arc<str>>) {
+    fn wish_names(&mut self, key: &CellKey) {
         let Some(cell) = self.live.get(key) else { return };
-        if cell.names == *before {
-            return;
+        let wished = self.names.borrow();
+        let missing: Vec<_> = cell.names.iter().filter(|name| !wished.contains_key(*name)).cloned().collect();
+        drop(wished);
+        if !missing.is_empty() {
+            self.names_wished += 1;
+            let number = self.names_wished;
+            self.names.send_modify(|names| names.extend(missing.into_iter().map(|name| (name, number))));
         }
-        self.names_wished += 1;
-        let number = self.names_wished;
-        self.names.send_if_modified(|names| {
-            let mut is_changed = false;
-            for name in &cell.names {
-                if !names.contains_key(name) {
-                    names.insert(Arc::clone(name), number);
-                    is_changed = true;
-                }
-            }
-            for name in before.iter().filter(|name| !self.live.is_used(name)) {
-                is_changed |= names.remove(name).is_some();
-            }
-            is_changed
-        });
     }
 
-    fn drop_wish(&self, name: &Arc<str>) {
-        if !self.live.is_used(name) {
-            self.names.send_if_modified(|names| names.remove(name).is_some());
-        }
+    fn drop_idle_names(&mut self) {
+        let idle = self.live.drop_idle_names();
+        self.names.send_if_modified(|names| {
+            let before = names.len();
+            for name in &idle {
+                names.remove(name);
+            }
+            names.len() < before
+        });
     }
 
     fn wish_probes(&self, key: &CellKey, members: &Members, host_header: Option<Box<str>>) {

@@ -79,6 +79,8 @@ pub(super) struct Live {
     retired: Retired,
     answers: HashMap<Arc<str>, Answer>,
     users: HashMap<Arc<str>, BTreeSet<CellKey>>,
+    /// Names that lost their last user in the change that is being made.
+    idle: BTreeSet<Arc<str>>,
     changes: Arc<Changes>,
     node: Arc<NodeState>,
 }
@@ -97,6 +99,7 @@ impl Live {
             retired: Retired::default(),
             answers: HashMap::new(),
             users: HashMap::new(),
+            idle: BTreeSet::new(),
             changes,
             node,
         }
@@ -108,11 +111,6 @@ impl Live {
 
     pub(super) fn contains(&self, key: &CellKey) -> bool {
         self.cells.contains_key(key)
-    }
-
-    /// Names that somebody uses.
-    pub(super) fn is_used(&self, name: &str) -> bool {
-        self.users.contains_key(name)
     }
 
     /// Takes an answer in; gives the cells that use the name. One for a name that nobody uses is dropped.
@@ -239,13 +237,24 @@ impl Live {
                 users.remove(key);
                 if users.is_empty() {
                     self.users.remove(name);
-                    self.answers.remove(name);
+                    self.idle.insert(Arc::clone(name));
                 }
             }
         }
         for name in after.difference(before) {
             self.users.entry(Arc::clone(name)).or_default().insert(key.clone());
         }
+    }
+
+    /// Drops the answers of names that lost their last user and found no other, and gives these names. Called when
+    /// a change is complete: before, a name may be on its way from one cell to another.
+    pub(super) fn drop_idle_names(&mut self) -> Vec<Arc<str>> {
+        let mut idle: Vec<_> = std::mem::take(&mut self.idle).into_iter().collect();
+        idle.retain(|name| !self.users.contains_key(name));
+        for name in &idle {
+            self.answers.remove(name);
+        }
+        idle
     }
 }
 
@@ -288,18 +297,20 @@ impl Asked<'_> {
         MemberTarget { id: self.id, label: self.label, weight: self.weight, origin, addresses }
     }
 
-    fn member(&self, name: &Arc<str>, record: &Resolved, adopting: &mut Adopting<'_>) -> Member {
+    fn member(&self, name: &str, record: &Resolved, adopting: &mut Adopting<'_>) -> Member {
+        // The dot is for the resolver; no Host header has one.
+        let bare = name.strip_suffix('.').unwrap_or(name);
         let (host, port, weight) = match &record.srv {
-            None => (name, self.port, self.weight),
+            None => (bare, self.port, self.weight),
             Some(srv) => {
-                let host = if self.uses_srv_name { &srv.name } else { name };
+                let host = if self.uses_srv_name { &srv.name } else { bare };
                 let port = if srv.port == 0 { self.port } else { srv.port };
                 // SRV weights rule, but a target of weight 0 still takes nothing.
                 let weight = if self.weight == 0 { 0 } else { srv.weight.max(1) };
                 (host, port, weight)
             }
         };
-        let target = adopting.adopt((&**host).into(), SocketAddr::new(record.ip, port));
+        let target = adopting.adopt(host.into(), SocketAddr::new(record.ip, port));
         Member { target, weight }
     }
 }

@@ -149,6 +149,17 @@ impl Members {
     pub fn addresses(&self) -> impl Iterator<Item = &Member> {
         self.targets.iter().flat_map(|target| &target.addresses)
     }
+
+    /// How an address is, as reports say it.
+    pub fn state_of(&self, member: &Member) -> AddressState {
+        if self.checks.is_none() || member.weight == 0 {
+            AddressState::ChecksOff
+        } else if member.target.is_available() {
+            AddressState::Healthy
+        } else {
+            AddressState::Unhealthy
+        }
+    }
 }
 
 /// Why no address has weight. An upstream entity says *no peer* whatever the reason; what stands in for a
@@ -179,19 +190,6 @@ pub(super) fn literal_host(address: SocketAddr) -> Box<str> {
     match address {
         SocketAddr::V4(v4) => v4.ip().to_string().into(),
         SocketAddr::V6(v6) => format!("[{}]", v6.ip()).into(),
-    }
-}
-
-impl Members {
-    /// How an address is, as reports say it.
-    pub fn state_of(&self, member: &Member) -> AddressState {
-        if self.checks.is_none() || member.weight == 0 {
-            AddressState::ChecksOff
-        } else if member.target.is_available() {
-            AddressState::Healthy
-        } else {
-            AddressState::Unhealthy
-        }
     }
 }
 

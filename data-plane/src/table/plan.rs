@@ -9,7 +9,7 @@ use super::compile::CellKey;
 use super::target::Target;
 use crate::health::Active;
 
-/// Names to keep resolved; lower case, without trailing dot. The number grows each time a name comes into use
+/// Names to keep resolved; lower case, with a trailing dot where one was written. The number grows each time a name comes into use
 /// again: its answer is wanted again, since the one before was dropped with its last user.
 pub type Names = OrdMap<Arc<str>, u64>;
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 
 use super::changes::Bell;
-use crate::health::{Checks, Health, Limits, Report};
+use crate::health::{Checks, Health, Limits, Outcome, Report};
 
 /// Live state keyed by (upstream, host, address, port); outlives tables. Everything a pick or an attempt
 /// touches is atomic.
@@ -18,6 +18,8 @@ pub struct Target {
     address: SocketAddr,
     host: Box<str>,
     in_flight: AtomicU32,
+    /// [`Health::to_bits`], with [`Health::UNCHECKED`] while no checks are on: so that a report under way when they
+    /// go cannot change the state afterwards.
     health: AtomicU64,
     checks: ArcSwapOption<Checks>,
     is_probed: AtomicBool,
@@ -28,7 +30,7 @@ pub struct Target {
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
 
 impl Target {
-    /// Fresh state: healthy, nothing in flight. `host` is the target's own name, or its IP (in brackets if
+    /// Fresh state: healthy, unchecked, nothing in flight. `host` is the target's own name, or its IP (in brackets if
     /// IPv6).
     pub fn new(address: SocketAddr, host: &str) -> Arc<Self> {
         Self::with_bell(address, host, None)
@@ -40,7 +42,7 @@ impl Target {
             address,
             host: host.into(),
             in_flight: AtomicU32::new(0),
-            health: AtomicU64::new(Health::default().to_bits()),
+            health: AtomicU64::new(Health::UNCHECKED),
             checks: ArcSwapOption::empty(),
             is_probed: AtomicBool::new(false),
             bell,
@@ -83,7 +85,7 @@ impl Target {
         self.change(|health| health.after(report, limit));
     }
 
-    /// Sets the state by hand and clears the counters.
+    /// Sets the state by hand and clears the counters; not where no checks are on.
     pub fn set_health(&self, is_healthy: bool) {
         self.change(|_| Health::set_by_hand(is_healthy));
     }
@@ -102,21 +104,27 @@ impl Target {
         self.is_probed.load(Ordering::Relaxed)
     }
 
-    /// Puts checks in force; without any, the target is healthy.
+    /// Puts checks in force; without any, the target is healthy, whatever is reported.
     pub(super) fn set_checks(&self, checks: Option<Arc<Checks>>) {
-        let is_checked = checks.is_some();
-        self.checks.store(checks);
-        if !is_checked {
-            self.health.store(Health::default().to_bits(), Ordering::Relaxed);
+        if checks.is_some() {
+            self.checks.store(checks);
+            self.health.fetch_and(!Health::UNCHECKED, Ordering::Relaxed);
+        } else {
+            self.health.store(Health::UNCHECKED, Ordering::Relaxed);
+            self.checks.store(None);
         }
     }
 
     /// Adopts the state again after its target was gone for a while.
     pub(super) fn readopt(&self) {
-        self.health.store(self.health().readopted().to_bits(), Ordering::Relaxed);
+        self.change(Health::readopted);
     }
 
     fn observe(&self, outcome: Outcome) {
+        // Cheaper than a look at the checks, and true of most targets.
+        if Health::is_unchecked(self.health.load(Ordering::Relaxed)) {
+            return;
+        }
         if let Some(checks) = &*self.checks.load()
             && let Some(report) = checks.passive.judge(outcome)
         {
@@ -124,9 +132,13 @@ impl Target {
         }
     }
 
+    /// Changes nothing where no checks are on.
     fn change(&self, next: impl Fn(Health) -> Health) {
         let mut before = self.health.load(Ordering::Relaxed);
         loop {
+            if Health::is_unchecked(before) {
+                return;
+            }
             let after = next(Health::from_bits(before)).to_bits();
             if after == before {
                 return;
@@ -145,19 +157,6 @@ impl Target {
             }
         }
     }
-}
-
-/// What happened to one attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// A response head came, with this status.
-    Replied(u16),
-    /// Connecting, writing or reading took too long.
-    TimedOut,
-    /// No connection.
-    Refused,
-    /// The connection broke, or what came was no valid response, before a response head was complete.
-    Reset,
 }
 
 /// One request's hold on one target, released when its response body ends.
@@ -198,11 +197,48 @@ impl Drop for Lease {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU8;
+    use std::time::Duration;
+
     use super::*;
+    use crate::health::{Active, Passive, ProbeKind, Statuses};
 
     #[test]
     fn state_of_an_address_stays_small() {
         assert!(size_of::<Target>() <= 512, "{} bytes", size_of::<Target>());
+    }
+
+    #[test]
+    fn a_report_that_was_under_way_when_the_checks_went_changes_nothing() {
+        let target = Target::new("127.0.0.1:1".parse().unwrap(), "127.0.0.1");
+        let limits = Limits { tcp: NonZeroU8::new(1), ..Limits::default() };
+        target.set_checks(Some(Arc::new(checks(limits))));
+        target.report(Report::Tcp, &limits);
+        assert!(!target.is_available());
+        target.set_checks(None);
+        assert!(target.is_available());
+        target.report(Report::Tcp, &limits);
+        assert!(target.is_available(), "nothing would ever let it in again");
+        target.set_checks(Some(Arc::new(checks(limits))));
+        assert!(target.is_available());
+        target.report(Report::Tcp, &limits);
+        assert!(!target.is_available());
+    }
+
+    fn checks(limits: Limits) -> Checks {
+        let active = Active {
+            kind: ProbeKind::Tcp,
+            timeout: Duration::from_secs(1),
+            concurrency: 1,
+            path: "/".into(),
+            header_lines: "".into(),
+            healthy_interval: None,
+            unhealthy_interval: None,
+            limits,
+            healthy: Statuses::default(),
+            unhealthy: Statuses::default(),
+        };
+        Checks { active, passive: Passive { limits, ..Passive::default() } }
     }
 
     #[test]

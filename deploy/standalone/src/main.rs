@@ -86,6 +86,7 @@ async fn run(control: ControlPlaneSettings, node: NodeSettings, mode: Mode) -> a
             tracing::info!(signal, "draining");
             Ok(())
         }
+        ended = node.ended() => Err(ended.into()),
         result = demo => result,
     };
     let stop = async {

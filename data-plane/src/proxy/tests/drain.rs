@@ -47,6 +47,15 @@ fn a_drain_lets_requests_finish_and_closes_idle_connections() {
 }
 
 #[test]
+fn the_end_of_a_worker_is_noticed() {
+    let node = Node::with(&[]);
+    let ended = node.running.ended();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    drain(node, PATIENCE);
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, ended).await.unwrap() });
+}
+
+#[test]
 fn a_connection_that_waits_in_the_backlog_is_served_by_a_drain() {
     let origin = Origin::saying("fine");
     for _ in 0..20 {

@@ -274,7 +274,6 @@ impl Plan {
         let service = Arc::new(Service {
             id: Uuid::from_u128(1),
             label: "service".into(),
-            host: "service".into(),
             path: self.service_path.map(Into::into),
             retries: self.retries,
             connect_timeout: self.timeout,

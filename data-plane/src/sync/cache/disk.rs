@@ -1,10 +1,9 @@
 //! The files of the cache. Everything here blocks.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use equipoise_proto::{Position, v1};
 use prost::Message;
@@ -25,8 +24,8 @@ const MODE: u32 = 0o600;
 /// Largest tail that is read back. Folding keeps it near the size of its snapshot.
 const TAIL_BYTES_MAX: u64 = 4 * COMPRESSED_BYTES_MAX;
 
-/// Pause after a snapshot that could not be written.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Held while a process uses the cache.
+const LOCK: &str = "config.lock";
 
 /// Why there is no cache.
 #[derive(Debug, thiserror::Error)]
@@ -34,180 +33,248 @@ pub enum CacheError {
     /// The directory cannot be used.
     #[error("the config cache cannot be used")]
     Io(#[source] io::Error),
+    /// Two nodes would write into each other's files.
+    #[error("another process uses it")]
+    InUse,
 }
 
 #[derive(Debug)]
 struct Tail {
-    generation: u64,
     file: File,
     bytes: u64,
     /// Past this it is folded.
     bytes_max: u64,
 }
 
+/// A snapshot and what came after it.
+#[derive(Debug)]
+struct Generation {
+    number: u64,
+    /// Whether it holds something good, so that older ones are of no use.
+    is_good: bool,
+    /// Absent in one that was only found, and after a failed write: what follows a gap is worth nothing.
+    tail: Option<Tail>,
+}
+
+/// What was written down and is not in force yet.
+#[derive(Debug, Default)]
+enum Written {
+    #[default]
+    Nothing,
+    /// At the end of the tail.
+    Entry(Position),
+    /// As a generation of its own, the last one.
+    Generation,
+    /// The attempt failed: what is on disk is no longer what is in force, once this is.
+    Failed,
+}
+
 /// The cache's files.
 #[derive(Debug)]
 pub(super) struct Disk {
     directory: PathBuf,
-    /// Absent until there is a snapshot, or after a failed write: what follows a gap is worth nothing.
-    tail: Option<Tail>,
-    /// Generations on disk, ascending; the last one is that of `tail`, if there is one.
-    generations: Vec<u64>,
-    /// Whether the tail's generation holds something good, so that older ones are of no use.
-    has_good: bool,
-    /// No snapshot is tried before: each costs as much as the config is large.
-    retry_at: Option<Instant>,
+    /// Ascending; the last one is written to. Besides it only the newest one with something good is kept.
+    generations: Vec<Generation>,
+    written: Written,
+    /// What the cache held, if it was pending at the last death.
+    suspect: Option<Position>,
+    /// Deaths since something was good.
+    deaths: u32,
+    /// Locked; the lock ends with the process at the latest.
+    _lock: File,
 }
 
 impl Disk {
-    /// Reads the newest usable generation and notes down a death, if the last run died on a pending revision.
+    /// Reads the newest usable generation.
     pub(super) fn open(directory: &Path) -> Result<(Self, Loaded), CacheError> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(directory).map_err(CacheError::Io)?;
-        let generations = generations(directory).map_err(CacheError::Io)?;
+        let lock = lock(directory)?;
+        let numbers = numbers(directory).map_err(CacheError::Io)?;
+        let found = |number| Generation { number, is_good: false, tail: None };
         let mut disk = Self {
             directory: directory.to_owned(),
-            tail: None,
-            generations,
-            has_good: false,
-            retry_at: None,
+            generations: numbers.into_iter().map(found).collect(),
+            written: Written::Nothing,
+            suspect: None,
+            deaths: 0,
+            _lock: lock,
         };
         let loaded = disk.load();
         Ok((disk, loaded))
     }
 
     fn load(&mut self) -> Loaded {
-        let mut condemned = None;
-        for generation in self.generations.clone().into_iter().rev() {
-            let (mut state, mut tail) = match self.read(generation) {
+        // The newest generation, where it killed the node and has nothing good.
+        let mut deadly: Option<(usize, State, Tail)> = None;
+        for at in (0..self.generations.len()).rev() {
+            let (mut state, mut tail) = match self.read(self.generations[at].number) {
                 Ok(read) => read,
                 Err(error) => {
-                    warn!(%error, generation, "a cached config is damaged and left out");
+                    warn!(%error, generation = self.generations[at].number, "a cached config is damaged and left out");
                     continue;
                 }
             };
-            if condemned.is_none() && !state.is_good() {
-                state.deaths += 1;
-                append(&mut tail, &Entry::Died(*state.copy.position()));
+            if deadly.is_none() && !state.has_killed_the_node() {
+                return self.take(at, state, tail);
             }
-            if condemned.is_none() && state.has_killed_the_node() {
-                let position = *state.copy.position();
-                match state.good.clone() {
-                    Some(good) => state.copy = good,
-                    // Perhaps the generation before has something good.
-                    None if self.generations.first() != Some(&generation) => {
-                        condemned = Some(position);
-                        continue;
-                    }
-                    // Nothing else to start with, so once more.
-                    None => return self.take(state, tail),
-                }
-                state.condemned = Some(position);
-                append(&mut tail, &Entry::Condemned(position));
-            } else if let Some(position) = condemned {
-                let Some(good) = state.good.clone() else { continue };
-                state.copy = good;
-                state.condemned = Some(position);
-                append(&mut tail, &Entry::Condemned(position));
+            if let Some(good) = state.good.clone() {
+                let condemned = deadly.as_ref().map_or(&state, |(_, deadly, _)| deadly);
+                let condemned = *condemned.copy.position();
+                warn!(%condemned, good = %good.position(), "the node died twice on a revision and refuses it");
+                append(&mut tail, &Entry::Condemned(condemned));
+                (state.copy, state.condemned, state.deaths) = (good, Some(condemned), 0);
+                return self.take(at, state, tail);
             }
-            if let Some(position) = &state.condemned {
-                warn!(%position, good = %state.copy.position(), "the node died twice on a revision and refuses it");
-            }
-            return self.take(state, tail);
+            deadly.get_or_insert((at, state, tail));
         }
-        // All are damaged, or only the condemned one is left: that is better than nothing.
-        let newest = self.generations.last().copied();
-        match newest.filter(|_| condemned.is_some()).and_then(|newest| self.read(newest).ok()) {
-            Some((state, tail)) => self.take(state, tail),
-            None => Loaded::default(),
-        }
+        // Nothing is good: what killed the node is better than nothing.
+        deadly.map_or_else(Loaded::default, |(at, state, tail)| self.take(at, state, tail))
     }
 
-    fn take(&mut self, state: State, tail: Tail) -> Loaded {
+    fn take(&mut self, at: usize, state: State, tail: Tail) -> Loaded {
         info!(position = %state.copy.position(), "config read from the cache");
-        self.has_good = state.good.is_some();
-        let kept = tail.generation;
-        for newer in self.generations.iter().copied().filter(|generation| *generation > kept) {
-            self.remove(newer);
+        for newer in self.generations.split_off(at + 1) {
+            self.remove(newer.number);
         }
-        self.generations.retain(|generation| *generation <= kept);
-        self.tail = Some(tail);
+        let is_good = state.good.is_some();
+        if !is_good {
+            for older in 0..at {
+                let read = self.read(self.generations[older].number);
+                self.generations[older].is_good = read.is_ok_and(|(state, _)| state.good.is_some());
+            }
+        }
+        if let Some(current) = self.generations.last_mut() {
+            (current.is_good, current.tail) = (is_good, Some(tail));
+        }
+        if !state.is_good() {
+            self.suspect = Some(*state.copy.position());
+            self.deaths = state.deaths;
+        }
         Loaded { copy: Some(state.copy), condemned: state.condemned }
+    }
+
+    /// What the cache held is about to be tried. Before that a start may fail for many reasons that are not the
+    /// config's.
+    pub(super) fn starting(&mut self) {
+        if let Some(suspect) = self.suspect.take() {
+            self.deaths += 1;
+            self.append(&Entry::Died(suspect));
+        }
     }
 
     /// Writes down what is about to be swapped in.
     pub(super) fn pending(&mut self, to: Position, pending: Pending) {
-        match pending {
-            Pending::Delta(bytes) => self.append(&Entry::Delta(bytes)),
-            Pending::Reposition => self.append(&Entry::Reposition(to)),
-            Pending::Snapshot { compressed, raw_bytes } => self.begin(to, &compressed, raw_bytes),
+        self.written = match pending {
+            Pending::Delta(bytes) => self.append_pending(to, &Entry::Delta(bytes)),
+            Pending::Reposition => self.append_pending(to, &Entry::Reposition(to)),
+            Pending::Snapshot { compressed, raw_bytes } => match self.begin(to, &compressed, raw_bytes) {
+                Ok(()) => Written::Generation,
+                Err(error) => {
+                    warn!(%error, "the config could not be cached");
+                    Written::Failed
+                }
+            },
+        };
+    }
+
+    fn append_pending(&mut self, to: Position, entry: &Entry) -> Written {
+        if self.append(entry) { Written::Entry(to) } else { Written::Failed }
+    }
+
+    /// What was pending was refused: the generation before goes on where it ended.
+    pub(super) fn dropped(&mut self) {
+        match std::mem::take(&mut self.written) {
+            Written::Entry(position) => {
+                self.append(&Entry::Dropped(position));
+            }
+            Written::Generation => {
+                if let Some(refused) = self.generations.pop() {
+                    self.remove(refused.number);
+                }
+            }
+            Written::Nothing | Written::Failed => {}
         }
     }
 
-    /// What was pending was refused.
-    pub(super) fn dropped(&mut self, position: Position) {
-        let is_snapshot = self.tail.as_ref().is_some_and(|tail| tail.bytes == 0);
-        if !is_snapshot {
-            return self.append(&Entry::Dropped(position));
+    /// What was pending is in force. Gives the generation that holds it, if one does.
+    pub(super) fn applied(&mut self) -> Option<u64> {
+        match std::mem::take(&mut self.written) {
+            Written::Nothing | Written::Entry(_) => {}
+            Written::Generation => self.prune(),
+            Written::Failed => self.close(),
         }
-        if let Some(refused) = self.generations.pop() {
-            self.remove(refused);
-        }
-        // The generation before goes on where it ended.
-        let before = self.generations.last().and_then(|before| self.read(*before).ok());
-        self.has_good = before.as_ref().is_some_and(|(state, _)| state.good.is_some());
-        self.tail = before.map(|(_, tail)| tail);
+        self.current()
     }
 
-    /// A revision has lived long enough.
-    pub(super) fn good(&mut self, position: Position) {
-        self.append(&Entry::Good(position));
-        let Some(tail) = &self.tail else { return };
-        let kept = tail.generation;
-        self.has_good = true;
-        for older in self.generations.iter().copied().filter(|generation| *generation < kept) {
-            self.remove(older);
-        }
-        self.generations.retain(|generation| *generation >= kept);
+    /// Nobody knows what became of what is pending: it is taken back, and nothing is written before the next
+    /// generation.
+    pub(super) fn give_up(&mut self) {
+        self.dropped();
+        self.close();
     }
 
-    /// Folds the tail into a new snapshot when it has grown past its bound, or starts anew after a failed write.
-    pub(super) fn fold(&mut self, copy: &Copy, is_good: bool) {
-        if self.tail.as_ref().is_some_and(|tail| tail.bytes <= tail.bytes_max)
-            || self.retry_at.is_some_and(|retry_at| Instant::now() < retry_at)
-        {
+    /// A revision has lived long enough, in the generation that holds it: one that began since proves nothing.
+    pub(super) fn good(&mut self, position: Position, generation: u64) {
+        let Some(at) = self.generations.iter().position(|one| one.number == generation) else { return };
+        let holder = &mut self.generations[at];
+        let is_written = holder.tail.as_mut().is_some_and(|tail| append(tail, &Entry::Good(position)));
+        if !is_written {
+            holder.tail = None;
             return;
         }
-        match copy.compress() {
-            Ok((compressed, raw_bytes)) => {
-                self.begin(*copy.position(), &compressed, raw_bytes);
-                if is_good {
-                    self.good(*copy.position());
-                }
-            }
-            Err(error) => warn!(%error, "the cached config could not be compressed"),
+        holder.is_good = true;
+        (self.suspect, self.deaths) = (None, 0);
+        for older in self.generations.drain(..at).map(|one| one.number).collect::<Vec<_>>() {
+            self.remove(older);
         }
     }
 
-    fn begin(&mut self, position: Position, compressed: &[u8], raw_bytes: u64) {
-        let generation = self.generations.last().map_or(1, |last| last + 1);
-        match self.write_snapshot(generation, position, compressed, raw_bytes) {
-            Ok(tail) => {
-                // Older ones are kept for what is good in them: the newest such one is enough.
-                if !self.has_good && self.generations.len() > 1 {
-                    let unproven = self.generations.pop();
-                    unproven.into_iter().for_each(|unproven| self.remove(unproven));
-                }
-                self.generations.push(generation);
-                self.has_good = false;
-                self.tail = Some(tail);
-            }
-            Err(error) => {
-                warn!(%error, "the config could not be cached");
-                self.tail = None;
-                self.retry_at = Some(Instant::now() + RETRY_AFTER);
-            }
+    /// Whether a new generation is due: the tail has grown past its bound, or is not there.
+    pub(super) fn wants_fold(&self) -> bool {
+        let tail = self.generations.last().and_then(|current| current.tail.as_ref());
+        tail.is_none_or(|tail| tail.bytes > tail.bytes_max)
+    }
+
+    /// Makes what is in force a generation of its own. Gives the one that holds it afterwards.
+    pub(super) fn fold(&mut self, copy: &Copy) -> Option<u64> {
+        let folded = copy
+            .compress()
+            .and_then(|(compressed, raw_bytes)| self.begin(*copy.position(), &compressed, raw_bytes));
+        match folded {
+            Ok(()) => self.prune(),
+            Err(error) => warn!(%error, "the config could not be cached"),
         }
+        self.current()
+    }
+
+    /// The generation that is written to.
+    fn current(&self) -> Option<u64> {
+        self.generations.last().filter(|current| current.tail.is_some()).map(|current| current.number)
+    }
+
+    /// Keeps, beside the current generation, the newest one that holds something good, else the newest.
+    fn prune(&mut self) {
+        let Some(current) = self.generations.pop() else { return };
+        let good = self.generations.iter().rposition(|one| one.is_good);
+        let kept = good.or_else(|| self.generations.len().checked_sub(1));
+        let kept = kept.map(|at| self.generations.swap_remove(at));
+        for other in std::mem::take(&mut self.generations) {
+            self.remove(other.number);
+        }
+        self.generations = kept.into_iter().chain([current]).collect();
+    }
+
+    fn begin(&mut self, position: Position, compressed: &[u8], raw_bytes: u64) -> io::Result<()> {
+        let number = self.generations.last().map_or(1, |last| last.number + 1);
+        let mut tail = self
+            .write_snapshot(number, position, compressed, raw_bytes)
+            // It may have its name all the same, and would be started from.
+            .inspect_err(|_| self.remove(number))?;
+        // What it replaces may be what killed the node.
+        let is_whole = (0..self.deaths).all(|_| append(&mut tail, &Entry::Died(position)));
+        self.generations.push(Generation { number, is_good: false, tail: is_whole.then_some(tail) });
+        Ok(())
     }
 
     fn write_snapshot(
@@ -237,7 +304,7 @@ impl Disk {
         let tail = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path)?;
         fs::rename(&temporary, self.snapshot_path(generation))?;
         File::open(&self.directory)?.sync_all()?;
-        Ok(Tail { generation, file: tail, bytes: 0, bytes_max: TAIL_BYTES_MIN.max(compressed_bytes) })
+        Ok(Tail { file: tail, bytes: 0, bytes_max: TAIL_BYTES_MIN.max(compressed_bytes) })
     }
 
     fn read(&self, generation: u64) -> io::Result<(State, Tail)> {
@@ -273,15 +340,23 @@ impl Disk {
         file.set_len(valid)?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
         let compressed = u64::try_from(rest.len()).unwrap_or(u64::MAX);
-        let tail = Tail { generation, file, bytes: valid, bytes_max: TAIL_BYTES_MIN.max(compressed) };
+        let tail = Tail { file, bytes: valid, bytes_max: TAIL_BYTES_MIN.max(compressed) };
         Ok((replay(copy, entries), tail))
     }
 
-    fn append(&mut self, entry: &Entry) {
-        if let Some(tail) = &mut self.tail
-            && !append(tail, entry)
-        {
-            self.tail = None;
+    /// Whether it was written whole.
+    fn append(&mut self, entry: &Entry) -> bool {
+        let tail = self.generations.last_mut().and_then(|current| current.tail.as_mut());
+        let is_written = tail.is_some_and(|tail| append(tail, entry));
+        if !is_written {
+            self.close();
+        }
+        is_written
+    }
+
+    fn close(&mut self) {
+        if let Some(current) = self.generations.last_mut() {
+            current.tail = None;
         }
     }
 
@@ -313,7 +388,7 @@ fn append(tail: &mut Tail, entry: &Entry) -> bool {
             true
         }
         Err(error) => {
-            warn!(%error, "the config cache cannot be written and is given up until the next snapshot");
+            warn!(%error, "the config cache cannot be written and is given up until the next generation");
             false
         }
     }
@@ -328,8 +403,19 @@ fn read_bounded(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+fn lock(directory: &Path) -> Result<File, CacheError> {
+    let path = directory.join(LOCK);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(path);
+    let file = file.map_err(CacheError::Io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(CacheError::InUse),
+        Err(TryLockError::Error(error)) => Err(CacheError::Io(error)),
+    }
+}
+
 /// Numbers of the generations that have a snapshot, ascending.
-fn generations(directory: &Path) -> io::Result<Vec<u64>> {
+fn numbers(directory: &Path) -> io::Result<Vec<u64>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();

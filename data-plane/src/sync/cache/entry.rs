@@ -21,7 +21,7 @@ pub(super) enum Entry {
     Dropped(Position),
     /// It has lived long enough.
     Good(Position),
-    /// The node started again while it was pending.
+    /// The node died while it was pending, and starts with it again.
     Died(Position),
     /// It is refused from now on, and what is good is in force.
     Condemned(Position),

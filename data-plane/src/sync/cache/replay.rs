@@ -15,7 +15,7 @@ pub(super) struct State {
     pub copy: Copy,
     /// The newest revision that is good, if one is.
     pub good: Option<Copy>,
-    /// Deaths while what is in force was pending.
+    /// Deaths since something was good, as they were noted: the last one is not among them.
     pub deaths: u32,
     /// What is refused.
     pub condemned: Option<Position>,
@@ -32,8 +32,10 @@ impl State {
         self.good.as_ref().is_some_and(|good| good.position() == self.copy.position())
     }
 
+    /// Whether what is in force was pending at so many deaths that it is not to be tried again. That it is
+    /// pending now is a death too: whoever stops well makes it good.
     pub(super) fn has_killed_the_node(&self) -> bool {
-        !self.is_good() && self.deaths >= DEATHS_MAX
+        !self.is_good() && self.deaths + 1 >= DEATHS_MAX
     }
 }
 
@@ -42,39 +44,40 @@ pub(super) fn replay(base: Copy, entries: Vec<Entry>) -> State {
     // First what is left of the steps, so that a dropped one is never applied.
     let mut steps: Vec<Step> = Vec::new();
     let mut good_steps: Option<usize> = None;
+    // Deaths count against all that is pending: were they counted for the newest revision alone, a node that
+    // gets one more before each death would die on the same change for ever.
     let mut deaths = 0;
-    let mut condemned = None;
+    let mut condemned: Option<(Position, usize)> = None;
     for entry in entries {
         match entry {
             Entry::Delta(bytes) => {
                 let to = v1::Delta::decode(bytes.clone()).ok().and_then(|delta| delta.to);
                 let Some(to) = to.and_then(|to| Position::try_from(&to).ok()) else { break };
                 steps.push(Step { to, delta: Some(bytes) });
-                (deaths, condemned) = (0, None);
             }
-            Entry::Reposition(to) => {
-                steps.push(Step { to, delta: None });
-                deaths = 0;
-            }
+            Entry::Reposition(to) => steps.push(Step { to, delta: None }),
             Entry::Dropped(position) => {
                 if steps.last().is_some_and(|step| step.to == position) {
                     steps.pop();
                 }
             }
             Entry::Good(position) => {
-                if let Some(at) = steps.iter().rposition(|step| step.to == position) {
-                    good_steps = Some(at + 1);
-                } else if *base.position() == position {
-                    good_steps = Some(good_steps.unwrap_or(0));
+                let step = steps.iter().rposition(|step| step.to == position).map(|at| at + 1);
+                let good = step.or_else(|| (*base.position() == position).then_some(0));
+                if good.is_some() {
+                    (good_steps, deaths) = (good_steps.max(good), 0);
                 }
             }
             Entry::Died(_) => deaths += 1,
             Entry::Condemned(position) => {
                 steps.truncate(good_steps.unwrap_or(steps.len()));
-                (deaths, condemned) = (0, Some(position));
+                (deaths, condemned) = (0, Some((position, steps.len())));
             }
         }
     }
+    // Another content that was taken since makes it history.
+    let is_history = |at: usize| steps.iter().skip(at).any(|step| step.delta.is_some());
+    let condemned = condemned.filter(|(_, at)| !is_history(*at)).map(|(position, _)| position);
     let mut state = State { good: None, deaths, condemned, copy: base };
     for (taken, step) in steps.iter().enumerate() {
         if good_steps == Some(taken) {

@@ -70,11 +70,11 @@ async fn filled(directory: &Path, last: u64) {
     let (cache, _, tasks) = open(directory).await;
     let mut now = copy(1, b"wire1");
     cache.pending(*now.position(), snapshot(&now)).await;
-    cache.applied(now.clone()).await;
+    cache.applied(now.clone());
     for revision in 2..=last {
         let (pending, next) = delta(&now, revision, format!("wire{revision}").as_bytes());
         cache.pending(*next.position(), pending).await;
-        cache.applied(next.clone()).await;
+        cache.applied(next.clone());
         now = next;
     }
     cache.stop().await;
@@ -84,8 +84,22 @@ async fn filled(directory: &Path, last: u64) {
 fn files(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != "config.lock");
     names.sort();
     names
+}
+
+async fn put(cache: &Cache, copy: &Copy, pending: Pending) {
+    cache.pending(*copy.position(), pending).await;
+    cache.applied(copy.clone());
+}
+
+/// A start that ends in a death; what it started with.
+async fn deadly_start(directory: &Path) -> Option<u64> {
+    let (cache, loaded, tasks) = open(directory).await;
+    cache.starting().await;
+    close(cache, tasks).await;
+    loaded.copy.map(|copy| copy.position().revision.get())
 }
 
 async fn loaded_revision(directory: &Path) -> Option<u64> {
@@ -161,7 +175,7 @@ async fn damage_anywhere_never_panics_and_never_invents_a_config() {
                 // And it works on.
                 let next = copy(9, b"next");
                 cache.pending(*next.position(), snapshot(&next)).await;
-                cache.applied(next).await;
+                cache.applied(next);
                 cache.stop().await;
                 close(cache, tasks).await;
                 assert_eq!(loaded_revision(directory.path()).await, Some(9), "{name} {at}");
@@ -181,7 +195,7 @@ async fn what_follows_a_torn_tail_is_readable() {
     let (cache, loaded, tasks) = open(directory.path()).await;
     let (pending, next) = delta(&loaded.copy.unwrap(), 4, b"wire4");
     cache.pending(*next.position(), pending).await;
-    cache.applied(next).await;
+    cache.applied(next);
     close(cache, tasks).await;
     assert_eq!(loaded_revision(directory.path()).await, Some(4));
 }
@@ -207,7 +221,7 @@ async fn a_long_tail_is_folded_and_old_generations_go_once_the_new_is_good() {
         noise.fill(&mut wire);
         let (pending, next) = delta(&now, revision, &wire);
         cache.pending(*next.position(), pending).await;
-        cache.applied(next.clone()).await;
+        cache.applied(next.clone());
         now = next;
     }
     // A round trip, so that the fold before it is done.
@@ -233,8 +247,8 @@ async fn a_directory_that_cannot_be_used_is_an_error_and_a_failing_disk_is_not()
     fs::remove_dir_all(&cache_directory).unwrap();
     let first = copy(1, b"a");
     cache.pending(*first.position(), snapshot(&first)).await;
-    cache.applied(first.clone()).await;
-    cache.dropped(*first.position()).await;
+    cache.applied(first.clone());
+    cache.dropped();
     cache.stop().await;
     close(cache, tasks).await;
 }
@@ -245,7 +259,7 @@ async fn a_revision_is_good_after_30_seconds() {
     let (cache, _, tasks) = open(directory.path()).await;
     let first = copy(1, b"a");
     cache.pending(*first.position(), snapshot(&first)).await;
-    cache.applied(first.clone()).await;
+    cache.applied(first.clone());
     let tail = || fs::metadata(directory.path().join("config-1.tail")).unwrap().len();
     tokio::time::sleep(GOOD_AFTER - std::time::Duration::from_secs(1)).await;
     assert_eq!(tail(), 0);
@@ -256,4 +270,164 @@ async fn a_revision_is_good_after_30_seconds() {
     let bytes = fs::read(directory.path().join("config-1.tail")).unwrap();
     let (entries, _) = entry::decode_all(&bytes);
     assert_eq!(entries[0], entry::Entry::Good(*first.position()));
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_is_good_in_the_generation_that_holds_it_and_not_in_one_that_began_since() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, _, tasks) = open(directory.path()).await;
+    let (first, deadly) = (copy(1, b"a"), copy(2, b"!"));
+    put(&cache, &first, snapshot(&first)).await;
+    tokio::time::sleep(GOOD_AFTER - SECOND).await;
+    put(&cache, &deadly, snapshot(&deadly)).await;
+    tokio::time::sleep(2 * SECOND).await;
+    close(cache, tasks).await;
+    assert!(files(directory.path()).contains(&"config-1.snapshot".to_owned()));
+    let starts = [2, 1, 1];
+    for (start, wanted) in starts.into_iter().enumerate() {
+        assert_eq!(deadly_start(directory.path()).await, Some(wanted), "start {start}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_snapshot_is_gone_although_something_became_good_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, _, tasks) = open(directory.path()).await;
+    let (first, refused) = (copy(1, b"a"), copy(2, b"!"));
+    put(&cache, &first, snapshot(&first)).await;
+    tokio::time::sleep(GOOD_AFTER - SECOND).await;
+    cache.pending(*refused.position(), snapshot(&refused)).await;
+    tokio::time::sleep(2 * SECOND).await;
+    cache.dropped();
+    close(cache, tasks).await;
+    assert_eq!(loaded_revision(directory.path()).await, Some(1));
+    assert_eq!(files(directory.path()), ["config-1.snapshot", "config-1.tail"]);
+}
+
+#[tokio::test]
+async fn after_a_refused_snapshot_the_generation_before_goes_on_even_if_it_is_not_good_yet() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path(), 1).await;
+    let (cache, _, tasks) = open(directory.path()).await;
+    let (second, refused) = (copy(2, b"b"), copy(3, b"!"));
+    put(&cache, &second, snapshot(&second)).await;
+    cache.pending(*refused.position(), snapshot(&refused)).await;
+    cache.dropped();
+    let (pending, fourth) = delta(&second, 4, b"d");
+    put(&cache, &fourth, pending).await;
+    close(cache, tasks).await;
+    assert_eq!(deadly_start(directory.path()).await, Some(4));
+    assert_eq!(deadly_start(directory.path()).await, Some(1), "what is good is still there");
+}
+
+#[tokio::test]
+async fn a_directory_has_one_user_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cache, _, tasks) = open(directory.path()).await;
+    let second = Cache::open(directory.path().to_owned(), &TaskTracker::new()).await;
+    assert!(matches!(second, Err(CacheError::InUse)));
+    close(cache, tasks).await;
+    open(directory.path()).await;
+}
+
+#[tokio::test]
+async fn a_start_that_fails_before_the_config_is_tried_is_no_death() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path(), 1).await;
+    let (cache, loaded, tasks) = open(directory.path()).await;
+    let (pending, second) = delta(&loaded.copy.unwrap(), 2, b"b");
+    put(&cache, &second, pending).await;
+    close(cache, tasks).await;
+    for _ in 0..3 {
+        assert_eq!(loaded_revision(directory.path()).await, Some(2));
+    }
+    assert_eq!(deadly_start(directory.path()).await, Some(2));
+    assert_eq!(deadly_start(directory.path()).await, Some(1));
+}
+
+#[tokio::test]
+async fn deaths_add_up_although_a_change_or_a_snapshot_comes_between_them() {
+    for by_snapshot in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        filled(directory.path(), 1).await;
+        let mut starts = Vec::new();
+        for revision in 2..=4 {
+            let (cache, loaded, tasks) = open(directory.path()).await;
+            let loaded = loaded.copy.unwrap();
+            starts.push(loaded.position().revision.get());
+            cache.starting().await;
+            cache.applied(loaded.clone());
+            let (change, next) = delta(&loaded, revision, format!("wire{revision}").as_bytes());
+            let pending = if by_snapshot { snapshot(&next) } else { change };
+            put(&cache, &next, pending).await;
+            close(cache, tasks).await;
+        }
+        assert_eq!(starts, [1, 2, 1], "by snapshot: {by_snapshot}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_is_tried_again_without_another_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache_directory = directory.path().join("cache");
+    let (cache, _, tasks) = open(&cache_directory).await;
+    fs::remove_dir_all(&cache_directory).unwrap();
+    let first = copy(1, b"a");
+    put(&cache, &first, snapshot(&first)).await;
+    // Behind what follows the failure.
+    cache.starting().await;
+    fs::create_dir(&cache_directory).unwrap();
+    tokio::time::sleep(RETRY_AFTER + SECOND).await;
+    close(cache, tasks).await;
+    assert_eq!(deadly_start(&cache_directory).await, Some(1));
+    assert_eq!(deadly_start(&cache_directory).await, Some(1));
+    let (_cache, loaded, _tasks) = open(&cache_directory).await;
+    assert_eq!(loaded.condemned, None, "it was good when it was written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_costs_the_cache_and_not_the_config() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path(), 2).await;
+    let (cache, _, tasks) = open(directory.path()).await;
+    // Whoever opens it to write waits for somebody who reads.
+    let hanging = directory.path().join("config.new");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &hanging,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let third = copy(3, b"c");
+    let waiting = tokio::spawn({
+        let (cache, third) = (cache.clone(), third.clone());
+        async move { cache.pending(*third.position(), snapshot(&third)).await }
+    });
+    while !waiting.is_finished() {
+        tokio::time::advance(SECOND).await;
+    }
+    cache.applied(third.clone());
+    let (pending, fourth) = delta(&third, 4, b"d");
+    let start = tokio::time::Instant::now();
+    put(&cache, &fourth, pending).await;
+    assert_eq!(start.elapsed(), Duration::ZERO, "nothing waits any more");
+    // The disk answers again.
+    let reader = tokio::task::spawn_blocking({
+        let hanging = hanging.clone();
+        move || fs::File::open(hanging).unwrap()
+    });
+    let reader = reader.await.unwrap();
+    cache.starting().await;
+    drop(reader);
+    fs::remove_file(&hanging).unwrap();
+    assert_eq!(files(directory.path()).first().map(String::as_str), Some("config-1.snapshot"));
+    tokio::time::sleep(RETRY_AFTER + SECOND).await;
+    let (pending, fifth) = delta(&fourth, 5, b"e");
+    put(&cache, &fifth, pending).await;
+    close(cache, tasks).await;
+    assert_eq!(loaded_revision(directory.path()).await, Some(5));
 }

@@ -143,3 +143,26 @@ async fn a_clean_stop_makes_good_what_is_in_force() {
         node.kill().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_kills_the_table_builder_is_condemned_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let (good, deadly) = (wires(&[(1, b"a")]), wires(&[(1, b"!")]));
+    let mut node = rig(Some(directory.path())).await;
+    drop(node.settled(1, &good).await);
+    node.stop().await;
+    let mut node = rig(Some(directory.path())).await;
+    assert_eq!(*node.accept().await.position(), position(1, &good));
+    let (conversation, _) = node.hello().await;
+    conversation.tell(tell_delta(&delta((1, &good), (2, &deadly)))).await;
+    // It goes without an answer.
+    drop(node.table.recv().await.unwrap());
+    node.node.await.unwrap();
+    node.tasks.close();
+    node.tasks.wait().await;
+    for wanted in [position(2, &deadly), position(1, &good)] {
+        let mut node = rig(Some(directory.path())).await;
+        assert_eq!(*node.accept().await.position(), wanted);
+        node.kill().await;
+    }
+}

@@ -239,6 +239,7 @@ fn a_refused_update_names_its_entity_and_changes_nothing() {
         ("no such upstream", vec![target(9, 77, A, 1)], (EntityKind::Target, 9, "upstream")),
         ("upstream in use", vec![gone(EntityKind::Upstream, 1)], (EntityKind::Target, 11, "upstream")),
         ("name taken", vec![upstream(9, "u")], (EntityKind::Upstream, 9, "name")),
+        ("host", vec![service(2, "a:b", 80)], (EntityKind::Service, 2, "host")),
         ("weight", vec![target(11, 1, A, 65_536)], (EntityKind::Target, 11, "weight")),
         ("path", vec![route(3, Some(2), "x")], (EntityKind::Route, 3, "paths")),
         ("port", vec![target(11, 1, "a:b", 1)], (EntityKind::Target, 11, "target")),
@@ -394,6 +395,39 @@ fn a_failed_look_up_answers_for_a_service_by_its_cause() {
     node.answer("a.test", records(&["10.0.0.1"]));
     assert_eq!(node.shares("/u", 1, &["10.0.0.1:80"]), [1]);
     assert_eq!(node.upstream("/u").pick(&mut Tried::default()).unwrap().host(), "a.test");
+}
+
+#[test]
+fn a_name_that_moves_to_another_cell_keeps_its_answer() {
+    let mut node = Node::with(vec![
+        upstream(1, "u"),
+        upstream(2, "v"),
+        target(11, 1, "a.test:80", 1),
+        target(12, 2, "b.test:80", 1),
+        service(3, "u", 80),
+        service(4, "v", 80),
+        route(5, Some(3), "/u"),
+        route(6, Some(4), "/v"),
+    ]);
+    node.answer("a.test", records(&["10.0.0.1"]));
+    node.answer("b.test", records(&["10.0.0.2"]));
+    let wished = node.seams.names.borrow().clone();
+    node.delta(vec![target(11, 2, "a.test:80", 1), target(12, 1, "b.test:80", 1)]);
+    assert_eq!(node.shares("/u", 1, &["10.0.0.2:80"]), [1]);
+    assert_eq!(node.shares("/v", 1, &["10.0.0.1:80"]), [1]);
+    assert_eq!(*node.seams.names.borrow(), wished);
+    node.delta(vec![gone(EntityKind::Target, 11)]);
+    assert_eq!(node.names(), ["b.test".into()]);
+}
+
+#[test]
+fn hosts_are_read_as_the_control_plane_reads_them() {
+    let mut node = Node::with(vec![service(2, "127.000.000.001", 9001), route(3, Some(2), "/u")]);
+    assert_eq!(node.shares("/u", 1, &[A]), [1]);
+    node.delta(vec![service(2, "API.", 80)]);
+    assert_eq!(node.names(), ["api.".into()], "the dot keeps search suffixes away");
+    node.answer("api.", records(&["10.0.0.1"]));
+    assert_eq!(node.upstream("/u").pick(&mut Tried::default()).unwrap().host(), "api");
 }
 
 #[tokio::test]

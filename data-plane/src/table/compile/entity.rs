@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use equipoise_proto::{
-    EntityKind, HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern, entity_id, v1,
+    self as proto, EntityKind, HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern,
+    TargetAddress, entity_id, v1,
 };
 use uuid::Uuid;
 
@@ -23,7 +24,10 @@ pub struct Service {
     pub(super) digest: Digest,
     pub(crate) name: Option<Box<str>>,
     pub(crate) protocol: v1::Protocol,
+    /// As written: what joins it with an upstream of that name.
     pub(crate) host: Arc<str>,
+    /// Whom to connect to where there is no such upstream.
+    pub(crate) address: Host,
     pub(crate) port: u16,
     pub(crate) path: Option<Box<str>>,
     pub(crate) retries: u16,
@@ -92,17 +96,16 @@ pub struct Target {
 pub enum Host {
     /// An address, used as it is.
     Literal(IpAddr),
-    /// A name to look up, in lower case, without trailing dot.
+    /// A name to look up, in lower case. A trailing dot stays: such a name has no search suffixes.
     Name(Arc<str>),
 }
 
-impl Host {
-    /// Reads a host; IPv6 with or without brackets.
-    pub(crate) fn parse(host: &str) -> Self {
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        match bare.parse() {
-            Ok(address) => Self::Literal(address),
-            Err(_) => Self::Name(host.trim_end_matches('.').to_ascii_lowercase().into()),
+impl From<&proto::Host> for Host {
+    fn from(host: &proto::Host) -> Self {
+        match host {
+            proto::Host::V4(address) => Self::Literal((*address).into()),
+            proto::Host::V6(address) => Self::Literal((*address).into()),
+            proto::Host::Name(name) => Self::Name(name.as_str().to_ascii_lowercase().into()),
         }
     }
 }
@@ -130,9 +133,7 @@ impl Reading {
         let read: v1::Service = self.decode(wire)?;
         let protocol = v1::Protocol::try_from(read.protocol)
             .map_err(|_| self.error("protocol", "unknown to this node"))?;
-        if read.host.is_empty() {
-            return Err(self.error("host", "missing"));
-        }
+        let address = proto::Host::parse(&read.host).map_err(|error| self.error("host", error))?;
         if read.path.as_ref().is_some_and(|path| !path.starts_with('/')) {
             return Err(self.error("path", "should start with /"));
         }
@@ -141,6 +142,7 @@ impl Reading {
             name: named(read.name),
             protocol,
             host: read.host.into(),
+            address: Host::from(&address),
             port: self.u16("port", read.port)?,
             path: read.path.map(Into::into),
             retries: self.u16("retries", read.retries)?,
@@ -233,17 +235,12 @@ impl Reading {
     pub(super) fn target(&self, wire: &Bytes) -> Result<Target, CompileError> {
         let read: v1::Target = self.decode(wire)?;
         let upstream = entity_id(&read.upstream).map_err(|error| self.error("upstream", error))?;
-        let (host, port) = read.target.rsplit_once(':').ok_or_else(|| self.error("target", "no port"))?;
-        let port = port.parse().map_err(|_| self.error("target", "not a port"))?;
-        if host.is_empty() {
-            return Err(self.error("target", "no host"));
-        }
-        let host = Host::parse(host);
+        let address = TargetAddress::parse(&read.target).map_err(|error| self.error("target", error))?;
         Ok(Target {
             digest: digest(wire),
             upstream,
-            host,
-            port,
+            host: Host::from(address.host()),
+            port: address.port(),
             weight: self.u16("weight", read.weight)?,
             created_at_ms: read.created_at_ms,
             label: read.target.into(),

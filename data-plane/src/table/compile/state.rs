@@ -1,6 +1,5 @@
 //! All entities with the indices that join them, in persistent maps: a clone shares everything.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -55,12 +54,6 @@ impl State {
         self.routes.iter()
     }
 
-    /// All cells that the config needs, in no order, some of them perhaps twice.
-    pub fn cells(&self) -> impl Iterator<Item = CellKey> {
-        let upstreams = self.upstreams.keys().map(|id| CellKey::Upstream(*id));
-        upstreams.chain(self.services.values().map(|service| self.cell_of(service)))
-    }
-
     /// Every entity.
     pub fn ids(&self) -> impl Iterator<Item = (EntityKind, Uuid)> {
         let services = self.services.keys().map(|id| (EntityKind::Service, *id));
@@ -95,10 +88,12 @@ impl State {
             return CellKey::Unsupported { protocol };
         }
         let implicit = || CellKey::Implicit { host: Arc::clone(&service.host), port: service.port };
-        if is_literal(&service.host) {
-            return implicit();
+        match &service.address {
+            Host::Literal(_) => implicit(),
+            Host::Name(_) => {
+                self.upstream_by_name.get(&service.host).map_or_else(implicit, |id| CellKey::Upstream(*id))
+            }
         }
-        self.upstream_by_name.get(&service.host).map_or_else(implicit, |id| CellKey::Upstream(*id))
     }
 
     /// What a cell is made from; `None` when the config needs it no longer.
@@ -111,13 +106,10 @@ impl State {
                 Some(CellSpec::Upstream(Arc::clone(upstream), targets.collect()))
             }
             CellKey::Implicit { host, port } => {
-                let is_used = self
-                    .services_by_host
-                    .get(host)
-                    .into_iter()
-                    .flatten()
-                    .any(|id| self.services.get(id).is_some_and(|service| self.cell_of(service) == *key));
-                is_used.then(|| CellSpec::Implicit { host: Host::parse(host), port: *port })
+                let named = self.services_by_host.get(host).into_iter().flatten();
+                let mut named = named.filter_map(|id| self.services.get(id));
+                let user = named.find(|service| self.cell_of(service) == *key)?;
+                Some(CellSpec::Implicit { host: user.address.clone(), port: *port })
             }
             CellKey::Unsupported { protocol } => Some(CellSpec::Unsupported { protocol }),
         }
@@ -277,11 +269,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-fn is_literal(host: &str) -> bool {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    bare.parse::<IpAddr>().is_ok()
 }
 
 /// The name of a service's protocol that this build cannot speak upstream.
