@@ -75,17 +75,17 @@ type Cell = Arc<OnceCell<Arc<Snapshot>>>;
 pub struct Shelf(Mutex<VecDeque<(Position, Cell)>>);
 
 impl Shelf {
-    /// A snapshot from which a node gets to `head` cheaply: one that is kept, if `is_close` says so of its
-    /// position, else a new one of `head`. Nodes that ask at the same time share one build.
+    /// A snapshot that leads a node to `head`: the newest that is kept, if `is_useful` says so of its position,
+    /// else a new one of `head`. Nodes that ask at the same time share one build.
     ///
     /// # Errors
     /// When it cannot be built.
     pub async fn get(
         &self,
         head: &Head,
-        is_close: impl Fn(&Position) -> bool,
+        is_useful: impl Fn(&Position) -> bool,
     ) -> std::io::Result<Arc<Snapshot>> {
-        let cell = self.cell(head, is_close);
+        let cell = self.cell(head, is_useful);
         let snapshot = cell.get_or_try_init(|| async {
             let head = head.clone();
             let built = tokio::task::spawn_blocking(move || Snapshot::build(&head)).await;
@@ -100,10 +100,10 @@ impl Shelf {
         kept.iter().filter_map(|(_, cell)| cell.get()).find(|kept| kept.checksum == checksum).cloned()
     }
 
-    fn cell(&self, head: &Head, is_close: impl Fn(&Position) -> bool) -> Cell {
+    fn cell(&self, head: &Head, is_useful: impl Fn(&Position) -> bool) -> Cell {
         let newest = self.0.lock().unwrap_or_else(PoisonError::into_inner).back().cloned();
         if let Some((position, cell)) = newest
-            && (position == head.position || is_close(&position))
+            && (position == head.position || is_useful(&position))
         {
             return cell;
         }

@@ -193,7 +193,13 @@ impl Stream {
                 self.send(Control::Delta(delta.bytes)).await
             }
             Decision::Snapshot => {
-                self.flight = Flight::Preparing(prepare(Arc::clone(&self.shared), head, self.resume.clone()));
+                let wanted = Wanted {
+                    heads: self.heads.clone(),
+                    resume: self.resume.clone(),
+                    // Where the copy drifted, the same snapshot is what mends it.
+                    refused: self.refused.filter(|_| self.drift.is_none()),
+                };
+                self.flight = Flight::Preparing(prepare(Arc::clone(&self.shared), wanted));
                 Ok(())
             }
         }
@@ -262,8 +268,10 @@ impl Stream {
         if is_answer {
             self.flight = Flight::Idle;
             self.position = kept;
+        } else if matches!(self.flight, Flight::Preparing(_)) {
+            // A node that died on a revision refuses it as soon as it is back: what is being prepared may be it.
+            self.flight = Flight::Idle;
         }
-        // Not an answer: a node that died on a revision refuses it as soon as it is back.
         self.refused = Some(record.position);
         match record.cause {
             NackCause::Drift => {
@@ -335,28 +343,34 @@ impl Stream {
     }
 }
 
-/// A snapshot for a node, and its turn to receive it: the one that it has a part of, if that is still useful.
-fn prepare(
-    shared: Arc<Shared>,
-    head: Head,
+/// What a snapshot is chosen by.
+struct Wanted {
+    heads: watch::Receiver<Head>,
+    /// What the node has a part of.
     resume: Option<v1::SnapshotResume>,
-) -> BoxFuture<'static, Prepared> {
+    /// What the node does not take: neither that nor anything older helps it.
+    refused: Option<Position>,
+}
+
+/// A snapshot for a node, and its turn to receive it: the one that it has a part of, if that is still useful.
+fn prepare(shared: Arc<Shared>, wanted: Wanted) -> BoxFuture<'static, Prepared> {
     Box::pin(async move {
         let permits = Arc::clone(&shared.snapshot_permits);
         let permit = permits.acquire_owned().await.map_err(|_| Status::unavailable("stopping"))?;
-        let is_close = |position: &Position| match shared.deltas.resolve(
-            &shared.store,
-            Some(position),
-            &head.position,
-        ) {
-            Decision::Nothing | Decision::Reposition | Decision::Delta(_) => true,
-            Decision::Snapshot => false,
+        // Not before the turn has come: that may take long, and what was the head then may be far behind.
+        let head = wanted.heads.borrow().clone();
+        let is_useful = |position: &Position| {
+            wanted.refused.is_none_or(|refused| is_newer(position, &refused))
+                && match shared.deltas.resolve(&shared.store, Some(position), &head.position) {
+                    Decision::Nothing | Decision::Reposition | Decision::Delta(_) => true,
+                    Decision::Snapshot => false,
+                }
         };
-        let held = resume.and_then(|resume| shared.shelf.by_checksum(&resume.checksum));
-        if let Some(snapshot) = held.filter(|held| is_close(&held.position)) {
+        let held = wanted.resume.and_then(|resume| shared.shelf.by_checksum(&resume.checksum));
+        if let Some(snapshot) = held.filter(|held| is_useful(&held.position)) {
             return Ok((snapshot, permit));
         }
-        let built = shared.shelf.get(&head, is_close).await;
+        let built = shared.shelf.get(&head, is_useful).await;
         let snapshot = built.map_err(|error| {
             tracing::error!(%error, "a snapshot could not be built");
             Status::internal("a snapshot could not be built")

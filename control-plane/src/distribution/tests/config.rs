@@ -170,6 +170,53 @@ async fn drift_is_answered_with_snapshots_and_growing_pauses() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_snapshot_is_not_sent_again_and_the_mended_config_arrives() {
+    let plane = plane();
+    let bad = plane.write("bad").await;
+    let mut node = plane.node(1, None).await;
+    let begin = node.snapshot_begin().await;
+    node.chunks(&begin).await;
+    node.nack(&bad, None, v1::nack::Cause::Invalid).await;
+    node.silent_for(Duration::from_secs(60)).await;
+    let mended = plane.write("mended").await;
+    assert_eq!(node.take_snapshot().await, mended);
+    node.silent_for(Duration::from_secs(60)).await;
+    assert_eq!(plane.distribution.sent(), Sent { snapshots: 2, ..plane.distribution.sent() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_refused_unasked_is_not_resumed() {
+    let plane = plane();
+    let bad = plane.write("bad").await;
+    let mut first = plane.node(1, None).await;
+    let begin = first.snapshot_begin().await;
+    drop(first);
+    let resume = Some(v1::SnapshotResume { checksum: begin.checksum, offset: 0 });
+    let mut node = Peer::open(plane.channel().await, v1::Hello { resume, ..hello(1, None) }).await.unwrap();
+    node.nack(&bad, None, v1::nack::Cause::Invalid).await;
+    // It may have begun before the nack arrived.
+    drop(timeout(Duration::from_secs(60), node.config()).await);
+    node.silent_for(Duration::from_secs(60)).await;
+    let mended = plane.write("mended").await;
+    assert_eq!(node.take_snapshot().await, mended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_turn_comes_late_gets_what_is_the_head_then() {
+    let settings = Settings { snapshot_streams_max: 1, ..Settings::default() };
+    let plane = plane_with(settings, Nodes::default());
+    plane.start().await;
+    let mut first = plane.node(1, None).await;
+    first.snapshot_begin().await;
+    let mut second = plane.node(2, None).await;
+    second.silent_for(Duration::from_secs(1)).await;
+    let last = plane.write_much().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(first);
+    assert_eq!(second.take_snapshot().await, last);
+}
+
+#[tokio::test(start_paused = true)]
 async fn equal_content_under_another_epoch_is_only_renamed() {
     let (old, new) = (plane(), plane());
     old.write("one").await;
@@ -266,10 +313,7 @@ async fn a_large_change_comes_as_a_snapshot() {
     let mut node = plane.node(1, Some(&head)).await;
     let first = plane.write("first").await;
     node.delta().await;
-    let mut last = first;
-    for number in 0..DELTA_BYTES_MAX / 500 {
-        last = plane.write(&format!("{number:0>500}")).await;
-    }
+    let last = plane.write_much().await;
     node.ack(&first).await;
     assert_eq!(node.take_snapshot().await, last);
     assert_eq!(plane.distribution.sent().deltas, 1);

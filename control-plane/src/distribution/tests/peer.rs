@@ -58,6 +58,15 @@ impl Plane {
         position
     }
 
+    /// More than a delta may hold.
+    pub(super) async fn write_much(&self) -> Position {
+        let mut last = self.store.head().position;
+        for number in 0..DELTA_BYTES_MAX / 500 {
+            last = self.write(&format!("{number:0>500}")).await;
+        }
+        last
+    }
+
     pub(super) async fn delete(&self, name: &str) -> Position {
         let change = Change { kind: Kind::Service, op: Op::Delete(Key::Name(name.to_owned())), parent: None };
         self.store.commit(change, Author::default()).await.unwrap().position
