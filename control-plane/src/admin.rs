@@ -145,7 +145,8 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Child(reference) => crud::child(state, asked, reference).await,
         Endpoint::Foreign(reference) => crud::foreign(state, asked, reference).await,
         Endpoint::TargetsAll => list::targets_all(state, &asked),
-        Endpoint::Health => health::upstream(state, &asked),
+        Endpoint::Health => health::upstream(state, &asked).await,
+        Endpoint::SetHealth(verdict) => health::set(state, &asked, verdict),
     };
     replied.unwrap_or_else(|refused| error::refusal(&refused))
 }

@@ -1,36 +1,46 @@
-//! What the control plane knows of its nodes: who is connected, how far each is, what each says of its targets.
+//! What the control plane knows of its nodes: who is connected, how far each is, what each says of its targets;
+//! and the way from an operator's word on a target's health to those that are connected.
 //!
-//! Pure but for a lock and a wake-up: no clock is read here, time is an argument. `distribution` writes it
+//! Pure but for a lock and wake-ups: no clock is read here, time is an argument. `distribution` writes it
 //! (joins, acks, reports), `admin` reads it (`/clustering/data-planes`, `/upstreams/{u}/health`,
-//! `?wait=applied`). Neither knows of the other.
+//! `?wait=applied`). Neither knows of the other. Nothing whose cost follows the config is done under the lock.
 
 mod barrier;
 mod health;
 mod registry;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use equipoise_proto::{NodeId, Position};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-pub use barrier::{Barrier, LAGGARDS_MAX, Outcome};
+pub use barrier::{LAGGARDS_MAX, Outcome};
 pub use health::{
-    AddressHealth, AddressReport, Health, Question, ReportedTarget, TargetHealth, TargetReport, View,
+    AddressHealth, AddressReport, Health, Question, ReportError, ReportedTarget, Reports, TargetHealth,
+    TargetReport, View, Witnesses,
 };
 pub use registry::{
-    FORGET_AFTER, JoinError, Limits, NackCause, NackRecord, NodeInfo, NodeView, ReportError, Stage,
+    FORGET_AFTER, JoinError, Limits, NackCause, NackRecord, NodeInfo, NodeView, Serving, Stage, UnknownNode,
 };
 
+use barrier::Barrier;
 use registry::{Registry, SessionNumber};
+
+/// Marks that wait for one node's stream; of more, the oldest are lost to that node.
+const MARKS_MAX: usize = 1024;
 
 /// A handle on the registry of nodes; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Nodes {
     registry: Arc<Mutex<Registry>>,
+    limits: Limits,
     changes: watch::Sender<u64>,
+    marks: broadcast::Sender<Mark>,
 }
 
 impl Default for Nodes {
@@ -42,7 +52,17 @@ impl Default for Nodes {
 impl Nodes {
     /// An empty registry.
     pub fn new(limits: Limits) -> Self {
-        Self { registry: Arc::new(Mutex::new(Registry::new(limits))), changes: watch::Sender::new(0) }
+        Self {
+            registry: Arc::new(Mutex::new(Registry::new(limits))),
+            limits,
+            changes: watch::Sender::new(0),
+            marks: broadcast::Sender::new(MARKS_MAX),
+        }
+    }
+
+    /// Its bounds.
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Every known node, ascending by id: connected ones and those that left less than [`FORGET_AFTER`] ago.
@@ -63,45 +83,17 @@ impl Nodes {
         self.lock().connected()
     }
 
-    /// What the nodes say of a target; `None` while no node of that view has reported, or none of them knows
-    /// an address of it yet.
-    pub fn target_health(&self, view: View, question: &Question) -> Option<TargetHealth> {
-        health::answer(self.lock().reporters(view), question)
-    }
-
-    /// The same for many targets under one lock, in the order asked: for `/upstreams/{u}/health`.
-    pub fn targets_health(&self, view: View, questions: &[Question]) -> Vec<Option<TargetHealth>> {
-        let registry = self.lock();
-        questions.iter().map(|question| health::answer(registry.reporters(view), question)).collect()
+    /// What the nodes of a view have reported so far. Costs O(nodes); what is asked of it needs no lock.
+    pub fn witnesses(&self, view: View) -> Witnesses {
+        self.lock().reporters(view).cloned().collect()
     }
 
     /// Starts waiting for `position` on every node that is connected now: call it right after the commit.
-    pub fn barrier(&self, position: &Position) -> Barrier {
-        Barrier::new(*position, &self.lock())
-    }
-
-    /// How far a barrier is; also remembers in it what is settled.
-    pub fn settle(&self, barrier: &mut Barrier) -> Outcome {
-        barrier.settle(&self.lock())
-    }
-
-    /// Waits until every node that is connected now has acked or nacked `position` or a later one or has left,
-    /// or until `deadline` (a sleep) completes. With no node connected it returns at once.
-    pub async fn wait_applied(&self, position: &Position, deadline: impl Future<Output = ()>) -> Outcome {
-        let mut changes = self.changed();
-        let mut barrier = self.barrier(position);
-        tokio::pin!(deadline);
-        loop {
-            let outcome = self.settle(&mut barrier);
-            if outcome.pending == 0 {
-                return outcome;
-            }
-            tokio::select! {
-                () = &mut deadline => return self.settle(&mut barrier),
-                // The sender lives in `self`, so this cannot fail while we are here.
-                _ = changes.changed() => {}
-            }
-        }
+    pub fn wait(&self, position: &Position) -> Wait {
+        // Subscribed before the barrier is built, so that no change between the two goes unseen.
+        let changes = self.changed();
+        let barrier = Barrier::new(*position, &self.lock());
+        Wait { nodes: self.clone(), changes, barrier }
     }
 
     /// Wakes when a node joined, acked, nacked or left.
@@ -116,29 +108,51 @@ impl Nodes {
     pub fn join(
         &self,
         info: NodeInfo,
-        position: Option<Position>,
+        serving: Option<Serving>,
         now: SystemTime,
     ) -> Result<Session, JoinError> {
         let id = info.id;
         let ended = CancellationToken::new();
-        let number = self.lock().join(info, position, ended.clone(), now)?;
+        let number = self.lock().join(info, serving, ended.clone(), now)?;
         self.wake();
-        Ok(Session { nodes: self.clone(), id, number, ended, last_contact: Mutex::new(now) })
+        Ok(Session { nodes: self.clone(), id, number, ended })
     }
 
-    /// Takes in what a node says of its targets. Answers whether the node should send all of it, because what
-    /// it said before is not known here.
+    /// A node's full list, complete: it replaces what the node said before.
+    ///
+    /// # Errors
+    /// When the node is not known.
+    pub fn report_all(&self, id: NodeId, reports: Reports, now: SystemTime) -> Result<(), UnknownNode> {
+        let replaced = self.lock().report_all(id, reports, now)?;
+        // Here and not under the lock: freeing a long list takes its time.
+        drop(replaced);
+        Ok(())
+    }
+
+    /// Takes in what changed in what a node says of its targets. Answers whether the node should send all of it,
+    /// because what it said before is not known here.
     ///
     /// # Errors
     /// When the node is not known or reports more than allowed.
     pub fn report(
         &self,
         id: NodeId,
-        is_full: bool,
-        targets: Vec<ReportedTarget>,
+        changes: Vec<ReportedTarget>,
         now: SystemTime,
     ) -> Result<SendFull, ReportError> {
-        self.lock().report(id, is_full, targets, now)
+        self.lock().report(id, changes, now)
+    }
+
+    /// Tells every connected node what an operator says of a target's health. Nodes that connect later are not
+    /// told: as after a restart, they begin with every target healthy and judge by what they observe.
+    pub fn set_health(&self, mark: Mark) {
+        // An error: no node is connected.
+        drop(self.marks.send(mark));
+    }
+
+    /// The marks from now on; when they come too fast for whoever reads, the oldest get lost.
+    pub fn marks(&self) -> broadcast::Receiver<Mark> {
+        self.marks.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -149,6 +163,62 @@ impl Nodes {
     fn wake(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
+}
+
+/// A wait that has begun: which nodes it is for is settled.
+#[derive(Debug)]
+pub struct Wait {
+    nodes: Nodes,
+    changes: watch::Receiver<u64>,
+    barrier: Barrier,
+}
+
+impl Wait {
+    /// How far it is now.
+    pub fn outcome(&mut self) -> Outcome {
+        self.barrier.settle(&self.nodes.lock())
+    }
+
+    /// Waits until every one of its nodes has acked or nacked the position or a later one or has left, or until
+    /// `end`. Without nodes to wait for it returns at once.
+    pub async fn until(mut self, end: impl Future<Output = ()>) -> Outcome {
+        tokio::pin!(end);
+        loop {
+            let outcome = self.outcome();
+            if outcome.pending == 0 {
+                return outcome;
+            }
+            tokio::select! {
+                () = &mut end => return self.outcome(),
+                // The sender lives in `nodes`, so this cannot fail while we are here.
+                _ = self.changes.changed() => {}
+            }
+        }
+    }
+}
+
+/// What an operator says of a target's health. Live state, not config.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The upstream entity.
+    pub upstream: Uuid,
+    /// The target entity.
+    pub target: Uuid,
+    /// Which of its addresses; `None`: all.
+    pub address: Option<SocketAddr>,
+    /// What is said of it.
+    pub verdict: Verdict,
+    /// The config in which the operator found the target: a node is told once it has that.
+    pub seen_at: Position,
+}
+
+/// What can be said of a target by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It gets traffic.
+    Healthy,
+    /// It gets none until it is found or said to be healthy.
+    Unhealthy,
 }
 
 /// Whether a node has to send its full list.
@@ -167,7 +237,6 @@ pub struct Session {
     id: NodeId,
     number: SessionNumber,
     ended: CancellationToken,
-    last_contact: Mutex<SystemTime>,
 }
 
 impl Session {
@@ -183,7 +252,6 @@ impl Session {
 
     /// The node answered something.
     pub fn contact(&self, now: SystemTime) {
-        *self.last_contact.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = now;
         self.nodes.lock().contact(self.id, self.number, now);
     }
 
@@ -202,8 +270,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let last = *self.last_contact.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.nodes.lock().leave(self.id, self.number, last);
+        self.nodes.lock().leave(self.id, self.number);
         self.nodes.wake();
     }
 }

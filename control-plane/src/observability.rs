@@ -1,21 +1,24 @@
 //! Metrics of the control plane, in the text form that Prometheus scrapes.
 //!
-//! Written by `admin` and `distribution`, shown at `GET /metrics`. Nodes have their own.
+//! Written by `admin` and `distribution`, shown at `GET /metrics`. Nodes have their own. Series are bounded: one a
+//! known node, of which the registry of nodes holds a limited number, and one a status.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use equipoise_proto::Revision;
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::nodes::{NackCause, NackRecord, NodeView};
 
 /// Number of the newest durable revision.
 const REVISION: &str = "equipoise_config_revision";
@@ -41,6 +44,15 @@ const REPOSITIONS: &str = "equipoise_config_repositions_sent";
 /// Bytes of config in deltas and snapshots; a node that comes back with the newest position costs none.
 const SENT_BYTES: &str = "equipoise_config_sent_bytes";
 
+/// 1 while changes can be made durable. This and the next three: `metrics.md` (Kong 3.10).
+const DATASTORE_REACHABLE: &str = "kong_datastore_reachable";
+/// When a node was last heard of, in seconds since 1970.
+const NODE_LAST_SEEN: &str = "kong_data_plane_last_seen";
+/// The hash of what a node serves, as a number.
+const NODE_CONFIG_HASH: &str = "kong_data_plane_config_hash";
+/// 0 while a node refuses config that it is too old for.
+const NODE_COMPATIBLE: &str = "kong_data_plane_version_compatible";
+
 /// From a tenth of a millisecond, a sync on a fast disk, to a second, when something is wrong.
 const COMMIT_BUCKETS: [f64; 10] = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0];
 
@@ -48,6 +60,34 @@ const COMMIT_BUCKETS: [f64; 10] = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     code: u16,
+}
+
+/// Labels of what is told of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NodeLabels {
+    node_id: String,
+    hostname: String,
+    ip: String,
+}
+
+/// Labels of [`NODE_COMPATIBLE`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VersionLabels {
+    node_id: String,
+    hostname: String,
+    ip: String,
+    kong_version: String,
+}
+
+/// What is known elsewhere, at the time of a scrape.
+#[derive(Debug)]
+pub struct Scraped<'a> {
+    /// The newest durable revision.
+    pub revision: Revision,
+    /// Whether changes can be made durable.
+    pub is_store_writable: bool,
+    /// Every known node.
+    pub nodes: &'a [NodeView],
 }
 
 /// What was sent to nodes since the start; written by `distribution`. Cheap to clone.
@@ -184,14 +224,56 @@ impl Metrics {
         }
     }
 
-    /// All metrics as text; what is known elsewhere is passed in.
-    pub fn encode(&self, revision: Revision, nodes_connected: usize) -> String {
-        self.revision.set(i64::try_from(revision.get()).unwrap_or(i64::MAX));
-        self.nodes_connected.set(i64::try_from(nodes_connected).unwrap_or(i64::MAX));
+    /// All metrics as text.
+    pub fn encode(&self, scraped: &Scraped<'_>) -> String {
+        self.revision.set(i64::try_from(scraped.revision.get()).unwrap_or(i64::MAX));
+        let connected = scraped.nodes.iter().filter(|node| node.connected_since.is_some()).count();
+        self.nodes_connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &momentary(scraped)))
+            .and_then(|()| encode_eof(&mut text))
+            .expect("writing to a string does not fail");
         text
     }
+}
+
+/// What is made anew for each scrape, so that a node that is forgotten leaves no series behind.
+fn momentary(scraped: &Scraped<'_>) -> Registry {
+    let reachable = Gauge::<i64, AtomicI64>::default();
+    reachable.set(scraped.is_store_writable.into());
+    let last_seen = Family::<NodeLabels, Gauge<i64, AtomicI64>>::default();
+    let config_hash = Family::<NodeLabels, Gauge<f64, AtomicU64>>::default();
+    let compatible = Family::<VersionLabels, Gauge<i64, AtomicI64>>::default();
+    for node in scraped.nodes {
+        let (node_id, hostname) = (node.info.id.to_string(), node.info.hostname.clone());
+        let ip = node.info.ip().to_string();
+        let kong_version = node.info.build.clone();
+        let labels = NodeLabels { node_id, hostname, ip };
+        last_seen.get_or_create(&labels).set(seconds(node.last_contact));
+        config_hash.get_or_create(&labels).set(number(&node.config_hash()));
+        let NodeLabels { node_id, hostname, ip } = labels;
+        let is_too_old = matches!(node.last_nack, Some(NackRecord { cause: NackCause::Protocol, .. }));
+        let labels = VersionLabels { node_id, hostname, ip, kong_version };
+        compatible.get_or_create(&labels).set((!is_too_old).into());
+    }
+    let mut registry = Registry::default();
+    registry.register(DATASTORE_REACHABLE, "Whether changes can be made durable", reachable);
+    registry.register(NODE_LAST_SEEN, "When a node was last heard of", last_seen);
+    registry.register(NODE_CONFIG_HASH, "Hash of what a node serves, as a number", config_hash);
+    registry.register(NODE_COMPATIBLE, "Whether a node understands its config", compatible);
+    registry
+}
+
+fn seconds(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A hash as the reference shows it: 128 bits, of which a metric's value keeps the upper 53.
+fn number(hash: &str) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "equal hashes stay equal, and that is what it is for")]
+    u128::from_str_radix(hash, 16).map_or(0.0, |hash| hash as f64)
 }
 
 impl Default for Metrics {
@@ -208,7 +290,49 @@ impl fmt::Debug for Metrics {
 
 #[cfg(test)]
 mod tests {
+    use equipoise_proto::{ContentHash, Epoch, NodeId, Position};
+    use uuid::Uuid;
+
     use super::*;
+    use crate::nodes::NodeInfo;
+
+    fn node(number: u128, nack: Option<NackCause>) -> NodeView {
+        let mut hash = [0; 32];
+        hash[0] = 0x10;
+        let position = Position {
+            epoch: Epoch::new(Uuid::nil()),
+            revision: Revision::new(1),
+            content_hash: ContentHash::from_bytes(hash),
+        };
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        NodeView {
+            info: NodeInfo {
+                id: NodeId::new(Uuid::from_u128(number)),
+                hostname: "h".to_owned(),
+                address: None,
+                status_address: String::new(),
+                region: String::new(),
+                zone: String::new(),
+                labels: std::collections::BTreeMap::new(),
+                build: "0.1.0".to_owned(),
+                protocol: 1,
+            },
+            position: Some(position),
+            is_warm: false,
+            lag: None,
+            connected_since: Some(at),
+            last_contact: at,
+            last_apply: None,
+            last_nack: nack.map(|cause| NackRecord {
+                position,
+                cause,
+                entity: None,
+                field: String::new(),
+                reason: String::new(),
+                at,
+            }),
+        }
+    }
 
     #[test]
     fn what_was_counted_is_shown() {
@@ -216,7 +340,12 @@ mod tests {
         metrics.committed(Duration::from_millis(2));
         metrics.request_answered(StatusCode::CREATED);
         let connection = metrics.connection_accepted();
-        let text = metrics.encode(Revision::new(7), 2);
+        let nodes = [node(1, Some(NackCause::Invalid)), node(2, Some(NackCause::Protocol))];
+        let revision = Revision::new(7);
+        let text = metrics.encode(&Scraped { revision, is_store_writable: true, nodes: &nodes });
+        let labels =
+            |number: u128| format!("node_id=\"{}\",hostname=\"h\",ip=\"127.0.0.1\"", Uuid::from_u128(number));
+        let (first, second) = (labels(1), labels(2));
         for line in [
             "equipoise_config_revision 7",
             "equipoise_nodes_connected 2",
@@ -224,10 +353,21 @@ mod tests {
             "equipoise_commit_duration_seconds_count 1",
             "equipoise_admin_requests_total{code=\"201\"} 1",
             "equipoise_admin_connections 1",
+            "kong_datastore_reachable 1",
+            "# EOF",
+            &format!("kong_data_plane_last_seen{{{first}}} 100"),
+            &format!("kong_data_plane_version_compatible{{{first},kong_version=\"0.1.0\"}} 1"),
+            &format!("kong_data_plane_version_compatible{{{second},kong_version=\"0.1.0\"}} 0"),
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
+        let hash = format!("kong_data_plane_config_hash{{{first}}} ");
+        let hash = text.lines().find_map(|line| line.strip_prefix(&hash)).unwrap();
+        assert_eq!(hash.parse(), Ok(f64::from(0x10) * 2_f64.powi(120)));
         drop(connection);
         assert_eq!(metrics.connections().active, 0);
+        let later = metrics.encode(&Scraped { revision, is_store_writable: false, nodes: &nodes[..1] });
+        assert!(later.contains("kong_datastore_reachable 0"));
+        assert!(!later.contains(&second), "a node that is forgotten leaves no series behind");
     }
 }

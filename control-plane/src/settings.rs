@@ -62,8 +62,7 @@ impl ControlPlaneSettings {
                 ..StoreSettings::new(directory)
             },
             distribution: distribution::Settings {
-                // A node may come back before the end of its old connection is noticed.
-                connections_max: nodes_max + nodes_max / 16 + 16,
+                connections_max: distribution::Settings::connections_for(nodes_max),
                 ..distribution::Settings::default()
             },
             nodes: Limits { nodes_max, ..Limits::default() },
@@ -87,4 +86,19 @@ fn configuration(settings: &Settings) -> Map<String, Value> {
         .collect();
     shown.insert("proxy_listeners".to_owned(), proxy.into());
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use equipoise_settings::source::Layers;
+
+    use super::*;
+
+    #[test]
+    fn the_parts_have_the_defaults_of_the_settings_by_themselves() {
+        let settings = Layers::default().resolve().unwrap();
+        let read = ControlPlaneSettings::read(&settings).unwrap();
+        assert_eq!(read.nodes, Limits::default());
+        assert_eq!(read.distribution, distribution::Settings::default());
+    }
 }

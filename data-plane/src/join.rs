@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
 use crate::observability::NodeState;
-use crate::table::{self, AddressState, ApplyError, Record, Reports, Updates};
+use crate::table::{self, AddressState, ApplyError, CellKey, Directory, Record, Reports, Updates};
 use crate::{sync, table::CompileError};
 
 /// The ends of `sync` that the table serves.
@@ -15,16 +16,25 @@ pub struct SyncEnds {
     pub requests: mpsc::Receiver<sync::Request>,
     /// Where reports go.
     pub reports: mpsc::Sender<sync::ReportChange>,
+    /// Health that operators set by hand.
+    pub marks: mpsc::Receiver<sync::Mark>,
     /// How the node stands with its control plane.
     pub link: watch::Receiver<sync::LinkState>,
 }
 
-/// Carries updates, reports and the state of the link until `sync` or the builder is gone.
-pub async fn run(ends: SyncEnds, updates: Updates, reports: Arc<Reports>, node: Arc<NodeState>) {
-    let SyncEnds { requests, reports: changes, link } = ends;
+/// Carries updates, reports, marks and the state of the link until `sync` or the builder is gone.
+pub async fn run(
+    ends: SyncEnds,
+    updates: Updates,
+    reports: Arc<Reports>,
+    directory: Arc<ArcSwap<Directory>>,
+    node: Arc<NodeState>,
+) {
+    let SyncEnds { requests, reports: changes, marks, link } = ends;
     tokio::select! {
         () = carry_updates(requests, updates, &node) => {}
         () = carry_reports(&reports, changes) => {}
+        () = carry_marks(marks, &directory) => {}
         () = follow_link(link, &node) => {}
     }
 }
@@ -52,6 +62,15 @@ async fn carry_reports(reports: &Reports, changes: mpsc::Sender<sync::ReportChan
             if changes.send(to_sync(report)).await.is_err() {
                 return;
             }
+        }
+    }
+}
+
+/// A mark changes live state, which outlives tables: it goes to the targets themselves, not through the builder.
+async fn carry_marks(mut marks: mpsc::Receiver<sync::Mark>, directory: &ArcSwap<Directory>) {
+    while let Some(sync::Mark { upstream, target, address, is_healthy }) = marks.recv().await {
+        if let Some(cell) = directory.load().get(&CellKey::Upstream(upstream)) {
+            cell.members().set_health(target, address, is_healthy);
         }
     }
 }
@@ -115,7 +134,7 @@ mod tests {
 
     use super::*;
     use crate::table::builder;
-    use crate::table::fixture::{gone, id, target, upstream};
+    use crate::table::fixture::{gone, id, passive, target, upstream_with};
 
     fn position(revision: u64) -> Position {
         let content_hash = ContentHash::from_bytes([7; 32]);
@@ -133,19 +152,27 @@ mod tests {
         tokio::spawn(builder.run());
         let (updates, requests) = mpsc::channel(1);
         let (changes, mut reports) = mpsc::channel(4);
+        let (mark, marks) = mpsc::channel(1);
         let (link, links) = watch::channel(sync::LinkState::default());
-        let ends = SyncEnds { requests, reports: changes, link: links };
-        let running = tokio::spawn(run(ends, seams.updates, seams.reports, Arc::clone(&node)));
+        let ends = SyncEnds { requests, reports: changes, marks, link: links };
+        let directory = Arc::clone(&seams.directory);
+        let running = tokio::spawn(run(ends, seams.updates, seams.reports, directory, Arc::clone(&node)));
         let ask = async |update| {
             let (reply, answer) = oneshot::channel();
             updates.send(sync::Request { update, reply }).await.unwrap();
             answer.await.unwrap()
         };
-        let entities = vec![record(upstream(1, "u")), record(target(11, 1, "a.test:80", 5))];
+        let checked = upstream_with(1, "u", |upstream| passive(upstream, 3));
+        let literal = record(target(12, 1, "10.0.0.1:80", 5));
+        let entities = vec![record(checked), record(target(11, 1, "a.test:80", 5)), literal];
         ask(sync::Update::Snapshot { position: position(3), entities }).await.unwrap();
         assert_eq!((node.revision(), node.has_table()), (3, true));
         let Some(sync::ReportChange::Seen(seen)) = reports.recv().await else { panic!("nothing seen") };
         assert_eq!((seen.target, seen.is_named, seen.addresses.len()), (id(11), true, 0));
+        let by_hand = sync::Mark { upstream: id(1), target: id(12), address: None, is_healthy: false };
+        mark.send(by_hand).await.unwrap();
+        let Some(sync::ReportChange::Seen(seen)) = reports.recv().await else { panic!("nothing seen") };
+        assert_eq!((seen.target, seen.addresses[0].health), (id(12), sync::Health::Unhealthy));
         let bad = gone(EntityKind::Upstream, 1);
         let changes = vec![sync::RecordChange { kind: bad.kind, id: bad.id, wire: None }];
         let refused = ask(sync::Update::Delta { position: position(4), changes }).await.unwrap_err();

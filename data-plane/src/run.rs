@@ -198,9 +198,15 @@ pub async fn start(
     }
     let (requests, request_queue) = mpsc::channel(1);
     let (changes, change_queue) = mpsc::channel(sync::REPORTS_MAX);
+    let (marks, mark_queue) = mpsc::channel(sync::MARKS_MAX);
     let (link, link_seen) = watch::channel(LinkState::default());
+<<<<<<< HEAD
     let ends = SyncEnds { requests: request_queue, reports: changes, link: link_seen };
     tasks.spawn("carrying config", join::run(ends, updates, reports, Arc::clone(&state)));
+=======
+    let ends = SyncEnds { requests: request_queue, reports: changes, marks: mark_queue, link: link_seen };
+    tasks.spawn(join::run(ends, updates, reports, directory, Arc::clone(&state)));
+>>>>>>> fix-dist
     let parts = sync::Parts {
         settings: sync::Settings::default(),
         identity: Identity {
@@ -219,6 +225,7 @@ pub async fn start(
         loaded,
         updates: requests,
         reports: change_queue,
+        marks,
         state: link,
     };
     tasks.spawn("following the control plane", sync::run(parts, stopping));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use equipoise_proto::NodeId;
+use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, is_node_text};
 use equipoise_settings::{Key, Listen, Problem, Settings, keys};
 use uuid::Uuid;
 
@@ -52,8 +53,8 @@ impl NodeSettings {
         let cache_dir = settings.path(&keys::NODE_CACHE_DIR);
         Ok(Self {
             id: id.map_err(|_| settings.problem(&keys::NODE_ID, "must be a UUID"))?,
-            region: settings.text(&keys::NODE_REGION).unwrap_or_default().to_owned(),
-            zone: settings.text(&keys::NODE_ZONE).unwrap_or_default().to_owned(),
+            region: node_text(settings, &keys::NODE_REGION, settings.text(&keys::NODE_REGION))?,
+            zone: node_text(settings, &keys::NODE_ZONE, settings.text(&keys::NODE_ZONE))?,
             labels: labels(settings)?,
             cache_dir: cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from),
             control_planes: control_planes(settings)?,
@@ -73,8 +74,15 @@ impl NodeSettings {
     }
 }
 
-/// Labels a control plane takes from a node; it refuses more.
-const LABELS_MAX: usize = 32;
+/// A text that a control plane would refuse is better found at the start.
+fn node_text(settings: &Settings, key: &Key, text: Option<&str>) -> Result<String, Problem> {
+    let text = text.unwrap_or_default();
+    if is_node_text(text) {
+        return Ok(text.to_owned());
+    }
+    let rule = format!("a text may have {NODE_TEXT_BYTES_MAX} bytes and no control characters");
+    Err(settings.problem(key, rule))
+}
 
 fn labels(settings: &Settings) -> Result<BTreeMap<String, String>, Problem> {
     let key = &keys::NODE_LABELS;
@@ -83,10 +91,11 @@ fn labels(settings: &Settings) -> Result<BTreeMap<String, String>, Problem> {
         let pair = label.split_once(':').filter(|(name, _)| !name.trim().is_empty());
         let (name, value) =
             pair.ok_or_else(|| settings.problem(key, format!("`{label}` is not `key:value`")))?;
-        labels.insert(name.trim().to_owned(), value.trim().to_owned());
+        let text = |text: &str| node_text(settings, key, Some(text.trim()));
+        labels.insert(text(name)?, text(value)?);
     }
-    if labels.len() > LABELS_MAX {
-        return Err(settings.problem(key, format!("at most {LABELS_MAX} labels")));
+    if labels.len() > NODE_LABELS_MAX {
+        return Err(settings.problem(key, format!("at most {NODE_LABELS_MAX} labels")));
     }
     Ok(labels)
 }
@@ -225,4 +234,36 @@ fn switched_on(settings: &Settings, key: &Key, known: &[&'static str]) -> Result
             found.copied().ok_or_else(|| settings.problem(key, rule()))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use equipoise_settings::source::Layers;
+
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<NodeSettings, Problem> {
+        let mut layers = Layers::default();
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        layers.environment(variables);
+        NodeSettings::read(&layers.resolve().unwrap())
+    }
+
+    #[test]
+    fn what_a_control_plane_would_refuse_of_a_node_is_refused_at_its_start() {
+        let long = "z".repeat(NODE_TEXT_BYTES_MAX + 1);
+        let fits = "z".repeat(NODE_TEXT_BYTES_MAX);
+        let label = format!("rack:{long}");
+        let many: Vec<_> = (0..=NODE_LABELS_MAX).map(|number| format!("l{number}:x")).collect();
+        for (name, value) in [
+            ("EQUIPOISE_NODE_ZONE", &*long),
+            ("EQUIPOISE_NODE_REGION", &*long),
+            ("EQUIPOISE_NODE_ZONE", "a\tb"),
+            ("EQUIPOISE_NODE_LABELS", &*label),
+            ("EQUIPOISE_NODE_LABELS", &*many.join(",")),
+        ] {
+            assert!(read(&[(name, value)]).is_err(), "{name}={value}");
+        }
+        assert_eq!(read(&[("EQUIPOISE_NODE_ZONE", &fits)]).unwrap().zone, fits);
+    }
 }

@@ -15,6 +15,7 @@ mod report;
 mod work;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -111,7 +112,24 @@ pub struct Refused {
     pub reason: String,
 }
 
-/// Who this node is.
+/// What an operator says of a target's health: to be put in force at once, and not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The upstream entity.
+    pub upstream: Uuid,
+    /// The target entity.
+    pub target: Uuid,
+    /// Which of its addresses; `None`: all.
+    pub address: Option<SocketAddr>,
+    /// Whether it gets traffic.
+    pub is_healthy: bool,
+}
+
+/// Marks that wait to be put in force; the stream waits when there are more.
+pub const MARKS_MAX: usize = 16;
+
+/// Who this node is. A control plane takes only texts that are
+/// [fit for a node](equipoise_proto::limits::is_node_text).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Stable over restarts.
@@ -122,7 +140,7 @@ pub struct Identity {
     pub region: String,
     /// "" if none is set.
     pub zone: String,
-    /// At most 32, each text at most 256 bytes: a control plane refuses more.
+    /// At most [`NODE_LABELS_MAX`](equipoise_proto::limits::NODE_LABELS_MAX).
     pub labels: BTreeMap<String, String>,
     /// Where its Status API listens; "" if nowhere.
     pub status_address: String,
@@ -194,6 +212,8 @@ pub struct Parts {
     pub updates: mpsc::Sender<Request>,
     /// What the node sees of its targets.
     pub reports: mpsc::Receiver<ReportChange>,
+    /// To the targets.
+    pub marks: mpsc::Sender<Mark>,
     /// For the Status API.
     pub state: watch::Sender<LinkState>,
 }
@@ -201,7 +221,7 @@ pub struct Parts {
 /// Starts from the cache, then follows a control plane until `stop`, when it marks what is in force as good, or
 /// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let Parts { settings, identity, control_planes, cache, loaded, updates, reports, state } = parts;
+    let Parts { settings, identity, control_planes, cache, loaded, updates, reports, marks, state } = parts;
     let (channels, channel) = watch::channel(None);
     let reporter = report::run(identity.id, settings, reports, channel);
     let mut link = link::Link::new(
@@ -209,6 +229,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         identity,
         control_planes,
         work::Worker::new(cache.clone(), updates, loaded.condemned),
+        marks,
         state,
         channels,
     );

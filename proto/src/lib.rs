@@ -11,14 +11,13 @@ pub mod target;
 pub mod v1;
 
 mod id;
+mod protocol;
 
 pub use header::{HeaderName, HeaderPattern};
 pub use host::{Host, HostName, HostPattern, HostPort};
 pub use id::{EntityKind, InvalidId, NodeId, entity_id};
 pub use path::PathPattern;
 pub use position::{ContentHash, Epoch, InvalidPosition, Position, Revision};
+pub use protocol::{PROTOCOL, PROTOCOL_MIN, highest_common};
 pub use sni::SniPattern;
 pub use target::TargetAddress;
-
-/// Protocol version this build speaks; see [`v1::Change::min_protocol`].
-pub const PROTOCOL: u32 = 1;

@@ -29,6 +29,17 @@ pub const ROUTE_LIST_MAX: usize = 1_000;
 /// Targets of one upstream.
 pub const UPSTREAM_TARGETS_MAX: usize = 10_000;
 
+/// Labels that a node may have.
+pub const NODE_LABELS_MAX: usize = 32;
+
+/// Bytes of each text that a node says of itself: a host name has at most 253.
+pub const NODE_TEXT_BYTES_MAX: usize = 256;
+
+/// Whether a control plane takes this text of a node: region, zone, label names and values and the like.
+pub fn is_node_text(text: &str) -> bool {
+    text.len() <= NODE_TEXT_BYTES_MAX && !text.contains(char::is_control)
+}
+
 /// Entities in a config, all kinds together.
 pub const ENTITIES_MAX: usize = 1_000_000;
 

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use equipoise_control_plane::distribution::{Distribution, Sent, Settings as Pace, encode};
 use equipoise_control_plane::model::{Change, Key, Kind, Op};
-use equipoise_control_plane::nodes::{NodeView, Nodes};
+use equipoise_control_plane::nodes::{self, NodeView, Nodes, Verdict};
 use equipoise_control_plane::observability::SentCounters;
 use equipoise_control_plane::store::{Author, Store};
 use equipoise_data_plane::sync::{
-    Applied, Cache, ControlPlane, Identity, LinkState, Loaded, Parts, Refused, Request, Settings, Update, run,
+    Applied, Cache, ControlPlane, Identity, LinkState, Loaded, MARKS_MAX, Mark, Parts, Refused, Request,
+    Settings, Update, run,
 };
 use equipoise_proto::{NodeId, Position};
 use tokio::net::TcpListener;
@@ -131,6 +132,7 @@ struct Node {
     stop: CancellationToken,
     task: JoinHandle<()>,
     tasks: TaskTracker,
+    marks: mpsc::Receiver<Mark>,
     _reports: mpsc::Sender<equipoise_data_plane::sync::ReportChange>,
 }
 
@@ -142,6 +144,7 @@ async fn node(reach: ControlPlane, directory: Option<&Path>) -> Node {
     };
     let (updates, table) = mpsc::channel(1);
     let (reports, changes) = mpsc::channel(1);
+    let (mark, marks) = mpsc::channel(MARKS_MAX);
     let identity = Identity {
         id: node_id(),
         hostname: "node".to_owned(),
@@ -158,11 +161,12 @@ async fn node(reach: ControlPlane, directory: Option<&Path>) -> Node {
         loaded,
         updates,
         reports: changes,
+        marks: mark,
         state: watch::Sender::new(LinkState::default()),
     };
     let stop = CancellationToken::new();
     let task = tokio::spawn(run(parts, stop.clone()));
-    Node { table, stop, task, tasks, _reports: reports }
+    Node { table, stop, task, tasks, marks, _reports: reports }
 }
 
 impl Node {
@@ -319,7 +323,7 @@ async fn a_refusal_is_visible_and_mended_by_the_next_revision() {
         let entity = Some((changes[0].kind, changes[0].id));
         let refused = Refused { entity, field: "host".to_owned(), reason: "no".to_owned() };
         reply.send(Err(refused)).unwrap();
-        let outcome = plane.nodes.wait_applied(&bad, tokio::time::sleep(DEADLINE)).await;
+        let outcome = plane.nodes.wait(&bad).until(tokio::time::sleep(DEADLINE)).await;
         assert_eq!((outcome.applied, outcome.refused, outcome.pending), (0, 1, 0), "{transport:?}");
         let view = plane.view().unwrap();
         let nack = view.last_nack.unwrap();
@@ -331,6 +335,26 @@ async fn a_refusal_is_visible_and_mended_by_the_next_revision() {
         assert_eq!(position, mended, "{transport:?}");
         plane.applied(&mended).await;
         assert_eq!(plane.view().unwrap().last_nack, None, "{transport:?}");
+    }
+}
+
+#[tokio::test]
+async fn health_set_by_hand_reaches_the_node_after_the_config_it_is_about() {
+    for transport in TRANSPORTS {
+        let plane = plane(transport).await;
+        let mut node = node(plane.reach.clone(), None).await;
+        node.accept().await;
+        plane.connected().await;
+        let seen_at = plane.create("one").await;
+        let (upstream, target) = (Uuid::from_u128(5), Uuid::from_u128(6));
+        let address = Some("[::1]:81".parse().unwrap());
+        let verdict = Verdict::Unhealthy;
+        plane.nodes.set_health(nodes::Mark { upstream, target, address, verdict, seen_at });
+        let request = node.request().await;
+        assert!(node.marks.try_recv().is_err(), "{transport:?}: the table does not have it yet");
+        request.reply.send(Ok(Applied { warm: oneshot::channel().1 })).unwrap();
+        let mark = soon("the mark", node.marks.recv()).await;
+        assert_eq!(mark, Some(Mark { upstream, target, address, is_healthy: false }), "{transport:?}");
     }
 }
 

@@ -97,6 +97,37 @@ fn passive_checks_eject_a_target_that_fails() {
 }
 
 #[test]
+fn a_target_set_unhealthy_by_hand_gets_no_traffic_until_it_is_set_healthy() {
+    let standalone = Standalone::start().unwrap();
+    let (stays, rests) = (Origin::start("stays"), Origin::start("rests"));
+    let mut admin = standalone.process().client("admin");
+    let passive = "&healthchecks.passive.unhealthy.tcp_failures=2";
+    balance(&mut admin, passive, &[stays.address(), rests.address()]);
+    let load = Load::start(standalone.process().address("proxy"), 2, "GET", "/mock");
+    load.wait_for(SOME);
+    let mut set = |word: &str, path: &str| {
+        let path = format!("/upstreams/u/targets/{path}/{word}");
+        assert_eq!(admin.send("PUT", &path, &[], &[]).unwrap().status, 204, "{path}");
+        eventually("the node to report it", PATIENCE, || {
+            (health(&mut admin, rests.address())? == word.to_uppercase()).then_some(())
+        });
+    };
+    let served = |load: &Load| load.tally().by_origin.get("rests").copied().unwrap_or(0);
+
+    set("unhealthy", &rests.address().to_string());
+    // What was under way when it was set.
+    load.wait_for(SOME);
+    let before = served(&load);
+    load.wait_for(SOME);
+    assert_eq!(served(&load), before, "it gets no traffic");
+    set("healthy", &format!("{0}/{0}", rests.address()));
+    load.wait_for(SOME);
+    assert!(served(&load) > before, "it gets traffic again");
+    let tally = load.stop();
+    assert_eq!(tally.failed, 0, "{:?}", tally.failures);
+}
+
+#[test]
 fn an_upstream_without_a_living_target_answers_with_an_error_and_recovers() {
     let standalone = Standalone::start().unwrap();
     let mut only = Origin::start("only");

@@ -1,6 +1,5 @@
 //! The nodes as the Admin API shows them: `/clustering/data-planes` and its older form `/clustering/status`.
 
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use equipoise_proto::NodeId;
@@ -14,9 +13,6 @@ use super::list::{PageJson, text};
 use super::reply::Reply;
 use crate::model::{ErrorObject, PageSize, Refusal};
 use crate::nodes::{FORGET_AFTER, NackCause, NackRecord, NodeView};
-
-/// Hexadecimal digits of a content hash that are shown: the reference's hash has 32.
-const HASH_DIGITS: usize = 32;
 
 /// `/clustering/data-planes`: ascending by id; the reference's keys, then our own.
 pub(super) fn data_planes(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
@@ -39,9 +35,9 @@ pub(super) fn status(state: &AdminState) -> Reply {
         .iter()
         .map(|node| {
             let row = json!({
-                "config_hash": config_hash(node),
+                "config_hash": node.config_hash(),
                 "hostname": node.info.hostname,
-                "ip": ip(node),
+                "ip": node.info.ip().to_string(),
                 "last_seen": seconds(node.last_contact),
             });
             (node.info.id.to_string(), row)
@@ -69,11 +65,12 @@ fn data_plane(node: &NodeView, now: SystemTime) -> Value {
     json!({
         "id": node.info.id.to_string(),
         "hostname": node.info.hostname,
-        "ip": ip(node),
+        "ip": node.info.ip().to_string(),
         "last_seen": seconds(node.last_contact),
         "updated_at": apply.map(|(at, _)| seconds(at)),
-        "config_hash": config_hash(node),
+        "config_hash": node.config_hash(),
         "version": node.info.build,
+        "protocol": node.info.protocol,
         "sync_status": sync_status(node),
         "state": if node.connected_since.is_some() { "connected" } else { "disconnected" },
         "labels": node.info.labels,
@@ -121,15 +118,6 @@ fn sync_status(node: &NodeView) -> &'static str {
     }
 }
 
-fn config_hash(node: &NodeView) -> String {
-    node.content_hash().to_string().chars().take(HASH_DIGITS).collect()
-}
-
-/// A node over an in-memory pipe is on this host.
-fn ip(node: &NodeView) -> String {
-    node.info.address.unwrap_or(IpAddr::from([127, 0, 0, 1])).to_string()
-}
-
 fn seconds(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
@@ -160,7 +148,7 @@ mod tests {
                 zone: String::new(),
                 labels: std::collections::BTreeMap::new(),
                 build: "0.1.0".to_owned(),
-                protocol: 1..=1,
+                protocol: 1,
             },
             position: is_synced.then(position),
             is_warm: false,

@@ -158,7 +158,11 @@ pub(super) fn key(asked: &Asked, at: usize, kind: Kind) -> Result<Key, Refusal> 
     }
 }
 
-fn parent(asked: &Asked, reference: Reference) -> Result<Parent, Refusal> {
+/// The parent that the first parameter of the path names.
+///
+/// # Errors
+/// When it cannot name one of its kind.
+pub(super) fn parent(asked: &Asked, reference: Reference) -> Result<Parent, Refusal> {
     let key = key(asked, 0, reference.parent)?;
     Ok(Parent { kind: reference.parent, key, field: reference.field })
 }

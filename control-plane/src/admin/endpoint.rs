@@ -6,6 +6,7 @@
 use percent_encoding::percent_decode_str;
 
 use crate::model::Kind;
+use crate::nodes::Verdict;
 
 /// A verb that an endpoint can take; HEAD counts as GET, OPTIONS is answered for every path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,6 +112,8 @@ pub enum Endpoint {
     TargetsAll,
     /// `/upstreams/{upstream}/health`
     Health,
+    /// `/upstreams/{upstream}/targets/{target}[/{address}]/healthy` and `…/unhealthy`
+    SetHealth(Verdict),
 }
 
 impl Endpoint {
@@ -134,6 +137,7 @@ impl Endpoint {
                 &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Put]
             }
             Self::Validate => &[Verb::Post],
+            Self::SetHealth(_) => &[Verb::Put],
         }
     }
 
@@ -274,6 +278,13 @@ impl Endpoints {
         let upstream = [Literal(upstreams), Parameter(upstreams)];
         add(&[upstream[0], upstream[1], Literal("health")], Endpoint::Health);
         add(&[upstream[0], upstream[1], Literal("targets"), Literal("all")], Endpoint::TargetsAll);
+        let targets = Kind::Target.collection();
+        let target = [upstream[0], upstream[1], Literal(targets), Parameter(targets)];
+        for (word, verdict) in [("healthy", Verdict::Healthy), ("unhealthy", Verdict::Unhealthy)] {
+            let endpoint = Endpoint::SetHealth(verdict);
+            add(&[&target[..], &[Literal(word)]].concat(), endpoint);
+            add(&[&target[..], &[Parameter("address"), Literal(word)]].concat(), endpoint);
+        }
         entries.sort_by(|a, b| a.pattern.cmp(&b.pattern));
         Self { entries }
     }

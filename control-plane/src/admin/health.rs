@@ -1,11 +1,15 @@
-//! `/upstreams/{upstream}/health`: what the nodes report of its targets.
+//! `/upstreams/{upstream}/health`: what the nodes report of its targets; and what an operator says of them.
 //!
 //! The verdict on one address comes from `nodes`; what is made of it (weights, shares, the reference's words)
 //! is worked out here, purely.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use equipoise_proto::NodeId;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
+use tracing::info;
 use uuid::Uuid;
 
 use super::AdminState;
@@ -14,19 +18,27 @@ use super::endpoint::Reference;
 use super::gate::Asked;
 use super::list::{self, PageJson, text};
 use super::reply::Reply;
-use crate::model::{Body, Kind, Refusal};
-use crate::nodes::{AddressHealth, Health, Question, TargetHealth, View};
+use crate::model::{Body, Entity, Kind, Refusal};
+use crate::nodes::{AddressHealth, Health, Mark, Question, TargetHealth, Verdict, View, Witnesses};
 
 const TARGETS: Reference = Reference { child: Kind::Target, field: "upstream", parent: Kind::Upstream };
 
 /// The counters and intervals of which one must not be zero for checks to be on.
 const SWITCHES: [&str; 5] = [
-    "/healthchecks/active/healthy/interval",
-    "/healthchecks/active/unhealthy/interval",
-    "/healthchecks/passive/unhealthy/tcp_failures",
-    "/healthchecks/passive/unhealthy/timeouts",
-    "/healthchecks/passive/unhealthy/http_failures",
+    "/active/healthy/interval",
+    "/active/unhealthy/interval",
+    "/passive/unhealthy/tcp_failures",
+    "/passive/unhealthy/timeouts",
+    "/passive/unhealthy/http_failures",
 ];
+
+/// Port of an address in a path that names none.
+///
+/// Source: Kong 3.10 (`health.md` section 7).
+const ADDRESS_PORT: u16 = 8000;
+
+/// Reports looked up on the spot: about a millisecond of work. More of them would hold up other requests.
+const LOOKUPS_MAX: usize = 5_000;
 
 /// Whether an upstream's targets are judged at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,40 +48,83 @@ enum Checks {
 }
 
 /// `/upstreams/{upstream}/health[?balancer_health=1][&node_id=…]`
-pub(super) fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
+pub(super) async fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
     let Some(view) = view(asked) else {
         return Ok(Reply::message(StatusCode::BAD_REQUEST, "node_id must be the id of a node"));
     };
     let key = crud::key(asked, 0, Kind::Upstream)?;
     let head = state.store.head();
-    let upstream = head.config.get(Kind::Upstream, &key).ok_or(Refusal::NotFound)?;
-    let checks = checks(&upstream.body);
+    let upstream = Arc::clone(head.config.get(Kind::Upstream, &key).ok_or(Refusal::NotFound)?);
     let node_id = match view {
         View::Majority => state.settings.node_id.to_string(),
         View::Node(id) => id.to_string(),
     };
+    let witnesses = state.nodes.witnesses(view);
     if text(asked, "balancer_health") == Some("1") {
-        let targets: Vec<&Body> = head
-            .config
-            .children(Kind::Target, TARGETS.field, upstream.id)
-            .into_iter()
-            .map(|t| &t.body)
-            .collect();
-        let healths = state.nodes.targets_health(view, &questions(&targets));
-        let data = balancer_health(upstream.id, &upstream.body, checks, &targets, &healths);
-        return Ok(Reply::json(StatusCode::OK, &json!({ "data": data, "next": null, "node_id": node_id })));
+        let targets = head.config.children(Kind::Target, TARGETS.field, upstream.id);
+        let targets: Vec<Arc<Entity>> = targets.into_iter().cloned().collect();
+        let lookups = targets.len().saturating_mul(witnesses.len());
+        return work(lookups, move || {
+            let healths = answers(&witnesses, &targets);
+            let data = balancer_health(upstream.id, &upstream.body, &targets, &healths);
+            Reply::json(StatusCode::OK, &json!({ "data": data, "next": null, "node_id": node_id }))
+        })
+        .await;
     }
     let page = list::children_page(state, asked, TARGETS, &key)?;
-    let targets: Vec<&Body> = page.entities.iter().map(|target| &target.body).collect();
-    let healths = state.nodes.targets_health(view, &questions(&targets));
-    let data =
-        targets.iter().zip(&healths).map(|(target, health)| row(target, checks, health.as_ref())).collect();
-    let page = PageJson::<Value>::new(data, &asked.path, page.offset, &[]);
-    let mut answer = json!({ "data": page.data, "next": page.next, "node_id": node_id });
-    if let (Some(answer), Some(offset)) = (answer.as_object_mut(), page.offset) {
-        answer.insert("offset".to_owned(), offset.into());
+    let path = asked.path.clone();
+    work(page.entities.len().saturating_mul(witnesses.len()), move || {
+        let checks = checks(&upstream.body);
+        let healths = answers(&witnesses, &page.entities);
+        let rows = page.entities.iter().zip(&healths);
+        let data = rows.map(|(target, health)| row(&target.body, checks, health.as_ref())).collect();
+        let page = PageJson::<Value>::new(data, &path, page.offset, &[]);
+        let mut answer = json!({ "data": page.data, "next": page.next, "node_id": node_id });
+        if let (Some(answer), Some(offset)) = (answer.as_object_mut(), page.offset) {
+            answer.insert("offset".to_owned(), offset.into());
+        }
+        Reply::json(StatusCode::OK, &answer)
+    })
+    .await
+}
+
+/// Does work that looks up so many reports; a lot of it beside the threads that serve requests.
+async fn work(lookups: usize, work: impl FnOnce() -> Reply + Send + 'static) -> Result<Reply, Refusal> {
+    if lookups <= LOOKUPS_MAX {
+        return Ok(work());
     }
-    Ok(Reply::json(StatusCode::OK, &answer))
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.unwrap_or_else(|error| {
+        tracing::error!(%error, "the health of an upstream could not be answered");
+        Reply::unexpected()
+    }))
+}
+
+/// `/upstreams/{upstream}/targets/{target}[/{address}]/healthy` and `…/unhealthy`: told to the connected nodes,
+/// whatever comes of it there.
+pub(super) fn set(state: &AdminState, asked: &Asked, verdict: Verdict) -> Result<Reply, Refusal> {
+    let parent = crud::parent(asked, TARGETS)?;
+    let key = crud::key(asked, 1, Kind::Target)?;
+    let head = state.store.head();
+    let upstream = head.config.get(Kind::Upstream, &parent.key).ok_or(Refusal::NotFound)?;
+    let target = head.config.find(Kind::Target, &key, Some(&parent)).ok_or(Refusal::NotFound)?;
+    if checks(&upstream.body) == Checks::Off {
+        let name = upstream.body.get("name").and_then(Value::as_str).unwrap_or_default();
+        let text = format!("no healthchecker found for {name}");
+        return Ok(Reply::message(StatusCode::BAD_REQUEST, &text));
+    }
+    let (upstream, target) = (upstream.id, target.id);
+    let address = asked.parameters.get(2).and_then(|segment| address(segment));
+    info!(%upstream, %target, ?address, ?verdict, peer = %asked.peer, "health set by hand");
+    state.nodes.set_health(Mark { upstream, target, address, verdict, seen_at: head.position });
+    Ok(Reply::empty(StatusCode::NO_CONTENT))
+}
+
+/// `ip[:port]`; `None` for anything else, which stands for all addresses of the target.
+fn address(segment: &[u8]) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(segment).ok()?;
+    let ip = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    text.parse().ok().or_else(|| ip.parse().ok().map(|ip| SocketAddr::new(ip, ADDRESS_PORT)))
 }
 
 /// Whose view is asked for; `None` if that is no id.
@@ -83,10 +138,9 @@ fn view(asked: &Asked) -> Option<View> {
 /// Source: Kong's `is_upstream_using_healthcheck`; `passive.healthy.successes` alone does not count.
 fn checks(upstream: &Body) -> Checks {
     let healthchecks = upstream.get("healthchecks").unwrap_or(&Value::Null);
-    let is_on = SWITCHES.iter().any(|switch| {
-        let path = switch.trim_start_matches("/healthchecks");
-        healthchecks.pointer(path).and_then(Value::as_f64).is_some_and(|value| value != 0.0)
-    });
+    let is_on = SWITCHES
+        .iter()
+        .any(|switch| healthchecks.pointer(switch).and_then(Value::as_f64).is_some_and(|value| value != 0.0));
     if is_on { Checks::On } else { Checks::Off }
 }
 
@@ -98,16 +152,13 @@ fn name(target: &Body) -> &str {
     target.get("target").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn questions(targets: &[&Body]) -> Vec<Question> {
-    let question = |target: &&Body| {
-        let id = target.get("id").and_then(Value::as_str).and_then(|id| Uuid::try_parse(id).ok());
-        Question {
-            target: id.unwrap_or_default(),
-            literal: name(target).parse().ok(),
-            weight: weight(target),
-        }
+fn answers(witnesses: &Witnesses, targets: &[Arc<Entity>]) -> Vec<Option<TargetHealth>> {
+    let question = |target: &Arc<Entity>| Question {
+        target: target.id,
+        literal: name(&target.body).parse().ok(),
+        weight: weight(&target.body),
     };
-    targets.iter().map(question).collect()
+    targets.iter().map(|target| witnesses.answer(&question(target))).collect()
 }
 
 /// A target's row: all its fields, and its health if a node has told.
@@ -206,15 +257,15 @@ fn host_and_port(target: &str) -> (&str, Option<u16>) {
 fn balancer_health(
     id: Uuid,
     upstream: &Body,
-    checks: Checks,
-    targets: &[&Body],
+    targets: &[Arc<Entity>],
     healths: &[Option<TargetHealth>],
 ) -> Value {
+    let checks = checks(upstream);
     let mut data = Map::from_iter([("id".to_owned(), Value::from(id.to_string()))]);
     let told: Vec<(&Body, &TargetHealth)> = targets
         .iter()
         .zip(healths)
-        .filter_map(|(target, health)| health.as_ref().map(|health| (*target, health)))
+        .filter_map(|(target, health)| health.as_ref().map(|health| (&target.body, health)))
         .collect();
     if told.is_empty() && !targets.is_empty() {
         return Value::Object(data);

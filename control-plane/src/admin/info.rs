@@ -1,6 +1,7 @@
 //! What the control plane says of itself: `/`, `/status`, `/endpoints`, `/timers`, `/schemas`, `/metrics`.
 
 use std::borrow::Cow;
+use std::time::SystemTime;
 
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use super::reply::Reply;
 use super::{AdminState, KONG_VERSION};
 use crate::model::form::{self, Brackets, Inference};
 use crate::model::{self, Kind, Refusal};
+use crate::observability::Scraped;
 
 /// `/`: what clients choose their features by.
 pub(super) fn root(state: &AdminState) -> Reply {
@@ -146,7 +148,11 @@ pub(super) fn timers() -> Reply {
 
 /// `/metrics`
 pub(super) fn metrics(state: &AdminState) -> Reply {
-    let text = state.metrics.encode(state.store.head().position.revision, state.nodes.connected());
+    let head = state.store.head().position;
+    let nodes = state.nodes.list(&head, SystemTime::now());
+    let is_store_writable = !state.store.is_read_only();
+    let scraped = Scraped { revision: head.revision, is_store_writable, nodes: &nodes };
+    let text = state.metrics.encode(&scraped);
     Reply::text(HeaderValue::from_static("text/plain; charset=UTF-8"), text)
 }
 

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use equipoise_proto::Position;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::sync::watch;
 
 use super::AdminState;
 use super::gate::Asked;
-use crate::nodes::{Barrier, Outcome};
+use crate::nodes::{self, Outcome};
 
 /// How long when the client does not say.
 const DEFAULT: Duration = Duration::from_secs(10);
@@ -22,8 +21,7 @@ const LAGGARDS: HeaderName = HeaderName::from_static("equipoise-laggards");
 /// A wait that has begun: which nodes it is for is settled.
 #[derive(Debug)]
 pub(super) struct Wait {
-    barrier: Barrier,
-    changes: watch::Receiver<u64>,
+    nodes: nodes::Wait,
     timeout: Duration,
 }
 
@@ -31,27 +29,18 @@ impl Wait {
     /// Begins to wait for `position` on the nodes connected now; `None` when the request asks for no wait.
     pub(super) fn begin(state: &AdminState, asked: &Asked, position: &Position) -> Option<Self> {
         let timeout = timeout(asked.argument("wait").flatten(), &asked.headers)?;
-        // Subscribed before the barrier is built, so that no change between the two goes unseen.
-        let changes = state.nodes.changed();
-        Some(Self { barrier: state.nodes.barrier(position), changes, timeout })
+        Some(Self { nodes: state.nodes.wait(position), timeout })
     }
 
     /// Ends when every node has answered or left, the time is up, or the server stops.
-    pub(super) async fn end(mut self, state: &AdminState) -> Outcome {
-        let deadline = tokio::time::sleep(self.timeout);
-        tokio::pin!(deadline);
-        loop {
-            let outcome = state.nodes.settle(&mut self.barrier);
-            if outcome.pending == 0 || deadline.is_elapsed() || state.stopping.is_cancelled() {
-                return outcome;
-            }
+    pub(super) async fn end(self, state: &AdminState) -> Outcome {
+        let end = async {
             tokio::select! {
-                () = &mut deadline => {}
+                () = tokio::time::sleep(self.timeout) => {}
                 () = state.stopping.cancelled() => {}
-                // The sender lives in the state's registry, so this cannot fail while we are here.
-                _ = self.changes.changed() => {}
             }
-        }
+        };
+        self.nodes.until(end).await
     }
 }
 

@@ -3,15 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
-use equipoise_proto::{EntityKind, InvalidId, InvalidPosition, NodeId, PROTOCOL, Position, entity_id, v1};
+use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, is_node_text};
+use equipoise_proto::{
+    EntityKind, InvalidId, InvalidPosition, NodeId, PROTOCOL, PROTOCOL_MIN, Position, entity_id,
+    highest_common, v1,
+};
 use uuid::Uuid;
 
-use crate::nodes::{AddressReport, Health, NackCause, NackRecord, NodeInfo, ReportedTarget, TargetReport};
+use crate::nodes::{
+    AddressReport, Health, NackCause, NackRecord, NodeInfo, ReportedTarget, Serving, TargetReport,
+};
 
-/// Labels a node may have.
-pub const LABELS_MAX: usize = 32;
-/// Longest text a node may say of itself: a host name has at most 253 bytes.
-pub const TEXT_BYTES_MAX: usize = 256;
 /// Longest reason of a nack that is kept; the rest is cut off.
 const REASON_BYTES_MAX: usize = 1024;
 /// Addresses one target may have; DNS answers and SRV sets are far smaller.
@@ -35,7 +37,7 @@ pub enum HelloError {
     #[error("{0} is missing")]
     Missing(&'static str),
     /// A text is too long or has control characters.
-    #[error("{0} is longer than 256 bytes or has control characters")]
+    #[error("{0} is longer than {NODE_TEXT_BYTES_MAX} bytes or has control characters")]
     Text(&'static str),
     /// Too many of something.
     #[error("more than {max} {what}")]
@@ -46,7 +48,7 @@ pub enum HelloError {
         max: usize,
     },
     /// No protocol version in common.
-    #[error("the node speaks protocol {min} to {max}, this control plane {PROTOCOL}")]
+    #[error("the node speaks protocol {min} to {max}, this control plane {PROTOCOL_MIN} to {PROTOCOL}")]
     Protocol {
         /// The node's lowest.
         min: u32,
@@ -62,17 +64,16 @@ pub enum HelloError {
 #[derive(Debug)]
 pub(super) struct Hello {
     pub info: NodeInfo,
-    pub position: Option<Position>,
+    pub serving: Option<Serving>,
     pub resume: Option<v1::SnapshotResume>,
 }
 
 pub(super) fn hello(wire: v1::Hello, address: Option<IpAddr>) -> Result<Hello, HelloError> {
     let (min, max) = (wire.protocol_min, wire.protocol_max);
-    if !(min..=max).contains(&PROTOCOL) {
-        return Err(HelloError::Protocol { min, max });
-    }
-    if wire.labels.len() > LABELS_MAX {
-        return Err(HelloError::TooMany { what: "labels", max: LABELS_MAX });
+    let protocol =
+        highest_common(PROTOCOL_MIN..=PROTOCOL, min..=max).ok_or(HelloError::Protocol { min, max })?;
+    if wire.labels.len() > NODE_LABELS_MAX {
+        return Err(HelloError::TooMany { what: "labels", max: NODE_LABELS_MAX });
     }
     let labels = wire
         .labels
@@ -88,10 +89,11 @@ pub(super) fn hello(wire: v1::Hello, address: Option<IpAddr>) -> Result<Hello, H
         zone: text("zone", wire.zone)?,
         labels,
         build: text("build", wire.build)?,
-        protocol: min..=max,
+        protocol,
     };
     let position = wire.position.as_ref().map(Position::try_from).transpose()?;
-    Ok(Hello { info, position, resume: wire.resume })
+    let serving = position.map(|position| Serving { position, is_warm: wire.warm });
+    Ok(Hello { info, serving, resume: wire.resume })
 }
 
 /// An ack's position.
@@ -113,18 +115,27 @@ pub(super) fn nack(wire: v1::Nack, at: SystemTime) -> Result<(NackRecord, Option
         cause,
         // For people: a blame that cannot be read costs only itself.
         entity: kind.zip(entity_id(&wire.id).ok()),
-        field: cut(wire.field, TEXT_BYTES_MAX),
+        field: cut(wire.field, NODE_TEXT_BYTES_MAX),
         reason: cut(wire.reason, REASON_BYTES_MAX),
         at,
     };
     Ok((record, kept))
 }
 
-/// A report's node, and what it says of targets.
-pub(super) fn report(wire: v1::HealthReport) -> Result<(NodeId, bool, Vec<ReportedTarget>), HelloError> {
+/// One message of a report stream.
+pub(super) struct Report {
+    pub node: NodeId,
+    /// Whether a full list begins here.
+    pub is_full: bool,
+    /// Whether the next message goes on with the list.
+    pub has_more: bool,
+    pub targets: Vec<ReportedTarget>,
+}
+
+pub(super) fn report(wire: v1::HealthReport) -> Result<Report, HelloError> {
     let node = node_id(&wire.node_id)?;
     let targets = wire.targets.into_iter().map(target).collect::<Result<_, _>>()?;
-    Ok((node, wire.full, targets))
+    Ok(Report { node, is_full: wire.full, has_more: wire.more, targets })
 }
 
 fn target(wire: v1::TargetReport) -> Result<ReportedTarget, HelloError> {
@@ -136,7 +147,7 @@ fn target(wire: v1::TargetReport) -> Result<ReportedTarget, HelloError> {
         None
     } else {
         let addresses = wire.addresses.iter().map(address).collect::<Result<_, _>>()?;
-        Some(TargetReport { dns: cut(wire.dns, TEXT_BYTES_MAX), addresses })
+        Some(TargetReport { dns: cut(wire.dns, NODE_TEXT_BYTES_MAX), addresses })
     };
     Ok(ReportedTarget { target, report })
 }
@@ -161,10 +172,7 @@ fn id(what: &'static str, bytes: &[u8]) -> Result<Uuid, HelloError> {
 }
 
 fn text(what: &'static str, text: String) -> Result<String, HelloError> {
-    if text.len() > TEXT_BYTES_MAX || text.contains(char::is_control) {
-        return Err(HelloError::Text(what));
-    }
-    Ok(text)
+    if is_node_text(&text) { Ok(text) } else { Err(HelloError::Text(what)) }
 }
 
 fn cut(mut text: String, max: usize) -> String {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use equipoise_proto::v1;
+use equipoise_proto::{NodeId, v1};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::{Shared, hello};
-use crate::nodes::{ReportError, SendFull};
+use super::Shared;
+use super::hello::{self, Report};
+use crate::nodes::{ReportError, Reports, SendFull};
 
 /// Reads reports until the node ends the stream.
 ///
@@ -19,14 +20,28 @@ pub(super) async fn run(
     inbound: &mut Streaming<v1::HealthReport>,
     replies: &mpsc::Sender<Result<v1::ReportReply, Status>>,
 ) -> Result<(), Status> {
+    // A full list that is not complete yet: until it is, what the node said before counts.
+    let mut list: Option<(NodeId, Reports)> = None;
     while let Some(report) = inbound.message().await? {
-        let (node, is_full, targets) =
+        let Report { node, is_full, has_more, targets } =
             hello::report(report).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let taken = shared.nodes.report(node, is_full, targets, SystemTime::now());
-        match taken.map_err(status)? {
-            SendFull::No => {}
-            // A full channel: the node has not read the last such reply yet, one is enough.
-            SendFull::Yes => drop(replies.try_send(Ok(v1::ReportReply { send_full: true }))),
+        if is_full {
+            list = Some((node, Reports::default()));
+        }
+        let now = SystemTime::now();
+        match &mut list {
+            Some((whose, _)) if *whose != node => {
+                return Err(Status::invalid_argument("a list of one node goes on with another node"));
+            }
+            Some((_, reports)) => reports.take(targets, shared.nodes.limits()).map_err(status)?,
+            None => match shared.nodes.report(node, targets, now).map_err(status)? {
+                SendFull::No => {}
+                // A full channel: the node has not read the last such reply yet, one is enough.
+                SendFull::Yes => drop(replies.try_send(Ok(v1::ReportReply { send_full: true }))),
+            },
+        }
+        if !has_more && let Some((node, reports)) = list.take() {
+            shared.nodes.report_all(node, reports, now).map_err(|error| status(error.into()))?;
         }
     }
     Ok(())
@@ -35,6 +50,8 @@ pub(super) async fn run(
 fn status(error: ReportError) -> Status {
     match error {
         ReportError::UnknownNode(_) => Status::failed_precondition(error.to_string()),
-        ReportError::TooMany(_) => Status::resource_exhausted(error.to_string()),
+        ReportError::TooManyTargets(_) | ReportError::TooManyAddresses(_) => {
+            Status::resource_exhausted(error.to_string())
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use equipoise_proto::{EntityKind, PROTOCOL, Position, v1};
+use equipoise_proto::{EntityKind, Position, v1};
 use prost::Message;
 use uuid::Uuid;
 
@@ -81,8 +81,8 @@ fn change(kind: EntityKind, id: Uuid, wire: Option<&Bytes>) -> v1::Change {
     v1::Change {
         entity: Some(record(kind, id, wire.cloned().unwrap_or_default())),
         deleted: wire.is_none(),
-        // Every field there is was there in the first version.
-        min_protocol: PROTOCOL,
+        // Of a deletion too: a node cannot delete what it does not know of.
+        min_protocol: kind.min_protocol(),
     }
 }
 

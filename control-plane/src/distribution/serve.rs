@@ -9,6 +9,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
@@ -44,13 +45,13 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener) -> Result<()
         return Err(ServeError::NotLoopback(local));
     }
     loop {
-        let Some(permit) = permit(this).await else { return Ok(()) };
         let accepted = tokio::select! {
             () = this.stop.cancelled() => return Ok(()),
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((io, remote)) => {
+                let Some(permit) = permit(this).await else { return Ok(()) };
                 if let Err(error) = io.set_nodelay(true) {
                     debug!(%error, "no TCP_NODELAY");
                 }
@@ -66,12 +67,12 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener) -> Result<()
 
 pub(super) async fn pipes(this: &Distribution, mut pipes: mpsc::Receiver<DuplexStream>) {
     loop {
-        let Some(permit) = permit(this).await else { return };
         let pipe = tokio::select! {
             () = this.stop.cancelled() => return,
             pipe = pipes.recv() => pipe,
         };
         let Some(pipe) = pipe else { return };
+        let Some(permit) = permit(this).await else { return };
         spawn(this, pipe, None, permit);
     }
 }
@@ -89,8 +90,11 @@ fn spawn<I>(this: &Distribution, io: I, remote: Option<SocketAddr>, permit: Owne
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let opened = CancellationToken::new();
+    let opens = opened.clone();
     let service = ClusterServer::new(this.clone()).max_decoding_message_size(INBOUND_BYTES_MAX).map_request(
         move |mut request: http::Request<hyper::body::Incoming>| {
+            opens.cancel();
             if let Some(remote) = remote {
                 request.extensions_mut().insert(Remote(remote));
             }
@@ -105,11 +109,19 @@ where
         .max_concurrent_streams(STREAMS_MAX)
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
     let stop = this.stop.clone();
+    // The keepalive begins only after the preface: without this, whoever says nothing holds a place for good.
+    let patience = this.shared.settings.answer_timeout;
+    let silent = async move {
+        if tokio::time::timeout(patience, opened.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     this.tasks.spawn(async move {
         let _permit = permit;
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = silent => return debug!("a connection on which no stream was opened"),
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 // Whoever does not let go by then is cut off.

@@ -90,10 +90,11 @@ impl Distribution {
         let session = self
             .shared
             .nodes
-            .join(said.info, said.position, SystemTime::now())
+            .join(said.info, said.serving, SystemTime::now())
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         info!(%node, %hostname, "node connected");
-        let mut stream = Stream::new(self, session, outbound, said.position, said.resume);
+        let position = said.serving.map(|serving| serving.position);
+        let mut stream = Stream::new(self, session, outbound, position, said.resume);
         let ended = stream.run(inbound).await;
         info!(%node, %hostname, "node gone");
         ended

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use equipoise_proto::{PROTOCOL, Position, v1};
+use equipoise_proto::{NodeId, Position, v1};
 use futures_util::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until, timeout};
 use tonic::{Status, Streaming};
 use tracing::warn;
@@ -17,7 +17,7 @@ use super::hello::{self, HelloError};
 use super::resolve::Decision;
 use super::snapshot::Snapshot;
 use super::{Distribution, Shared};
-use crate::nodes::{NackCause, Session, Stage};
+use crate::nodes::{Mark, NackCause, Session, Stage, Verdict};
 use crate::store::Head;
 
 /// Chunks a node may have demanded and not got: bounds what one message makes us send in a row.
@@ -52,6 +52,8 @@ enum Event {
     Prepared(Prepared),
     Unanswered,
     DriftDue,
+    Recalled,
+    Marked(Mark),
 }
 
 /// The state of one stream.
@@ -69,6 +71,9 @@ pub(super) struct Stream {
     drift: Option<Drift>,
     resume: Option<v1::SnapshotResume>,
     flight: Flight,
+    marks: broadcast::Receiver<Mark>,
+    /// Until the node has the config in which the mark's target was seen. The next ones wait in `marks`.
+    mark: Option<Mark>,
 }
 
 impl Stream {
@@ -94,6 +99,8 @@ impl Stream {
             drift: None,
             resume,
             flight: Flight::Idle,
+            marks: of.shared.nodes.marks(),
+            mark: None,
         }
     }
 
@@ -104,6 +111,7 @@ impl Stream {
     pub(super) async fn run(&mut self, inbound: &mut Streaming<v1::NodeMessage>) -> Result<(), Status> {
         loop {
             self.advance().await?;
+            self.pass_on().await?;
             match self.next(inbound).await {
                 Event::Stop => {
                     let goaway = v1::Goaway { reason: "stopping".to_owned(), reconnect_after_ms: 0 };
@@ -127,13 +135,16 @@ impl Stream {
                     let (snapshot, permit) = prepared?;
                     self.begin(snapshot, permit).await?;
                 }
+                // By the time it has its turn again, there is a newer one.
+                Event::Recalled => self.flight = Flight::Idle,
+                Event::Marked(mark) => self.mark = Some(mark),
                 Event::Unanswered => return Err(Status::deadline_exceeded("no answer from the node")),
             }
         }
     }
 
     async fn next(&mut self, inbound: &mut Streaming<v1::NodeMessage>) -> Event {
-        let Self { heads, stop, session, tick, drift, flight, .. } = self;
+        let Self { heads, stop, session, tick, drift, flight, marks, mark, .. } = self;
         let drift_due = match (&*flight, drift) {
             (Flight::Idle, Some(drift)) => Some(drift.due),
             _ => None,
@@ -142,6 +153,17 @@ impl Stream {
             Flight::Idle | Flight::Preparing(_) => None,
             Flight::Chunks { deadline, .. } | Flight::Unanswered { deadline, .. } => Some(*deadline),
         };
+        let recalled = match &*flight {
+            Flight::Chunks { snapshot, .. } => Some(snapshot.recalled.clone()),
+            Flight::Idle | Flight::Preparing(_) | Flight::Unanswered { .. } => None,
+        };
+        let recalled = async {
+            match &recalled {
+                Some(recalled) => recalled.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        let node = session.node();
         let prepared = async {
             match flight {
                 Flight::Preparing(future) => future.await,
@@ -163,6 +185,8 @@ impl Stream {
             _ = tick.tick() => Event::Tick,
             () = at(deadline) => Event::Unanswered,
             () = at(drift_due) => Event::DriftDue,
+            () = recalled => Event::Recalled,
+            next = next_mark(node, marks), if mark.is_none() => Event::Marked(next),
         }
     }
 
@@ -193,10 +217,27 @@ impl Stream {
                 self.send(Control::Delta(delta.bytes)).await
             }
             Decision::Snapshot => {
-                self.flight = Flight::Preparing(prepare(Arc::clone(&self.shared), head, self.resume.clone()));
+                let wanted = Wanted {
+                    heads: self.heads.clone(),
+                    resume: self.resume.clone(),
+                    // Where the copy drifted, the same snapshot is what mends it.
+                    refused: self.refused.filter(|_| self.drift.is_none()),
+                };
+                self.flight = Flight::Preparing(prepare(Arc::clone(&self.shared), wanted));
                 Ok(())
             }
         }
+    }
+
+    /// Sends the mark that waits, once the node has what it needs for it, or has refused that.
+    async fn pass_on(&mut self) -> Result<(), Status> {
+        let has = |mark: &Mark| {
+            let (epoch, revision) = (mark.seen_at.epoch, mark.seen_at.revision);
+            let reached = |at: &Position| at.epoch == epoch && at.revision >= revision;
+            self.position.as_ref().is_some_and(reached) || self.refused.as_ref().is_some_and(reached)
+        };
+        let Some(mark) = self.mark.take_if(|mark| has(mark)) else { return Ok(()) };
+        self.send(Control::SetHealth(set_health(&mark))).await
     }
 
     async fn begin(&mut self, snapshot: Arc<Snapshot>, permit: OwnedSemaphorePermit) -> Result<(), Status> {
@@ -209,7 +250,7 @@ impl Stream {
             entities: snapshot.entities,
             checksum: Bytes::copy_from_slice(&snapshot.checksum),
             offset,
-            min_protocol: PROTOCOL,
+            min_protocol: snapshot.min_protocol,
         };
         self.shared.sent.snapshots.inc();
         self.flight = Flight::Chunks { snapshot, permit, offset, deadline: self.deadline() };
@@ -262,8 +303,10 @@ impl Stream {
         if is_answer {
             self.flight = Flight::Idle;
             self.position = kept;
+        } else if matches!(self.flight, Flight::Preparing(_)) {
+            // A node that died on a revision refuses it as soon as it is back: what is being prepared may be it.
+            self.flight = Flight::Idle;
         }
-        // Not an answer: a node that died on a revision refuses it as soon as it is back.
         self.refused = Some(record.position);
         match record.cause {
             NackCause::Drift => {
@@ -335,34 +378,66 @@ impl Stream {
     }
 }
 
-/// A snapshot for a node, and its turn to receive it: the one that it has a part of, if that is still useful.
-fn prepare(
-    shared: Arc<Shared>,
-    head: Head,
+/// What a snapshot is chosen by.
+struct Wanted {
+    heads: watch::Receiver<Head>,
+    /// What the node has a part of.
     resume: Option<v1::SnapshotResume>,
-) -> BoxFuture<'static, Prepared> {
+    /// What the node does not take: neither that nor anything older helps it.
+    refused: Option<Position>,
+}
+
+/// A snapshot for a node, and its turn to receive it: the one that it has a part of, if that is still useful.
+fn prepare(shared: Arc<Shared>, wanted: Wanted) -> BoxFuture<'static, Prepared> {
     Box::pin(async move {
         let permits = Arc::clone(&shared.snapshot_permits);
         let permit = permits.acquire_owned().await.map_err(|_| Status::unavailable("stopping"))?;
-        let is_close = |position: &Position| match shared.deltas.resolve(
-            &shared.store,
-            Some(position),
-            &head.position,
-        ) {
-            Decision::Nothing | Decision::Reposition | Decision::Delta(_) => true,
-            Decision::Snapshot => false,
+        // Not before the turn has come: that may take long, and what was the head then may be far behind.
+        let head = wanted.heads.borrow().clone();
+        let is_useful = |position: &Position| {
+            wanted.refused.is_none_or(|refused| is_newer(position, &refused))
+                && match shared.deltas.resolve(&shared.store, Some(position), &head.position) {
+                    Decision::Nothing | Decision::Reposition | Decision::Delta(_) => true,
+                    Decision::Snapshot => false,
+                }
         };
-        let held = resume.and_then(|resume| shared.shelf.by_checksum(&resume.checksum));
-        if let Some(snapshot) = held.filter(|held| is_close(&held.position)) {
+        let held = wanted.resume.and_then(|resume| shared.shelf.by_checksum(&resume.checksum));
+        if let Some(snapshot) = held.filter(|held| is_useful(&held.position)) {
             return Ok((snapshot, permit));
         }
-        let built = shared.shelf.get(&head, is_close).await;
+        let built = shared.shelf.get(&head, is_useful).await;
         let snapshot = built.map_err(|error| {
             tracing::error!(%error, "a snapshot could not be built");
             Status::internal("a snapshot could not be built")
         })?;
         Ok((snapshot, permit))
     })
+}
+
+/// The next mark; never, when nobody can make one any more.
+async fn next_mark(node: NodeId, marks: &mut broadcast::Receiver<Mark>) -> Mark {
+    loop {
+        match marks.recv().await {
+            Ok(mark) => return mark,
+            Err(broadcast::error::RecvError::Lagged(lost)) => {
+                warn!(%node, lost, "health set by hand is lost: the node does not keep up");
+            }
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+fn set_health(mark: &Mark) -> v1::SetHealth {
+    v1::SetHealth {
+        upstream: Bytes::copy_from_slice(mark.upstream.as_bytes()),
+        target: Bytes::copy_from_slice(mark.target.as_bytes()),
+        ip: mark.address.map_or_else(String::new, |address| address.ip().to_string()),
+        port: mark.address.map_or(0, |address| address.port().into()),
+        healthy: match mark.verdict {
+            Verdict::Healthy => true,
+            Verdict::Unhealthy => false,
+        },
+    }
 }
 
 /// Whether a node that refused `refused` may be sent `head`.

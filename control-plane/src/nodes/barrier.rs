@@ -1,19 +1,23 @@
 //! Waiting for a revision on the nodes that were connected at its commit.
 
+use std::collections::BTreeMap;
+
 use equipoise_proto::{NodeId, Position};
 
-use super::registry::{Registry, SessionNumber, Standing};
+use super::registry::{Moment, Registry, SessionNumber, Standing};
 
 /// Most nodes an [`Outcome`] names: it becomes a response header.
 pub const LAGGARDS_MAX: usize = 16;
 
 /// The nodes that a write waits for.
-#[derive(Debug, Clone)]
-pub struct Barrier {
+#[derive(Debug)]
+pub(super) struct Barrier {
     position: Position,
-    pending: Vec<(NodeId, SessionNumber)>,
+    pending: BTreeMap<NodeId, SessionNumber>,
     applied: usize,
     refused: usize,
+    /// What happened until then is settled.
+    settled: Option<Moment>,
 }
 
 /// What became of a revision so far. Nodes that left before they answered are in none of the counts.
@@ -31,29 +35,36 @@ pub struct Outcome {
 
 impl Barrier {
     pub(super) fn new(position: Position, registry: &Registry) -> Self {
-        Self { position, pending: registry.sessions().collect(), applied: 0, refused: 0 }
+        Self { position, pending: registry.sessions().collect(), applied: 0, refused: 0, settled: None }
     }
 
-    /// Looks only at the nodes that were still pending, so that the whole wait costs O(nodes + acks).
+    /// Looks only at nodes of which something was heard since the last time: the whole wait costs
+    /// O(nodes + acks), however many others wait as well.
     pub(super) fn settle(&mut self, registry: &Registry) -> Outcome {
-        let (applied, refused) = (&mut self.applied, &mut self.refused);
-        self.pending.retain(|(id, number)| match registry.standing(*id, *number, &self.position) {
-            Standing::Applied => {
-                *applied += 1;
-                false
+        match self.settled.and_then(|settled| registry.changed_since(settled)) {
+            Some(changed) => changed.for_each(|id| self.look(id, registry)),
+            None => {
+                let all: Vec<NodeId> = self.pending.keys().copied().collect();
+                all.into_iter().for_each(|id| self.look(id, registry));
             }
-            Standing::Refused => {
-                *refused += 1;
-                false
-            }
-            Standing::Left => false,
-            Standing::Pending => true,
-        });
+        }
+        self.settled = Some(registry.now());
         Outcome {
             applied: self.applied,
             refused: self.refused,
             pending: self.pending.len(),
-            laggards: self.pending.iter().take(LAGGARDS_MAX).map(|(id, _)| *id).collect(),
+            laggards: self.pending.keys().take(LAGGARDS_MAX).copied().collect(),
         }
+    }
+
+    fn look(&mut self, id: NodeId, registry: &Registry) {
+        let Some(number) = self.pending.get(&id) else { return };
+        match registry.standing(id, *number, &self.position) {
+            Standing::Pending => return,
+            Standing::Applied => self.applied += 1,
+            Standing::Refused => self.refused += 1,
+            Standing::Left => {}
+        }
+        self.pending.remove(&id);
     }
 }

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use equipoise_proto::NodeId;
 use uuid::Uuid;
+
+use super::registry::{Limits, UnknownNode};
 
 /// State of one address of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -89,8 +92,80 @@ pub struct AddressHealth {
     pub health: Health,
 }
 
-/// What one node has reported.
-pub(super) type Reports = std::collections::HashMap<Uuid, TargetReport>;
+/// What one node has reported. A clone shares everything with the original: a change then costs its own size.
+#[derive(Debug, Clone, Default)]
+pub struct Reports {
+    targets: imbl::HashMap<Uuid, Arc<TargetReport>>,
+    addresses: usize,
+}
+
+/// Why a report is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// Nobody knows who says it.
+    #[error(transparent)]
+    UnknownNode(#[from] UnknownNode),
+    /// Too many targets.
+    #[error("more than {0} targets reported, which is the limit")]
+    TooManyTargets(usize),
+    /// Too many addresses of all targets together.
+    #[error("more than {0} addresses reported, which is the limit")]
+    TooManyAddresses(usize),
+}
+
+impl Reports {
+    /// Takes in what a node says, of each target the last.
+    ///
+    /// # Errors
+    /// When that is more than allowed; what was taken in until then stays.
+    pub fn take(&mut self, said: Vec<ReportedTarget>, limits: &Limits) -> Result<(), ReportError> {
+        for ReportedTarget { target, report } in said {
+            let before = match report {
+                None => self.targets.remove(&target),
+                Some(report) => {
+                    self.addresses += report.addresses.len();
+                    self.targets.insert(target, Arc::new(report))
+                }
+            };
+            self.addresses -= before.map_or(0, |before| before.addresses.len());
+            if self.targets.len() > limits.reported_targets_max {
+                return Err(ReportError::TooManyTargets(limits.reported_targets_max));
+            }
+            if self.addresses > limits.reported_addresses_max {
+                return Err(ReportError::TooManyAddresses(limits.reported_addresses_max));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the nodes of a view had reported at one moment.
+#[derive(Debug)]
+pub struct Witnesses(Vec<Reports>);
+
+impl FromIterator<Reports> for Witnesses {
+    fn from_iter<T: IntoIterator<Item = Reports>>(reports: T) -> Self {
+        Self(reports.into_iter().collect())
+    }
+}
+
+impl Witnesses {
+    /// How many nodes have reported.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none has.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What they say of a target; `None` while none of them has reported, or none knows an address of it yet.
+    /// Costs O(nodes).
+    pub fn answer(&self, question: &Question) -> Option<TargetHealth> {
+        answer(&self.0, question)
+    }
+}
 
 #[derive(Default)]
 struct Tally {
@@ -126,10 +201,7 @@ impl Tally {
 }
 
 /// The majority's answer over `reporters`, the reports of the nodes that count.
-pub(super) fn answer<'a>(
-    reporters: impl Iterator<Item = &'a Reports>,
-    question: &Question,
-) -> Option<TargetHealth> {
+fn answer(reporters: &[Reports], question: &Question) -> Option<TargetHealth> {
     let silent = question.literal.map(|address| TargetReport {
         dns: match address.ip() {
             IpAddr::V4(_) => "A".to_owned(),
@@ -141,7 +213,10 @@ pub(super) fn answer<'a>(
     let mut resolved: Option<&str> = None;
     let mut failed: Option<&str> = None;
     for reports in reporters {
-        let Some(report) = reports.get(&question.target).or(silent.as_ref()) else { continue };
+        let Some(report) = reports.targets.get(&question.target).map(|report| &**report).or(silent.as_ref())
+        else {
+            continue;
+        };
         if report.addresses.is_empty() {
             failed.get_or_insert(&report.dns);
         } else {

@@ -1,8 +1,8 @@
 //! The pure state behind [`super::Nodes`].
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::ops::RangeInclusive;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Bound;
 use std::time::{Duration, SystemTime};
 
 use equipoise_proto::{ContentHash, EntityKind, NodeId, Position};
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::SendFull;
-use super::health::{ReportedTarget, Reports, View};
+use super::health::{ReportError, ReportedTarget, Reports, View};
 
 /// How long a node that left stays listed (Kong: `cluster_data_plane_purge_delay`).
 pub const FORGET_AFTER: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -22,12 +22,14 @@ pub struct Limits {
     pub nodes_max: usize,
     /// Targets that one node may have reported.
     pub reported_targets_max: usize,
+    /// Addresses that one node may have reported, of all its targets together.
+    pub reported_addresses_max: usize,
 }
 
 impl Default for Limits {
-    /// 4,096 nodes; 200,000 targets a node: twice the largest config that was measured.
+    /// 5,000 nodes; 200,000 targets a node, twice the largest config that was measured, of two addresses each.
     fn default() -> Self {
-        Self { nodes_max: 4_096, reported_targets_max: 200_000 }
+        Self { nodes_max: 5_000, reported_targets_max: 200_000, reported_addresses_max: 400_000 }
     }
 }
 
@@ -50,8 +52,24 @@ pub struct NodeInfo {
     pub labels: BTreeMap<String, String>,
     /// Its own version.
     pub build: String,
-    /// Protocol versions it understands.
-    pub protocol: RangeInclusive<u32>,
+    /// Protocol version spoken with it: the highest that both ends know.
+    pub protocol: u32,
+}
+
+impl NodeInfo {
+    /// Where it is; one over an in-memory pipe is on this host.
+    pub fn ip(&self) -> IpAddr {
+        self.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+}
+
+/// What a node serves when it connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Serving {
+    /// Which config.
+    pub position: Position,
+    /// Whether it is warm at that.
+    pub is_warm: bool,
 }
 
 /// How far an ack goes.
@@ -113,14 +131,11 @@ pub struct NodeView {
 }
 
 impl NodeView {
-    /// Content hash of what it serves; that of the empty config if nothing.
-    pub fn content_hash(&self) -> ContentHash {
-        self.position.map_or(ContentHash::EMPTY, |position| position.content_hash)
-    }
-
-    /// Whether it has refused nothing since its last ack.
-    pub fn is_in_order(&self) -> bool {
-        self.last_nack.is_none()
+    /// Hash of what it serves as it is shown, in as many hexadecimal digits as the reference's has (32); that of the
+    /// empty config if nothing.
+    pub fn config_hash(&self) -> String {
+        let hash = self.position.map_or(ContentHash::EMPTY, |position| position.content_hash);
+        format!("{:.32}", hash.to_string())
     }
 }
 
@@ -132,20 +147,18 @@ pub enum JoinError {
     Full(usize),
 }
 
-/// Why a report is not taken.
+/// A node that reports never opened a config stream here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ReportError {
-    /// It never opened a config stream here.
-    #[error("node {0} is not known: it has to open its config stream first")]
-    UnknownNode(NodeId),
-    /// It reports too many targets.
-    #[error("more than {0} targets reported, which is the limit")]
-    TooMany(usize),
-}
+#[error("node {0} is not known: it has to open its config stream first")]
+pub struct UnknownNode(pub NodeId);
 
 /// Tells the streams of one node apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionNumber(u64);
+
+/// A point in what has happened to the nodes so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Moment(u64);
 
 /// Where a node stands with a position somebody waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +187,8 @@ struct Node {
     last_nack: Option<NackRecord>,
     /// `None` until its first full list.
     reports: Option<Reports>,
+    /// When something was heard of it that a waiting write may want to know.
+    changed: Moment,
 }
 
 impl Node {
@@ -205,17 +220,31 @@ pub(super) struct Registry {
     limits: Limits,
     nodes: BTreeMap<NodeId, Node>,
     sessions: u64,
+    connected: usize,
+    now: Moment,
+    /// Every node, by its last change.
+    by_change: BTreeMap<Moment, NodeId>,
+    /// When a node was forgotten last.
+    forgot: Moment,
 }
 
 impl Registry {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, nodes: BTreeMap::new(), sessions: 0 }
+        Self {
+            limits,
+            nodes: BTreeMap::new(),
+            sessions: 0,
+            connected: 0,
+            now: Moment::default(),
+            by_change: BTreeMap::new(),
+            forgot: Moment::default(),
+        }
     }
 
     pub(super) fn join(
         &mut self,
         info: NodeInfo,
-        position: Option<Position>,
+        serving: Option<Serving>,
         ended: CancellationToken,
         now: SystemTime,
     ) -> Result<SessionNumber, JoinError> {
@@ -224,36 +253,41 @@ impl Registry {
             let gone = self.nodes.iter().filter(|(_, node)| node.stream.is_none());
             let oldest = gone.min_by_key(|(_, node)| node.last_contact).map(|(id, _)| *id);
             let Some(oldest) = oldest else { return Err(JoinError::Full(self.nodes.len())) };
-            self.nodes.remove(&oldest);
+            self.remove(oldest);
         }
         self.sessions += 1;
         let number = SessionNumber(self.sessions);
         let stream = Stream { number, since: now, ended };
         let id = info.id;
         let before = self.nodes.remove(&id);
-        if let Some(older) = before.as_ref().and_then(|node| node.stream.as_ref()) {
-            older.ended.cancel();
+        match before.as_ref().and_then(|node| node.stream.as_ref()) {
+            Some(older) => older.ended.cancel(),
+            None => self.connected += 1,
         }
+        let changed = before.as_ref().map_or(Moment::default(), |node| node.changed);
         let (last_apply, last_nack, reports) =
             before.map_or((None, None, None), |node| (node.last_apply, node.last_nack, node.reports));
         let node = Node {
             info,
             stream: Some(stream),
-            position,
-            is_warm: false,
+            position: serving.map(|serving| serving.position),
+            is_warm: serving.is_some_and(|serving| serving.is_warm),
             last_contact: now,
             last_apply,
             last_nack,
             reports,
+            changed,
         };
         self.nodes.insert(id, node);
+        self.touch(id);
         Ok(number)
     }
 
-    pub(super) fn leave(&mut self, id: NodeId, number: SessionNumber, last_contact: SystemTime) {
+    pub(super) fn leave(&mut self, id: NodeId, number: SessionNumber) {
         if let Some(node) = self.session(id, number) {
             node.stream = None;
-            node.last_contact = node.last_contact.max(last_contact);
+            self.connected -= 1;
+            self.touch(id);
         }
     }
 
@@ -286,52 +320,88 @@ impl Registry {
             // It may come after the node has applied something newer, which has a warm-up of its own.
             Stage::Warm => node.is_warm = node.is_warm || node.position == Some(position),
         }
+        self.touch(id);
     }
 
     pub(super) fn nacked(&mut self, id: NodeId, number: SessionNumber, nack: NackRecord) {
         if let Some(node) = self.session(id, number) {
             node.last_contact = nack.at;
             node.last_nack = Some(nack);
+            self.touch(id);
         }
     }
 
     /// Drops nodes that left long ago.
     pub(super) fn forget(&mut self, now: SystemTime) {
-        self.nodes.retain(|_, node| {
-            node.stream.is_some() || now.duration_since(node.last_contact).unwrap_or_default() < FORGET_AFTER
-        });
+        let is_old = |node: &Node| {
+            node.stream.is_none() && now.duration_since(node.last_contact).unwrap_or_default() >= FORGET_AFTER
+        };
+        let old: Vec<NodeId> =
+            self.nodes.iter().filter(|(_, node)| is_old(node)).map(|(id, _)| *id).collect();
+        old.into_iter().for_each(|id| self.remove(id));
+    }
+
+    fn remove(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.remove(&id) {
+            self.by_change.remove(&node.changed);
+            self.now.0 += 1;
+            self.forgot = self.now;
+        }
+    }
+
+    /// Something was heard of a node.
+    fn touch(&mut self, id: NodeId) {
+        self.now.0 += 1;
+        if let Some(node) = self.nodes.get_mut(&id) {
+            self.by_change.remove(&node.changed);
+            node.changed = self.now;
+            self.by_change.insert(self.now, id);
+        }
+    }
+
+    /// Up to where things have happened.
+    pub(super) const fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// Nodes of which something was heard after `moment`; `None` where that is not known any more, because one
+    /// was forgotten since.
+    pub(super) fn changed_since(&self, moment: Moment) -> Option<impl Iterator<Item = NodeId>> {
+        let after = (Bound::Excluded(moment), Bound::Unbounded);
+        (self.forgot <= moment).then(|| self.by_change.range(after).map(|(_, id)| *id))
+    }
+
+    /// Puts a full list in the place of what the node said before, which is returned.
+    pub(super) fn report_all(
+        &mut self,
+        id: NodeId,
+        reports: Reports,
+        now: SystemTime,
+    ) -> Result<Option<Reports>, UnknownNode> {
+        Ok(self.reporter(id, now)?.reports.replace(reports))
     }
 
     pub(super) fn report(
         &mut self,
         id: NodeId,
-        is_full: bool,
-        targets: Vec<ReportedTarget>,
+        changes: Vec<ReportedTarget>,
         now: SystemTime,
     ) -> Result<SendFull, ReportError> {
-        let limit = self.limits.reported_targets_max;
-        let node = self.nodes.get_mut(&id).ok_or(ReportError::UnknownNode(id))?;
-        node.last_contact = node.last_contact.max(now);
-        if is_full {
-            node.reports = Some(Reports::default());
-        }
+        let limits = self.limits;
+        let node = self.reporter(id, now)?;
         // Changes to a list that is not known say little: ask for the list.
         let Some(reports) = node.reports.as_mut() else { return Ok(SendFull::Yes) };
-        for ReportedTarget { target, report } in targets {
-            match report {
-                None => {
-                    reports.remove(&target);
-                }
-                Some(report) => {
-                    reports.insert(target, report);
-                }
-            }
-            if reports.len() > limit {
-                node.reports = None;
-                return Err(ReportError::TooMany(limit));
-            }
+        let taken = reports.take(changes, &limits);
+        if taken.is_err() {
+            node.reports = None;
         }
-        Ok(SendFull::No)
+        taken.map(|()| SendFull::No)
+    }
+
+    fn reporter(&mut self, id: NodeId, now: SystemTime) -> Result<&mut Node, UnknownNode> {
+        let node = self.nodes.get_mut(&id).ok_or(UnknownNode(id))?;
+        node.last_contact = node.last_contact.max(now);
+        Ok(node)
     }
 
     pub(super) fn views(&self, head: &Position) -> Vec<NodeView> {
@@ -342,8 +412,8 @@ impl Registry {
         self.nodes.get(&id).map(|node| node.view(head))
     }
 
-    pub(super) fn connected(&self) -> usize {
-        self.nodes.values().filter(|node| node.stream.is_some()).count()
+    pub(super) const fn connected(&self) -> usize {
+        self.connected
     }
 
     /// Connected nodes, ascending by id.

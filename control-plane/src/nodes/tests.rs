@@ -24,7 +24,7 @@ fn info(number: u128) -> NodeInfo {
         zone: String::new(),
         labels: Default::default(),
         build: "1".to_owned(),
-        protocol: 1..=1,
+        protocol: 1,
     }
 }
 
@@ -48,7 +48,8 @@ fn nack(of: u64) -> NackRecord {
 }
 
 fn join(nodes: &Nodes, number: u128, position: Option<u64>) -> Session {
-    nodes.join(info(number), position.map(revision), at(1)).unwrap()
+    let serving = position.map(|position| Serving { position: revision(position), is_warm: false });
+    nodes.join(info(number), serving, at(1)).unwrap()
 }
 
 #[test]
@@ -92,8 +93,7 @@ fn a_nack_stays_until_that_revision_or_a_later_one_is_applied() {
     session.acked(revision(4), Stage::Applied, 0, at(4));
     assert_eq!(nodes.get(id(1), &revision(5)).unwrap().last_nack, Some(nack(5)));
     session.acked(revision(6), Stage::Applied, 0, at(5));
-    let view = nodes.get(id(1), &revision(6)).unwrap();
-    assert!(view.is_in_order() && view.last_nack.is_none());
+    assert_eq!(nodes.get(id(1), &revision(6)).unwrap().last_nack, None);
 }
 
 #[test]
@@ -138,9 +138,9 @@ fn a_barrier_counts_each_node_once_and_forgets_who_left() {
     let nodes = Nodes::default();
     let sessions: Vec<_> = (1..=5).map(|number| join(&nodes, number, Some(1))).collect();
     let _ahead = join(&nodes, 6, Some(7));
-    let mut barrier = nodes.barrier(&revision(5));
+    let mut wait = nodes.wait(&revision(5));
     let _late = join(&nodes, 7, Some(1));
-    let outcome = nodes.settle(&mut barrier);
+    let outcome = wait.outcome();
     assert_eq!((outcome.applied, outcome.pending), (1, 5));
     sessions[0].acked(revision(5), Stage::Applied, 0, at(2));
     sessions[1].acked(revision(9), Stage::Applied, 0, at(2));
@@ -148,31 +148,57 @@ fn a_barrier_counts_each_node_once_and_forgets_who_left() {
     sessions[3].acked(revision(4), Stage::Applied, 0, at(2));
     let mut sessions = sessions;
     drop(sessions.pop());
-    let outcome = nodes.settle(&mut barrier);
+    let outcome = wait.outcome();
     let want = Outcome { applied: 3, refused: 1, pending: 1, laggards: vec![id(4)] };
     assert_eq!(outcome, want);
-    assert_eq!(nodes.settle(&mut barrier), want, "nobody is counted twice");
+    assert_eq!(wait.outcome(), want, "nobody is counted twice");
 }
 
 #[test]
 fn an_ack_of_another_history_does_not_count() {
     let nodes = Nodes::default();
     let session = join(&nodes, 1, None);
-    let mut barrier = nodes.barrier(&revision(5));
+    let mut wait = nodes.wait(&revision(5));
     session.acked(
         Position { epoch: Epoch::new(Uuid::from_u128(2)), ..revision(9) },
         Stage::Applied,
         0,
         at(2),
     );
-    assert_eq!(nodes.settle(&mut barrier).pending, 1);
+    assert_eq!(wait.outcome().pending, 1);
+}
+
+#[test]
+fn a_barrier_forgets_a_node_that_is_forgotten_before_anybody_looks() {
+    let nodes = Nodes::new(Limits { nodes_max: 2, ..Limits::default() });
+    let (first, second) = (join(&nodes, 1, None), join(&nodes, 2, None));
+    let mut wait = nodes.wait(&revision(1));
+    assert_eq!(wait.outcome().pending, 2);
+    drop(first);
+    let _third = join(&nodes, 3, None);
+    assert!(nodes.get(id(1), &revision(1)).is_none());
+    assert_eq!((wait.outcome().pending, wait.outcome().laggards), (1, vec![id(2)]));
+    second.acked(revision(1), Stage::Applied, 0, at(2));
+    assert_eq!((wait.outcome().pending, wait.outcome().applied), (0, 1));
+}
+
+#[test]
+fn a_node_that_came_back_is_not_the_one_that_is_waited_for() {
+    let nodes = Nodes::default();
+    let first = join(&nodes, 1, None);
+    let mut wait = nodes.wait(&revision(1));
+    let again = join(&nodes, 1, None);
+    drop(first);
+    assert_eq!((wait.outcome().pending, nodes.connected()), (0, 1));
+    drop(again);
+    assert_eq!(nodes.connected(), 0);
 }
 
 #[test]
 fn laggards_are_bounded() {
     let nodes = Nodes::default();
     let _sessions: Vec<_> = (0..40).map(|number| join(&nodes, number, None)).collect();
-    let outcome = nodes.settle(&mut nodes.barrier(&revision(1)));
+    let outcome = nodes.wait(&revision(1)).outcome();
     assert_eq!((outcome.pending, outcome.laggards.len()), (40, LAGGARDS_MAX));
 }
 
@@ -180,12 +206,11 @@ fn laggards_are_bounded() {
 async fn waiting_ends_with_the_last_answer_or_with_the_deadline() {
     let nodes = Nodes::default();
     let never = || tokio::time::sleep(Duration::from_secs(60));
-    let outcome = nodes.wait_applied(&revision(1), never()).await;
+    let outcome = nodes.wait(&revision(1)).until(never()).await;
     assert_eq!(outcome, Outcome { applied: 0, refused: 0, pending: 0, laggards: vec![] });
     let first = join(&nodes, 1, None);
     let second = join(&nodes, 2, None);
-    let waiting = nodes.clone();
-    let waiter = tokio::spawn(async move { waiting.wait_applied(&revision(1), never()).await });
+    let waiter = tokio::spawn(nodes.wait(&revision(1)).until(never()));
     tokio::task::yield_now().await;
     first.acked(revision(1), Stage::Applied, 0, at(2));
     tokio::task::yield_now().await;
@@ -193,7 +218,7 @@ async fn waiting_ends_with_the_last_answer_or_with_the_deadline() {
     drop(second);
     assert_eq!(waiter.await.unwrap().applied, 1);
     let _third = join(&nodes, 3, None);
-    let outcome = nodes.wait_applied(&revision(2), tokio::time::sleep(Duration::from_secs(10))).await;
+    let outcome = nodes.wait(&revision(2)).until(tokio::time::sleep(Duration::from_secs(10))).await;
     assert_eq!((outcome.applied, outcome.pending), (0, 2));
 }
 
@@ -203,6 +228,13 @@ const TARGET: Uuid = Uuid::from_u128(50);
 
 fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, last], 80))
+}
+
+/// The node's full list.
+fn report_all(nodes: &Nodes, node: NodeId, said: Vec<ReportedTarget>) {
+    let mut reports = Reports::default();
+    reports.take(said, nodes.limits()).unwrap();
+    nodes.report_all(node, reports, at(1)).unwrap();
 }
 
 fn seen(addresses: &[(u8, Health)]) -> ReportedTarget {
@@ -233,10 +265,10 @@ fn the_majority_of_its_nodes_decides_an_address_and_a_tie_is_unhealthy() {
         let mut sessions = Vec::new();
         for (number, state) in (1..).zip(*states) {
             sessions.push(join(&nodes, number, None));
-            nodes.report(id(number), true, vec![seen(&[(1, *state)])], at(1)).unwrap();
+            report_all(&nodes, id(number), vec![seen(&[(1, *state)])]);
         }
         let question = Question { target: TARGET, literal: None, weight: 10 };
-        let health = nodes.target_health(View::Majority, &question).unwrap();
+        let health = nodes.witnesses(View::Majority).answer(&question).unwrap();
         assert_eq!(health.addresses.len(), 1, "{name}");
         assert_eq!(health.addresses[0].health, *want, "{name}");
     }
@@ -247,19 +279,19 @@ fn a_node_that_reports_nothing_of_a_literal_says_it_is_healthy() {
     let nodes = Nodes::default();
     let question = Question { target: TARGET, literal: Some(address(1)), weight: 7 };
     let _sessions = (join(&nodes, 1, None), join(&nodes, 2, None), join(&nodes, 3, None));
-    assert_eq!(nodes.target_health(View::Majority, &question), None, "no node has reported");
+    assert_eq!(nodes.witnesses(View::Majority).answer(&question), None, "no node has reported");
     for number in 1..=3 {
-        nodes.report(id(number), true, vec![], at(1)).unwrap();
+        report_all(&nodes, id(number), vec![]);
     }
-    let health = nodes.target_health(View::Majority, &question).unwrap();
+    let health = nodes.witnesses(View::Majority).answer(&question).unwrap();
     let want = AddressHealth { address: address(1), weight: 7, health: Health::Healthy };
     assert_eq!((health.dns.as_str(), health.addresses), ("A", vec![want]));
-    nodes.report(id(1), false, vec![seen(&[(1, Health::Unhealthy)])], at(1)).unwrap();
-    let state = |view| nodes.target_health(view, &question).unwrap().addresses[0].health;
+    nodes.report(id(1), vec![seen(&[(1, Health::Unhealthy)])], at(1)).unwrap();
+    let state = |view| nodes.witnesses(view).answer(&question).unwrap().addresses[0].health;
     assert_eq!(state(View::Majority), Health::Healthy, "two silent nodes against one");
     assert_eq!(state(View::Node(id(1))), Health::Unhealthy);
     assert_eq!(state(View::Node(id(2))), Health::Healthy);
-    assert_eq!(nodes.target_health(View::Node(id(9)), &question), None);
+    assert_eq!(nodes.witnesses(View::Node(id(9))).answer(&question), None);
 }
 
 #[test]
@@ -267,15 +299,15 @@ fn a_name_nobody_has_resolved_has_no_addresses() {
     let nodes = Nodes::default();
     let question = Question { target: TARGET, literal: None, weight: 10 };
     let _sessions = (join(&nodes, 1, None), join(&nodes, 2, None));
-    nodes.report(id(1), true, vec![], at(1)).unwrap();
-    assert_eq!(nodes.target_health(View::Majority, &question), None);
+    report_all(&nodes, id(1), vec![]);
+    assert_eq!(nodes.witnesses(View::Majority).answer(&question), None);
     let failed = TargetReport { dns: "dns server error".to_owned(), addresses: vec![] };
     let failed = ReportedTarget { target: TARGET, report: Some(failed) };
-    nodes.report(id(1), false, vec![failed], at(1)).unwrap();
-    let health = nodes.target_health(View::Majority, &question).unwrap();
+    nodes.report(id(1), vec![failed], at(1)).unwrap();
+    let health = nodes.witnesses(View::Majority).answer(&question).unwrap();
     assert_eq!((health.dns.as_str(), health.addresses.len()), ("dns server error", 0));
-    nodes.report(id(2), true, vec![seen(&[(1, Health::Healthy), (2, Health::Unhealthy)])], at(1)).unwrap();
-    let health = nodes.target_health(View::Majority, &question).unwrap();
+    report_all(&nodes, id(2), vec![seen(&[(1, Health::Healthy), (2, Health::Unhealthy)])]);
+    let health = nodes.witnesses(View::Majority).answer(&question).unwrap();
     assert_eq!((health.dns.as_str(), health.addresses.len()), ("A", 2));
 }
 
@@ -284,14 +316,14 @@ fn a_full_list_replaces_and_a_removed_target_is_forgotten() {
     let nodes = Nodes::default();
     let _session = join(&nodes, 1, None);
     let question = Question { target: TARGET, literal: None, weight: 10 };
-    let known = || nodes.target_health(View::Majority, &question).is_some();
-    nodes.report(id(1), true, vec![seen(&[(1, Health::Healthy)])], at(1)).unwrap();
+    let known = || nodes.witnesses(View::Majority).answer(&question).is_some();
+    report_all(&nodes, id(1), vec![seen(&[(1, Health::Healthy)])]);
     assert!(known());
-    nodes.report(id(1), true, vec![], at(1)).unwrap();
+    report_all(&nodes, id(1), vec![]);
     assert!(!known());
-    nodes.report(id(1), false, vec![seen(&[(1, Health::Healthy)])], at(1)).unwrap();
+    nodes.report(id(1), vec![seen(&[(1, Health::Healthy)])], at(1)).unwrap();
     assert!(known());
-    nodes.report(id(1), false, vec![ReportedTarget { target: TARGET, report: None }], at(1)).unwrap();
+    nodes.report(id(1), vec![ReportedTarget { target: TARGET, report: None }], at(1)).unwrap();
     assert!(!known());
 }
 
@@ -299,20 +331,50 @@ fn a_full_list_replaces_and_a_removed_target_is_forgotten() {
 fn changes_to_an_unknown_list_ask_for_all_of_it() {
     let nodes = Nodes::default();
     let change = || vec![seen(&[(1, Health::Healthy)])];
-    assert_eq!(nodes.report(id(1), false, change(), at(1)), Err(ReportError::UnknownNode(id(1))));
+    assert_eq!(nodes.report(id(1), change(), at(1)), Err(ReportError::UnknownNode(UnknownNode(id(1)))));
+    assert_eq!(nodes.report_all(id(1), Reports::default(), at(1)), Err(UnknownNode(id(1))));
     let _session = join(&nodes, 1, None);
-    assert_eq!(nodes.report(id(1), false, change(), at(1)), Ok(SendFull::Yes));
-    assert_eq!(nodes.report(id(1), true, change(), at(1)), Ok(SendFull::No));
-    assert_eq!(nodes.report(id(1), false, change(), at(1)), Ok(SendFull::No));
+    assert_eq!(nodes.report(id(1), change(), at(1)), Ok(SendFull::Yes));
+    report_all(&nodes, id(1), change());
+    assert_eq!(nodes.report(id(1), change(), at(1)), Ok(SendFull::No));
 }
 
 #[test]
-fn too_many_reported_targets_are_refused() {
-    let nodes = Nodes::new(Limits { reported_targets_max: 1, ..Limits::default() });
+fn more_targets_or_addresses_than_allowed_are_refused() {
+    let limits = Limits { reported_targets_max: 2, reported_addresses_max: 3, ..Limits::default() };
+    let nodes = Nodes::new(limits);
     let _session = join(&nodes, 1, None);
-    let other = ReportedTarget { target: Uuid::from_u128(51), ..seen(&[]) };
-    let refused = nodes.report(id(1), true, vec![seen(&[]), other], at(1));
-    assert_eq!(refused, Err(ReportError::TooMany(1)));
+    let of = |number: u128, addresses: &[u8]| {
+        let addresses: Vec<_> = addresses.iter().map(|last| (*last, Health::Healthy)).collect();
+        ReportedTarget { target: Uuid::from_u128(number), ..seen(&addresses) }
+    };
+    let gone = |number| ReportedTarget { target: Uuid::from_u128(number), report: None };
+    let cases: [(&str, Vec<ReportedTarget>, Result<SendFull, ReportError>); 5] = [
+        ("as much as there may be", vec![of(1, &[1, 2]), of(2, &[1])], Ok(SendFull::No)),
+        ("the same again", vec![of(1, &[3]), of(1, &[1, 2])], Ok(SendFull::No)),
+        ("one for another", vec![gone(2), of(3, &[1])], Ok(SendFull::No)),
+        ("one more target", vec![of(4, &[])], Err(ReportError::TooManyTargets(2))),
+        ("what was known is lost with it", vec![], Ok(SendFull::Yes)),
+    ];
+    report_all(&nodes, id(1), vec![]);
+    for (name, said, want) in cases {
+        assert_eq!(nodes.report(id(1), said, at(1)), want, "{name}");
+    }
+    let much = Reports::default().take(vec![of(1, &[1, 2]), of(2, &[1, 2])], nodes.limits());
+    assert_eq!(much, Err(ReportError::TooManyAddresses(3)));
+}
+
+#[test]
+fn what_is_read_is_not_changed_by_what_comes_after() {
+    let nodes = Nodes::default();
+    let _session = join(&nodes, 1, None);
+    let question = Question { target: TARGET, literal: None, weight: 10 };
+    report_all(&nodes, id(1), vec![seen(&[(1, Health::Healthy)])]);
+    let before = nodes.witnesses(View::Majority);
+    nodes.report(id(1), vec![seen(&[(1, Health::Unhealthy)])], at(1)).unwrap();
+    let state = |witnesses: &Witnesses| witnesses.answer(&question).unwrap().addresses[0].health;
+    assert_eq!(state(&before), Health::Healthy);
+    assert_eq!(state(&nodes.witnesses(View::Majority)), Health::Unhealthy);
 }
 
 #[test]
@@ -320,8 +382,8 @@ fn a_node_that_left_is_no_witness() {
     let nodes = Nodes::default();
     let question = Question { target: TARGET, literal: None, weight: 10 };
     let session = join(&nodes, 1, None);
-    nodes.report(id(1), true, vec![seen(&[(1, Health::Unhealthy)])], at(1)).unwrap();
+    report_all(&nodes, id(1), vec![seen(&[(1, Health::Unhealthy)])]);
     drop(session);
-    assert_eq!(nodes.target_health(View::Majority, &question), None);
-    assert!(nodes.target_health(View::Node(id(1)), &question).is_some(), "unless it is asked by name");
+    assert_eq!(nodes.witnesses(View::Majority).answer(&question), None);
+    assert!(nodes.witnesses(View::Node(id(1))).answer(&question).is_some(), "unless it is asked by name");
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use equipoise_control_plane::nodes::{
-    AddressReport, Health, NackCause, NackRecord, NodeInfo, ReportedTarget, Session, Stage, TargetReport,
+    AddressReport, Health, Mark, NackCause, NackRecord, NodeInfo, ReportedTarget, Reports, Session, Stage,
+    TargetReport, Verdict,
 };
 use equipoise_control_plane::store::Head;
 use equipoise_proto::NodeId;
@@ -28,7 +29,7 @@ pub fn join(admin: &Admin, n: u128) -> Session {
         zone: "a".to_owned(),
         labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
         build: "0.1.0".to_owned(),
-        protocol: 1..=1,
+        protocol: 1,
     };
     admin.nodes.join(info, None, SystemTime::now()).unwrap()
 }
@@ -163,7 +164,7 @@ async fn health_is_what_the_nodes_report() {
     assert!(unheard["node_id"].is_string());
 
     let node = join(&admin, 1);
-    admin.nodes.report(id(1), true, Vec::new(), SystemTime::now()).unwrap();
+    admin.nodes.report_all(id(1), Reports::default(), SystemTime::now()).unwrap();
     assert_eq!(health("").await["data"][0]["health"], "HEALTHCHECKS_OFF");
     admin.form("PATCH", "/upstreams/u", "healthchecks.active.healthy.interval=1").await;
     let row = &health("/").await["data"][0];
@@ -180,7 +181,7 @@ async fn health_is_what_the_nodes_report() {
         target: target["id"].as_str().unwrap().parse().unwrap(),
         report: Some(TargetReport { dns: "A".to_owned(), addresses: vec![bad] }),
     };
-    admin.nodes.report(id(1), false, vec![reported], SystemTime::now()).unwrap();
+    admin.nodes.report(id(1), vec![reported], SystemTime::now()).unwrap();
     assert_eq!(health("").await["data"][0]["health"], "UNHEALTHY");
     let balancer = health("?balancer_health=1").await;
     assert_eq!(
@@ -200,4 +201,74 @@ async fn health_is_what_the_nodes_report() {
     assert_eq!(admin.get("/upstreams/u/health?node_id=x").await.status, 400);
     assert_eq!(admin.get("/upstreams/nope/health").await.status, 404);
     drop(node);
+}
+
+#[tokio::test]
+async fn a_large_upstream_is_answered_like_a_small_one() {
+    let admin = Admin::start().await;
+    admin.create("/upstreams", json!({ "name": "u" })).await;
+    for number in 0..60_u8 {
+        let target = format!("10.0.0.{number}:80");
+        admin.create("/upstreams/u/targets", json!({ "target": target })).await;
+    }
+    // Together more reports than are looked up on the spot.
+    let mut sessions = Vec::new();
+    for number in 0..100 {
+        sessions.push(join(&admin, number));
+        admin.nodes.report_all(id(number), Reports::default(), SystemTime::now()).unwrap();
+    }
+    let balancer = admin.get("/upstreams/u/health?balancer_health=1").await.json();
+    assert_eq!(balancer["data"]["details"]["weight"]["total"], 6_000);
+    assert_eq!(admin.get("/upstreams/u/health").await.json()["data"].as_array().unwrap().len(), 60);
+}
+
+#[tokio::test]
+async fn health_set_by_hand_is_passed_on_to_the_nodes() {
+    let admin = Admin::start().await;
+    let upstream = admin.create("/upstreams", json!({ "name": "u" })).await;
+    admin.create("/upstreams", json!({ "name": "other" })).await;
+    let target = admin.create("/upstreams/u/targets", json!({ "target": "10.0.0.1:80" })).await;
+    let put = |path: &str| {
+        let path = path.to_owned();
+        let admin = &admin;
+        async move { admin.send("PUT", &path, &[], "").await }
+    };
+    let off = put("/upstreams/u/targets/10.0.0.1:80/healthy").await;
+    assert_eq!((off.status, off.json()), (400, json!({ "message": "no healthchecker found for u" })));
+    admin.form("PATCH", "/upstreams/u", "healthchecks.passive.unhealthy.http_failures=1").await;
+
+    let id = |entity: &Value| entity["id"].as_str().unwrap().parse::<Uuid>().unwrap();
+    let mut marks = admin.nodes.marks();
+    let mark = |address: Option<&str>, verdict| Mark {
+        upstream: id(&upstream),
+        target: id(&target),
+        address: address.map(|address| address.parse().unwrap()),
+        verdict,
+        seen_at: admin.store.head().position,
+    };
+    let by_id = format!("/upstreams/{}/targets/{}/healthy", id(&upstream), id(&target));
+    for (path, want) in [
+        ("/upstreams/u/targets/10.0.0.1:80/unhealthy", mark(None, Verdict::Unhealthy)),
+        (&*by_id, mark(None, Verdict::Healthy)),
+        (
+            "/upstreams/u/targets/10.0.0.1:80/10.0.0.1:80/unhealthy",
+            mark(Some("10.0.0.1:80"), Verdict::Unhealthy),
+        ),
+        ("/upstreams/u/targets/10.0.0.1:80/10.0.0.9/healthy", mark(Some("10.0.0.9:8000"), Verdict::Healthy)),
+        ("/upstreams/u/targets/10.0.0.1:80/a.example/healthy", mark(None, Verdict::Healthy)),
+    ] {
+        let answer = put(path).await;
+        assert_eq!((answer.status, answer.body.len()), (204, 0), "{path}");
+        assert_eq!(marks.try_recv(), Ok(want), "{path}");
+    }
+    for (method, path, status) in [
+        ("PUT", "/upstreams/nope/targets/10.0.0.1:80/healthy", 404),
+        ("PUT", "/upstreams/u/targets/10.0.0.2:80/healthy", 404),
+        ("PUT", "/upstreams/other/targets/10.0.0.1:80/healthy", 404),
+        ("POST", "/upstreams/u/targets/10.0.0.1:80/healthy", 405),
+        ("GET", "/upstreams/u/targets/10.0.0.1:80/unhealthy", 405),
+    ] {
+        assert_eq!(admin.send(method, path, &[], "").await.status, status, "{method} {path}");
+    }
+    assert!(marks.try_recv().is_err(), "what was refused is told to nobody");
 }

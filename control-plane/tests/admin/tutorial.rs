@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
+use equipoise_control_plane::nodes::Reports;
 use serde_json::Value;
 
 use crate::support::Admin;
@@ -47,7 +48,7 @@ fn assert_same_shape(got: &Value, want: &Value, at: &str) {
 async fn the_recorded_tutorial_gets_the_same_answers() {
     let admin = Admin::start().await;
     let node = crate::cluster::join(&admin, 1);
-    admin.nodes.report(node.node(), true, Vec::new(), SystemTime::now()).unwrap();
+    admin.nodes.report_all(node.node(), Reports::default(), SystemTime::now()).unwrap();
     let recorded: Value = serde_json::from_str(include_str!("get-started.json")).unwrap();
     for step in recorded["steps"].as_array().unwrap() {
         let name = step["name"].as_str().unwrap();

@@ -1,10 +1,11 @@
 //! The config stream: finds a control plane, says hello, takes what comes, answers it.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 
 use equipoise_proto::v1::cluster_client::ClusterClient;
-use equipoise_proto::{PROTOCOL, Position, v1};
+use equipoise_proto::{PROTOCOL, PROTOCOL_MIN, Position, entity_id, v1};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,7 +19,7 @@ use super::backoff::Backoff;
 use super::copy::{Copy, position};
 use super::partial::{Partial, WINDOW};
 use super::work::{Arrival, Done, NotDone, Why, Worker, nack};
-use super::{ControlPlane, Identity, LinkState, Settings};
+use super::{ControlPlane, Identity, LinkState, Mark, Settings};
 
 /// Answers that wait for the transport. There is one ack, nack or warm at a time, and a demand a chunk.
 const OUTBOUND_MAX: usize = 32;
@@ -54,6 +55,7 @@ pub(super) struct Link {
     identity: Identity,
     control_planes: Vec<ControlPlane>,
     worker: Worker,
+    marks: mpsc::Sender<Mark>,
     state: watch::Sender<LinkState>,
     channels: watch::Sender<Option<Channel>>,
     /// What the node serves.
@@ -62,6 +64,7 @@ pub(super) struct Link {
     partial: Option<Partial>,
     /// What is being put into the table; outlives its stream too.
     work: Option<Work>,
+    /// What the node serves without being warm at it yet.
     warm: Option<(Position, oneshot::Receiver<()>)>,
 }
 
@@ -78,6 +81,7 @@ impl Link {
         identity: Identity,
         control_planes: Vec<ControlPlane>,
         worker: Worker,
+        marks: mpsc::Sender<Mark>,
         state: watch::Sender<LinkState>,
         channels: watch::Sender<Option<Channel>>,
     ) -> Self {
@@ -86,6 +90,7 @@ impl Link {
             identity,
             control_planes,
             worker,
+            marks,
             state,
             channels,
             copy: None,
@@ -203,7 +208,7 @@ impl Link {
                 self.state.send_modify(|state| state.is_connected = true);
                 self.channels.send_replace(Some(channel.clone()));
             }
-            if let Some(said) = self.told(message)? {
+            if let Some(said) = self.told(message).await? {
                 answer(&self.settings, &outbound, said).await?;
             }
         }
@@ -227,7 +232,7 @@ impl Link {
     }
 
     /// Takes a message; answers what is to be said at once.
-    fn told(&mut self, message: v1::ControlMessage) -> Result<Option<Say>, Ended> {
+    async fn told(&mut self, message: v1::ControlMessage) -> Result<Option<Say>, Ended> {
         let Some(message) = message.message else {
             // Of a newer control plane: the contract says it may be ignored.
             return Ok(None);
@@ -244,6 +249,11 @@ impl Link {
             Told::Reposition(reposition) => {
                 let to = position(reposition.position.as_ref()).map_err(|_| Ended::Contract("reposition"))?;
                 self.begin(Arrival::Reposition(to)).map(|()| None)
+            }
+            Told::SetHealth(set) => {
+                let mark = mark(&set).ok_or(Ended::Contract("health of what is no target"))?;
+                self.marks.send(mark).await.map_err(|_| Ended::NoTable)?;
+                Ok(None)
             }
             Told::Delta(delta) => {
                 self.count();
@@ -345,11 +355,12 @@ impl Link {
             zone: identity.zone,
             labels: identity.labels.into_iter().collect(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
-            protocol_min: PROTOCOL,
+            protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL,
             position: self.copy.as_ref().map(|copy| copy.position().to_wire()),
             resume: self.partial.as_ref().map(Partial::to_resume),
             status_address: identity.status_address,
+            warm: self.copy.is_some() && self.warm.is_none(),
         }
     }
 }
@@ -365,6 +376,15 @@ async fn answer(
         Ok(Err(_)) => Err(Ended::Closed),
         Err(_) => Err(Ended::Silent),
     }
+}
+
+fn mark(set: &v1::SetHealth) -> Option<Mark> {
+    let address = match set.ip.as_str() {
+        "" => None,
+        ip => Some(SocketAddr::new(ip.parse().ok()?, u16::try_from(set.port).ok()?)),
+    };
+    let (upstream, target) = (entity_id(&set.upstream).ok()?, entity_id(&set.target).ok()?);
+    Some(Mark { upstream, target, address, is_healthy: set.healthy })
 }
 
 fn ack(position: &Position, stage: v1::ack::Stage, apply_micros: u64) -> Say {

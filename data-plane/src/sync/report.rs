@@ -162,20 +162,25 @@ enum Full {
     Yes,
 }
 
-/// Only the first message of a full list replaces; the others add to it. An empty full list says that all is well.
+/// Bounded messages. The parts of a full list follow one another, each but the last saying that there is more. An
+/// empty full list says that all is well.
 fn messages(node: NodeId, full: Full, targets: Vec<v1::TargetReport>) -> Vec<v1::HealthReport> {
-    let report = |full, targets: &[v1::TargetReport]| v1::HealthReport {
+    let report = |full, more, targets: &[v1::TargetReport]| v1::HealthReport {
         node_id: node.to_wire(),
         full,
         targets: targets.to_vec(),
+        more,
     };
     if targets.is_empty() {
-        return if full == Full::Yes { vec![report(true, &[])] } else { Vec::new() };
+        return if full == Full::Yes { vec![report(true, false, &[])] } else { Vec::new() };
     }
-    targets
-        .chunks(TARGETS_MAX)
+    let parts = targets.chunks(TARGETS_MAX);
+    let last = parts.len() - 1;
+    parts
         .enumerate()
-        .map(|(index, targets)| report(full == Full::Yes && index == 0, targets))
+        .map(|(part, targets)| {
+            report(full == Full::Yes && part == 0, full == Full::Yes && part < last, targets)
+        })
         .collect()
 }
 
@@ -298,15 +303,22 @@ mod tests {
     }
 
     #[test]
-    fn a_full_list_comes_in_bounded_messages_and_only_the_first_replaces() {
+    fn a_full_list_comes_in_bounded_parts_and_each_but_the_last_says_that_there_is_more() {
         let mut ledger = Ledger::default();
         for target in 0..1_200 {
             ledger.note(seen(target, Health::Unhealthy));
         }
         let messages = ledger.full(node());
-        let shape: Vec<_> = messages.iter().map(|message| (message.full, message.targets.len())).collect();
-        assert_eq!(shape, [(true, 500), (false, 500), (false, 200)]);
+        let shape = |messages: &[v1::HealthReport]| {
+            let shape = messages.iter().map(|message| (message.full, message.more, message.targets.len()));
+            shape.collect::<Vec<_>>()
+        };
+        assert_eq!(shape(&messages), [(true, true, 500), (false, true, 500), (false, false, 200)]);
         assert!(ledger.batch(node()).is_empty(), "a full list tells the changes too");
+        for target in 0..600 {
+            ledger.note(seen(target, Health::Healthy));
+        }
+        assert_eq!(shape(&ledger.batch(node())), [(false, false, 500), (false, false, 100)]);
     }
 
     #[test]

@@ -150,6 +150,22 @@ impl Members {
         self.targets.iter().flat_map(|target| &target.addresses)
     }
 
+    /// Sets the health of a target's addresses by hand, of one or of all. Does nothing where there are no checks, and
+    /// for addresses without weight, of which no health is kept.
+    ///
+    /// Source: Kong 3.10 (`spec/health.md` section 7).
+    pub fn set_health(&self, target: Uuid, only: Option<SocketAddr>, is_healthy: bool) {
+        if self.checks.is_none() {
+            return;
+        }
+        let targets = self.targets.iter().filter(|one| one.id == Some(target));
+        for member in targets.flat_map(|target| &target.addresses) {
+            if member.weight > 0 && only.is_none_or(|only| member.target.address() == only) {
+                member.target.set_health(is_healthy);
+            }
+        }
+    }
+
     /// How an address is, as reports say it.
     pub fn state_of(&self, member: &Member) -> AddressState {
         if self.checks.is_none() || member.weight == 0 {

@@ -12,7 +12,7 @@ const TARGETS: Reference = Reference { child: Kind::Target, field: "upstream", p
 
 #[test]
 fn paths_stand_for_their_endpoints() {
-    let cases: [(&str, Endpoint, &[&str]); 17] = [
+    let cases: [(&str, Endpoint, &[&str]); 20] = [
         ("/", Endpoint::Root, &[]),
         ("/status", Endpoint::Status, &[]),
         ("/status/", Endpoint::Status, &[]),
@@ -25,6 +25,13 @@ fn paths_stand_for_their_endpoints() {
         ("/upstreams/u/targets/all", Endpoint::TargetsAll, &["u"]),
         ("/upstreams/u/targets/al", Endpoint::Child(TARGETS), &["u", "al"]),
         ("/upstreams/u/health/", Endpoint::Health, &["u"]),
+        ("/upstreams/u/targets/t/healthy", Endpoint::SetHealth(Verdict::Healthy), &["u", "t"]),
+        ("/upstreams/u/targets/t/unhealthy/", Endpoint::SetHealth(Verdict::Unhealthy), &["u", "t"]),
+        (
+            "/upstreams/u/targets/t/10.0.0.1:80/unhealthy",
+            Endpoint::SetHealth(Verdict::Unhealthy),
+            &["u", "t", "10.0.0.1:80"],
+        ),
         ("/services/%C3%A9", Endpoint::Entity(Kind::Service), &["é"]),
         ("/services/é", Endpoint::Entity(Kind::Service), &["é"]),
         ("/services/%2541", Endpoint::Entity(Kind::Service), &["%41"]),
@@ -69,6 +76,7 @@ fn allow_lists_are_sorted_and_complete() {
         (Endpoint::Collection(Kind::Service), "GET, HEAD, OPTIONS, POST"),
         (Endpoint::Entity(Kind::Route), "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
         (Endpoint::Validate, "OPTIONS, POST"),
+        (Endpoint::SetHealth(Verdict::Healthy), "OPTIONS, PUT"),
     ] {
         assert_eq!(endpoint.allow(), want);
     }
@@ -102,6 +110,10 @@ fn endpoints_are_listed_in_the_order_of_the_reference() {
         "/upstreams/{upstreams}/targets",
         "/upstreams/{upstreams}/targets/all",
         "/upstreams/{upstreams}/targets/{targets}",
+        "/upstreams/{upstreams}/targets/{targets}/healthy",
+        "/upstreams/{upstreams}/targets/{targets}/unhealthy",
+        "/upstreams/{upstreams}/targets/{targets}/{address}/healthy",
+        "/upstreams/{upstreams}/targets/{targets}/{address}/unhealthy",
     ];
     assert_eq!(Endpoints::new().paths(), want);
 }

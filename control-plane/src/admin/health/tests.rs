@@ -1,5 +1,3 @@
-use std::net::SocketAddr;
-
 use super::*;
 
 fn body(value: Value) -> Body {
@@ -8,6 +6,10 @@ fn body(value: Value) -> Body {
 
 fn target(weight: u32) -> Body {
     body(json!({ "id": Uuid::nil().to_string(), "target": "a.example:80", "weight": weight }))
+}
+
+fn entity(weight: u32) -> Arc<Entity> {
+    Arc::new(Entity { kind: Kind::Target, id: Uuid::nil(), body: target(weight) })
 }
 
 fn health(states: &[Health]) -> TargetHealth {
@@ -73,8 +75,10 @@ fn the_upstream_is_healthy_above_its_threshold() {
         ("just above", Checks::On, 49.9, ("HEALTHY", "HEALTHY")),
         ("off", Checks::Off, 99.0, ("HEALTHCHECKS_OFF", "HEALTHY")),
     ] {
-        let upstream = body(json!({ "healthchecks": { "threshold": threshold } }));
-        let data = balancer_health(Uuid::nil(), &upstream, checks, &[&target(100)], &states);
+        let interval = if checks == Checks::On { 1 } else { 0 };
+        let active = json!({ "healthy": { "interval": interval } });
+        let upstream = body(json!({ "healthchecks": { "threshold": threshold, "active": active } }));
+        let data = balancer_health(Uuid::nil(), &upstream, &[entity(100)], &states);
         assert_eq!(
             (data["health"].as_str(), data["balancer_health"].as_str()),
             (Some(want.0), Some(want.1)),
@@ -82,6 +86,23 @@ fn the_upstream_is_healthy_above_its_threshold() {
         );
         assert_eq!(data["details"]["hosts"][0]["addresses"][0]["healthy"], true, "{name}");
     }
-    let unheard = balancer_health(Uuid::nil(), &Body::new(), Checks::On, &[&target(1)], &[None]);
+    let unheard = balancer_health(Uuid::nil(), &Body::new(), &[entity(1)], &[None]);
     assert!(unheard.get("health").is_none());
+}
+
+#[test]
+fn an_address_in_a_path_is_an_ip_with_a_port_or_without() {
+    for (text, want) in [
+        ("10.0.0.1:80", Some("10.0.0.1:80")),
+        ("10.0.0.1", Some("10.0.0.1:8000")),
+        ("[::1]:80", Some("[::1]:80")),
+        ("[::1]", Some("[::1]:8000")),
+        ("::1", Some("[::1]:8000")),
+        ("a.example:80", None),
+        ("10.0.0.1:x", None),
+        ("", None),
+    ] {
+        assert_eq!(address(text.as_bytes()), want.map(|want| want.parse().unwrap()), "{text}");
+    }
+    assert_eq!(address(b"\xff"), None);
 }

@@ -1,6 +1,24 @@
 //! Many nodes, bad nodes, leaving nodes, and their reports.
 
+use std::net::SocketAddr;
+
 use super::peer::*;
+use crate::nodes::{Mark, Question, Verdict};
+
+/// Longest wait for anything over real sockets.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A target with one address, which is bad.
+fn unhealthy(target: Uuid) -> v1::TargetReport {
+    let state = v1::address_report::State::Unhealthy.into();
+    let address = v1::AddressReport { ip: "127.0.0.1".to_owned(), port: 80, weight: 100, state };
+    v1::TargetReport {
+        target: Bytes::copy_from_slice(target.as_bytes()),
+        dns: "A".to_owned(),
+        addresses: vec![address],
+        ..v1::TargetReport::default()
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn many_nodes_share_one_encoded_delta() {
@@ -15,7 +33,7 @@ async fn many_nodes_share_one_encoded_delta() {
         assert_eq!(to(&node.delta().await), next);
         node.ack(&next).await;
     }
-    let outcome = plane.nodes.wait_applied(&next, tokio::time::sleep(Duration::from_secs(1))).await;
+    let outcome = plane.nodes.wait(&next).until(tokio::time::sleep(Duration::from_secs(1))).await;
     assert_eq!(outcome.applied, 20);
 }
 
@@ -156,26 +174,17 @@ async fn reports_are_what_health_is_answered_from() {
     let report = |full| v1::HealthReport {
         node_id: Bytes::copy_from_slice(Uuid::from_u128(1).as_bytes()),
         full,
-        targets: vec![v1::TargetReport {
-            target: Bytes::copy_from_slice(target.as_bytes()),
-            dns: "A".to_owned(),
-            addresses: vec![v1::AddressReport {
-                ip: "127.0.0.1".to_owned(),
-                port: 80,
-                weight: 100,
-                state: v1::address_report::State::Unhealthy.into(),
-            }],
-            ..v1::TargetReport::default()
-        }],
+        targets: vec![unhealthy(target)],
+        more: false,
     };
     out.send(report(false)).await.unwrap();
     let mut client = ClusterClient::new(plane.channel().await);
     let mut replies = client.report(ReceiverStream::new(reports)).await.unwrap().into_inner();
     assert!(replies.message().await.unwrap().unwrap().send_full, "a change to an unknown list");
     out.send(report(true)).await.unwrap();
-    let question = crate::nodes::Question { target, literal: None, weight: 100 };
+    let question = Question { target, literal: None, weight: 100 };
     let health = loop {
-        if let Some(health) = plane.nodes.target_health(View::Majority, &question) {
+        if let Some(health) = plane.nodes.witnesses(View::Majority).answer(&question) {
             break health;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -207,4 +216,165 @@ async fn the_same_contract_is_served_over_tcp_on_loopback_only() {
         .serve(everywhere)
         .await;
     assert!(matches!(refused, Err(ServeError::NotLoopback(_))), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_a_stream_loses_its_place() {
+    let settings = Settings { connections_max: 1, ..Settings::default() };
+    let plane = plane_with(settings, Nodes::default());
+    let (mut silent, far) = tokio::io::duplex(1024);
+    plane.pipes.send(far).await.unwrap();
+    let waiting = async {
+        let start = Instant::now();
+        let mut node = plane.node(1, None).await;
+        node.take_snapshot().await;
+        start.elapsed()
+    };
+    let waited = waiting.await;
+    assert_eq!(waited.as_secs(), settings.answer_timeout.as_secs());
+    let mut rest = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_listener_at_rest_takes_no_place_from_another() {
+    let settings = Settings { connections_max: 1, ..Settings::default() };
+    let plane = plane_with(settings, Nodes::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = plane.distribution.clone();
+    tokio::spawn(async move { serving.serve(listener).await });
+    let over_tcp = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let mut node = timeout(DEADLINE, Peer::open(over_tcp, hello(1, None))).await.unwrap().unwrap();
+    node.take_snapshot().await;
+    drop(node);
+    let mut node = timeout(DEADLINE, plane.node(2, None)).await.unwrap();
+    node.take_snapshot().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_speaks_newer_versions_too_is_served_in_ours() {
+    let plane = plane();
+    let said = v1::Hello { protocol_min: PROTOCOL, protocol_max: PROTOCOL + 8, ..hello(1, None) };
+    let mut node = Peer::open(plane.channel().await, said).await.unwrap();
+    let begin = node.snapshot_begin().await;
+    assert_eq!(begin.min_protocol, PROTOCOL_MIN, "nothing in it asks for more");
+    assert_eq!(plane.nodes.get(node_id(1), &plane.store.head().position).unwrap().info.protocol, PROTOCOL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_back_warm_is_known_as_warm() {
+    let plane = plane();
+    let head = plane.start().await;
+    for warm in [true, false] {
+        let said = v1::Hello { warm, ..hello(1, Some(&head)) };
+        let mut node = Peer::open(plane.channel().await, said).await.unwrap();
+        node.next().await.unwrap();
+        assert_eq!(plane.nodes.get(node_id(1), &head).unwrap().is_warm, warm);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_list_counts_when_its_last_part_has_come() {
+    let plane = plane();
+    let head = plane.start().await;
+    let mut node = plane.node(1, Some(&head)).await;
+    node.next().await.unwrap();
+    let part = |full, more, targets: std::ops::Range<u128>| v1::HealthReport {
+        node_id: Bytes::copy_from_slice(Uuid::from_u128(1).as_bytes()),
+        full,
+        more,
+        targets: targets.map(|target| unhealthy(Uuid::from_u128(target))).collect(),
+    };
+    let known = || {
+        let witnesses = plane.nodes.witnesses(View::Majority);
+        let question = |target| Question { target: Uuid::from_u128(target), literal: None, weight: 1 };
+        (0..6).filter(|target| witnesses.answer(&question(*target)).is_some()).collect::<Vec<u128>>()
+    };
+    let (out, reports) = mpsc::channel(4);
+    let mut client = ClusterClient::new(plane.channel().await);
+    let _replies = client.report(ReceiverStream::new(reports)).await.unwrap();
+    for (message, want) in [
+        (part(true, false, 0..3), vec![0, 1, 2]),
+        (part(true, true, 2..4), vec![0, 1, 2]),
+        (part(false, true, 4..5), vec![0, 1, 2]),
+        (part(false, false, 5..6), vec![2, 3, 4, 5]),
+        (part(false, false, 0..1), vec![0, 2, 3, 4, 5]),
+        // A list that is broken off leaves nothing behind.
+        (part(true, true, 0..1), vec![0, 2, 3, 4, 5]),
+        (part(true, false, 1..2), vec![1]),
+    ] {
+        out.send(message).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(known(), want);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_reaches_connected_nodes_once_they_have_the_config_it_is_about() {
+    let plane = plane();
+    let head = plane.start().await;
+    let mut ready = plane.node(1, Some(&head)).await;
+    let mut behind = plane.node(2, Some(&head)).await;
+    let mut refusing = plane.node(3, Some(&head)).await;
+    for node in [&mut ready, &mut behind, &mut refusing] {
+        node.next().await.unwrap();
+    }
+    let next = plane.write("one").await;
+    for node in [&mut ready, &mut behind, &mut refusing] {
+        node.delta().await;
+    }
+    ready.ack(&next).await;
+    refusing.nack(&next, Some(&head), v1::nack::Cause::Invalid).await;
+    let mark = |last: u8, verdict| Mark {
+        upstream: Uuid::from_u128(1),
+        target: Uuid::from_u128(2),
+        address: Some(SocketAddr::from(([10, 0, 0, last], 80))),
+        verdict,
+        seen_at: next,
+    };
+    plane.nodes.set_health(mark(1, Verdict::Unhealthy));
+    plane.nodes.set_health(mark(2, Verdict::Healthy));
+    let told = |ip: &str, healthy| {
+        Told::SetHealth(v1::SetHealth {
+            upstream: Bytes::copy_from_slice(Uuid::from_u128(1).as_bytes()),
+            target: Bytes::copy_from_slice(Uuid::from_u128(2).as_bytes()),
+            ip: ip.to_owned(),
+            port: 80,
+            healthy,
+        })
+    };
+    for node in [&mut ready, &mut refusing] {
+        assert_eq!(node.config().await.unwrap(), told("10.0.0.1", false));
+        assert_eq!(node.config().await.unwrap(), told("10.0.0.2", true));
+    }
+    behind.silent_for(Duration::from_secs(10)).await;
+    behind.ack(&next).await;
+    assert_eq!(behind.config().await.unwrap(), told("10.0.0.1", false));
+    assert_eq!(behind.config().await.unwrap(), told("10.0.0.2", true));
+    let mut late = plane.node(4, Some(&next)).await;
+    late.silent_for(Duration::from_secs(60)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_node_keeps_no_old_snapshot_alive_for_good() {
+    let plane = plane();
+    let mut slow = plane.node(100, None).await;
+    let old = slow.snapshot_begin().await;
+    let mut others = Vec::new();
+    let mut last = plane.store.head().position;
+    // Each is the first to need a new snapshot, and is as slow.
+    for number in 1..=u128::try_from(SNAPSHOTS_KEPT + SNAPSHOTS_LEAVING_MAX).unwrap() {
+        slow.silent_for(Duration::from_millis(10)).await;
+        last = plane.write_much(&format!("n{number}-")).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut other = plane.node(number, None).await;
+        other.snapshot_begin().await;
+        others.push(other);
+    }
+    let again = slow.snapshot_begin().await;
+    assert_ne!(again.checksum, old.checksum);
+    let bytes = slow.chunks(&again).await;
+    assert_eq!(blake3::hash(&bytes).as_bytes().as_slice(), again.checksum);
+    assert_eq!(Position::try_from(again.position.as_ref().unwrap()), Ok(last));
 }

@@ -6,7 +6,7 @@ pub(super) use bytes::Bytes;
 pub(super) use equipoise_proto::v1::cluster_client::ClusterClient;
 pub(super) use equipoise_proto::v1::control_message::Message as Told;
 pub(super) use equipoise_proto::v1::node_message::Message as Say;
-pub(super) use equipoise_proto::{ContentHash, NodeId, PROTOCOL, Position, v1};
+pub(super) use equipoise_proto::{ContentHash, NodeId, PROTOCOL, PROTOCOL_MIN, Position, v1};
 pub(super) use hyper_util::rt::TokioIo;
 pub(super) use prost::Message;
 pub(super) use serde_json::json;
@@ -45,7 +45,11 @@ pub(super) fn plane() -> Plane {
 
 impl Plane {
     pub(super) async fn write(&self, name: &str) -> Position {
-        let body = json!({"name": name, "host": "a.example", "port": 80, "protocol": "http"});
+        self.write_with_path(name, "/").await
+    }
+
+    async fn write_with_path(&self, name: &str, path: &str) -> Position {
+        let body = json!({"name": name, "host": "a.example", "port": 80, "protocol": "http", "path": path});
         let body = body.as_object().unwrap().clone();
         let change = Change { kind: Kind::Service, op: Op::Create(body), parent: None };
         self.store.commit(change, Author::default()).await.unwrap().position
@@ -56,6 +60,16 @@ impl Plane {
         let position = self.write("start").await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         position
+    }
+
+    /// More than a delta may hold.
+    pub(super) async fn write_much(&self, name: &str) -> Position {
+        let path = format!("/{}", "p".repeat(1_800));
+        let mut last = self.store.head().position;
+        for number in 0..DELTA_BYTES_MAX / path.len() + 1 {
+            last = self.write_with_path(&format!("{name}{number}"), &path).await;
+        }
+        last
     }
 
     pub(super) async fn delete(&self, name: &str) -> Position {

@@ -195,6 +195,7 @@ pub(super) struct Rig {
     pub(super) full: std::sync::Arc<tokio::sync::Notify>,
     pub(super) table: mpsc::Receiver<Request>,
     pub(super) reports: mpsc::Sender<ReportChange>,
+    pub(super) marks: mpsc::Receiver<Mark>,
     pub(super) state: watch::Receiver<LinkState>,
     pub(super) stop: CancellationToken,
     pub(super) node: JoinHandle<()>,
@@ -209,6 +210,7 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
     };
     let (updates, table) = mpsc::channel(1);
     let (reports, report_changes) = mpsc::channel(REPORTS_MAX);
+    let (mark, marks) = mpsc::channel(MARKS_MAX);
     let (state, states) = watch::channel(LinkState::default());
     let (pipes, far_ends) = mpsc::channel::<DuplexStream>(1);
     let (open, conversations) = mpsc::channel(1);
@@ -235,11 +237,12 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
         loaded,
         updates,
         reports: report_changes,
+        marks: mark,
         state,
     };
     let stop = CancellationToken::new();
     let node = tokio::spawn(run(parts, stop.clone()));
-    Rig { conversations, health, full, table, reports, state: states, stop, node, tasks }
+    Rig { conversations, health, full, table, reports, marks, state: states, stop, node, tasks }
 }
 
 impl Rig {

@@ -286,3 +286,42 @@ async fn a_node_without_a_table_builder_ends() {
     conversation.send_snapshot(&pack(1, &wires(&[]))).await;
     rig.node.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_warm_says_so_when_it_comes_back() {
+    let mut rig = rig(None).await;
+    let (mut conversation, hello) = rig.hello().await;
+    assert!(!hello.warm, "it has nothing");
+    conversation.send_snapshot(&pack(1, &wires(&[]))).await;
+    let Request { reply, .. } = rig.table.recv().await.unwrap();
+    let (warm_up, warm) = oneshot::channel();
+    reply.send(Ok(Applied { warm })).unwrap();
+    assert_eq!(conversation.ack().await.1, v1::ack::Stage::Applied);
+    drop(conversation);
+    let (mut conversation, hello) = rig.hello().await;
+    assert!(!hello.warm, "it warms up");
+    warm_up.send(()).unwrap();
+    assert_eq!(conversation.ack().await.1, v1::ack::Stage::Warm);
+    drop(conversation);
+    assert!(rig.hello().await.1.warm);
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_set_by_hand_is_handed_on_in_order() {
+    let mut rig = rig(None).await;
+    let conversation = rig.settled(1, &wires(&[])).await;
+    let bytes = |number| Bytes::copy_from_slice(Uuid::from_u128(number).as_bytes());
+    let set = |ip: &str, healthy| {
+        let ip = ip.to_owned();
+        Tell::SetHealth(v1::SetHealth { upstream: bytes(1), target: bytes(2), ip, port: 80, healthy })
+    };
+    conversation.tell(set("", false)).await;
+    conversation.tell(set("::1", true)).await;
+    let (upstream, target) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let mark = |address, is_healthy| Mark { upstream, target, address, is_healthy };
+    assert_eq!(rig.marks.recv().await, Some(mark(None, false)));
+    assert_eq!(rig.marks.recv().await, Some(mark(Some("[::1]:80".parse().unwrap()), true)));
+    conversation.tell(set("a.example", true)).await;
+    rig.hello().await;
+    assert!(rig.marks.try_recv().is_err(), "what cannot be read ends the stream");
+}
