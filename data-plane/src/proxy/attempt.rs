@@ -15,7 +15,7 @@ use super::error::Problem;
 use super::exchange::{Failure, Picked};
 use super::forward::BodyHeader;
 use super::pool::{self, Pooled};
-use super::relay::{Encoding, Patience, Relay, RelayError};
+use super::relay::{Encoding, Patience, Progress, Relay, RelayError};
 use super::reply::{self, Reply, ReplyBody};
 use super::request::{self, Facts, Matched};
 use super::retry::{Fault, Method, Origin, Sent};
@@ -43,6 +43,13 @@ pub struct Aim<'a> {
     pub picked: Picked,
     /// Whether a pooled connection will do.
     pub may_pool: bool,
+}
+
+impl Aim<'_> {
+    /// Whether there is a body of which the route wants nothing sent twice.
+    fn sends_body_once(&self) -> bool {
+        self.facts.framing != Framing::Absent && !self.matched.route.request_buffering
+    }
 }
 
 /// An attempt that failed before a response head was complete.
@@ -77,20 +84,19 @@ pub struct Attempt {
 enum Upload {
     /// Under way.
     Running(Relay),
-    /// All of it is with the upstream: bytes in all, and of a streamed body.
-    Sent {
-        /// Bytes that the connection accepted.
-        written: u64,
-        /// Body bytes that were streamed.
-        streamed: u64,
-    },
-    /// The upstream took no more of it; whether some body was lost.
-    Broken {
-        /// Bytes that the connection accepted.
-        written: u64,
-        /// Part of the body is gone.
-        took_body: bool,
-    },
+    /// All of it is with the upstream.
+    Sent(Progress),
+    /// It ended before that.
+    Broken(Progress),
+}
+
+impl Upload {
+    const fn progress(&self) -> Progress {
+        match self {
+            Self::Running(relay) => relay.progress(),
+            Self::Sent(progress) | Self::Broken(progress) => *progress,
+        }
+    }
 }
 
 /// Sends the request to one target and reads the response's head; `slot` holds the attempt then. `composed` is
@@ -104,7 +110,7 @@ pub async fn run(
     composed: Option<Vec<u8>>,
 ) -> Result<(), Failed> {
     let address = aim.lease.address();
-    let (upstream, origin) = match take_pooled(worker, aim, address) {
+    let (upstream, origin) = match take_pooled(worker, aim, body, address) {
         Some(pooled) => (pooled, Origin::Pooled),
         None => match connect(client, address, aim.matched.service.connect_timeout).await {
             Ok(stream) => (Pooled { stream, requests: 0 }, Origin::Fresh),
@@ -138,12 +144,12 @@ pub async fn run(
     Err(Failed { origin, sent, failure })
 }
 
-fn take_pooled(worker: &Worker, aim: &Aim<'_>, address: SocketAddr) -> Option<Pooled> {
+fn take_pooled(worker: &Worker, aim: &Aim<'_>, body: &Body, address: SocketAddr) -> Option<Pooled> {
     let mut pooled = if aim.may_pool { worker.pool.take(address) } else { None };
     // What cannot be sent twice is not sent on a connection that has just been closed.
-    while aim.facts.method == Method::Once
-        && pooled.as_ref().is_some_and(|pooled| !pool::is_surely_quiet(&pooled.stream))
-    {
+    let is_sent_once =
+        aim.facts.method == Method::Once || matches!(body, Body::Streaming(..)) || aim.sends_body_once();
+    while is_sent_once && pooled.as_ref().is_some_and(|pooled| !pool::is_surely_quiet(&pooled.stream)) {
         pooled = worker.pool.take(address);
     }
     worker.metrics.pool(if pooled.is_some() { PoolUse::Hit } else { PoolUse::Miss });
@@ -239,31 +245,21 @@ impl Attempt {
 
     /// Whether all of the request is with the upstream.
     pub fn is_sent(&self) -> bool {
-        matches!(self.upload, Upload::Sent { .. })
+        matches!(self.upload, Upload::Sent(_))
     }
 
     /// Body bytes that were streamed to the upstream.
-    pub fn streamed(&self) -> u64 {
-        match &self.upload {
-            Upload::Running(relay) => relay.body_bytes(),
-            Upload::Sent { streamed, .. } => *streamed,
-            Upload::Broken { .. } => 0,
-        }
+    pub const fn streamed(&self) -> u64 {
+        self.upload.progress().body_bytes
     }
 
     /// What the target may have seen, for the retry rules.
     fn sent(&self, aim: &Aim<'_>) -> Sent {
-        let (written, took_body) = match &self.upload {
-            Upload::Running(relay) => (relay.written(), relay.took_body()),
-            Upload::Sent { written, streamed } => (*written, *streamed > 0),
-            Upload::Broken { written, took_body } => (*written, *took_body),
-        };
-        let has_body = aim.facts.framing != Framing::Absent;
+        let Progress { written, took_body, .. } = self.upload.progress();
         match (written, took_body) {
             (_, true) => Sent::Consumed,
             (0, false) => Sent::Nothing,
-            // The route wants its bodies sent once.
-            (_, false) if has_body && !aim.matched.route.request_buffering => Sent::Consumed,
+            (_, false) if aim.sends_body_once() => Sent::Consumed,
             (_, false) => Sent::Replayable,
         }
     }
@@ -292,11 +288,9 @@ impl Attempt {
         let polled = upload.poll(cx, stream, buffer, &mut self.upstream.stream, upload_timer, patience);
         let next = match polled {
             Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(())) => Upload::Sent { written: upload.written(), streamed: upload.body_bytes() },
+            Poll::Ready(Ok(())) => Upload::Sent(upload.progress()),
             // An answer may have come before the upstream stopped reading.
-            Poll::Ready(Err(RelayError::Sink)) => {
-                Upload::Broken { written: upload.written(), took_body: upload.took_body() }
-            }
+            Poll::Ready(Err(RelayError::Sink)) => Upload::Broken(upload.progress()),
             Poll::Ready(Err(RelayError::SinkTimeout)) => return Err(Failure::Fault(Fault::TimedOut)),
             Poll::Ready(Err(RelayError::Source)) => return Err(Failure::ClientGone),
             Poll::Ready(Err(RelayError::SourceTimeout)) => {
@@ -419,7 +413,7 @@ impl Attempt {
     ) -> Poll<Result<(), RelayError>> {
         // The answer is what counts now; a body that cannot be sent on ends the upload only.
         if self.poll_upload(cx, client, worker, matched).is_err() {
-            self.upload = Upload::Broken { written: 0, took_body: true };
+            self.upload = Upload::Broken(self.upload.progress());
         }
         let patience = Patience { read: matched.service.read_timeout, write: worker.settings.send_timeout };
         let upstream = &mut self.upstream.stream;

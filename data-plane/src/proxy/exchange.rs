@@ -222,7 +222,7 @@ async fn relay(
     let held_body = body.use_up(client);
     let ended = poll_fn(|cx| attempt.poll_download(cx, client, worker, matched)).await;
     let is_sent = attempt.is_sent();
-    let egress_bytes = attempt.download.written();
+    let egress_bytes = attempt.download.progress().written;
     if egress_bytes == 0 && matches!(ended, Err(RelayError::Body | RelayError::Source)) {
         // It broke before the client saw any of it.
         return answer(client, worker, seen, Problem::BadGateway, Remains::after(is_sent)).await;

@@ -149,6 +149,62 @@ fn a_pooled_connection_that_breaks_under_a_request_costs_get_nothing_and_fails_p
     }
 }
 
+/// A chunked PUT of one chunk, too large to be kept.
+const LARGE_CHUNK: usize = 9_000;
+
+fn chunked_put() -> (String, &'static str) {
+    let chunk = "x".repeat(LARGE_CHUNK);
+    let begin =
+        format!("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{LARGE_CHUNK:x}\r\n{chunk}");
+    (begin, "\r\n0\r\n\r\n")
+}
+
+/// What is left of a body is its last framing only: that counts as gone too, and what follows is another request.
+#[test]
+fn a_chunked_body_whose_end_was_taken_is_not_sent_again() {
+    for (name, request_buffering) in [("buffered", true), ("unbuffered", false)] {
+        let origin = stale();
+        let mut plan = Plan { request_buffering, ..Plan::default() };
+        plan.settings.body_timeout = Duration::from_millis(500);
+        let node = plan.start(&[origin.address]);
+        let mut client = node.connect();
+        assert_eq!(client.ask(GET).status(), 200, "{name}");
+        let (begin, end) = chunked_put();
+        // Were it sent again, the second request would be taken for the rest of the first one's body.
+        client.send(format!("{begin}{end}{GET}"));
+        let answer = client.read_message().unwrap();
+        assert_eq!(answer.status(), 502, "{name}");
+        assert_eq!(answer.header("connection").as_deref(), Some("close"), "{name}");
+        assert_eq!(client.read_to_end().as_deref(), Some(""), "{name}");
+        assert_eq!(origin.connections(), 1, "{name}");
+        node.assert_no_lease();
+    }
+}
+
+#[test]
+fn a_chunked_body_of_which_nothing_was_taken_is_sent_again() {
+    // Answers a first request, and breaks off on the head of the second.
+    let origin = Origin::script(|line, number| {
+        line.read_message();
+        line.send(ok("fine"));
+        if number > 0 {
+            return;
+        }
+        line.read_head();
+    });
+    let node = Plan { retries: 0, ..Plan::default() }.start(&[origin.address]);
+    let mut client = node.connect();
+    assert_eq!(client.ask(GET).status(), 200);
+    let (begin, end) = chunked_put();
+    client.send(begin);
+    eventually("it is sent again", || origin.connections() == 2);
+    let answer = client.ask(end);
+    assert_eq!((answer.status(), answer.body.as_str()), (200, "fine"));
+    let seen = origin.seen().pop().unwrap();
+    assert!(seen.ends_with(&format!("x{end}")), "{}", seen.len());
+    node.assert_no_lease();
+}
+
 #[test]
 fn statuses_of_the_upstream_are_passed_on_and_not_retried() {
     for status in [404, 429, 500, 502, 503, 504] {
