@@ -19,6 +19,7 @@ mod request;
 mod retry;
 pub mod rewrite;
 mod settings;
+mod stream;
 mod timer;
 mod worker;
 

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::body::Body;
@@ -14,11 +13,12 @@ use super::connection::Client;
 use super::error::Problem;
 use super::exchange::{Failure, Picked};
 use super::forward::BodyHeader;
-use super::pool::{self, Pooled};
+use super::pool::Pooled;
 use super::relay::{Encoding, Patience, Progress, Relay, RelayError};
 use super::reply::{self, Reply, ReplyBody};
 use super::request::{self, Facts, Matched};
 use super::retry::{Fault, Method, Origin, Sent};
+use super::stream::Stream;
 use super::worker::Worker;
 use crate::http1::{
     BodyDecoder, Framing, HeadScan, HeadStorage, InvalidResponse, ResponseBody, ResponseHead, Version,
@@ -149,18 +149,18 @@ fn take_pooled(worker: &Worker, aim: &Aim<'_>, body: &Body, address: SocketAddr)
     // What cannot be sent twice is not sent on a connection that has just been closed.
     let is_sent_once =
         aim.facts.method == Method::Once || matches!(body, Body::Streaming(..)) || aim.sends_body_once();
-    while is_sent_once && pooled.as_ref().is_some_and(|pooled| !pool::is_surely_quiet(&pooled.stream)) {
+    while is_sent_once && pooled.as_ref().is_some_and(|pooled| !pooled.stream.is_surely_quiet()) {
         pooled = worker.pool.take(address);
     }
     worker.metrics.pool(if pooled.is_some() { PoolUse::Hit } else { PoolUse::Miss });
     pooled
 }
 
-async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -> Result<TcpStream, Failure> {
+async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -> Result<Stream, Failure> {
     client.timer.arm(patience);
     // Boxed: rare, and every connection's task would be as large as its largest wait.
-    let mut connecting = Box::pin(TcpStream::connect(address));
-    let stream = poll_fn(|cx| {
+    let mut connecting = Box::pin(Stream::connect(address));
+    poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
             return Poll::Ready(connected.map_err(|_| Failure::Fault(Fault::Connect)));
         }
@@ -169,9 +169,7 @@ async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -
         }
         client.timer.poll_expired(cx).map(|()| Err(Failure::Fault(Fault::ConnectTimeout)))
     })
-    .await?;
-    stream.set_nodelay(true).map_err(|_| Failure::Fault(Fault::Connect))?;
-    Ok(stream)
+    .await
 }
 
 /// How a body is announced.
@@ -349,7 +347,7 @@ impl Attempt {
     /// Reads once, lending the buffer only when there is something; false is the end.
     fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
         if !self.buffer.is_lent() {
-            if ready!(self.upstream.stream.poll_read_ready(cx)).is_err() {
+            if ready!(self.upstream.stream.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
             self.buffer.lend(&worker.buffers);

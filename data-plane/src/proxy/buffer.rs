@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
+
+use super::stream::Stream;
 
 /// Bytes of a buffer: the largest head (32 KiB) and 8 KiB of body beside it. Only what is touched is resident.
 pub const BUFFER_BYTES: usize = 40 * 1024;
@@ -148,10 +148,10 @@ impl Buffer {
 
     /// Reads once from `stream`; 0 is the end of the stream. Ask [`Self::has_room`] first.
     #[inline]
-    pub fn poll_fill(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub fn poll_fill(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.make_room(self.bytes.len() / 2);
         let mut space = ReadBuf::new(self.bytes.get_mut(self.end..).unwrap_or_default());
-        ready!(Pin::new(stream).poll_read(cx, &mut space))?;
+        ready!(stream.poll_read(cx, &mut space))?;
         let length = space.filled().len();
         self.end += length;
         Poll::Ready(Ok(length))

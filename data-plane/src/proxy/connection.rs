@@ -1,16 +1,13 @@
 //! A client's connection: request after request, until one side ends it.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-
-use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::buffer::Buffer;
 use super::exchange::{self, After};
 use super::forward::Peer;
+use super::stream::Stream;
 use super::timer::{Timer, Timers};
 use super::worker::Worker;
 use crate::http1::{HeadError, HeadScan};
@@ -28,7 +25,7 @@ const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The client's side of an exchange.
 #[derive(Debug)]
 pub struct Client {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) buffer: Buffer,
     pub(super) peer: Peer,
     /// Port of the listener.
@@ -51,7 +48,7 @@ enum Incoming {
 
 impl Client {
     /// A connection just accepted.
-    pub(super) fn new(stream: TcpStream, peer: Peer, port: u16, timers: &std::rc::Rc<Timers>) -> Self {
+    pub(super) fn new(stream: Stream, peer: Peer, port: u16, timers: &std::rc::Rc<Timers>) -> Self {
         Self {
             stream,
             buffer: Buffer::default(),
@@ -107,7 +104,7 @@ impl Client {
     /// Reads once, lending the buffer only when there is something; false is the end.
     fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
         if !self.buffer.is_lent() {
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+            if ready!(self.stream.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
             self.buffer.lend(&worker.buffers);
@@ -138,7 +135,7 @@ impl Client {
         self.timer.arm(patience);
         poll_fn(|cx| {
             while !rest.is_empty() {
-                match Pin::new(&mut self.stream).poll_write(cx, rest) {
+                match self.stream.poll_write(cx, rest) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
                     Poll::Ready(Ok(length)) => {
                         rest = rest.get(length..).unwrap_or_default();
@@ -164,7 +161,7 @@ impl Client {
         let mut is_shut = false;
         poll_fn(|cx| {
             if !is_shut {
-                if ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
+                if ready!(self.stream.poll_shutdown(cx)).is_err() {
                     return Poll::Ready(());
                 }
                 is_shut = true;
@@ -258,8 +255,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
             After::Linger => return client.linger(worker).await,
             After::Close => break,
             After::Abort => {
-                // The client must not take what it got for the whole; an error leaves an ordinary close.
-                drop(client.stream.set_zero_linger());
+                client.stream.abort();
                 break;
             }
         }

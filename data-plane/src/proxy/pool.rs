@@ -5,13 +5,13 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
+use super::stream::Stream;
 
 /// A connection to a target, with what the pool must know of it.
 #[derive(Debug)]
 pub struct Pooled {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Requests it has carried.
     pub requests: u32,
 }
@@ -46,7 +46,7 @@ impl Pool {
         let connections = idle.get_mut(&address)?;
         while let Some(Idle { connection, .. }) = connections.pop_back() {
             self.count.set(self.count.get() - 1);
-            if is_quiet(&connection.stream) {
+            if connection.stream.is_quiet() {
                 return Some(connection);
             }
         }
@@ -76,25 +76,10 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         for connections in idle.values_mut() {
             connections.retain(|idle| {
-                now.saturating_duration_since(idle.since) < timeout && is_quiet(&idle.connection.stream)
+                now.saturating_duration_since(idle.since) < timeout && idle.connection.stream.is_quiet()
             });
         }
         idle.retain(|_, connections| !connections.is_empty());
         self.count.set(idle.values().map(VecDeque::len).sum());
     }
-}
-
-/// Whether nothing came on an idle connection: neither its end nor bytes nobody asked for. Without a readiness
-/// event this asks nobody.
-fn is_quiet(stream: &TcpStream) -> bool {
-    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
-}
-
-/// Whether a connection is quiet, asking the kernel even if no readiness event came yet. A system call more,
-/// for requests that cannot be sent twice.
-pub fn is_surely_quiet(stream: &TcpStream) -> bool {
-    use rustix::net::RecvFlags;
-    let mut byte = [0_u8; 1];
-    let peeked = rustix::net::recv(stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
 }

@@ -4,14 +4,11 @@
 //! is there.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
-
 use super::buffer::{Buffer, Buffers};
+use super::stream::Stream;
 use super::timer::Timer;
 use crate::http1::{BodyDecoder, LAST_CHUNK, Step, push_chunk_size};
 
@@ -121,9 +118,9 @@ impl Relay {
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut TcpStream,
+        source: &mut Stream,
         buffer: &mut Buffer,
-        sink: &mut TcpStream,
+        sink: &mut Stream,
         timer: &Timer,
         patience: Patience,
     ) -> Poll<Result<(), RelayError>> {
@@ -169,12 +166,11 @@ impl Relay {
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut Buffer,
-        sink: &mut TcpStream,
+        sink: &mut Stream,
     ) -> Poll<io::Result<()>> {
         while self.output_at < self.output.len() || self.direct > 0 {
             let composed = self.output.get(self.output_at..).unwrap_or_default();
             let direct = buffer.filled().get(..self.direct).unwrap_or_default();
-            let sink = Pin::new(&mut *sink);
             let length = match (composed.is_empty(), direct.is_empty()) {
                 (false, true) => ready!(sink.poll_write(cx, composed))?,
                 (true, _) => ready!(sink.poll_write(cx, direct))?,

@@ -16,6 +16,7 @@ use super::buffer::Buffers;
 use super::connection::{self, Client};
 use super::pool::Pool;
 use super::settings::ProxySettings;
+use super::stream::Stream;
 use super::timer::{TICK, Timers};
 use super::{Drain, forward::Peer};
 use crate::observability::WorkerMetrics;
@@ -176,7 +177,7 @@ fn accept_rest(listener: TcpListener, port: u16, worker: &Rc<Worker>) {
 
 fn open(stream: TcpStream, address: SocketAddr, port: u16, worker: &Rc<Worker>) {
     let peer = Peer::new(address, &worker.settings);
-    let client = Client::new(stream, peer, port, &worker.timers);
+    let client = Client::new(Stream::accepted(stream), peer, port, &worker.timers);
     worker.connections.set(worker.connections.get() + 1);
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
