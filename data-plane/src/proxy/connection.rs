@@ -13,8 +13,8 @@ use super::worker::Worker;
 use crate::http1::{HeadError, HeadScan};
 use crate::observability::ConnectionState;
 
-/// How long a connection that has not asked anything yet stays open in a drain: its first request may be
-/// under way.
+/// How long a connection that has not asked anything yet, or has sent something that was not read yet, stays open
+/// in a drain: its request may be under way.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// How long, and for how many bytes, a connection is read from after its last answer: closing at once would
@@ -82,12 +82,13 @@ impl Client {
                 }
             } else if worker.is_draining.get() {
                 match *reading {
-                    Reading::Idle => return Poll::Ready(Incoming::Gone),
-                    Reading::First => {
-                        *reading = Reading::FirstInDrain;
+                    Reading::Idle if self.stream.is_surely_quiet() => return Poll::Ready(Incoming::Gone),
+                    // A request that has reached this node is answered, seen by the runtime or not.
+                    Reading::First | Reading::Idle => {
+                        *reading = Reading::InDrain;
                         self.timer.arm(DRAIN_GRACE);
                     }
-                    Reading::FirstInDrain | Reading::Head => {}
+                    Reading::InDrain | Reading::Head => {}
                 }
             }
             match self.poll_more(cx, worker) {
@@ -186,10 +187,10 @@ impl Client {
 enum Reading {
     /// The first request.
     First,
-    /// The same, while the worker drains.
-    FirstInDrain,
     /// Another request.
     Idle,
+    /// A request that may be under way while the worker drains.
+    InDrain,
     /// The rest of a head.
     Head,
 }
