@@ -1,7 +1,7 @@
 //! Faults of upstreams, and what the client sees of them.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::harness::*;
 
@@ -23,6 +23,13 @@ fn silent() -> Origin {
     })
 }
 
+/// Statuses of two requests, each on a connection of its own, in order of size: of two targets, each is first once.
+fn two_statuses(node: &Node, request: &str) -> [u16; 2] {
+    let mut statuses = [(); 2].map(|()| node.connect().ask(request).status());
+    statuses.sort_unstable();
+    statuses
+}
+
 #[test]
 fn a_refusing_target_is_stepped_over_whatever_the_method() {
     for (name, request) in [("GET", GET), ("POST", POST)] {
@@ -37,13 +44,13 @@ fn a_refusing_target_is_stepped_over_whatever_the_method() {
 
 #[test]
 fn a_target_that_closes_without_an_answer_fails_post_and_not_get() {
-    for (name, request, status) in [("GET", GET, 200), ("POST", POST, 502)] {
+    for (name, request, want) in [("GET", GET, [200, 200]), ("POST", POST, [200, 502])] {
         let (bad, good) = (closing(), Origin::saying("fine"));
         let node = Node::with(&[bad.address, good.address]);
-        let statuses: Vec<_> = (0..2).map(|_| node.connect().ask(request).status()).collect();
-        // Each of the two targets was first once.
-        assert!(statuses.contains(&status) && statuses.contains(&200), "{name}: {statuses:?}");
-        assert!(bad.connections() >= 1, "{name}");
+        assert_eq!(two_statuses(&node, request), want, "{name}");
+        assert!(bad.connections() >= 1, "{name}: it was tried");
+        let answered = want.iter().filter(|status| **status == 200).count();
+        assert_eq!(good.seen().len(), answered, "{name}");
         node.assert_no_lease();
     }
 }
@@ -75,20 +82,30 @@ fn no_retries_means_one_attempt() {
 
 #[test]
 fn a_silent_target_times_out() {
-    for (name, request, retries, status) in
-        [("GET", GET, 1, 200), ("GET, none left", GET, 0, 504), ("POST", POST, 1, 504)]
+    let timeout = Duration::from_millis(100);
+    for (name, request, retries, want) in
+        [("GET", GET, 1, [200, 200]), ("GET, none left", GET, 0, [200, 504]), ("POST", POST, 1, [200, 504])]
     {
         let (bad, good) = (silent(), Origin::saying("fine"));
-        let plan = Plan { retries, timeout: Duration::from_millis(100), ..Plan::default() };
-        let node = plan.start(&[bad.address, good.address]);
-        let answers: Vec<_> = (0..2).map(|_| node.connect().ask(request)).collect();
-        assert!(answers.iter().any(|answer| answer.status() == status), "{name}: {answers:?}");
-        if status == 504 {
-            let answer = answers.iter().find(|answer| answer.status() == 504).unwrap();
-            assert!(answer.body.starts_with("The upstream server is timing out"), "{name}");
-        }
+        let node = Plan { retries, timeout, ..Plan::default() }.start(&[bad.address, good.address]);
+        let started = Instant::now();
+        assert_eq!(two_statuses(&node, request), want, "{name}");
+        assert!(started.elapsed() >= timeout, "{name}: it was waited for");
+        assert!(bad.connections() >= 1, "{name}: it was tried");
+        let answered = want.iter().filter(|status| **status == 200).count();
+        assert_eq!(good.seen().len(), answered, "{name}");
         node.assert_no_lease();
     }
+}
+
+#[test]
+fn a_time_out_has_its_own_message() {
+    let bad = silent();
+    let plan = Plan { retries: 0, timeout: Duration::from_millis(100), ..Plan::default() };
+    let answer = plan.start(&[bad.address]).connect().ask(GET);
+    assert_eq!(answer.status(), 504);
+    assert!(answer.body.starts_with("The upstream server is timing out"), "{}", answer.body);
+    assert_eq!(bad.connections(), 1);
 }
 
 #[test]
