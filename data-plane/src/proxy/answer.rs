@@ -53,7 +53,7 @@ pub async fn answer(
     match (is_written, persists) {
         (true, true) => After::Keep,
         (true, false) => After::Linger,
-        (false, _) => After::Close,
+        (false, _) => After::Drop,
     }
 }
 

@@ -153,6 +153,12 @@ impl Client {
         .await
     }
 
+    /// Whether the client has sent more than was used: closing at once would reset the connection under the last
+    /// answer.
+    fn has_more(&self) -> bool {
+        !self.buffer.filled().is_empty() || !self.stream.is_quiet()
+    }
+
     /// Ends the connection so that the client can still read the last answer.
     async fn linger(mut self, worker: &Worker) {
         self.buffer.release();
@@ -243,7 +249,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
                 exchange::run(&mut client, worker, is_last).await
             }
             Incoming::Refused(error) => exchange::refuse(&mut client, worker, error).await,
-            Incoming::Gone => After::Close,
+            Incoming::Gone => After::Drop,
         };
         client.buffer.release();
         match after {
@@ -253,8 +259,9 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
                     client.buffer.give_back(&worker.buffers);
                 }
             }
+            After::Close if client.has_more() => return client.linger(worker).await,
             After::Linger => return client.linger(worker).await,
-            After::Close => break,
+            After::Close | After::Drop => break,
             After::Abort => {
                 client.stream.abort();
                 break;

@@ -24,10 +24,12 @@ use crate::table::{Lease, Outcome, PickError, Tried};
 pub enum After {
     /// It waits for another request.
     Keep,
-    /// It is closed once the client had the chance to read the answer.
-    Linger,
     /// It is closed.
     Close,
+    /// It is closed once the client had the chance to read the answer: part of its request was not read.
+    Linger,
+    /// It is closed without more ado: the client is gone, or takes nothing.
+    Drop,
     /// It is reset: the client must not take what it got for the whole.
     Abort,
 }
@@ -91,7 +93,7 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
                 let seen = Answering { facts: &facts, route: Some(&matched.route), picked: None };
                 return answer(client, worker, seen, problem, Remains::Unknown).await;
             }
-            Err(Failure::ClientGone | Failure::Fault(_)) => return After::Close,
+            Err(Failure::ClientGone | Failure::Fault(_)) => return After::Drop,
         },
     };
     proxy(client, worker, &facts, &matched, first, &mut body).await
@@ -123,7 +125,7 @@ async fn proxy(
                         if seen.picked.is_some() { Problem::PickAgain(error) } else { Problem::Pick(error) };
                     return answer(client, worker, seen, problem, body.remains()).await;
                 }
-                Err(_) => return After::Close,
+                Err(_) => return After::Drop,
             },
         };
         let picked = Picked { at };
@@ -138,7 +140,7 @@ async fn proxy(
             };
             attempt = None;
             let fault = match failure {
-                Failure::ClientGone => return After::Close,
+                Failure::ClientGone => return After::Drop,
                 Failure::Problem(problem) => {
                     return answer(client, worker, seen, problem, Remains::Unknown).await;
                 }
@@ -215,7 +217,7 @@ async fn relay(
     body: &mut Body,
     slot: &mut Option<Attempt>,
 ) -> After {
-    let Some(attempt) = slot else { return After::Close };
+    let Some(attempt) = slot else { return After::Drop };
     let attempt::Aim { facts, matched, lease, picked, .. } = *target;
     lease.observe(Outcome::Replied(attempt.status));
     attempt.buffer.release();
@@ -250,7 +252,7 @@ async fn relay(
                 (_, false) => After::Linger,
             }
         }
-        Err(RelayError::Sink | RelayError::SinkTimeout) => After::Close,
+        Err(RelayError::Sink | RelayError::SinkTimeout) => After::Drop,
         Err(RelayError::Source | RelayError::SourceTimeout | RelayError::Body | RelayError::TooLarge) => {
             After::Abort
         }

@@ -84,6 +84,23 @@ fn the_connection_lives_as_long_as_version_and_header_say() {
 }
 
 #[test]
+fn an_answer_that_closes_reaches_a_client_that_goes_on_sending() {
+    let body = "x".repeat(1_000_000);
+    let origin = Origin::saying(&body);
+    let mut plan = Plan::default();
+    plan.settings.keepalive_requests = 1;
+    let node = plan.start(&[origin.address]);
+    for _ in 0..5 {
+        let mut client = node.connect();
+        // More than is read ahead: a close with bytes unread resets the connection.
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3000));
+        let answer = client.read_message().expect("the whole answer");
+        assert!(answer.body == body, "{} bytes", answer.body.len());
+        assert_eq!(client.read_to_end().as_deref(), Some(""), "no reset");
+    }
+}
+
+#[test]
 fn an_upstream_connection_lives_as_long_as_the_response_says() {
     for (name, head, connections) in [
         ("1.1", "HTTP/1.1 200 OK\r\n", 1),
