@@ -1,7 +1,11 @@
 //! A request's head.
 
+use std::mem::MaybeUninit;
+
 use super::framing::{self, FramingError};
-use super::{Connection, Framing, HeadError, HeadStorage, Header, Name, Target, Version, list, split_host};
+use super::{
+    Connection, Framing, HEADERS_MAX, HeadError, HeadStorage, Header, Name, Target, Version, list, split_host,
+};
 
 /// A request's head, borrowed from the bytes that came.
 #[derive(Debug)]
@@ -56,9 +60,18 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     /// When it breaks a rule.
     #[inline]
     pub fn parse(bytes: &'b [u8], storage: &'h mut HeadStorage<'b>) -> Result<Self, Refusal> {
-        let HeadStorage { headers, names } = storage;
+        let HeadStorage { headers, names, more_headers, more_names } = storage;
+        let mut names = names.as_mut_slice();
         let mut raw = httparse::Request::new(&mut []);
-        match raw.parse_with_uninit_headers(bytes, headers) {
+        let mut parsed = raw.parse_with_uninit_headers(bytes, headers);
+        if parsed == Err(httparse::Error::TooManyHeaders) {
+            more_headers.resize_with(HEADERS_MAX, MaybeUninit::uninit);
+            more_names.resize(HEADERS_MAX, Name::Other);
+            names = more_names;
+            raw = httparse::Request::new(&mut []);
+            parsed = raw.parse_with_uninit_headers(bytes, more_headers);
+        }
+        match parsed {
             Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
             Ok(_) => return Err(Refusal::Malformed("head")),
             Err(error) => return Err(refusal(error, bytes)),

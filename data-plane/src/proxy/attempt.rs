@@ -346,7 +346,9 @@ impl Attempt {
 
     /// Reads once, lending the buffer only when there is something; false is the end.
     fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
-        if !self.buffer.is_lent() {
+        if self.buffer.is_lent() {
+            self.buffer.grow(&worker.buffers);
+        } else {
             if ready!(self.upstream.stream.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }

@@ -71,6 +71,7 @@ impl Client {
                 match scan.advance(self.buffer.filled(), &worker.settings.head_limits) {
                     Ok(Some(head)) => {
                         self.buffer.hold(head.start, head.end);
+                        self.buffer.widen(&worker.buffers);
                         return Poll::Ready(Incoming::Head);
                     }
                     Ok(None) if scan.may_be_request(self.buffer.filled()) => {}
@@ -104,15 +105,17 @@ impl Client {
 
     /// Reads once, lending the buffer only when there is something; false is the end.
     fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
-        if !self.buffer.is_lent() {
+        if self.buffer.is_lent() {
+            self.buffer.grow(&worker.buffers);
+        } else {
             if ready!(self.stream.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
             self.buffer.lend(&worker.buffers);
         }
         let filled = self.buffer.poll_fill(&mut self.stream, cx);
-        if filled.is_pending() && self.buffer.filled().is_empty() && self.buffer.held().is_empty() {
-            self.buffer.give_back(&worker.buffers);
+        if filled.is_pending() {
+            self.buffer.settle(&worker.buffers);
         }
         filled.map(|filled| matches!(filled, Ok(length) if length > 0))
     }

@@ -171,9 +171,11 @@ fn observe(lease: &Lease, fault: Fault, origin: Origin) {
     let outcome = match (fault, origin) {
         // A connection that went stale in the pool says nothing of the target.
         (Fault::Broken, Origin::Pooled) => return,
+        // The connection was fine: the reference sees the 502 that the client gets.
+        (Fault::Invalid, _) => Outcome::Replied(502),
         (Fault::Connect, _) => Outcome::Refused,
         (Fault::ConnectTimeout | Fault::TimedOut, _) => Outcome::TimedOut,
-        (Fault::Broken | Fault::Invalid, _) => Outcome::Reset,
+        (Fault::Broken, Origin::Fresh) => Outcome::Reset,
     };
     lease.observe(outcome);
 }
