@@ -71,6 +71,8 @@ pub struct Attempt {
     scan: HeadScan,
     upload: Upload,
     pub(super) download: Relay,
+    /// When the response's head was read; before, when the target was picked.
+    pub(super) head_at: Instant,
     /// Of the response.
     pub(super) status: u16,
     /// The client's connection can be used again.
@@ -117,7 +119,8 @@ pub async fn run(
             Err(failure) => return Err(Failed { origin: Origin::Fresh, sent: Sent::Nothing, failure }),
         },
     };
-    let attempt = slot.insert(Attempt::new(upstream, upload(client, worker, aim, body, composed)));
+    let attempt =
+        slot.insert(Attempt::new(upstream, upload(client, worker, aim, body, composed), aim.picked));
     let mut interim = 0;
     let failure = loop {
         if let Err(failure) = poll_fn(|cx| attempt.poll_head(cx, client, worker, aim.matched)).await {
@@ -227,7 +230,7 @@ fn push_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl Attempt {
-    fn new(mut upstream: Pooled, upload: Relay) -> Self {
+    fn new(mut upstream: Pooled, upload: Relay, picked: Picked) -> Self {
         upstream.requests = upstream.requests.saturating_add(1);
         Self {
             upstream,
@@ -235,6 +238,7 @@ impl Attempt {
             scan: HeadScan::default(),
             upload: Upload::Running(upload),
             download: Relay::new(Vec::new(), BodyDecoder::length(0), Encoding::Plain, None),
+            head_at: picked.at,
             status: 0,
             client_persists: false,
             upstream_persists: false,
@@ -387,7 +391,8 @@ impl Attempt {
             (ReplyBody::Chunked, false) => Encoding::Chunked,
             (ReplyBody::AsGiven | ReplyBody::UntilClose, _) => Encoding::Plain,
         };
-        let (proxy_ms, upstream_ms) = aim.picked.latencies(facts, Instant::now());
+        self.head_at = Instant::now();
+        let (proxy_ms, upstream_ms) = aim.picked.latencies(facts, self.head_at);
         let mut out = worker.buffers.take_output();
         let with = Reply {
             body,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::answer::{Answering, answer};
+use super::answer::{Answering, abandon, answer};
 use super::attempt::{self, Attempt, Failed};
 use super::body::{Body, Remains, read_body};
 use super::connection::Client;
@@ -89,11 +89,15 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
         Some(body) => body,
         None => match read_body(client, worker, &facts, &matched).await {
             Ok(body) => body,
-            Err(Failure::Problem(problem)) => {
+            Err(failure) => {
                 let seen = Answering { facts: &facts, route: Some(&matched.route), picked: None };
-                return answer(client, worker, seen, problem, Remains::Unknown).await;
+                return match failure {
+                    Failure::Problem(problem) => {
+                        answer(client, worker, seen, problem, Remains::Unknown).await
+                    }
+                    Failure::ClientGone | Failure::Fault(_) => abandon(client, worker, seen),
+                };
             }
-            Err(Failure::ClientGone | Failure::Fault(_)) => return After::Drop,
         },
     };
     proxy(client, worker, &facts, &matched, first, &mut body).await
@@ -125,7 +129,7 @@ async fn proxy(
                         if seen.picked.is_some() { Problem::PickAgain(error) } else { Problem::Pick(error) };
                     return answer(client, worker, seen, problem, body.remains()).await;
                 }
-                Err(_) => return After::Drop,
+                Err(_) => return abandon(client, worker, seen),
             },
         };
         let picked = Picked { at };
@@ -140,7 +144,7 @@ async fn proxy(
             };
             attempt = None;
             let fault = match failure {
-                Failure::ClientGone => return After::Drop,
+                Failure::ClientGone => return abandon(client, worker, seen),
                 Failure::Problem(problem) => {
                     return answer(client, worker, seen, problem, Remains::Unknown).await;
                 }
@@ -224,20 +228,29 @@ async fn relay(
     lease.observe(Outcome::Replied(attempt.status));
     attempt.buffer.release();
     let held_body = body.use_up(client);
-    let ended = poll_fn(|cx| attempt.poll_download(cx, client, worker, matched)).await;
+    let mut has_waited = false;
+    let ended = poll_fn(|cx| {
+        let polled = attempt.poll_download(cx, client, worker, matched);
+        has_waited |= polled.is_pending();
+        polled
+    })
+    .await;
     let is_sent = attempt.is_sent();
     let egress_bytes = attempt.download.progress().written;
     if egress_bytes == 0 && matches!(ended, Err(RelayError::Body | RelayError::Source)) {
         // It broke before the client saw any of it.
         return answer(client, worker, seen, Problem::BadGateway, Remains::after(is_sent)).await;
     }
-    let now = Instant::now();
+    if egress_bytes == 0 && matches!(ended, Err(RelayError::Sink)) {
+        return abandon(client, worker, seen);
+    }
+    // Most answers leave in one go: no need to look at the clock again.
+    let now = if has_waited { Instant::now() } else { attempt.head_at };
     let sample = RequestSample {
         code: attempt.status,
         source: Source::Service,
         request: now.saturating_duration_since(facts.started),
-        upstream: Some(now.saturating_duration_since(picked.at)),
-        kong: picked.at.saturating_duration_since(facts.started),
+        upstream: Some(attempt.head_at.saturating_duration_since(picked.at)),
         ingress_bytes: (client.buffer.held().len() + held_body) as u64 + attempt.streamed(),
         egress_bytes,
     };
