@@ -119,6 +119,23 @@ fn an_upstream_connection_lives_as_long_as_the_response_says() {
 }
 
 #[test]
+fn a_full_pool_closes_what_has_been_idle_longest() {
+    let origins: Vec<_> = (0..3).map(|_| Origin::saying("fine")).collect();
+    let mut plan = Plan::default();
+    plan.settings.pool_size = 2;
+    let node = plan.start(&origins.iter().map(|origin| origin.address).collect::<Vec<_>>());
+    let mut client = node.connect();
+    let connections = || origins.iter().map(Origin::connections).collect::<Vec<_>>();
+    for round in 1..=3 {
+        for _ in 0..3 {
+            assert_eq!(client.get("/").body, "fine");
+        }
+        // The third target's connection takes the place of the first one's, and so on.
+        assert_eq!(connections(), [round; 3]);
+    }
+}
+
+#[test]
 fn targets_take_turns() {
     let (a, b) = (Origin::saying("a"), Origin::saying("b"));
     let node = Node::with(&[a.address, b.address]);
