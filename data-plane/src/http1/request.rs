@@ -3,9 +3,8 @@
 use std::mem::MaybeUninit;
 
 use super::framing::{self, FramingError};
-use super::{
-    Connection, Framing, HEADERS_MAX, HeadError, HeadStorage, Header, Name, Target, Version, list, split_host,
-};
+use super::host::{HostPort, split_host};
+use super::{Connection, Framing, HEADERS_MAX, HeadError, HeadStorage, Header, Name, Target, Version, list};
 
 /// A request's head, borrowed from the bytes that came.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub struct RequestHead<'h, 'b> {
     /// What each of `headers` is.
     pub names: &'h [Name],
     /// The Host header; `None` only in HTTP/1.0.
-    pub host: Option<&'b [u8]>,
+    pub host: Option<HostPort<'b>>,
     /// How the body ends; `Absent` means there is none.
     pub framing: Framing,
     /// What the Connection headers say.
@@ -118,11 +117,9 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     fn note(&mut self, name: Name, value: &'b [u8], framing: &mut framing::Headers) -> Result<(), Refusal> {
         match name {
             Name::Host => {
-                if self.host.replace(value).is_some() {
+                let host = split_host(value).ok_or(Refusal::Malformed("host"))?;
+                if self.host.replace(host).is_some() {
                     return Err(Refusal::Malformed("more than one host"));
-                }
-                if split_host(value).is_none() {
-                    return Err(Refusal::Malformed("host"));
                 }
             }
             Name::ContentLength => framing.content_length(value)?,
@@ -157,6 +154,11 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             | Name::XRealIp => {}
         }
         Ok(())
+    }
+
+    /// Who is asked: the target's authority if it has one, else the Host header.
+    pub fn authority(&self) -> Option<HostPort<'b>> {
+        self.target.authority.or(self.host)
     }
 
     /// Whether the connection can carry another request after this one.

@@ -36,7 +36,7 @@ pub struct Aim<'a> {
     /// Of the request's head.
     pub facts: &'a Facts,
     /// Where it goes.
-    pub matched: &'a Matched,
+    pub matched: &'a Matched<'a>,
     /// The target.
     pub lease: &'a Lease,
     /// When that was picked.
@@ -282,7 +282,7 @@ impl Attempt {
         cx: &mut Context<'_>,
         client: &mut Client,
         worker: &Worker,
-        matched: &Matched,
+        matched: &Matched<'_>,
     ) -> Result<bool, Failure> {
         let Upload::Running(upload) = &mut self.upload else { return Ok(true) };
         let patience = Patience { read: worker.settings.body_timeout, write: matched.service.write_timeout };
@@ -314,7 +314,7 @@ impl Attempt {
         cx: &mut Context<'_>,
         client: &mut Client,
         worker: &Worker,
-        matched: &Matched,
+        matched: &Matched<'_>,
     ) -> Poll<Result<(), Failure>> {
         let is_sent = self.poll_upload(cx, client, worker, matched)?;
         loop {
@@ -414,7 +414,7 @@ impl Attempt {
         cx: &mut Context<'_>,
         client: &mut Client,
         worker: &Worker,
-        matched: &Matched,
+        matched: &Matched<'_>,
     ) -> Poll<Result<(), RelayError>> {
         // The answer is what counts now; a body that cannot be sent on ends the upload only.
         if self.poll_upload(cx, client, worker, matched).is_err() {

@@ -58,7 +58,7 @@ impl Remains {
 
 impl Body {
     /// The body, where nothing must be waited for: there is none, all of it is here, or it is streamed anyway.
-    pub fn at_hand(client: &Client, worker: &Worker, facts: &Facts, matched: &Matched) -> Option<Self> {
+    pub fn at_hand(client: &Client, worker: &Worker, facts: &Facts, matched: &Matched<'_>) -> Option<Self> {
         match facts.framing {
             Framing::Absent | Framing::Length(0) => Some(Self::Absent),
             Framing::Length(length) => {
@@ -102,7 +102,7 @@ pub async fn read_body(
     client: &mut Client,
     worker: &Worker,
     facts: &Facts,
-    matched: &Matched,
+    matched: &Matched<'_>,
 ) -> Result<Body, Failure> {
     let settings = &worker.settings;
     if facts.expects_continue

@@ -17,6 +17,10 @@ const BODY_BYTES: usize = 8 * 1024;
 /// Bytes that whoever waits for more holds at least: most heads fit.
 const SETTLED_BYTES: usize = 4 * 1024;
 
+/// Capacity of an output that is kept: a whole buffer's chunk behind what a relay gathers (16 KiB), with what a
+/// growing vector takes in advance.
+const OUTPUT_BYTES_MAX: usize = 2 * BUFFER_BYTES;
+
 /// Free buffers that a worker keeps; past that they are freed.
 const FREE_BUFFERS_MAX: usize = 256;
 
@@ -48,7 +52,7 @@ impl Buffers {
     /// Returns a buffer of [`Self::take_output`].
     pub fn give_back_output(&self, mut output: Vec<u8>) {
         let mut free = self.free_output.borrow_mut();
-        if free.len() < FREE_BUFFERS_MAX && (1..=BUFFER_BYTES).contains(&output.capacity()) {
+        if free.len() < FREE_BUFFERS_MAX && (1..=OUTPUT_BYTES_MAX).contains(&output.capacity()) {
             output.clear();
             free.push(output);
         }

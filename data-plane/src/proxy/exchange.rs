@@ -75,13 +75,14 @@ pub(super) async fn refuse(client: &mut Client, worker: &Worker, error: HeadErro
 
 /// Serves the request whose head the client's buffer holds.
 pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> After {
-    let Opened { facts, matched } = request::open(client, worker, is_last);
+    let table = worker.table();
+    let Opened { facts, matched } = request::open(&table, client, worker, is_last);
     let (matched, first) = match matched {
         Ok(matched) => matched,
         Err(request::Unserved { problem, route }) => {
             let is_refused = matches!(problem, Problem::Refused(_));
             let remains = if is_refused { Remains::Unknown } else { Remains::All };
-            let seen = Answering { facts: &facts, route: route.as_deref(), picked: None };
+            let seen = Answering { facts: &facts, route, picked: None };
             return answer(client, worker, seen, problem, remains).await;
         }
     };
@@ -90,7 +91,7 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
         None => match read_body(client, worker, &facts, &matched).await {
             Ok(body) => body,
             Err(failure) => {
-                let seen = Answering { facts: &facts, route: Some(&matched.route), picked: None };
+                let seen = Answering { facts: &facts, route: Some(matched.route), picked: None };
                 return match failure {
                     Failure::Problem(problem) => {
                         answer(client, worker, seen, problem, Remains::Unknown).await
@@ -108,13 +109,13 @@ async fn proxy(
     client: &mut Client,
     worker: &Worker,
     facts: &Facts,
-    matched: &Matched,
+    matched: &Matched<'_>,
     mut first: Option<First>,
     body: &mut Body,
 ) -> After {
     let mut tried = Tried::default();
     let mut retries_left = matched.service.retries;
-    let mut seen = Answering { facts, route: Some(&matched.route), picked: None };
+    let mut seen = Answering { facts, route: Some(matched.route), picked: None };
     let mut attempt = None;
     'targets: loop {
         let (lease, mut composed, at) = match first.take() {
@@ -185,7 +186,7 @@ fn observe(lease: &Lease, fault: Fault, origin: Origin) {
 }
 
 /// Picks a target; waits for a name's first answer, within the connect timeout.
-async fn pick(client: &mut Client, matched: &Matched, tried: &mut Tried) -> Result<Lease, Failure> {
+async fn pick(client: &mut Client, matched: &Matched<'_>, tried: &mut Tried) -> Result<Lease, Failure> {
     let upstream = &matched.service.upstream;
     match upstream.pick(tried) {
         Ok(lease) => return Ok(lease),
