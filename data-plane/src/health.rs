@@ -38,13 +38,13 @@ impl State {
 /// What happened to one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// A response head came, with this status.
+    /// A response head came, with this status; what is no valid response counts as 502.
     Replied(u16),
     /// Connecting, writing or reading took too long.
     TimedOut,
     /// No connection.
     Refused,
-    /// The connection broke, or what came was no valid response, before a response head was complete.
+    /// The connection broke before a response head was complete.
     Reset,
 }
 

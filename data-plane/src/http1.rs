@@ -23,7 +23,7 @@ mod tests;
 pub use body::{BodyDecoder, BodyError, Step, TRAILER_BYTES_MAX};
 pub use encode::{LAST_CHUNK, push_chunk_size, push_decimal};
 pub use framing::{Framing, FramingError};
-pub use host::{HostPort, split_host};
+pub use host::HostPort;
 pub use httparse::Header;
 pub use name::Name;
 pub use request::{Refusal, RequestHead};
@@ -33,20 +33,31 @@ pub use target::Target;
 
 use std::mem::MaybeUninit;
 
-/// Most headers that a head can carry, whatever the settings say: parsing borrows an array of this size.
-pub const HEADERS_MAX: usize = 128;
+/// Most headers that a head can carry: the largest value of the setting that limits them.
+pub const HEADERS_MAX: usize = 1000;
 
-/// Where a parsed head keeps its headers: on the caller's stack, uninitialised, so that it costs nothing.
+/// Headers that there is room for on the stack.
+const HEADERS_INLINE: usize = 128;
+
+/// Where a parsed head keeps its headers: on the caller's stack, uninitialised, so that it costs nothing. A head
+/// with more headers than fit there is parsed once more, with room on the heap.
 pub struct HeadStorage<'b> {
-    headers: [MaybeUninit<Header<'b>>; HEADERS_MAX],
-    names: [Name; HEADERS_MAX],
+    headers: [MaybeUninit<Header<'b>>; HEADERS_INLINE],
+    names: [Name; HEADERS_INLINE],
+    more_headers: Vec<MaybeUninit<Header<'b>>>,
+    more_names: Vec<Name>,
 }
 
 impl HeadStorage<'_> {
     /// Room for one head.
     #[inline]
     pub const fn new() -> Self {
-        Self { headers: [const { MaybeUninit::uninit() }; HEADERS_MAX], names: [Name::Other; HEADERS_MAX] }
+        Self {
+            headers: [const { MaybeUninit::uninit() }; HEADERS_INLINE],
+            names: [Name::Other; HEADERS_INLINE],
+            more_headers: Vec::new(),
+            more_names: Vec::new(),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod request;
 mod retry;
 pub mod rewrite;
 mod settings;
+mod stream;
 mod timer;
 mod worker;
 
@@ -32,7 +33,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::error;
 
 use crate::observability::Workers;
@@ -165,8 +166,9 @@ impl Drain {
         self.token.is_cancelled()
     }
 
-    async fn begun(&self) {
-        self.token.cancelled().await;
+    /// Ready once it has begun, however often it is asked.
+    fn begun(&self) -> WaitForCancellationFuture<'_> {
+        self.token.cancelled()
     }
 
     fn deadline(&self) -> Instant {

@@ -166,7 +166,8 @@ impl Router {
     /// The route for a request, or `None` (the client gets 404). Allocates nothing.
     pub fn find(&self, query: &Query<'_>) -> Option<Match> {
         let mut best = Best { rank: Rank::LOWEST, found: None };
-        if let Some(host) = HostKey::new(query.host) {
+        let has_hosts = !self.by_end.is_empty() || !self.by_start.is_empty();
+        if has_hosts && let Some(host) = HostKey::new(query.host) {
             self.by_end.walk_back(host.backwards(), |len, group| {
                 if len == host.len() || host.backwards()[..len].ends_with(b".") {
                     group.find(query, &mut best);

@@ -200,13 +200,8 @@ pub async fn start(
     let (changes, change_queue) = mpsc::channel(sync::REPORTS_MAX);
     let (marks, mark_queue) = mpsc::channel(sync::MARKS_MAX);
     let (link, link_seen) = watch::channel(LinkState::default());
-<<<<<<< HEAD
-    let ends = SyncEnds { requests: request_queue, reports: changes, link: link_seen };
-    tasks.spawn("carrying config", join::run(ends, updates, reports, Arc::clone(&state)));
-=======
     let ends = SyncEnds { requests: request_queue, reports: changes, marks: mark_queue, link: link_seen };
-    tasks.spawn(join::run(ends, updates, reports, directory, Arc::clone(&state)));
->>>>>>> fix-dist
+    tasks.spawn("carrying config", join::run(ends, updates, reports, directory, Arc::clone(&state)));
     let parts = sync::Parts {
         settings: sync::Settings::default(),
         identity: Identity {

@@ -238,15 +238,16 @@ fn switched_on(settings: &Settings, key: &Key, known: &[&'static str]) -> Result
 
 #[cfg(test)]
 mod tests {
+    use equipoise_settings::Process;
     use equipoise_settings::source::Layers;
 
     use super::*;
 
     fn read(variables: &[(&str, &str)]) -> Result<NodeSettings, Problem> {
         let mut layers = Layers::default();
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         layers.environment(variables);
-        NodeSettings::read(&layers.resolve().unwrap())
+        NodeSettings::read(&layers.resolve(Process::Node).unwrap())
     }
 
     #[test]

@@ -3,6 +3,8 @@
 /// A Host value taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostPort<'a> {
+    /// All of it, as written.
+    pub text: &'a [u8],
     /// Name or address, as written (brackets included), never empty.
     pub name: &'a [u8],
     /// Port, if one is given. `host:` gives none.
@@ -11,7 +13,7 @@ pub struct HostPort<'a> {
 
 /// Takes a Host value (or an authority) apart; `None` when it is none. User information is refused.
 #[inline]
-pub fn split_host(value: &[u8]) -> Option<HostPort<'_>> {
+pub(super) fn split_host(value: &[u8]) -> Option<HostPort<'_>> {
     let (name, rest) = if value.first() == Some(&b'[') {
         let end = value.iter().position(|byte| *byte == b']')? + 1;
         let (name, rest) = value.split_at(end);
@@ -32,7 +34,7 @@ pub fn split_host(value: &[u8]) -> Option<HostPort<'_>> {
         }
         _ => return None,
     };
-    Some(HostPort { name, port })
+    Some(HostPort { text: value, name, port })
 }
 
 /// What a registered name may hold (RFC 3986: unreserved, sub-delims, percent). `%` is left out: no resolver

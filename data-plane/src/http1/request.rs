@@ -1,7 +1,10 @@
 //! A request's head.
 
+use std::mem::MaybeUninit;
+
 use super::framing::{self, FramingError};
-use super::{Connection, Framing, HeadError, HeadStorage, Header, Name, Target, Version, list, split_host};
+use super::host::{HostPort, split_host};
+use super::{Connection, Framing, HEADERS_MAX, HeadError, HeadStorage, Header, Name, Target, Version, list};
 
 /// A request's head, borrowed from the bytes that came.
 #[derive(Debug)]
@@ -17,7 +20,7 @@ pub struct RequestHead<'h, 'b> {
     /// What each of `headers` is.
     pub names: &'h [Name],
     /// The Host header; `None` only in HTTP/1.0.
-    pub host: Option<&'b [u8]>,
+    pub host: Option<HostPort<'b>>,
     /// How the body ends; `Absent` means there is none.
     pub framing: Framing,
     /// What the Connection headers say.
@@ -56,9 +59,18 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     /// When it breaks a rule.
     #[inline]
     pub fn parse(bytes: &'b [u8], storage: &'h mut HeadStorage<'b>) -> Result<Self, Refusal> {
-        let HeadStorage { headers, names } = storage;
+        let HeadStorage { headers, names, more_headers, more_names } = storage;
+        let mut names = names.as_mut_slice();
         let mut raw = httparse::Request::new(&mut []);
-        match raw.parse_with_uninit_headers(bytes, headers) {
+        let mut parsed = raw.parse_with_uninit_headers(bytes, headers);
+        if parsed == Err(httparse::Error::TooManyHeaders) {
+            more_headers.resize_with(HEADERS_MAX, MaybeUninit::uninit);
+            more_names.resize(HEADERS_MAX, Name::Other);
+            names = more_names;
+            raw = httparse::Request::new(&mut []);
+            parsed = raw.parse_with_uninit_headers(bytes, more_headers);
+        }
+        match parsed {
             Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
             Ok(_) => return Err(Refusal::Malformed("head")),
             Err(error) => return Err(refusal(error, bytes)),
@@ -105,11 +117,9 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     fn note(&mut self, name: Name, value: &'b [u8], framing: &mut framing::Headers) -> Result<(), Refusal> {
         match name {
             Name::Host => {
-                if self.host.replace(value).is_some() {
+                let host = split_host(value).ok_or(Refusal::Malformed("host"))?;
+                if self.host.replace(host).is_some() {
                     return Err(Refusal::Malformed("more than one host"));
-                }
-                if split_host(value).is_none() {
-                    return Err(Refusal::Malformed("host"));
                 }
             }
             Name::ContentLength => framing.content_length(value)?,
@@ -144,6 +154,11 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             | Name::XRealIp => {}
         }
         Ok(())
+    }
+
+    /// Who is asked: the target's authority if it has one, else the Host header.
+    pub fn authority(&self) -> Option<HostPort<'b>> {
+        self.target.authority.or(self.host)
     }
 
     /// Whether the connection can carry another request after this one.

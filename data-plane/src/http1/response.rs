@@ -1,7 +1,9 @@
 //! A response's head.
 
+use std::mem::MaybeUninit;
+
 use super::framing::{self, FramingError};
-use super::{Connection, Framing, HeadError, HeadStorage, Header, Name, Version};
+use super::{Connection, Framing, HEADERS_MAX, HeadError, HeadStorage, Header, Name, Version};
 
 /// A response's head, borrowed from the bytes that came.
 #[derive(Debug)]
@@ -65,10 +67,19 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         method_is_head: bool,
         storage: &'h mut HeadStorage<'b>,
     ) -> Result<Self, InvalidResponse> {
-        let HeadStorage { headers, names } = storage;
+        let HeadStorage { headers, names, more_headers, more_names } = storage;
+        let mut names = names.as_mut_slice();
         let mut raw = httparse::Response::new(&mut []);
         let config = httparse::ParserConfig::default();
-        match config.parse_response_with_uninit_headers(&mut raw, bytes, headers) {
+        let mut parsed = config.parse_response_with_uninit_headers(&mut raw, bytes, headers);
+        if parsed == Err(httparse::Error::TooManyHeaders) {
+            more_headers.resize_with(HEADERS_MAX, MaybeUninit::uninit);
+            more_names.resize(HEADERS_MAX, Name::Other);
+            names = more_names;
+            raw = httparse::Response::new(&mut []);
+            parsed = config.parse_response_with_uninit_headers(&mut raw, bytes, more_headers);
+        }
+        match parsed {
             Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
             Ok(_) => return Err(InvalidResponse::Malformed(httparse::Error::NewLine)),
             Err(error) => return Err(InvalidResponse::Malformed(error)),

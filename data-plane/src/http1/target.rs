@@ -1,10 +1,12 @@
 //! The request target: what a client may ask for.
 
+use super::host::{HostPort, split_host};
+
 /// A request target taken apart. The path begins with `/` and is as the client wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target<'b> {
     /// Authority of an absolute form (`http://a/b`).
-    pub authority: Option<&'b [u8]>,
+    pub authority: Option<HostPort<'b>>,
     /// Path, not normalised.
     pub path: &'b [u8],
     /// What follows the `?`; empty for a bare trailing one.
@@ -22,8 +24,7 @@ impl<'b> Target<'b> {
             let after = strip_scheme(target)?;
             let end = after.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(after.len());
             let (authority, rest) = after.split_at(end);
-            super::split_host(authority)?;
-            (Some(authority), rest)
+            (Some(split_host(authority)?), rest)
         };
         let (path, query) = match memchr::memchr(b'?', rest) {
             Some(at) => (&rest[..at], Some(&rest[at + 1..])),

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::host::split_host;
 use super::*;
 
 const LIMITS: Limits = Limits { line_bytes_max: 200, head_bytes_max: 1000, headers_max: 10 };
@@ -270,8 +271,9 @@ fn a_host_is_taken_apart() {
         ("[a]", None),
         ("::1", None),
     ] {
-        let want = want.map(|(name, port)| HostPort { name: str::as_bytes(name), port });
-        assert_eq!(split_host(value.as_bytes()), want, "{value:?}");
+        let text = value.as_bytes();
+        let want = want.map(|(name, port)| HostPort { text, name: str::as_bytes(name), port });
+        assert_eq!(split_host(text), want, "{value:?}");
     }
 }
 

@@ -4,11 +4,11 @@
 
 /// Requests by service, route, code and source.
 pub const HTTP_REQUESTS: &str = "kong_http_requests_total";
-/// Time the gateway itself took.
+/// Time the gateway itself took: what of a request's time is not the upstream's.
 pub const KONG_LATENCY: &str = "kong_kong_latency_ms";
-/// Time the upstream took.
+/// Time from the pick of a target to the head of its response.
 pub const UPSTREAM_LATENCY: &str = "kong_upstream_latency_ms";
-/// Time from the first byte of a request to the last of its response.
+/// Time from the whole head of a request to the last byte of its response.
 pub const REQUEST_LATENCY: &str = "kong_request_latency_ms";
 /// Bytes by direction.
 pub const BANDWIDTH: &str = "kong_bandwidth_bytes";

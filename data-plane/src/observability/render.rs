@@ -120,17 +120,25 @@ fn render_routes(text: &mut Text, table: &Table, unmatched: Sum) {
             text.sample(names::BANDWIDTH, &labels, bytes);
         }
     }
-    text.family(names::KONG_LATENCY, Kind::Histogram, "Time that the gateway took.");
+    text.family(names::KONG_LATENCY, Kind::Histogram, "Time of requests that is not the upstream's.");
     for (route, sum) in &series {
         let labels = route_labels(route);
         text.histogram(names::KONG_LATENCY, &labels, &names::KONG_BUCKETS_MS, &sum.kong);
     }
-    text.family(names::UPSTREAM_LATENCY, Kind::Histogram, "Time that the upstream took.");
+    text.family(
+        names::UPSTREAM_LATENCY,
+        Kind::Histogram,
+        "Time from the pick of a target to the head of its response.",
+    );
     for (route, sum) in &series {
         let labels = route_labels(route);
         text.histogram(names::UPSTREAM_LATENCY, &labels, &names::UPSTREAM_BUCKETS_MS, &sum.upstream);
     }
-    text.family(names::REQUEST_LATENCY, Kind::Histogram, "Time that the request took.");
+    text.family(
+        names::REQUEST_LATENCY,
+        Kind::Histogram,
+        "Time from the head of a request to the end of its response.",
+    );
     for (route, sum) in &series {
         let labels = route_labels(route);
         text.histogram(names::REQUEST_LATENCY, &labels, &names::UPSTREAM_BUCKETS_MS, &sum.request);

@@ -30,16 +30,16 @@ impl Source {
 /// What is counted of one finished request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestSample {
-    /// Status that the client got.
+    /// Status that the client got; 499 if it left before any.
     pub code: u16,
     /// Who made it.
     pub source: Source,
-    /// First byte of the request to last byte of the response.
+    /// From the request's whole head to the last byte of the response. What is not `upstream` is the gateway's
+    /// own share, the passing on of bodies included.
     pub request: Duration,
-    /// First byte sent upstream to last byte received; `None` when nothing was sent.
+    /// From the last pick of a target to the head of its response, or to its failure; `None` when no target was
+    /// picked.
     pub upstream: Option<Duration>,
-    /// The gateway's own share.
-    pub kong: Duration,
     /// Bytes the client sent, head and body.
     pub ingress_bytes: u64,
     /// Bytes the client was sent, head and body.
@@ -112,7 +112,8 @@ struct CodeCounter {
 impl Shard {
     pub(super) fn record(&self, sample: &RequestSample) {
         self.count_code(sample.code, sample.source);
-        self.kong.observe(&KONG_BUCKETS_MS, sample.kong);
+        let kong = sample.request.saturating_sub(sample.upstream.unwrap_or_default());
+        self.kong.observe(&KONG_BUCKETS_MS, kong);
         self.request.observe(&UPSTREAM_BUCKETS_MS, sample.request);
         if let Some(upstream) = sample.upstream {
             self.upstream.observe(&UPSTREAM_BUCKETS_MS, upstream);

@@ -23,6 +23,31 @@ pub struct Answering<'a> {
     pub picked: Option<Picked>,
 }
 
+/// What a request counts as whose client left before any of an answer: the reference's.
+const CLIENT_GONE: u16 = 499;
+
+impl Answering<'_> {
+    /// What is counted when there is no response of an upstream; `waited_until`: when an upstream was given up.
+    fn sample(&self, code: u16, waited_until: Instant) -> RequestSample {
+        RequestSample {
+            code,
+            source: Source::Kong,
+            request: Instant::now().saturating_duration_since(self.facts.started),
+            upstream: self.picked.map(|picked| waited_until.saturating_duration_since(picked.at)),
+            ingress_bytes: 0,
+            egress_bytes: 0,
+        }
+    }
+}
+
+/// Counts a request whose client left before any of an answer.
+pub fn abandon(client: &Client, worker: &Worker, seen: Answering<'_>) -> After {
+    let ingress_bytes = client.buffer.held().len() as u64;
+    let sample = RequestSample { ingress_bytes, ..seen.sample(CLIENT_GONE, Instant::now()) };
+    worker.metrics.request(seen.route.map(|route| &*route.metrics), &sample);
+    After::Drop
+}
+
 /// Answers by ourselves. The connection goes on if the client's body is out of it.
 pub async fn answer(
     client: &mut Client,
@@ -31,29 +56,24 @@ pub async fn answer(
     problem: Problem,
     remains: Remains,
 ) -> After {
-    let Answering { facts, route, picked } = seen;
+    let Answering { facts, route, .. } = seen;
     let is_read = remains.use_up(client, facts);
     let persists = facts.persists && is_read && !worker.is_draining.get();
     let now = Instant::now();
     let mut out = worker.buffers.take_output();
     push_answer(&mut out, client, worker, seen, &problem, persists, now);
     let is_written = client.write(&out, worker.settings.send_timeout).await;
-    let request = Instant::now().saturating_duration_since(facts.started);
     let sample = RequestSample {
-        code: problem.status(),
-        source: Source::Kong,
-        request,
-        upstream: picked.map(|picked| now.saturating_duration_since(picked.at)),
-        kong: picked.map_or(request, |picked| picked.at.saturating_duration_since(facts.started)),
         ingress_bytes: client.buffer.held().len() as u64,
         egress_bytes: out.len() as u64,
+        ..seen.sample(problem.status(), now)
     };
     worker.metrics.request(route.map(|route| &*route.metrics), &sample);
     worker.buffers.give_back_output(out);
     match (is_written, persists) {
         (true, true) => After::Keep,
         (true, false) => After::Linger,
-        (false, _) => After::Close,
+        (false, _) => After::Drop,
     }
 }
 

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::body::Body;
@@ -14,11 +13,12 @@ use super::connection::Client;
 use super::error::Problem;
 use super::exchange::{Failure, Picked};
 use super::forward::BodyHeader;
-use super::pool::{self, Pooled};
-use super::relay::{Encoding, Patience, Relay, RelayError};
+use super::pool::Pooled;
+use super::relay::{Encoding, Patience, Progress, Relay, RelayError};
 use super::reply::{self, Reply, ReplyBody};
 use super::request::{self, Facts, Matched};
 use super::retry::{Fault, Method, Origin, Sent};
+use super::stream::Stream;
 use super::worker::Worker;
 use crate::http1::{
     BodyDecoder, Framing, HeadScan, HeadStorage, InvalidResponse, ResponseBody, ResponseHead, Version,
@@ -36,13 +36,20 @@ pub struct Aim<'a> {
     /// Of the request's head.
     pub facts: &'a Facts,
     /// Where it goes.
-    pub matched: &'a Matched,
+    pub matched: &'a Matched<'a>,
     /// The target.
     pub lease: &'a Lease,
     /// When that was picked.
     pub picked: Picked,
     /// Whether a pooled connection will do.
     pub may_pool: bool,
+}
+
+impl Aim<'_> {
+    /// Whether there is a body of which the route wants nothing sent twice.
+    fn sends_body_once(&self) -> bool {
+        self.facts.framing != Framing::Absent && !self.matched.route.request_buffering
+    }
 }
 
 /// An attempt that failed before a response head was complete.
@@ -64,6 +71,8 @@ pub struct Attempt {
     scan: HeadScan,
     upload: Upload,
     pub(super) download: Relay,
+    /// When the response's head was read; before, when the target was picked.
+    pub(super) head_at: Instant,
     /// Of the response.
     pub(super) status: u16,
     /// The client's connection can be used again.
@@ -77,20 +86,19 @@ pub struct Attempt {
 enum Upload {
     /// Under way.
     Running(Relay),
-    /// All of it is with the upstream: bytes in all, and of a streamed body.
-    Sent {
-        /// Bytes that the connection accepted.
-        written: u64,
-        /// Body bytes that were streamed.
-        streamed: u64,
-    },
-    /// The upstream took no more of it; whether some body was lost.
-    Broken {
-        /// Bytes that the connection accepted.
-        written: u64,
-        /// Part of the body is gone.
-        took_body: bool,
-    },
+    /// All of it is with the upstream.
+    Sent(Progress),
+    /// It ended before that.
+    Broken(Progress),
+}
+
+impl Upload {
+    const fn progress(&self) -> Progress {
+        match self {
+            Self::Running(relay) => relay.progress(),
+            Self::Sent(progress) | Self::Broken(progress) => *progress,
+        }
+    }
 }
 
 /// Sends the request to one target and reads the response's head; `slot` holds the attempt then. `composed` is
@@ -104,14 +112,15 @@ pub async fn run(
     composed: Option<Vec<u8>>,
 ) -> Result<(), Failed> {
     let address = aim.lease.address();
-    let (upstream, origin) = match take_pooled(worker, aim, address) {
+    let (upstream, origin) = match take_pooled(worker, aim, body, address) {
         Some(pooled) => (pooled, Origin::Pooled),
         None => match connect(client, address, aim.matched.service.connect_timeout).await {
             Ok(stream) => (Pooled { stream, requests: 0 }, Origin::Fresh),
             Err(failure) => return Err(Failed { origin: Origin::Fresh, sent: Sent::Nothing, failure }),
         },
     };
-    let attempt = slot.insert(Attempt::new(upstream, upload(client, worker, aim, body, composed)));
+    let attempt =
+        slot.insert(Attempt::new(upstream, upload(client, worker, aim, body, composed), aim.picked));
     let mut interim = 0;
     let failure = loop {
         if let Err(failure) = poll_fn(|cx| attempt.poll_head(cx, client, worker, aim.matched)).await {
@@ -138,23 +147,23 @@ pub async fn run(
     Err(Failed { origin, sent, failure })
 }
 
-fn take_pooled(worker: &Worker, aim: &Aim<'_>, address: SocketAddr) -> Option<Pooled> {
+fn take_pooled(worker: &Worker, aim: &Aim<'_>, body: &Body, address: SocketAddr) -> Option<Pooled> {
     let mut pooled = if aim.may_pool { worker.pool.take(address) } else { None };
     // What cannot be sent twice is not sent on a connection that has just been closed.
-    while aim.facts.method == Method::Once
-        && pooled.as_ref().is_some_and(|pooled| !pool::is_surely_quiet(&pooled.stream))
-    {
+    let is_sent_once =
+        aim.facts.method == Method::Once || matches!(body, Body::Streaming(..)) || aim.sends_body_once();
+    while is_sent_once && pooled.as_ref().is_some_and(|pooled| !pooled.stream.is_surely_quiet()) {
         pooled = worker.pool.take(address);
     }
     worker.metrics.pool(if pooled.is_some() { PoolUse::Hit } else { PoolUse::Miss });
     pooled
 }
 
-async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -> Result<TcpStream, Failure> {
+async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -> Result<Stream, Failure> {
     client.timer.arm(patience);
     // Boxed: rare, and every connection's task would be as large as its largest wait.
-    let mut connecting = Box::pin(TcpStream::connect(address));
-    let stream = poll_fn(|cx| {
+    let mut connecting = Box::pin(Stream::connect(address));
+    poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
             return Poll::Ready(connected.map_err(|_| Failure::Fault(Fault::Connect)));
         }
@@ -163,9 +172,7 @@ async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -
         }
         client.timer.poll_expired(cx).map(|()| Err(Failure::Fault(Fault::ConnectTimeout)))
     })
-    .await?;
-    stream.set_nodelay(true).map_err(|_| Failure::Fault(Fault::Connect))?;
-    Ok(stream)
+    .await
 }
 
 /// How a body is announced.
@@ -223,7 +230,7 @@ fn push_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl Attempt {
-    fn new(mut upstream: Pooled, upload: Relay) -> Self {
+    fn new(mut upstream: Pooled, upload: Relay, picked: Picked) -> Self {
         upstream.requests = upstream.requests.saturating_add(1);
         Self {
             upstream,
@@ -231,6 +238,7 @@ impl Attempt {
             scan: HeadScan::default(),
             upload: Upload::Running(upload),
             download: Relay::new(Vec::new(), BodyDecoder::length(0), Encoding::Plain, None),
+            head_at: picked.at,
             status: 0,
             client_persists: false,
             upstream_persists: false,
@@ -239,31 +247,21 @@ impl Attempt {
 
     /// Whether all of the request is with the upstream.
     pub fn is_sent(&self) -> bool {
-        matches!(self.upload, Upload::Sent { .. })
+        matches!(self.upload, Upload::Sent(_))
     }
 
     /// Body bytes that were streamed to the upstream.
-    pub fn streamed(&self) -> u64 {
-        match &self.upload {
-            Upload::Running(relay) => relay.body_bytes(),
-            Upload::Sent { streamed, .. } => *streamed,
-            Upload::Broken { .. } => 0,
-        }
+    pub const fn streamed(&self) -> u64 {
+        self.upload.progress().body_bytes
     }
 
     /// What the target may have seen, for the retry rules.
     fn sent(&self, aim: &Aim<'_>) -> Sent {
-        let (written, took_body) = match &self.upload {
-            Upload::Running(relay) => (relay.written(), relay.took_body()),
-            Upload::Sent { written, streamed } => (*written, *streamed > 0),
-            Upload::Broken { written, took_body } => (*written, *took_body),
-        };
-        let has_body = aim.facts.framing != Framing::Absent;
+        let Progress { written, took_body, .. } = self.upload.progress();
         match (written, took_body) {
             (_, true) => Sent::Consumed,
             (0, false) => Sent::Nothing,
-            // The route wants its bodies sent once.
-            (_, false) if has_body && !aim.matched.route.request_buffering => Sent::Consumed,
+            (_, false) if aim.sends_body_once() => Sent::Consumed,
             (_, false) => Sent::Replayable,
         }
     }
@@ -284,7 +282,7 @@ impl Attempt {
         cx: &mut Context<'_>,
         client: &mut Client,
         worker: &Worker,
-        matched: &Matched,
+        matched: &Matched<'_>,
     ) -> Result<bool, Failure> {
         let Upload::Running(upload) = &mut self.upload else { return Ok(true) };
         let patience = Patience { read: worker.settings.body_timeout, write: matched.service.write_timeout };
@@ -292,11 +290,9 @@ impl Attempt {
         let polled = upload.poll(cx, stream, buffer, &mut self.upstream.stream, upload_timer, patience);
         let next = match polled {
             Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(())) => Upload::Sent { written: upload.written(), streamed: upload.body_bytes() },
+            Poll::Ready(Ok(())) => Upload::Sent(upload.progress()),
             // An answer may have come before the upstream stopped reading.
-            Poll::Ready(Err(RelayError::Sink)) => {
-                Upload::Broken { written: upload.written(), took_body: upload.took_body() }
-            }
+            Poll::Ready(Err(RelayError::Sink)) => Upload::Broken(upload.progress()),
             Poll::Ready(Err(RelayError::SinkTimeout)) => return Err(Failure::Fault(Fault::TimedOut)),
             Poll::Ready(Err(RelayError::Source)) => return Err(Failure::ClientGone),
             Poll::Ready(Err(RelayError::SourceTimeout)) => {
@@ -318,7 +314,7 @@ impl Attempt {
         cx: &mut Context<'_>,
         client: &mut Client,
         worker: &Worker,
-        matched: &Matched,
+        matched: &Matched<'_>,
     ) -> Poll<Result<(), Failure>> {
         let is_sent = self.poll_upload(cx, client, worker, matched)?;
         loop {
@@ -354,8 +350,10 @@ impl Attempt {
 
     /// Reads once, lending the buffer only when there is something; false is the end.
     fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
-        if !self.buffer.is_lent() {
-            if ready!(self.upstream.stream.poll_read_ready(cx)).is_err() {
+        if self.buffer.is_lent() {
+            self.buffer.grow(&worker.buffers);
+        } else {
+            if ready!(self.upstream.stream.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
             self.buffer.lend(&worker.buffers);
@@ -393,7 +391,8 @@ impl Attempt {
             (ReplyBody::Chunked, false) => Encoding::Chunked,
             (ReplyBody::AsGiven | ReplyBody::UntilClose, _) => Encoding::Plain,
         };
-        let (proxy_ms, upstream_ms) = aim.picked.latencies(facts, Instant::now());
+        self.head_at = Instant::now();
+        let (proxy_ms, upstream_ms) = aim.picked.latencies(facts, self.head_at);
         let mut out = worker.buffers.take_output();
         let with = Reply {
             body,
@@ -415,11 +414,11 @@ impl Attempt {
         cx: &mut Context<'_>,
         client: &mut Client,
         worker: &Worker,
-        matched: &Matched,
+        matched: &Matched<'_>,
     ) -> Poll<Result<(), RelayError>> {
         // The answer is what counts now; a body that cannot be sent on ends the upload only.
         if self.poll_upload(cx, client, worker, matched).is_err() {
-            self.upload = Upload::Broken { written: 0, took_body: true };
+            self.upload = Upload::Broken(self.upload.progress());
         }
         let patience = Patience { read: matched.service.read_timeout, write: worker.settings.send_timeout };
         let upstream = &mut self.upstream.stream;

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::task::{Poll, ready};
-use std::time::Duration;
 
 use super::connection::Client;
 use super::error::Problem;
@@ -59,7 +58,7 @@ impl Remains {
 
 impl Body {
     /// The body, where nothing must be waited for: there is none, all of it is here, or it is streamed anyway.
-    pub fn at_hand(client: &Client, worker: &Worker, facts: &Facts, matched: &Matched) -> Option<Self> {
+    pub fn at_hand(client: &Client, worker: &Worker, facts: &Facts, matched: &Matched<'_>) -> Option<Self> {
         match facts.framing {
             Framing::Absent | Framing::Length(0) => Some(Self::Absent),
             Framing::Length(length) => {
@@ -103,7 +102,7 @@ pub async fn read_body(
     client: &mut Client,
     worker: &Worker,
     facts: &Facts,
-    matched: &Matched,
+    matched: &Matched<'_>,
 ) -> Result<Body, Failure> {
     let settings = &worker.settings;
     if facts.expects_continue
@@ -125,7 +124,7 @@ pub async fn read_body(
         && let Ok(length) = usize::try_from(length)
     {
         while client.buffer.filled().len() < length {
-            read_more(client, settings.body_timeout).await?;
+            read_more(client, worker).await?;
         }
         return Ok(Body::InPlace(length));
     }
@@ -152,7 +151,7 @@ async fn collect(client: &mut Client, worker: &Worker, mut decoder: BodyDecoder)
             }
             Step::More { skip } => {
                 client.buffer.consume(skip);
-                read_more(client, settings.body_timeout).await?;
+                read_more(client, worker).await?;
             }
             Step::End { skip } => {
                 client.buffer.consume(skip);
@@ -162,12 +161,14 @@ async fn collect(client: &mut Client, worker: &Worker, mut decoder: BodyDecoder)
     }
 }
 
-async fn read_more(client: &mut Client, patience: Duration) -> Result<(), Failure> {
-    client.timer.arm(patience);
+async fn read_more(client: &mut Client, worker: &Worker) -> Result<(), Failure> {
+    client.timer.arm(worker.settings.body_timeout);
+    client.buffer.grow(&worker.buffers);
     poll_fn(|cx| match client.buffer.poll_fill(&mut client.stream, cx) {
         Poll::Ready(Ok(length)) if length > 0 => Poll::Ready(Ok(())),
         Poll::Ready(_) => Poll::Ready(Err(Failure::ClientGone)),
         Poll::Pending => {
+            client.buffer.settle(&worker.buffers);
             ready!(client.timer.poll_expired(cx));
             Poll::Ready(Err(Failure::Problem(Problem::BodyTimeout)))
         }

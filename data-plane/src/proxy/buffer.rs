@@ -2,14 +2,24 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 
-/// Bytes of a buffer: the largest head (32 KiB) and 8 KiB of body beside it. Only what is touched is resident.
+use super::stream::Stream;
+
+/// Bytes of a buffer as it is lent: a head of the usual limit (32 KiB) and [`BODY_BYTES`] beside it.
 pub const BUFFER_BYTES: usize = 40 * 1024;
+
+/// Room for a body beside a head, however large that is.
+const BODY_BYTES: usize = 8 * 1024;
+
+/// Bytes that whoever waits for more holds at least: most heads fit.
+const SETTLED_BYTES: usize = 4 * 1024;
+
+/// Capacity of an output that is kept: a whole buffer's chunk behind what a relay gathers (16 KiB), with what a
+/// growing vector takes in advance.
+const OUTPUT_BYTES_MAX: usize = 2 * BUFFER_BYTES;
 
 /// Free buffers that a worker keeps; past that they are freed.
 const FREE_BUFFERS_MAX: usize = 256;
@@ -24,7 +34,7 @@ pub struct Buffers {
 impl Buffers {
     fn take(&self) -> Box<[u8]> {
         let free = self.free.borrow_mut().pop();
-        free.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
+        free.unwrap_or_else(|| zeroed(BUFFER_BYTES))
     }
 
     fn give_back(&self, bytes: Box<[u8]>) {
@@ -42,7 +52,7 @@ impl Buffers {
     /// Returns a buffer of [`Self::take_output`].
     pub fn give_back_output(&self, mut output: Vec<u8>) {
         let mut free = self.free_output.borrow_mut();
-        if free.len() < FREE_BUFFERS_MAX && (1..=BUFFER_BYTES).contains(&output.capacity()) {
+        if free.len() < FREE_BUFFERS_MAX && (1..=OUTPUT_BYTES_MAX).contains(&output.capacity()) {
             output.clear();
             free.push(output);
         }
@@ -51,6 +61,10 @@ impl Buffers {
 
 /// Bytes read and not used yet, behind a head that stays (a retry and an error body need it). Without any,
 /// it holds no memory.
+///
+/// A read goes into a large block, so that one call takes all there is; what is incomplete then waits in a small
+/// one ([`Self::settle`]), so that thousands of half-read heads cost little. What does not fit grows
+/// ([`Self::grow`]); the limits of heads bound it.
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Box<[u8]>,
@@ -82,6 +96,47 @@ impl Buffer {
         if self.is_lent() {
             buffers.give_back(std::mem::take(self).bytes);
         }
+    }
+
+    /// Moves what is in it to a block not much larger than that, if this saves memory: for a wait.
+    pub fn settle(&mut self, buffers: &Buffers) {
+        let used = self.held().len() + self.filled().len();
+        if used == 0 {
+            return self.give_back(buffers);
+        }
+        let wanted = SETTLED_BYTES.max(used * 2);
+        if wanted <= self.bytes.len() / 2 {
+            self.move_to(zeroed(wanted), buffers);
+        }
+    }
+
+    /// Makes room where none is left. Whoever reads on without using what came bounds it: see the limits of heads.
+    pub fn grow(&mut self, buffers: &Buffers) {
+        if !self.has_room() {
+            self.move_to(zeroed(self.bytes.len() * 2), buffers);
+        }
+    }
+
+    /// Makes room for the body behind a head that is complete.
+    pub fn widen(&mut self, buffers: &Buffers) {
+        let wanted = BUFFER_BYTES.max(self.held().len() + BODY_BYTES);
+        if self.bytes.len() < wanted {
+            self.move_to(if wanted == BUFFER_BYTES { buffers.take() } else { zeroed(wanted) }, buffers);
+        }
+    }
+
+    /// Moves what is in it to the front of `bytes`, which have room for it.
+    fn move_to(&mut self, mut bytes: Box<[u8]>, buffers: &Buffers) {
+        let held = self.held().len();
+        let end = held + self.filled().len();
+        if let Some(space) = bytes.get_mut(..held) {
+            space.copy_from_slice(self.held());
+        }
+        if let Some(space) = bytes.get_mut(held..end) {
+            space.copy_from_slice(self.filled());
+        }
+        let moved = Self { bytes, held_start: 0, held_end: held, start: held, end };
+        buffers.give_back(std::mem::replace(self, moved).bytes);
     }
 
     /// What is to be used.
@@ -123,9 +178,10 @@ impl Buffer {
         self.filled().len() + self.held().len() < self.bytes.len()
     }
 
-    /// Whether a body of `length` bytes would fit beside the head.
+    /// Whether a body of `length` bytes may be kept beside the head.
     pub fn fits(&self, length: u64) -> bool {
-        usize::try_from(length).is_ok_and(|length| length <= self.bytes.len() - self.held().len())
+        let room = BODY_BYTES.max(BUFFER_BYTES.saturating_sub(self.held().len()));
+        usize::try_from(length).is_ok_and(|length| length <= room)
     }
 
     /// Makes room at the end: all of it when less than `wanted` is there.
@@ -148,12 +204,70 @@ impl Buffer {
 
     /// Reads once from `stream`; 0 is the end of the stream. Ask [`Self::has_room`] first.
     #[inline]
-    pub fn poll_fill(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub fn poll_fill(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.make_room(self.bytes.len() / 2);
         let mut space = ReadBuf::new(self.bytes.get_mut(self.end..).unwrap_or_default());
-        ready!(Pin::new(stream).poll_read(cx, &mut space))?;
+        ready!(stream.poll_read(cx, &mut space))?;
         let length = space.filled().len();
         self.end += length;
         Poll::Ready(Ok(length))
+    }
+}
+
+fn zeroed(length: usize) -> Box<[u8]> {
+    vec![0; length].into_boxed_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holding(buffers: &Buffers, bytes: &[u8]) -> Buffer {
+        let mut buffer = Buffer::default();
+        buffer.lend(buffers);
+        buffer.bytes[..bytes.len()].copy_from_slice(bytes);
+        buffer.end = bytes.len();
+        buffer
+    }
+
+    #[test]
+    fn what_waits_holds_little_and_what_grows_keeps_its_bytes() {
+        let buffers = Buffers::default();
+        let mut buffer = holding(&buffers, b"GET / HT");
+        buffer.settle(&buffers);
+        assert_eq!((buffer.filled(), buffer.bytes.len()), (&b"GET / HT"[..], SETTLED_BYTES));
+        assert_eq!(buffers.free.borrow().len(), 1, "the large block is free for others");
+        buffer.settle(&buffers);
+        assert_eq!(buffer.bytes.len(), SETTLED_BYTES);
+        buffer.grow(&buffers);
+        assert_eq!(buffer.bytes.len(), SETTLED_BYTES, "there is room");
+        buffer.end = buffer.bytes.len();
+        buffer.grow(&buffers);
+        assert_eq!(buffer.bytes.len(), 2 * SETTLED_BYTES);
+        assert!(buffer.has_room() && buffer.filled().starts_with(b"GET / HT"));
+        buffer.consume(buffer.filled().len());
+        buffer.settle(&buffers);
+        assert!(!buffer.is_lent(), "nothing waits");
+        assert_eq!(buffers.free.borrow().len(), 1, "blocks of other sizes are not kept");
+    }
+
+    #[test]
+    fn a_complete_head_has_room_for_a_body_beside_it() {
+        let buffers = Buffers::default();
+        let mut small = holding(&buffers, b"head, body");
+        small.settle(&buffers);
+        small.hold(0, 6);
+        small.widen(&buffers);
+        assert_eq!(
+            (small.held(), small.filled(), small.bytes.len()),
+            (&b"head, "[..], &b"body"[..], BUFFER_BYTES)
+        );
+
+        let mut large = holding(&buffers, &[b'x'; BUFFER_BYTES]);
+        large.hold(0, BUFFER_BYTES - 1);
+        large.widen(&buffers);
+        assert_eq!(large.bytes.len(), BUFFER_BYTES - 1 + BODY_BYTES);
+        assert_eq!((large.held().len(), large.filled()), (BUFFER_BYTES - 1, &b"x"[..]));
+        assert!(large.fits(BODY_BYTES as u64) && !large.fits(BODY_BYTES as u64 + 1));
     }
 }

@@ -1,23 +1,20 @@
 //! A client's connection: request after request, until one side ends it.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-
-use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
 use super::buffer::Buffer;
 use super::exchange::{self, After};
 use super::forward::Peer;
+use super::stream::Stream;
 use super::timer::{Timer, Timers};
 use super::worker::Worker;
 use crate::http1::{HeadError, HeadScan};
 use crate::observability::ConnectionState;
 
-/// How long a connection that has not asked anything yet stays open in a drain: its first request may be
-/// under way.
+/// How long a connection that has not asked anything yet, or has sent something that was not read yet, stays open
+/// in a drain: its request may be under way.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// How long, and for how many bytes, a connection is read from after its last answer: closing at once would
@@ -28,7 +25,7 @@ const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The client's side of an exchange.
 #[derive(Debug)]
 pub struct Client {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) buffer: Buffer,
     pub(super) peer: Peer,
     /// Port of the listener.
@@ -51,7 +48,7 @@ enum Incoming {
 
 impl Client {
     /// A connection just accepted.
-    pub(super) fn new(stream: TcpStream, peer: Peer, port: u16, timers: &std::rc::Rc<Timers>) -> Self {
+    pub(super) fn new(stream: Stream, peer: Peer, port: u16, timers: &std::rc::Rc<Timers>) -> Self {
         Self {
             stream,
             buffer: Buffer::default(),
@@ -74,6 +71,7 @@ impl Client {
                 match scan.advance(self.buffer.filled(), &worker.settings.head_limits) {
                     Ok(Some(head)) => {
                         self.buffer.hold(head.start, head.end);
+                        self.buffer.widen(&worker.buffers);
                         return Poll::Ready(Incoming::Head);
                     }
                     Ok(None) if scan.may_be_request(self.buffer.filled()) => {}
@@ -85,12 +83,13 @@ impl Client {
                 }
             } else if worker.is_draining.get() {
                 match *reading {
-                    Reading::Idle => return Poll::Ready(Incoming::Gone),
-                    Reading::First => {
-                        *reading = Reading::FirstInDrain;
+                    Reading::Idle if self.stream.is_surely_quiet() => return Poll::Ready(Incoming::Gone),
+                    // A request that has reached this node is answered, seen by the runtime or not.
+                    Reading::First | Reading::Idle => {
+                        *reading = Reading::InDrain;
                         self.timer.arm(DRAIN_GRACE);
                     }
-                    Reading::FirstInDrain | Reading::Head => {}
+                    Reading::InDrain | Reading::Head => {}
                 }
             }
             match self.poll_more(cx, worker) {
@@ -106,15 +105,17 @@ impl Client {
 
     /// Reads once, lending the buffer only when there is something; false is the end.
     fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
-        if !self.buffer.is_lent() {
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+        if self.buffer.is_lent() {
+            self.buffer.grow(&worker.buffers);
+        } else {
+            if ready!(self.stream.poll_readable(cx)).is_err() {
                 return Poll::Ready(false);
             }
             self.buffer.lend(&worker.buffers);
         }
         let filled = self.buffer.poll_fill(&mut self.stream, cx);
-        if filled.is_pending() && self.buffer.filled().is_empty() && self.buffer.held().is_empty() {
-            self.buffer.give_back(&worker.buffers);
+        if filled.is_pending() {
+            self.buffer.settle(&worker.buffers);
         }
         filled.map(|filled| matches!(filled, Ok(length) if length > 0))
     }
@@ -138,7 +139,7 @@ impl Client {
         self.timer.arm(patience);
         poll_fn(|cx| {
             while !rest.is_empty() {
-                match Pin::new(&mut self.stream).poll_write(cx, rest) {
+                match self.stream.poll_write(cx, rest) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
                     Poll::Ready(Ok(length)) => {
                         rest = rest.get(length..).unwrap_or_default();
@@ -155,6 +156,12 @@ impl Client {
         .await
     }
 
+    /// Whether the client has sent more than was used: closing at once would reset the connection under the last
+    /// answer.
+    fn has_more(&self) -> bool {
+        !self.buffer.filled().is_empty() || !self.stream.is_quiet()
+    }
+
     /// Ends the connection so that the client can still read the last answer.
     async fn linger(mut self, worker: &Worker) {
         self.buffer.release();
@@ -164,7 +171,7 @@ impl Client {
         let mut is_shut = false;
         poll_fn(|cx| {
             if !is_shut {
-                if ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
+                if ready!(self.stream.poll_shutdown(cx)).is_err() {
                     return Poll::Ready(());
                 }
                 is_shut = true;
@@ -189,10 +196,10 @@ impl Client {
 enum Reading {
     /// The first request.
     First,
-    /// The same, while the worker drains.
-    FirstInDrain,
     /// Another request.
     Idle,
+    /// A request that may be under way while the worker drains.
+    InDrain,
     /// The rest of a head.
     Head,
 }
@@ -245,7 +252,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
                 exchange::run(&mut client, worker, is_last).await
             }
             Incoming::Refused(error) => exchange::refuse(&mut client, worker, error).await,
-            Incoming::Gone => After::Close,
+            Incoming::Gone => After::Drop,
         };
         client.buffer.release();
         match after {
@@ -255,11 +262,11 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
                     client.buffer.give_back(&worker.buffers);
                 }
             }
+            After::Close if client.has_more() => return client.linger(worker).await,
             After::Linger => return client.linger(worker).await,
-            After::Close => break,
+            After::Close | After::Drop => break,
             After::Abort => {
-                // The client must not take what it got for the whole; an error leaves an ordinary close.
-                drop(client.stream.set_zero_linger());
+                client.stream.abort();
                 break;
             }
         }

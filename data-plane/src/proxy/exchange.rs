@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::answer::{Answering, answer};
+use super::answer::{Answering, abandon, answer};
 use super::attempt::{self, Attempt, Failed};
 use super::body::{Body, Remains, read_body};
 use super::connection::Client;
@@ -24,10 +24,12 @@ use crate::table::{Lease, Outcome, PickError, Tried};
 pub enum After {
     /// It waits for another request.
     Keep,
-    /// It is closed once the client had the chance to read the answer.
-    Linger,
     /// It is closed.
     Close,
+    /// It is closed once the client had the chance to read the answer: part of its request was not read.
+    Linger,
+    /// It is closed without more ado: the client is gone, or takes nothing.
+    Drop,
     /// It is reset: the client must not take what it got for the whole.
     Abort,
 }
@@ -73,13 +75,14 @@ pub(super) async fn refuse(client: &mut Client, worker: &Worker, error: HeadErro
 
 /// Serves the request whose head the client's buffer holds.
 pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> After {
-    let Opened { facts, matched } = request::open(client, worker, is_last);
+    let table = worker.table();
+    let Opened { facts, matched } = request::open(&table, client, worker, is_last);
     let (matched, first) = match matched {
         Ok(matched) => matched,
         Err(request::Unserved { problem, route }) => {
             let is_refused = matches!(problem, Problem::Refused(_));
             let remains = if is_refused { Remains::Unknown } else { Remains::All };
-            let seen = Answering { facts: &facts, route: route.as_deref(), picked: None };
+            let seen = Answering { facts: &facts, route, picked: None };
             return answer(client, worker, seen, problem, remains).await;
         }
     };
@@ -87,11 +90,15 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
         Some(body) => body,
         None => match read_body(client, worker, &facts, &matched).await {
             Ok(body) => body,
-            Err(Failure::Problem(problem)) => {
-                let seen = Answering { facts: &facts, route: Some(&matched.route), picked: None };
-                return answer(client, worker, seen, problem, Remains::Unknown).await;
+            Err(failure) => {
+                let seen = Answering { facts: &facts, route: Some(matched.route), picked: None };
+                return match failure {
+                    Failure::Problem(problem) => {
+                        answer(client, worker, seen, problem, Remains::Unknown).await
+                    }
+                    Failure::ClientGone | Failure::Fault(_) => abandon(client, worker, seen),
+                };
             }
-            Err(Failure::ClientGone | Failure::Fault(_)) => return After::Close,
         },
     };
     proxy(client, worker, &facts, &matched, first, &mut body).await
@@ -102,13 +109,13 @@ async fn proxy(
     client: &mut Client,
     worker: &Worker,
     facts: &Facts,
-    matched: &Matched,
+    matched: &Matched<'_>,
     mut first: Option<First>,
     body: &mut Body,
 ) -> After {
     let mut tried = Tried::default();
     let mut retries_left = matched.service.retries;
-    let mut seen = Answering { facts, route: Some(&matched.route), picked: None };
+    let mut seen = Answering { facts, route: Some(matched.route), picked: None };
     let mut attempt = None;
     'targets: loop {
         let (lease, mut composed, at) = match first.take() {
@@ -123,7 +130,7 @@ async fn proxy(
                         if seen.picked.is_some() { Problem::PickAgain(error) } else { Problem::Pick(error) };
                     return answer(client, worker, seen, problem, body.remains()).await;
                 }
-                Err(_) => return After::Close,
+                Err(_) => return abandon(client, worker, seen),
             },
         };
         let picked = Picked { at };
@@ -138,7 +145,7 @@ async fn proxy(
             };
             attempt = None;
             let fault = match failure {
-                Failure::ClientGone => return After::Close,
+                Failure::ClientGone => return abandon(client, worker, seen),
                 Failure::Problem(problem) => {
                     return answer(client, worker, seen, problem, Remains::Unknown).await;
                 }
@@ -169,15 +176,17 @@ fn observe(lease: &Lease, fault: Fault, origin: Origin) {
     let outcome = match (fault, origin) {
         // A connection that went stale in the pool says nothing of the target.
         (Fault::Broken, Origin::Pooled) => return,
+        // The connection was fine: the reference sees the 502 that the client gets.
+        (Fault::Invalid, _) => Outcome::Replied(502),
         (Fault::Connect, _) => Outcome::Refused,
         (Fault::ConnectTimeout | Fault::TimedOut, _) => Outcome::TimedOut,
-        (Fault::Broken | Fault::Invalid, _) => Outcome::Reset,
+        (Fault::Broken, Origin::Fresh) => Outcome::Reset,
     };
     lease.observe(outcome);
 }
 
 /// Picks a target; waits for a name's first answer, within the connect timeout.
-async fn pick(client: &mut Client, matched: &Matched, tried: &mut Tried) -> Result<Lease, Failure> {
+async fn pick(client: &mut Client, matched: &Matched<'_>, tried: &mut Tried) -> Result<Lease, Failure> {
     let upstream = &matched.service.upstream;
     match upstream.pick(tried) {
         Ok(lease) => return Ok(lease),
@@ -215,25 +224,34 @@ async fn relay(
     body: &mut Body,
     slot: &mut Option<Attempt>,
 ) -> After {
-    let Some(attempt) = slot else { return After::Close };
+    let Some(attempt) = slot else { return After::Drop };
     let attempt::Aim { facts, matched, lease, picked, .. } = *target;
     lease.observe(Outcome::Replied(attempt.status));
     attempt.buffer.release();
     let held_body = body.use_up(client);
-    let ended = poll_fn(|cx| attempt.poll_download(cx, client, worker, matched)).await;
+    let mut has_waited = false;
+    let ended = poll_fn(|cx| {
+        let polled = attempt.poll_download(cx, client, worker, matched);
+        has_waited |= polled.is_pending();
+        polled
+    })
+    .await;
     let is_sent = attempt.is_sent();
-    let egress_bytes = attempt.download.written();
+    let egress_bytes = attempt.download.progress().written;
     if egress_bytes == 0 && matches!(ended, Err(RelayError::Body | RelayError::Source)) {
         // It broke before the client saw any of it.
         return answer(client, worker, seen, Problem::BadGateway, Remains::after(is_sent)).await;
     }
-    let now = Instant::now();
+    if egress_bytes == 0 && matches!(ended, Err(RelayError::Sink)) {
+        return abandon(client, worker, seen);
+    }
+    // Most answers leave in one go: no need to look at the clock again.
+    let now = if has_waited { Instant::now() } else { attempt.head_at };
     let sample = RequestSample {
         code: attempt.status,
         source: Source::Service,
         request: now.saturating_duration_since(facts.started),
-        upstream: Some(now.saturating_duration_since(picked.at)),
-        kong: picked.at.saturating_duration_since(facts.started),
+        upstream: Some(attempt.head_at.saturating_duration_since(picked.at)),
         ingress_bytes: (client.buffer.held().len() + held_body) as u64 + attempt.streamed(),
         egress_bytes,
     };
@@ -250,7 +268,7 @@ async fn relay(
                 (_, false) => After::Linger,
             }
         }
-        Err(RelayError::Sink | RelayError::SinkTimeout) => After::Close,
+        Err(RelayError::Sink | RelayError::SinkTimeout) => After::Drop,
         Err(RelayError::Source | RelayError::SourceTimeout | RelayError::Body | RelayError::TooLarge) => {
             After::Abort
         }

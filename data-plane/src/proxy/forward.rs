@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use super::settings::{ProxySettings, RealIpHeader, SERVER_TOKEN};
-use crate::http1::{Name, RequestHead, Version, list, push_decimal, split_host};
+use crate::http1::{Name, RequestHead, Version, list, push_decimal};
 
 /// The client's end of a connection.
 #[derive(Debug)]
@@ -168,7 +168,7 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
         out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
     }
     if !given.host.0
-        && let Some(authority) = head.target.authority.or(head.host).and_then(split_host)
+        && let Some(authority) = head.authority()
     {
         out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
         let start = out.len();

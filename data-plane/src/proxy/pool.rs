@@ -1,17 +1,19 @@
 //! A worker's idle upstream connections.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+mod lru;
+
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
+use self::lru::Lru;
+use super::stream::Stream;
 
 /// A connection to a target, with what the pool must know of it.
 #[derive(Debug)]
 pub struct Pooled {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Requests it has carried.
     pub requests: u32,
 }
@@ -28,8 +30,7 @@ struct Idle {
 /// one costs no system call.
 #[derive(Debug)]
 pub struct Pool {
-    idle: RefCell<HashMap<SocketAddr, VecDeque<Idle>, foldhash::fast::RandomState>>,
-    count: Cell<usize>,
+    idle: RefCell<Lru<Idle>>,
     size: usize,
     requests_max: u32,
 }
@@ -37,16 +38,14 @@ pub struct Pool {
 impl Pool {
     /// Keeps at most `size` connections, each for at most `requests_max` requests.
     pub fn new(size: usize, requests_max: u32) -> Self {
-        Self { idle: RefCell::default(), count: Cell::new(0), size, requests_max }
+        Self { idle: RefCell::default(), size, requests_max }
     }
 
     /// A live connection to `address`, if one is idle.
     pub fn take(&self, address: SocketAddr) -> Option<Pooled> {
         let mut idle = self.idle.borrow_mut();
-        let connections = idle.get_mut(&address)?;
-        while let Some(Idle { connection, .. }) = connections.pop_back() {
-            self.count.set(self.count.get() - 1);
-            if is_quiet(&connection.stream) {
+        while let Some(Idle { connection, .. }) = idle.pop_newest(address) {
+            if connection.stream.is_quiet() {
                 return Some(connection);
             }
         }
@@ -60,41 +59,16 @@ impl Pool {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        if self.count.get() >= self.size {
-            let oldest = idle.values_mut().filter(|queue| !queue.is_empty());
-            let oldest = oldest.min_by_key(|queue| queue.front().map(|idle| idle.since));
-            if oldest.and_then(VecDeque::pop_front).is_some() {
-                self.count.set(self.count.get() - 1);
-            }
+        if idle.len() >= self.size {
+            idle.pop_oldest();
         }
-        idle.entry(address).or_default().push_back(Idle { connection, since: now });
-        self.count.set(self.count.get() + 1);
+        idle.push(address, Idle { connection, since: now });
     }
 
     /// Closes what has been idle for longer than `timeout` or was closed by its target.
     pub fn sweep(&self, now: Instant, timeout: Duration) {
-        let mut idle = self.idle.borrow_mut();
-        for connections in idle.values_mut() {
-            connections.retain(|idle| {
-                now.saturating_duration_since(idle.since) < timeout && is_quiet(&idle.connection.stream)
-            });
-        }
-        idle.retain(|_, connections| !connections.is_empty());
-        self.count.set(idle.values().map(VecDeque::len).sum());
+        self.idle.borrow_mut().retain(|idle| {
+            now.saturating_duration_since(idle.since) < timeout && idle.connection.stream.is_quiet()
+        });
     }
-}
-
-/// Whether nothing came on an idle connection: neither its end nor bytes nobody asked for. Without a readiness
-/// event this asks nobody.
-fn is_quiet(stream: &TcpStream) -> bool {
-    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
-}
-
-/// Whether a connection is quiet, asking the kernel even if no readiness event came yet. A system call more,
-/// for requests that cannot be sent twice.
-pub fn is_surely_quiet(stream: &TcpStream) -> bool {
-    use rustix::net::RecvFlags;
-    let mut byte = [0_u8; 1];
-    let peeked = rustix::net::recv(stream, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
 }

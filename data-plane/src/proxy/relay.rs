@@ -4,14 +4,11 @@
 //! is there.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
-
 use super::buffer::{Buffer, Buffers};
+use super::stream::Stream;
 use super::timer::Timer;
 use crate::http1::{BodyDecoder, LAST_CHUNK, Step, push_chunk_size};
 
@@ -58,6 +55,18 @@ pub struct Patience {
     pub write: Duration,
 }
 
+/// How far a direction got.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
+    /// Bytes that the sink accepted.
+    pub written: u64,
+    /// Body bytes taken from the source.
+    pub body_bytes: u64,
+    /// Whether anything of the body, its framing included, left the source's buffer: what is there now is no
+    /// longer where a body begins (or where what was collected of it ends), so it cannot be sent again.
+    pub took_body: bool,
+}
+
 /// One direction.
 #[derive(Debug)]
 pub struct Relay {
@@ -71,9 +80,7 @@ pub struct Relay {
     has_ended: bool,
     is_armed: bool,
     body_left: u64,
-    body_bytes: u64,
-    took_body: bool,
-    written: u64,
+    progress: Progress,
 }
 
 impl Relay {
@@ -93,25 +100,13 @@ impl Relay {
             has_ended: false,
             is_armed: false,
             body_left: body_bytes_max.unwrap_or(u64::MAX),
-            body_bytes: 0,
-            took_body: false,
-            written: 0,
+            progress: Progress::default(),
         }
     }
 
-    /// Bytes that the sink accepted.
-    pub const fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Body bytes taken from the source.
-    pub const fn body_bytes(&self) -> u64 {
-        self.body_bytes
-    }
-
-    /// Whether some of the body left the source's buffer: it cannot be sent again then.
-    pub const fn took_body(&self) -> bool {
-        self.took_body
+    /// How far it got.
+    pub const fn progress(&self) -> Progress {
+        self.progress
     }
 
     /// Gives the output buffer back.
@@ -123,9 +118,9 @@ impl Relay {
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        source: &mut TcpStream,
+        source: &mut Stream,
         buffer: &mut Buffer,
-        sink: &mut TcpStream,
+        sink: &mut Stream,
         timer: &Timer,
         patience: Patience,
     ) -> Poll<Result<(), RelayError>> {
@@ -171,12 +166,11 @@ impl Relay {
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut Buffer,
-        sink: &mut TcpStream,
+        sink: &mut Stream,
     ) -> Poll<io::Result<()>> {
         while self.output_at < self.output.len() || self.direct > 0 {
             let composed = self.output.get(self.output_at..).unwrap_or_default();
             let direct = buffer.filled().get(..self.direct).unwrap_or_default();
-            let sink = Pin::new(&mut *sink);
             let length = match (composed.is_empty(), direct.is_empty()) {
                 (false, true) => ready!(sink.poll_write(cx, composed))?,
                 (true, _) => ready!(sink.poll_write(cx, direct))?,
@@ -191,9 +185,8 @@ impl Relay {
             let of_direct = length - of_composed;
             self.output_at += of_composed;
             self.direct -= of_direct;
-            buffer.consume(of_direct);
-            self.took_body |= of_direct > 0;
-            self.written += length as u64;
+            self.take(buffer, of_direct);
+            self.progress.written += length as u64;
             self.is_armed = false;
         }
         self.output.clear();
@@ -207,8 +200,8 @@ impl Relay {
         while self.output.len() < GATHERED_BYTES_MAX {
             match self.decoder.next(buffer.filled()).map_err(|_| RelayError::Body)? {
                 Step::Data { skip, length } => {
-                    buffer.consume(skip);
-                    self.body_bytes += length as u64;
+                    self.take(buffer, skip);
+                    self.progress.body_bytes += length as u64;
                     self.body_left = self.body_left.checked_sub(length as u64).ok_or(RelayError::TooLarge)?;
                     if self.encoding == Encoding::Plain {
                         let is_small = !self.output.is_empty() && length <= COPIED_BYTES_MAX;
@@ -217,28 +210,33 @@ impl Relay {
                             return Ok(false);
                         }
                         self.output.extend_from_slice(buffer.filled().get(..length).unwrap_or_default());
-                        buffer.consume(length);
-                        self.took_body = true;
+                        self.take(buffer, length);
                         continue;
                     }
                     push_chunk_size(&mut self.output, length);
                     self.output.extend_from_slice(buffer.filled().get(..length).unwrap_or_default());
                     self.output.extend_from_slice(b"\r\n");
-                    buffer.consume(length);
-                    self.took_body = true;
+                    self.take(buffer, length);
                 }
                 Step::More { skip } => {
-                    buffer.consume(skip);
+                    self.take(buffer, skip);
                     return Ok(self.output.is_empty());
                 }
                 Step::End { skip } => {
-                    buffer.consume(skip);
+                    self.take(buffer, skip);
                     self.end();
                     return Ok(false);
                 }
             }
         }
         Ok(false)
+    }
+
+    /// The only way by which the source's bytes leave its buffer.
+    #[inline]
+    fn take(&mut self, buffer: &mut Buffer, length: usize) {
+        buffer.consume(length);
+        self.progress.took_body |= length > 0;
     }
 
     fn end(&mut self) {

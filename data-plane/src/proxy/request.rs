@@ -2,7 +2,6 @@
 //! way. Everything here is synchronous: a parsed head never lives across an await.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::attempt::{self, Aim};
@@ -13,9 +12,9 @@ use super::forward::{self, BodyHeader, Forward};
 use super::retry::Method;
 use super::rewrite::{self, Scheme, Strip};
 use super::worker::Worker;
-use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version, split_host};
+use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version};
 use crate::router::{Headers, Query};
-use crate::table::{Lease, Route, Service, Tried};
+use crate::table::{Lease, Route, Service, Table, Tried};
 
 /// What is remembered of a request.
 #[derive(Debug, Clone)]
@@ -42,22 +41,22 @@ pub struct Facts {
 
 /// Where a request goes.
 #[derive(Debug, Clone)]
-pub struct Matched {
+pub struct Matched<'t> {
     /// The route; with a service.
-    pub route: Arc<Route>,
+    pub route: &'t Route,
     /// What it leads to.
-    pub service: Arc<Service>,
+    pub service: &'t Service,
     /// Bytes of the normalised path that the route matched.
     pub prefix_bytes: usize,
 }
 
 /// Why a request goes nowhere, and its route if it has one.
 #[derive(Debug)]
-pub struct Unserved {
+pub struct Unserved<'t> {
     /// What the client is told.
     pub problem: Problem,
     /// Where the request is counted.
-    pub route: Option<Arc<Route>>,
+    pub route: Option<&'t Route>,
 }
 
 impl Headers for RequestHead<'_, '_> {
@@ -72,11 +71,11 @@ impl Headers for RequestHead<'_, '_> {
 
 /// What the head led to.
 #[derive(Debug)]
-pub struct Opened {
+pub struct Opened<'t> {
     /// Of the head.
     pub facts: Facts,
     /// Where the request goes, with the first attempt prepared where that needs no wait.
-    pub matched: Result<(Matched, Option<First>), Unserved>,
+    pub matched: Result<(Matched<'t>, Option<First>), Unserved<'t>>,
 }
 
 /// The first attempt, prepared while the head was parsed: parsing it again costs more than anything else here.
@@ -108,7 +107,7 @@ impl Facts {
 }
 
 /// Reads the held head, finds its route, and prepares the first attempt if the body is at hand.
-pub fn open(client: &Client, worker: &Worker, is_last: bool) -> Opened {
+pub fn open<'t>(table: &'t Table, client: &Client, worker: &Worker, is_last: bool) -> Opened<'t> {
     let mut facts = Facts::unread(worker);
     let mut storage = HeadStorage::new();
     let head = match RequestHead::parse(client.buffer.held(), &mut storage) {
@@ -128,7 +127,7 @@ pub fn open(client: &Client, worker: &Worker, is_last: bool) -> Opened {
     facts.expects_continue = head.expects_continue;
     facts.method = Method::of(head.method);
     let path = equipoise_proto::path::normalise(head.target.path);
-    let matched = resolve(&head, &path, client, worker).map(|matched| {
+    let matched = resolve(table, &head, &path, client, worker).map(|matched| {
         let first = prepare(&head, &path, client, worker, &facts, &matched);
         (matched, first)
     });
@@ -141,7 +140,7 @@ fn prepare(
     client: &Client,
     worker: &Worker,
     facts: &Facts,
-    matched: &Matched,
+    matched: &Matched<'_>,
 ) -> Option<First> {
     let body = Body::at_hand(client, worker, facts, matched)?;
     let mut tried = Tried::default();
@@ -152,27 +151,26 @@ fn prepare(
     Some(First { lease, tried, head })
 }
 
-fn resolve(
+fn resolve<'t>(
+    table: &'t Table,
     head: &RequestHead<'_, '_>,
     path: &[u8],
     client: &Client,
     worker: &Worker,
-) -> Result<Matched, Unserved> {
-    let host = head.host.and_then(split_host);
+) -> Result<Matched<'t>, Unserved<'t>> {
     let query = Query {
         is_tls: false,
         method: head.method.as_bytes(),
-        host: host.map_or(b"", |host| host.name),
-        port: host.and_then(|host| host.port).unwrap_or(client.port),
+        host: head.host.map_or(b"", |host| host.name),
+        port: head.host.and_then(|host| host.port).unwrap_or(client.port),
         path,
         sni: None,
         headers: head,
     };
-    let mut table = worker.table.borrow_mut();
-    let Some((route, found)) = table.load().resolve(&query) else {
+    let Some((route, found)) = table.resolve(&query) else {
         return Err(Unserved { problem: Problem::NoRoute, route: None });
     };
-    let refuse = |problem| Err(Unserved { problem, route: Some(Arc::clone(route)) });
+    let refuse = |problem| Err(Unserved { problem, route: Some(route) });
     if !route.allows_plain && !is_forwarded_https(head, client) {
         return refuse(to_https(route.https_redirect_status, head));
     }
@@ -182,7 +180,7 @@ fn resolve(
         return refuse(Problem::TooLarge);
     }
     let Some(service) = &route.service else { return refuse(Problem::NoService) };
-    Ok(Matched { route: Arc::clone(route), service: Arc::clone(service), prefix_bytes: found.prefix_bytes })
+    Ok(Matched { route, service, prefix_bytes: found.prefix_bytes })
 }
 
 /// Lower case, without trailing dot.
@@ -207,7 +205,7 @@ fn to_https(status: u16, head: &RequestHead<'_, '_>) -> Problem {
         return Problem::UpgradeRequired;
     }
     let mut location = b"https://".to_vec();
-    let host = head.target.authority.or(head.host).and_then(split_host);
+    let host = head.authority();
     location.extend_from_slice(&host.map_or(Cow::Borrowed(&b""[..]), |host| lower(host.name)));
     location.extend_from_slice(head.target.path);
     if let Some(query) = head.target.query {
@@ -219,7 +217,7 @@ fn to_https(status: u16, head: &RequestHead<'_, '_>) -> Problem {
 
 struct Composing<'a> {
     facts: &'a Facts,
-    matched: &'a Matched,
+    matched: &'a Matched<'a>,
     lease: &'a Lease,
     body: BodyHeader,
 }
@@ -254,7 +252,7 @@ fn push_request(
     rewrite::push_target(&mut out, service.path.as_deref(), path, strip, head.target.query);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match head.host {
-        Some(host) if route.preserve_host => out.extend_from_slice(host),
+        Some(host) if route.preserve_host => out.extend_from_slice(host.text),
         _ => {
             let name = service.upstream.host_header.as_deref().unwrap_or(lease.host());
             rewrite::push_host(&mut out, name, lease.address().port(), Scheme::Http);

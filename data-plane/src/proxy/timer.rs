@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// Time between ticks: how late a deadline may be noticed.
+/// Time between ticks. A deadline is noticed after it passed, at most two ticks late.
 pub const TICK: Duration = Duration::from_millis(50);
 
 const NEVER: u32 = u32::MAX;
@@ -56,14 +56,8 @@ impl Timers {
     pub fn advance(&self, now: Instant) {
         let tick = ticks(now.saturating_duration_since(self.started));
         self.now.set(tick);
-        // Wakers run no task code, but may drop one: not under the borrow.
-        let mut due = Vec::new();
-        let Slots { deadlines, wakers, .. } = &mut *self.slots.borrow_mut();
-        for (deadline, waker) in deadlines.iter().zip(wakers) {
-            if *deadline <= tick {
-                due.extend(waker.take());
-            }
-        }
+        // A waker may do anything, even arm a deadline: not under the borrow.
+        let due = self.slots.borrow_mut().take_due(tick);
         due.into_iter().for_each(Waker::wake);
     }
 
@@ -74,8 +68,16 @@ impl Timers {
     }
 }
 
+impl Slots {
+    fn take_due(&mut self, tick: u32) -> Vec<Waker> {
+        let all = self.deadlines.iter().zip(&mut self.wakers);
+        all.filter(|(deadline, _)| **deadline <= tick).filter_map(|(_, waker)| waker.take()).collect()
+    }
+}
+
 impl Timer {
-    /// Arms the deadline `after` from now, at most a tick late.
+    /// Arms the deadline `after` from now. It passes when so much time is over, and up to two ticks later: time is
+    /// known to a tick only, and the one under way may have begun long ago.
     #[inline]
     pub fn arm(&self, after: Duration) {
         let deadline = self.timers.now.get().saturating_add(ticks(after)).saturating_add(2).min(NEVER - 1);
@@ -162,6 +164,34 @@ mod tests {
             assert!(timer.poll_expired(&cx).is_ready(), "{millis}: passed");
             assert_eq!(bell.0.load(Ordering::Relaxed), rung + 1, "{millis}: woken once");
         }
+    }
+
+    /// A waker that arms a deadline, as a task would that runs at once.
+    struct Rearming;
+
+    thread_local! {
+        static REARMED: RefCell<Option<Timer>> = const { RefCell::new(None) };
+    }
+
+    impl Wake for Rearming {
+        fn wake(self: Arc<Self>) {
+            REARMED.with_borrow(|timer| timer.as_ref().unwrap().arm(TICK));
+        }
+    }
+
+    #[test]
+    fn who_is_woken_may_arm_a_deadline() {
+        let start = Instant::now();
+        let timers = Timers::new(start);
+        let timer = timers.timer();
+        REARMED.set(Some(timers.timer()));
+        let waker = Waker::from(Arc::new(Rearming));
+        timer.arm(TICK);
+        assert!(timer.poll_expired(&Context::from_waker(&waker)).is_pending());
+        timers.advance(start + 10 * TICK);
+        assert!(timer.poll_expired(&Context::from_waker(&waker)).is_ready());
+        timers.wake_all();
+        REARMED.set(None);
     }
 
     #[test]

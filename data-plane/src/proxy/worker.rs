@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,10 +17,11 @@ use super::buffer::Buffers;
 use super::connection::{self, Client};
 use super::pool::Pool;
 use super::settings::ProxySettings;
+use super::stream::Stream;
 use super::timer::{TICK, Timers};
 use super::{Drain, forward::Peer};
 use crate::observability::WorkerMetrics;
-use crate::table::{Active, Reader};
+use crate::table::{Active, Reader, Table};
 
 /// How long accepting pauses when the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -33,7 +35,7 @@ pub struct Worker {
     pub(super) timers: Rc<Timers>,
     pub(super) buffers: Buffers,
     pub(super) pool: Pool,
-    pub(super) table: RefCell<Reader>,
+    view: RefCell<View>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) is_draining: Cell<bool>,
     random: RefCell<StdRng>,
@@ -43,7 +45,42 @@ pub struct Worker {
     ended: Notify,
 }
 
+/// A table, to be held by a count of this worker's own: those of the table, its routes and its services lie in memory
+/// that all workers would write to with every request.
+pub(super) struct OwnTable(Arc<Table>);
+
+impl Deref for OwnTable {
+    type Target = Table;
+
+    fn deref(&self) -> &Table {
+        &self.0
+    }
+}
+
+/// The table in force, as this worker saw it last.
+struct View {
+    reader: Reader,
+    table: Rc<OwnTable>,
+}
+
+impl View {
+    fn new(mut reader: Reader) -> Self {
+        let table = Rc::new(OwnTable(Arc::clone(reader.load())));
+        Self { reader, table }
+    }
+}
+
 impl Worker {
+    /// The table in force: a request takes it once, and that one is its table to the end.
+    pub(super) fn table(&self) -> Rc<OwnTable> {
+        let View { reader, table } = &mut *self.view.borrow_mut();
+        let newest = reader.load();
+        if !Arc::ptr_eq(newest, &table.0) {
+            *table = Rc::new(OwnTable(Arc::clone(newest)));
+        }
+        Rc::clone(table)
+    }
+
     /// A new request id: 32 hex digits.
     pub(super) fn request_id(&self) -> [u8; 32] {
         let mut id = [0_u8; 32];
@@ -81,7 +118,7 @@ pub fn run(
             timers: Timers::new(Instant::now()),
             buffers: Buffers::default(),
             pool: Pool::new(settings.pool_size, settings.pool_requests_max),
-            table: RefCell::new(active.reader()),
+            view: RefCell::new(View::new(active.reader())),
             metrics,
             is_draining: Cell::new(false),
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
@@ -130,7 +167,7 @@ async fn tick(worker: Rc<Worker>) {
         if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
             worker.pool.sweep(now, worker.settings.pool_idle_timeout);
             // An idle worker would pin the table it saw last.
-            worker.table.borrow_mut().load();
+            drop(worker.table());
             *worker.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
         }
     }
@@ -139,17 +176,19 @@ async fn tick(worker: Rc<Worker>) {
 /// Accepts until drained, and then what is left in the backlog.
 async fn accept(listener: TcpListener, worker: Rc<Worker>, drain: Drain) {
     let port = listener.local_addr().map_or(0, |address| address.port());
+    // Once: a new one for every connection would take the token's lock.
+    let mut begun = std::pin::pin!(drain.begun());
     loop {
         while worker.connections.get() >= worker.settings.connections_max && !drain.has_begun() {
             tokio::select! {
                 () = worker.ended.notified() => {}
-                () = drain.begun() => {}
+                () = &mut begun => {}
             }
         }
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            () = drain.begun() => return accept_rest(listener, port, &worker),
+            () = &mut begun => return accept_rest(listener, port, &worker),
         };
         match accepted {
             Ok((stream, address)) => open(stream, address, port, &worker),
@@ -158,7 +197,7 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>, drain: Drain) {
                 warn!(%error, "cannot accept connections; trying again");
                 tokio::select! {
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = drain.begun() => return accept_rest(listener, port, &worker),
+                    () = &mut begun => return accept_rest(listener, port, &worker),
                 }
             }
         }
@@ -182,7 +221,7 @@ fn accept_rest(listener: TcpListener, port: u16, worker: &Rc<Worker>) {
 
 fn open(stream: TcpStream, address: SocketAddr, port: u16, worker: &Rc<Worker>) {
     let peer = Peer::new(address, &worker.settings);
-    let client = Client::new(stream, peer, port, &worker.timers);
+    let client = Client::new(Stream::accepted(stream), peer, port, &worker.timers);
     worker.connections.set(worker.connections.get() + 1);
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.

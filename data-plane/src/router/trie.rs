@@ -44,6 +44,11 @@ impl<V> Default for Node<V> {
 }
 
 impl<V> Trie<V> {
+    /// Whether nothing is stored.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.value.is_none() && self.0.branches.is_empty()
+    }
+
     /// Calls `visit` with the value of every stored key that `key` begins with, and the length of that key:
     /// longest first (up to a number that no sane config passes; what is beyond comes before, shortest first).
     pub(super) fn walk_back<'t>(&'t self, key: &[u8], mut visit: impl FnMut(usize, &'t V)) {

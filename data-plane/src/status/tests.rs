@@ -159,8 +159,7 @@ async fn metrics_have_the_names_and_labels_of_the_dashboards() {
         code: 200,
         source: Source::Service,
         request: Duration::from_millis(60),
-        upstream: Some(Duration::from_millis(30)),
-        kong: Duration::from_millis(3),
+        upstream: Some(Duration::from_millis(57)),
         ingress_bytes: 10,
         egress_bytes: 20,
     };

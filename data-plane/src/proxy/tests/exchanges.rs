@@ -84,6 +84,23 @@ fn the_connection_lives_as_long_as_version_and_header_say() {
 }
 
 #[test]
+fn an_answer_that_closes_reaches_a_client_that_goes_on_sending() {
+    let body = "x".repeat(1_000_000);
+    let origin = Origin::saying(&body);
+    let mut plan = Plan::default();
+    plan.settings.keepalive_requests = 1;
+    let node = plan.start(&[origin.address]);
+    for _ in 0..5 {
+        let mut client = node.connect();
+        // More than is read ahead: a close with bytes unread resets the connection.
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3000));
+        let answer = client.read_message().expect("the whole answer");
+        assert!(answer.body == body, "{} bytes", answer.body.len());
+        assert_eq!(client.read_to_end().as_deref(), Some(""), "no reset");
+    }
+}
+
+#[test]
 fn an_upstream_connection_lives_as_long_as_the_response_says() {
     for (name, head, connections) in [
         ("1.1", "HTTP/1.1 200 OK\r\n", 1),
@@ -98,6 +115,23 @@ fn an_upstream_connection_lives_as_long_as_the_response_says() {
             assert_eq!(client.get("/").body, "hi", "{name}");
         }
         assert_eq!(origin.connections(), connections, "{name}");
+    }
+}
+
+#[test]
+fn a_full_pool_closes_what_has_been_idle_longest() {
+    let origins: Vec<_> = (0..3).map(|_| Origin::saying("fine")).collect();
+    let mut plan = Plan::default();
+    plan.settings.pool_size = 2;
+    let node = plan.start(&origins.iter().map(|origin| origin.address).collect::<Vec<_>>());
+    let mut client = node.connect();
+    let connections = || origins.iter().map(Origin::connections).collect::<Vec<_>>();
+    for round in 1..=3 {
+        for _ in 0..3 {
+            assert_eq!(client.get("/").body, "fine");
+        }
+        // The third target's connection takes the place of the first one's, and so on.
+        assert_eq!(connections(), [round; 3]);
     }
 }
 

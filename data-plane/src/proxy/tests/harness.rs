@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use equipoise_proto::NodeId;
 use uuid::Uuid;
 
-use crate::observability::Workers;
+use crate::observability::{NodeState, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::Rule;
-use crate::table::{Active, Route, Service, Table, Target, Upstream};
+use crate::table::{Active, Directory, Route, Service, Table, Target, Upstream};
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -226,6 +227,8 @@ pub struct Node {
     pub address: SocketAddr,
     pub running: Running,
     pub targets: Vec<Arc<Target>>,
+    active: Active,
+    metrics: Workers,
 }
 
 /// What differs from the usual.
@@ -299,8 +302,9 @@ impl Plan {
         let workers = self.settings.workers;
         let active = Active::default();
         active.swap(Arc::new(Table::new([(rule, Arc::new(route))])));
-        let running = start(self.settings, &active, &Workers::new(workers)).unwrap();
-        Node { address: running.addresses()[0], running, targets }
+        let metrics = Workers::new(workers);
+        let running = start(self.settings, &active, &metrics).unwrap();
+        Node { address: running.addresses()[0], running, targets, active, metrics }
     }
 }
 
@@ -312,6 +316,14 @@ impl Node {
 
     pub fn connect(&self) -> Line {
         Line::connect(self.address)
+    }
+
+    /// The value of a metric whose line begins so; 0 if there is no such line.
+    pub fn metric(&self, line: &str) -> f64 {
+        let node = NodeState::new(NodeId::new(Uuid::from_u128(3)));
+        let text = render(&node, &self.metrics, &self.active.load(), &Directory::default());
+        let found = text.lines().find(|found| found.starts_with(line));
+        found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
 
     /// Waits until no request holds a lease.

@@ -55,11 +55,13 @@ fn endless_interim_responses_and_heads_become_502() {
     for (name, response) in [
         ("interim", "HTTP/1.1 102 Processing\r\n\r\n".repeat(100)),
         ("large head", format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: aaaaaaaaaa\r\n".repeat(5000))),
+        ("many headers", format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: a\r\n".repeat(101))),
         ("long line", format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(10_000))),
     ] {
-        let origin = Origin::answering(response);
-        let node = Node::with(&[origin.address]);
+        let (a, b) = (Origin::answering(response.clone()), Origin::answering(response));
+        let node = Node::with(&[a.address, b.address]);
         assert_eq!(node.connect().get("/").status(), 502, "{name}");
+        assert_eq!(a.connections() + b.connections(), 1, "{name}: not tried elsewhere");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Faults of upstreams, and what the client sees of them.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::harness::*;
 
@@ -23,6 +23,13 @@ fn silent() -> Origin {
     })
 }
 
+/// Statuses of two requests, each on a connection of its own, in order of size: of two targets, each is first once.
+fn two_statuses(node: &Node, request: &str) -> [u16; 2] {
+    let mut statuses = [(); 2].map(|()| node.connect().ask(request).status());
+    statuses.sort_unstable();
+    statuses
+}
+
 #[test]
 fn a_refusing_target_is_stepped_over_whatever_the_method() {
     for (name, request) in [("GET", GET), ("POST", POST)] {
@@ -37,13 +44,13 @@ fn a_refusing_target_is_stepped_over_whatever_the_method() {
 
 #[test]
 fn a_target_that_closes_without_an_answer_fails_post_and_not_get() {
-    for (name, request, status) in [("GET", GET, 200), ("POST", POST, 502)] {
+    for (name, request, want) in [("GET", GET, [200, 200]), ("POST", POST, [200, 502])] {
         let (bad, good) = (closing(), Origin::saying("fine"));
         let node = Node::with(&[bad.address, good.address]);
-        let statuses: Vec<_> = (0..2).map(|_| node.connect().ask(request).status()).collect();
-        // Each of the two targets was first once.
-        assert!(statuses.contains(&status) && statuses.contains(&200), "{name}: {statuses:?}");
-        assert!(bad.connections() >= 1, "{name}");
+        assert_eq!(two_statuses(&node, request), want, "{name}");
+        assert!(bad.connections() >= 1, "{name}: it was tried");
+        let answered = want.iter().filter(|status| **status == 200).count();
+        assert_eq!(good.seen().len(), answered, "{name}");
         node.assert_no_lease();
     }
 }
@@ -75,20 +82,30 @@ fn no_retries_means_one_attempt() {
 
 #[test]
 fn a_silent_target_times_out() {
-    for (name, request, retries, status) in
-        [("GET", GET, 1, 200), ("GET, none left", GET, 0, 504), ("POST", POST, 1, 504)]
+    let timeout = Duration::from_millis(100);
+    for (name, request, retries, want) in
+        [("GET", GET, 1, [200, 200]), ("GET, none left", GET, 0, [200, 504]), ("POST", POST, 1, [200, 504])]
     {
         let (bad, good) = (silent(), Origin::saying("fine"));
-        let plan = Plan { retries, timeout: Duration::from_millis(100), ..Plan::default() };
-        let node = plan.start(&[bad.address, good.address]);
-        let answers: Vec<_> = (0..2).map(|_| node.connect().ask(request)).collect();
-        assert!(answers.iter().any(|answer| answer.status() == status), "{name}: {answers:?}");
-        if status == 504 {
-            let answer = answers.iter().find(|answer| answer.status() == 504).unwrap();
-            assert!(answer.body.starts_with("The upstream server is timing out"), "{name}");
-        }
+        let node = Plan { retries, timeout, ..Plan::default() }.start(&[bad.address, good.address]);
+        let started = Instant::now();
+        assert_eq!(two_statuses(&node, request), want, "{name}");
+        assert!(started.elapsed() >= timeout, "{name}: it was waited for");
+        assert!(bad.connections() >= 1, "{name}: it was tried");
+        let answered = want.iter().filter(|status| **status == 200).count();
+        assert_eq!(good.seen().len(), answered, "{name}");
         node.assert_no_lease();
     }
+}
+
+#[test]
+fn a_time_out_has_its_own_message() {
+    let bad = silent();
+    let plan = Plan { retries: 0, timeout: Duration::from_millis(100), ..Plan::default() };
+    let answer = plan.start(&[bad.address]).connect().ask(GET);
+    assert_eq!(answer.status(), 504);
+    assert!(answer.body.starts_with("The upstream server is timing out"), "{}", answer.body);
+    assert_eq!(bad.connections(), 1);
 }
 
 #[test]
@@ -147,6 +164,62 @@ fn a_pooled_connection_that_breaks_under_a_request_costs_get_nothing_and_fails_p
         assert_eq!(client.ask(request).status(), status, "{name}");
         assert_eq!(client.ask(request).status(), 200, "{name}");
     }
+}
+
+/// A chunked PUT of one chunk, too large to be kept.
+const LARGE_CHUNK: usize = 9_000;
+
+fn chunked_put() -> (String, &'static str) {
+    let chunk = "x".repeat(LARGE_CHUNK);
+    let begin =
+        format!("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{LARGE_CHUNK:x}\r\n{chunk}");
+    (begin, "\r\n0\r\n\r\n")
+}
+
+/// What is left of a body is its last framing only: that counts as gone too, and what follows is another request.
+#[test]
+fn a_chunked_body_whose_end_was_taken_is_not_sent_again() {
+    for (name, request_buffering) in [("buffered", true), ("unbuffered", false)] {
+        let origin = stale();
+        let mut plan = Plan { request_buffering, ..Plan::default() };
+        plan.settings.body_timeout = Duration::from_millis(500);
+        let node = plan.start(&[origin.address]);
+        let mut client = node.connect();
+        assert_eq!(client.ask(GET).status(), 200, "{name}");
+        let (begin, end) = chunked_put();
+        // Were it sent again, the second request would be taken for the rest of the first one's body.
+        client.send(format!("{begin}{end}{GET}"));
+        let answer = client.read_message().unwrap();
+        assert_eq!(answer.status(), 502, "{name}");
+        assert_eq!(answer.header("connection").as_deref(), Some("close"), "{name}");
+        assert_eq!(client.read_to_end().as_deref(), Some(""), "{name}");
+        assert_eq!(origin.connections(), 1, "{name}");
+        node.assert_no_lease();
+    }
+}
+
+#[test]
+fn a_chunked_body_of_which_nothing_was_taken_is_sent_again() {
+    // Answers a first request, and breaks off on the head of the second.
+    let origin = Origin::script(|line, number| {
+        line.read_message();
+        line.send(ok("fine"));
+        if number > 0 {
+            return;
+        }
+        line.read_head();
+    });
+    let node = Plan { retries: 0, ..Plan::default() }.start(&[origin.address]);
+    let mut client = node.connect();
+    assert_eq!(client.ask(GET).status(), 200);
+    let (begin, end) = chunked_put();
+    client.send(begin);
+    eventually("it is sent again", || origin.connections() == 2);
+    let answer = client.ask(end);
+    assert_eq!((answer.status(), answer.body.as_str()), (200, "fine"));
+    let seen = origin.seen().pop().unwrap();
+    assert!(seen.ends_with(&format!("x{end}")), "{}", seen.len());
+    node.assert_no_lease();
 }
 
 #[test]
