@@ -90,13 +90,14 @@ fn configuration(settings: &Settings) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
+    use equipoise_settings::Process;
     use equipoise_settings::source::Layers;
 
     use super::*;
 
     #[test]
     fn the_parts_have_the_defaults_of_the_settings_by_themselves() {
-        let settings = Layers::default().resolve().unwrap();
+        let settings = Layers::default().resolve(Process::ControlPlane).unwrap();
         let read = ControlPlaneSettings::read(&settings).unwrap();
         assert_eq!(read.nodes, Limits::default());
         assert_eq!(read.distribution, distribution::Settings::default());
