@@ -29,7 +29,7 @@ use crate::router::{Match, Query, Router, Rule};
 
 pub use crate::health::Outcome;
 pub use active::{Active, Reader};
-pub use build::{Applied, ApplyError, Builder, Directory, Seams, Updates, builder};
+pub use build::{Applied, ApplyError, Builder, Directory, Request, Seams, Updates, builder};
 pub use compile::{CellKey, CompileError, Record, Update};
 pub use live::{Answer, FORGET_AFTER, Resolved, SrvPart};
 pub use members::{Member, MemberTarget, Members, Origin, Readiness};

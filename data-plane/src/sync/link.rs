@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use equipoise_proto::v1::cluster_client::ClusterClient;
 use equipoise_proto::{PROTOCOL, Position, v1};
@@ -15,10 +16,11 @@ use v1::control_message::Message as Told;
 use v1::node_message::Message as Say;
 
 use super::backoff::Backoff;
-use super::copy::{Copy, position};
+use super::intake::{Arrival, Done, Intake, NotDone, Why, nack};
 use super::partial::{Partial, WINDOW};
-use super::work::{Arrival, Done, NotDone, Why, Worker, nack};
-use super::{ControlPlane, Identity, LinkState, Settings};
+use super::replica::{Replica, position};
+use super::{ControlPlane, Identity, Settings};
+use crate::observability::NodeState;
 
 /// Answers that wait for the transport. There is one ack, nack or warm at a time, and a demand a chunk.
 const OUTBOUND_MAX: usize = 32;
@@ -53,11 +55,11 @@ pub(super) struct Link {
     settings: Settings,
     identity: Identity,
     control_planes: Vec<ControlPlane>,
-    worker: Worker,
-    state: watch::Sender<LinkState>,
+    intake: Intake,
+    node: Arc<NodeState>,
     channels: watch::Sender<Option<Channel>>,
     /// What the node serves.
-    copy: Option<Copy>,
+    replica: Option<Replica>,
     /// A snapshot that is arriving; outlives its stream.
     partial: Option<Partial>,
     /// What is being put into the table; outlives its stream too.
@@ -77,18 +79,18 @@ impl Link {
         settings: Settings,
         identity: Identity,
         control_planes: Vec<ControlPlane>,
-        worker: Worker,
-        state: watch::Sender<LinkState>,
+        intake: Intake,
+        node: Arc<NodeState>,
         channels: watch::Sender<Option<Channel>>,
     ) -> Self {
         Self {
             settings,
             identity,
             control_planes,
-            worker,
-            state,
+            intake,
+            node,
             channels,
-            copy: None,
+            replica: None,
             partial: None,
             work: None,
             warm: None,
@@ -96,9 +98,9 @@ impl Link {
     }
 
     /// Starts with what the cache held, then follows a control plane for good. Ends when nobody makes tables.
-    pub(super) async fn run(&mut self, cached: Option<Copy>) {
+    pub(super) async fn run(&mut self, cached: Option<Replica>) {
         if let Some(cached) = cached {
-            match self.worker.clone().start(cached).await {
+            match self.intake.clone().start(cached).await {
                 Ok(done) => self.applied(done),
                 Err(NotDone { why: Why::Gone, .. }) => return,
                 Err(refused) => {
@@ -118,7 +120,7 @@ impl Link {
             let begun = Instant::now();
             let ended = self.follow(&control_plane).await;
             self.channels.send_replace(None);
-            self.state.send_modify(|state| state.is_connected = false);
+            self.node.set_connected(false);
             if begun.elapsed() >= self.settings.proven_after {
                 backoff.reset();
                 last = at;
@@ -167,8 +169,8 @@ impl Link {
         let say = |message| v1::NodeMessage { message: Some(message) };
         // There is room: the channel is new.
         drop(outbound.try_send(say(Say::Hello(self.to_hello()))));
-        if let Some(condemned) = self.worker.condemned() {
-            let kept = self.copy.as_ref().map(Copy::position);
+        if let Some(condemned) = self.intake.condemned() {
+            let kept = self.replica.as_ref().map(Replica::position);
             let reason = "the node died on it twice".to_owned();
             let nack = nack(*condemned, kept, v1::nack::Cause::Invalid, None, String::new(), reason);
             drop(outbound.try_send(say(Say::Nack(nack))));
@@ -200,7 +202,7 @@ impl Link {
             if !is_welcome {
                 is_welcome = true;
                 info!(%control_plane, "config stream open");
-                self.state.send_modify(|state| state.is_connected = true);
+                self.node.set_connected(true);
                 self.channels.send_replace(Some(channel.clone()));
             }
             if let Some(said) = self.told(message)? {
@@ -233,11 +235,11 @@ impl Link {
             return Ok(None);
         };
         match message {
-            Told::Head(head) => {
-                let head = position(head.position.as_ref()).map_err(|_| Ended::Contract("head"))?;
-                self.state.send_modify(|state| state.head = Some(head));
-                Ok(None)
-            }
+            // It only says that somebody is there.
+            Told::Head(head) => match position(head.position.as_ref()) {
+                Ok(_) => Ok(None),
+                Err(_) => Err(Ended::Contract("head")),
+            },
             Told::Goaway(goaway) => {
                 Err(Ended::Goaway { reason: goaway.reason, after_ms: goaway.reconnect_after_ms })
             }
@@ -245,16 +247,9 @@ impl Link {
                 let to = position(reposition.position.as_ref()).map_err(|_| Ended::Contract("reposition"))?;
                 self.begin(Arrival::Reposition(to)).map(|()| None)
             }
-            Told::Delta(delta) => {
-                self.count();
-                self.begin(Arrival::Delta(delta)).map(|()| None)
-            }
-            Told::SnapshotBegin(begin) => {
-                self.count();
-                self.snapshot_begins(begin)
-            }
+            Told::Delta(delta) => self.begin(Arrival::Delta(delta)).map(|()| None),
+            Told::SnapshotBegin(begin) => self.snapshot_begins(begin),
             Told::SnapshotChunk(chunk) => {
-                self.count();
                 let partial = self.partial.as_mut().ok_or(Ended::Contract("a chunk of nothing"))?;
                 if partial.add(&chunk).is_err() {
                     self.partial = None;
@@ -279,8 +274,8 @@ impl Link {
                 Ok(Some(Say::SnapshotDemand(v1::SnapshotDemand { chunks: WINDOW })))
             }
             Err(error) => {
-                let refused = NotDone { position: Some(to), why: Why::Copy(error) };
-                let kept = self.copy.as_ref().map(Copy::position);
+                let refused = NotDone { position: Some(to), why: Why::Replica(error) };
+                let kept = self.replica.as_ref().map(Replica::position);
                 Ok(refused.to_nack(kept).map(Say::Nack))
             }
         }
@@ -299,7 +294,7 @@ impl Link {
         }
         // What was left of an interrupted snapshot is of no use any more.
         self.partial = None;
-        self.work = Some(Box::pin(self.worker.clone().take(self.copy.clone(), arrival)));
+        self.work = Some(Box::pin(self.intake.clone().take(self.replica.clone(), arrival)));
         Ok(())
     }
 
@@ -308,13 +303,13 @@ impl Link {
         match worked {
             Ok(done) => {
                 let took = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
-                let said = ack(done.copy.position(), v1::ack::Stage::Applied, took);
+                let said = ack(done.replica.position(), v1::ack::Stage::Applied, took);
                 self.applied(done);
-                self.worker.pardon();
+                self.intake.pardon();
                 Ok(said)
             }
             Err(refused) => {
-                let kept = self.copy.as_ref().map(Copy::position);
+                let kept = self.replica.as_ref().map(Replica::position);
                 if matches!(refused.why, Why::Gone) {
                     return Err(Ended::NoTable);
                 }
@@ -325,15 +320,10 @@ impl Link {
     }
 
     fn applied(&mut self, done: Done) {
-        let position = *done.copy.position();
-        self.copy = Some(done.copy);
+        let position = *done.replica.position();
+        self.replica = Some(done.replica);
         self.warm = Some((position, done.warm));
-        self.state.send_modify(|state| state.position = Some(position));
         info!(%position, took = ?done.took, "config applied");
-    }
-
-    fn count(&self) {
-        self.state.send_modify(|state| state.config_messages += 1);
     }
 
     fn to_hello(&self) -> v1::Hello {
@@ -347,7 +337,7 @@ impl Link {
             build: env!("CARGO_PKG_VERSION").to_owned(),
             protocol_min: PROTOCOL,
             protocol_max: PROTOCOL,
-            position: self.copy.as_ref().map(|copy| copy.position().to_wire()),
+            position: self.replica.as_ref().map(|replica| replica.position().to_wire()),
             resume: self.partial.as_ref().map(Partial::to_resume),
             status_address: identity.status_address,
         }
