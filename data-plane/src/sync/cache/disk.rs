@@ -236,7 +236,12 @@ impl Disk {
         tail.is_none_or(|tail| tail.bytes > tail.bytes_max)
     }
 
-    /// Makes what is in force a generation of its own. Gives the one that holds it afterwards.
+    /// Whether something is written down of which nobody has said what became of it.
+    pub(super) const fn is_pending(&self) -> bool {
+        matches!(self.written, Written::Entry(_) | Written::Generation)
+    }
+
+    /// Makes what is in force a generation of its own; nothing is pending. Gives the one that holds it afterwards.
     pub(super) fn fold(&mut self, replica: &Replica) -> Option<u64> {
         let folded = replica
             .compress()

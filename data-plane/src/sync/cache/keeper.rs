@@ -58,7 +58,7 @@ pub(super) async fn run(
                 }
             }
             () = until(good_due) => keeper.good().await,
-            () = until(keeper.retry) => keeper.fold().await,
+            () = until(keeper.retry) => keeper.try_again().await,
             command = commands.recv() => match command {
                 None => return,
                 Some(command) => {
@@ -130,9 +130,19 @@ impl Keeper {
         }
     }
 
+    async fn try_again(&mut self) {
+        self.retry = None;
+        let Some(disk) = &self.disk else { return };
+        if disk.is_pending() {
+            // What is in force is about to change, and what is written then may do.
+            self.retry = Some(Instant::now() + RETRY_AFTER);
+        } else if disk.wants_fold() {
+            self.fold().await;
+        }
+    }
+
     /// Writes what is in force as a generation of its own.
     async fn fold(&mut self) {
-        self.retry = None;
         let Some(replica) = self.newest.clone() else { return };
         let position = *replica.position();
         let generation = self.blocking(move |disk| disk.fold(&replica)).await.flatten();

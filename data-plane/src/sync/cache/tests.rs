@@ -388,6 +388,26 @@ async fn a_failed_write_is_tried_again_without_another_change() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_second_try_does_not_come_between_a_snapshot_and_what_becomes_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache_directory = directory.path().join("cache");
+    let (cache, _, tasks) = open(&cache_directory).await;
+    fs::remove_dir_all(&cache_directory).unwrap();
+    let (first, second) = (replica(1, b"a"), replica(2, b"b"));
+    put(&cache, &first, snapshot(&first)).await;
+    cache.starting().await;
+    fs::create_dir(&cache_directory).unwrap();
+    tokio::time::sleep(RETRY_AFTER - SECOND).await;
+    cache.pending(*second.position(), snapshot(&second)).await;
+    tokio::time::sleep(2 * SECOND).await;
+    cache.applied(second.clone());
+    let (pending, third) = delta(&second, 3, b"c");
+    put(&cache, &third, pending).await;
+    close(cache, tasks).await;
+    assert_eq!(loaded_revision(&cache_directory).await, Some(3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_disk_that_hangs_costs_the_cache_and_not_the_config() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 2).await;
