@@ -70,7 +70,7 @@ impl Intake {
         self.condemned.as_ref()
     }
 
-    /// Something else was applied: the condemned revision is history.
+    /// Another content was applied: the condemned revision is history.
     pub(super) fn pardon(&mut self) {
         self.condemned = None;
     }

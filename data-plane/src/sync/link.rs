@@ -304,8 +304,11 @@ impl Link {
             Ok(done) => {
                 let took = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
                 let said = ack(done.replica.position(), v1::ack::Stage::Applied, took);
+                let content = |replica: &Replica| replica.position().content_hash;
+                if self.replica.as_ref().map(content) != Some(content(&done.replica)) {
+                    self.intake.pardon();
+                }
                 self.applied(done);
-                self.intake.pardon();
                 Ok(said)
             }
             Err(refused) => {

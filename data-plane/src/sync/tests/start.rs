@@ -82,8 +82,17 @@ async fn two_deaths_on_a_pending_revision_condemn_it() {
         assert_eq!(conversation.nack().await.reason, "the node died on it twice");
         assert!(node.table.try_recv().is_err());
         if start == 1 {
+            // A new name for what it has changes nothing of that.
+            let renamed = Position { epoch: Epoch::new(Uuid::from_u128(2)), ..position(1, &good) };
+            conversation.tell(Tell::Reposition(v1::Reposition { position: Some(renamed.to_wire()) })).await;
+            assert_eq!(node.accept().await.0, renamed);
+            assert_eq!(conversation.ack().await.1, v1::ack::Stage::Applied);
+            assert_eq!(conversation.ack().await.1, v1::ack::Stage::Warm);
+            let after = |to| v1::Delta { from: Some(renamed.to_wire()), ..delta((1, &good), to) };
+            conversation.tell(tell_delta(&after((2, &deadly)))).await;
+            assert_eq!(conversation.nack().await.reason, "the node died on it twice");
             let mended = wires(&[(1, b"ok")]);
-            conversation.tell(tell_delta(&delta((1, &good), (3, &mended)))).await;
+            conversation.tell(tell_delta(&after((3, &mended)))).await;
             node.accept().await;
             assert_eq!(conversation.ack().await.0, position(3, &mended));
         }
