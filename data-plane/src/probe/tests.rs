@@ -243,3 +243,26 @@ async fn addresses_that_never_answer_do_not_keep_other_upstreams_waiting() {
     eventually("probed all the same", || prompt.asked.load(Ordering::Relaxed) > 2).await;
     assert_eq!(asked(), 2);
 }
+
+#[tokio::test]
+async fn an_upstream_whose_probing_broke_off_is_probed_again() {
+    let origin = origin(OK).await;
+    // What it is to probe, without anybody who does.
+    let node = node(&[origin.address], |_| {}).await;
+    let (key, plan) =
+        node.seams.probes.borrow().iter().next().map(|(key, plan)| (key.clone(), Arc::clone(plan))).unwrap();
+    drop(node);
+    let mut upstreams = Upstreams {
+        permits: Arc::new(Semaphore::new(1)),
+        lanes_max: 1,
+        plans: HashMap::from([(key.clone(), watch::Sender::new(plan))]),
+        tasks: JoinSet::new(),
+        keys: HashMap::new(),
+    };
+    let broken = upstreams.tasks.spawn(async { panic!("as a defect would") });
+    upstreams.keys.insert(broken.id(), key);
+    let ended = upstreams.tasks.join_next_with_id().await.unwrap();
+    let asked = origin.asked.load(Ordering::Relaxed);
+    upstreams.ended(ended);
+    eventually("probed again", || origin.asked.load(Ordering::Relaxed) > asked + 1).await;
+}
