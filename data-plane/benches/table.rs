@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use equipoise_data_plane::observability::NodeState;
 use equipoise_data_plane::table::compile::{State, compile};
 use equipoise_data_plane::table::{Record, Update, builder};
-use equipoise_proto::{EntityKind, NodeId, v1};
+use equipoise_proto::{ContentHash, EntityKind, Epoch, NodeId, Position, Revision, v1};
 use prost::Message;
 use uuid::Uuid;
 
@@ -92,9 +92,11 @@ fn changes(criterion: &mut Criterion) {
         tokio::spawn(builder.run());
         seams.updates
     });
+    let epoch = Epoch::new(Uuid::nil());
+    let position = Position { epoch, revision: Revision::new(1), content_hash: ContentHash::EMPTY };
     let apply = |update| {
         runtime.block_on(async {
-            match updates.apply(update).await {
+            match updates.apply(position, update).await {
                 Ok(applied) => applied.took,
                 Err(error) => panic!("{error}"),
             }

@@ -4,7 +4,6 @@ pub mod balancer;
 pub mod dns;
 pub mod health;
 pub mod http1;
-pub mod join;
 pub mod observability;
 pub mod probe;
 pub mod proxy;

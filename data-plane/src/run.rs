@@ -15,10 +15,9 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::join::{self, SyncEnds};
 use crate::observability::{NodeState, Workers};
 use crate::settings::NodeSettings;
-use crate::sync::{self, Cache, CacheError, ControlPlane, Identity, LinkState};
+use crate::sync::{self, Cache, CacheError, ControlPlane, Identity};
 use crate::table::{self, Seams};
 use crate::{dns, node_id, probe, proxy, status};
 
@@ -196,12 +195,8 @@ pub async fn start(
         };
         tasks.spawn("the Status API", status::serve(listener, sources, stopping.clone()));
     }
-    let (requests, request_queue) = mpsc::channel(1);
-    let (changes, change_queue) = mpsc::channel(sync::REPORTS_MAX);
-    let (marks, mark_queue) = mpsc::channel(sync::MARKS_MAX);
-    let (link, link_seen) = watch::channel(LinkState::default());
-    let ends = SyncEnds { requests: request_queue, reports: changes, marks: mark_queue, link: link_seen };
-    tasks.spawn("carrying config", join::run(ends, updates, reports, directory, Arc::clone(&state)));
+    let (marks, mark_queue) = mpsc::channel(table::MARKS_MAX);
+    tasks.spawn("setting health by hand", table::carry_marks(mark_queue, directory));
     let parts = sync::Parts {
         settings: sync::Settings::default(),
         identity: Identity {
@@ -218,10 +213,10 @@ pub async fn start(
         },
         cache,
         loaded,
-        updates: requests,
-        reports: change_queue,
+        updates,
+        reports,
         marks,
-        state: link,
+        node: Arc::clone(&state),
     };
     tasks.spawn("following the control plane", sync::run(parts, stopping));
     Ok(Node { id, state, proxy, status_addresses, settings, tasks })

@@ -6,127 +6,27 @@
 
 pub mod backoff;
 pub mod cache;
-pub mod copy;
+pub mod replica;
 
 mod connect;
+mod intake;
 mod link;
 mod partial;
 mod report;
-mod work;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use equipoise_proto::{EntityKind, NodeId, Position};
-use tokio::sync::{mpsc, oneshot, watch};
+use equipoise_proto::NodeId;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
+
+use crate::observability::NodeState;
+use crate::table::{Mark, Reports, Updates};
 
 pub use cache::{Cache, CacheError, Loaded};
 pub use connect::ControlPlane;
-pub use report::{AddressReport, Health, REPORTS_MAX, ReportChange, TargetReport};
-
-/// One entity as it crossed the wire; `table` decodes `wire` by `kind`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Its kind.
-    pub kind: EntityKind,
-    /// Its id.
-    pub id: Uuid,
-    /// The encoded message of `proto::v1`.
-    pub wire: Bytes,
-}
-
-/// One entity that a delta changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordChange {
-    /// Its kind.
-    pub kind: EntityKind,
-    /// Its id.
-    pub id: Uuid,
-    /// What it becomes; `None`: it is deleted. It need not have been there.
-    pub wire: Option<Bytes>,
-}
-
-/// What the table is to become. One at a time: the next comes when this one is answered.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Update {
-    /// All there is, whatever there was before.
-    Snapshot {
-        /// What it is.
-        position: Position,
-        /// Each once, kinds in reference order.
-        entities: Vec<Record>,
-    },
-    /// What changes against the update that was applied last.
-    Delta {
-        /// Where it leads.
-        position: Position,
-        /// Each entity once, in no particular order.
-        changes: Vec<RecordChange>,
-    },
-    /// The same content under another name; nothing to compile.
-    Reposition {
-        /// The name.
-        position: Position,
-    },
-}
-
-impl Update {
-    /// Where it leads.
-    pub const fn position(&self) -> &Position {
-        match self {
-            Self::Snapshot { position, .. }
-            | Self::Delta { position, .. }
-            | Self::Reposition { position } => position,
-        }
-    }
-}
-
-/// An update, and where its answer goes. Dropping `reply` unanswered says that the table is gone.
-#[derive(Debug)]
-pub struct Request {
-    /// What the table is to become.
-    pub update: Update,
-    /// Answered when the new table is in force, or refused.
-    pub reply: oneshot::Sender<Result<Applied, Refused>>,
-}
-
-/// The table is in force.
-#[derive(Debug)]
-pub struct Applied {
-    /// Completes, or is dropped, when new names are resolved and new targets probed, or given up on.
-    pub warm: oneshot::Receiver<()>,
-}
-
-/// The table cannot be made; the old one stays in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// The entity to blame.
-    pub entity: Option<(EntityKind, Uuid)>,
-    /// Its field; "" if none is to blame.
-    pub field: String,
-    /// For people.
-    pub reason: String,
-}
-
-/// What an operator says of a target's health: to be put in force at once, and not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// The upstream entity.
-    pub upstream: Uuid,
-    /// The target entity.
-    pub target: Uuid,
-    /// Which of its addresses; `None`: all.
-    pub address: Option<SocketAddr>,
-    /// Whether it gets traffic.
-    pub is_healthy: bool,
-}
-
-/// Marks that wait to be put in force; the stream waits when there are more.
-pub const MARKS_MAX: usize = 16;
 
 /// Who this node is. A control plane takes only texts that are
 /// [fit for a node](equipoise_proto::limits::is_node_text).
@@ -182,19 +82,6 @@ impl Default for Settings {
     }
 }
 
-/// How the node stands with its control plane, for its Status API.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct LinkState {
-    /// Whether a config stream is open.
-    pub is_connected: bool,
-    /// What the node serves.
-    pub position: Option<Position>,
-    /// What the control plane has, as it said last.
-    pub head: Option<Position>,
-    /// Messages of config taken in: deltas, snapshots begun, chunks. Repositions carry none.
-    pub config_messages: u64,
-}
-
 /// All that [`run`] needs.
 #[derive(Debug)]
 pub struct Parts {
@@ -209,34 +96,34 @@ pub struct Parts {
     /// What it held.
     pub loaded: Loaded,
     /// To the table builder.
-    pub updates: mpsc::Sender<Request>,
+    pub updates: Updates,
     /// What the node sees of its targets.
-    pub reports: mpsc::Receiver<ReportChange>,
+    pub reports: Arc<Reports>,
     /// To the targets.
     pub marks: mpsc::Sender<Mark>,
-    /// For the Status API.
-    pub state: watch::Sender<LinkState>,
+    /// Told whether a control plane is connected.
+    pub node: Arc<NodeState>,
 }
 
 /// Starts from the cache, then follows a control plane until `stop`, when it marks what is in force as good, or
 /// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let Parts { settings, identity, control_planes, cache, loaded, updates, reports, marks, state } = parts;
+    let Parts { settings, identity, control_planes, cache, loaded, updates, reports, marks, node } = parts;
     let (channels, channel) = watch::channel(None);
-    let reporter = report::run(identity.id, settings, reports, channel);
+    let reporter = report::run(identity.id, settings, &reports, channel);
     let mut link = link::Link::new(
         settings,
         identity,
         control_planes,
-        work::Worker::new(cache.clone(), updates, loaded.condemned),
+        intake::Intake::new(cache.clone(), updates, loaded.condemned),
         marks,
-        state,
+        node,
         channels,
     );
     tokio::select! {
         () = stop.cancelled() => cache.stop().await,
         // Nobody makes tables any more: perhaps because of the config, so nothing is called good.
-        () = link.run(loaded.copy) => {}
+        () = link.run(loaded.replica) => {}
         // Never ends by itself: it has a link to wait for.
         () = reporter => {}
     }

@@ -11,6 +11,7 @@ pub mod compile;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod live;
+mod mark;
 mod members;
 mod plan;
 mod reaper;
@@ -29,9 +30,10 @@ use crate::router::{Match, Query, Router, Rule};
 
 pub use crate::health::Outcome;
 pub use active::{Active, Reader};
-pub use build::{Applied, ApplyError, Builder, Directory, Seams, Updates, builder};
+pub use build::{Applied, ApplyError, Builder, Directory, Request, Seams, Updates, builder};
 pub use compile::{CellKey, CompileError, Record, Update};
 pub use live::{Answer, FORGET_AFTER, Resolved, SrvPart};
+pub use mark::{MARKS_MAX, Mark, carry_marks};
 pub use members::{Member, MemberTarget, Members, Origin, Readiness};
 pub use plan::{Names, ProbePlan, Probes};
 pub use report::{AddressReport, AddressState, Reports, TargetReport};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_control_plane::distribution::{Distribution, Sent, Settings as Pace, encode};
@@ -14,13 +15,14 @@ use equipoise_control_plane::model::{Change, Key, Kind, Op};
 use equipoise_control_plane::nodes::{self, NodeView, Nodes, Verdict};
 use equipoise_control_plane::observability::SentCounters;
 use equipoise_control_plane::store::{Author, Store};
-use equipoise_data_plane::sync::{
-    Applied, Cache, ControlPlane, Identity, LinkState, Loaded, MARKS_MAX, Mark, Parts, Refused, Request,
-    Settings, Update, run,
+use equipoise_data_plane::observability::NodeState;
+use equipoise_data_plane::sync::{Cache, ControlPlane, Identity, Loaded, Parts, Settings, run};
+use equipoise_data_plane::table::{
+    Applied, CompileError, MARKS_MAX, Mark, Reports, Request, Update, Updates,
 };
 use equipoise_proto::{NodeId, Position};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -133,7 +135,6 @@ struct Node {
     task: JoinHandle<()>,
     tasks: TaskTracker,
     marks: mpsc::Receiver<Mark>,
-    _reports: mpsc::Sender<equipoise_data_plane::sync::ReportChange>,
 }
 
 async fn node(reach: ControlPlane, directory: Option<&Path>) -> Node {
@@ -142,8 +143,7 @@ async fn node(reach: ControlPlane, directory: Option<&Path>) -> Node {
         Some(directory) => Cache::open(directory.to_owned(), &tasks).await.unwrap(),
         None => (Cache::none(), Loaded::default()),
     };
-    let (updates, table) = mpsc::channel(1);
-    let (reports, changes) = mpsc::channel(1);
+    let (updates, table) = Updates::channel();
     let (mark, marks) = mpsc::channel(MARKS_MAX);
     let identity = Identity {
         id: node_id(),
@@ -160,13 +160,17 @@ async fn node(reach: ControlPlane, directory: Option<&Path>) -> Node {
         cache,
         loaded,
         updates,
-        reports: changes,
+        reports: Arc::new(Reports::default()),
         marks: mark,
-        state: watch::Sender::new(LinkState::default()),
+        node: Arc::new(NodeState::new(node_id())),
     };
     let stop = CancellationToken::new();
     let task = tokio::spawn(run(parts, stop.clone()));
-    Node { table, stop, task, tasks, marks, _reports: reports }
+    Node { table, stop, task, tasks, marks }
+}
+
+fn applied() -> Applied {
+    Applied { took: Duration::ZERO, warm: oneshot::channel().1 }
 }
 
 impl Node {
@@ -174,10 +178,10 @@ impl Node {
         soon("an update", self.table.recv()).await.unwrap()
     }
 
-    async fn accept(&mut self) -> Update {
-        let Request { update, reply } = self.request().await;
-        reply.send(Ok(Applied { warm: oneshot::channel().1 })).unwrap();
-        update
+    async fn accept(&mut self) -> (Position, Update) {
+        let Request { position, update, reply } = self.request().await;
+        reply.send(Ok(applied())).unwrap();
+        (position, update)
     }
 
     async fn kill(self) {
@@ -199,11 +203,11 @@ async fn a_node_gets_a_snapshot_then_each_change() {
         let plane = plane(transport).await;
         let first = plane.create("one").await;
         let mut node = node(plane.reach.clone(), None).await;
-        let Update::Snapshot { position, entities } = node.accept().await else { panic!("{transport:?}") };
+        let (position, Update::Snapshot(entities)) = node.accept().await else { panic!("{transport:?}") };
         assert_eq!((position, entities.len()), (first, 1), "{transport:?}");
         plane.applied(&first).await;
         let second = plane.create("two").await;
-        let Update::Delta { position, changes } = node.accept().await else { panic!("{transport:?}") };
+        let (position, Update::Delta(changes)) = node.accept().await else { panic!("{transport:?}") };
         assert_eq!((position, changes.len()), (second, 1), "{transport:?}");
         plane.applied(&second).await;
         let view = plane.view().unwrap();
@@ -228,7 +232,7 @@ async fn a_snapshot_of_many_chunks_arrives_whole() {
         let head = plane.store.head();
         let mut node = node(plane.reach.clone(), None).await;
         loop {
-            if let Update::Snapshot { entities, .. } = node.accept().await {
+            if let (_, Update::Snapshot(entities)) = node.accept().await {
                 assert!(entities.len() > 100, "{transport:?}");
             }
             if plane.view().is_some_and(|view| view.position == Some(head.position)) {
@@ -237,7 +241,7 @@ async fn a_snapshot_of_many_chunks_arrives_whole() {
             tokio::select! {
                 () = plane.applied(&head.position) => break,
                 request = node.table.recv() => {
-                    request.unwrap().reply.send(Ok(Applied { warm: oneshot::channel().1 })).unwrap();
+                    request.unwrap().reply.send(Ok(applied())).unwrap();
                 }
             }
         }
@@ -255,13 +259,13 @@ async fn a_slow_node_skips_revisions() {
         plane.create(&format!("s{number}")).await;
     }
     let last = plane.store.head().position;
-    reply.send(Ok(Applied { warm: oneshot::channel().1 })).unwrap();
+    reply.send(Ok(applied())).unwrap();
     let mut updates = 0;
     while plane.view().is_none_or(|view| view.position != Some(last)) {
         tokio::select! {
             () = plane.applied(&last) => break,
             request = node.table.recv() => {
-                request.unwrap().reply.send(Ok(Applied { warm: oneshot::channel().1 })).unwrap();
+                request.unwrap().reply.send(Ok(applied())).unwrap();
                 updates += 1;
             }
         }
@@ -285,7 +289,7 @@ async fn after_a_restart_of_the_control_plane_a_node_gets_zero_config_bytes() {
     assert_eq!(again.distribution.sent(), Sent::default());
     assert!(node.table.try_recv().is_err());
     let next = again.create("two").await;
-    let Update::Delta { position, .. } = node.accept().await else { panic!("not a delta") };
+    let (position, Update::Delta(_)) = node.accept().await else { panic!("not a delta") };
     assert_eq!(position, next);
     again.applied(&next).await;
 }
@@ -303,8 +307,7 @@ async fn equal_content_under_another_epoch_is_only_renamed() {
     drop(plane);
     let other = plane_on(address, Store::in_memory(encode)).await;
     let renamed = other.store.head().position;
-    let Update::Reposition { position } = node.accept().await else { panic!("not a reposition") };
-    assert_eq!(position, renamed);
+    assert_eq!(node.accept().await, (renamed, Update::Delta(Vec::new())));
     other.applied(&renamed).await;
     assert_eq!(other.distribution.sent(), Sent { repositions: 1, ..Sent::default() });
 }
@@ -318,21 +321,19 @@ async fn a_refusal_is_visible_and_mended_by_the_next_revision() {
         node.accept().await;
         plane.applied(&good).await;
         let bad = plane.create("two").await;
-        let Request { update, reply } = node.request().await;
-        let Update::Delta { changes, .. } = update else { panic!("{transport:?}") };
-        let entity = Some((changes[0].kind, changes[0].id));
-        let refused = Refused { entity, field: "host".to_owned(), reason: "no".to_owned() };
-        reply.send(Err(refused)).unwrap();
+        let Request { update, reply, .. } = node.request().await;
+        let Update::Delta(changes) = update else { panic!("{transport:?}") };
+        let (kind, id) = (changes[0].kind, changes[0].id);
+        reply.send(Err(CompileError { kind, id, field: "host", reason: "no".into() })).unwrap();
         let outcome = plane.nodes.wait(&bad).until(tokio::time::sleep(DEADLINE)).await;
         assert_eq!((outcome.applied, outcome.refused, outcome.pending), (0, 1, 0), "{transport:?}");
         let view = plane.view().unwrap();
         let nack = view.last_nack.unwrap();
         assert_eq!((view.position, view.lag), (Some(good), Some(1)), "{transport:?}");
-        assert_eq!((nack.entity, nack.field.as_str()), (entity, "host"), "{transport:?}");
+        assert_eq!((nack.entity, nack.field.as_str()), (Some((kind, id)), "host"), "{transport:?}");
         let mended = plane.delete("two").await;
         // The content it has is the content it should have: only the name changes.
-        let Update::Reposition { position } = node.accept().await else { panic!("{transport:?}") };
-        assert_eq!(position, mended, "{transport:?}");
+        assert_eq!(node.accept().await, (mended, Update::Delta(Vec::new())), "{transport:?}");
         plane.applied(&mended).await;
         assert_eq!(plane.view().unwrap().last_nack, None, "{transport:?}");
     }
@@ -352,7 +353,7 @@ async fn health_set_by_hand_reaches_the_node_after_the_config_it_is_about() {
         plane.nodes.set_health(nodes::Mark { upstream, target, address, verdict, seen_at });
         let request = node.request().await;
         assert!(node.marks.try_recv().is_err(), "{transport:?}: the table does not have it yet");
-        request.reply.send(Ok(Applied { warm: oneshot::channel().1 })).unwrap();
+        request.reply.send(Ok(applied())).unwrap();
         let mark = soon("the mark", node.marks.recv()).await;
         assert_eq!(mark, Some(Mark { upstream, target, address, is_healthy: false }), "{transport:?}");
     }
@@ -374,7 +375,7 @@ async fn a_node_starts_from_its_cache_with_the_control_plane_dead() {
     before.kill().await;
 
     let mut after = node(ControlPlane::Tcp(address), Some(directory.path())).await;
-    let Update::Snapshot { position, entities } = after.accept().await else { panic!("not a snapshot") };
+    let (position, Update::Snapshot(entities)) = after.accept().await else { panic!("not a snapshot") };
     assert_eq!((position, entities.len()), (second, 2));
     // And when it is back, nothing is sent.
     let again = plane_on(address, store).await;

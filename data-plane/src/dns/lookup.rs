@@ -104,7 +104,12 @@ impl Resolver {
     }
 
     pub(super) fn with(config: ResolverConfig, mut options: ResolverOpts) -> Result<Self, ResolverError> {
-        let search = config.search.iter().chain(&config.domain).cloned().collect();
+        let mut search: Vec<Name> = Vec::new();
+        for suffix in config.search.iter().chain(&config.domain) {
+            if !search.contains(suffix) {
+                search.push(suffix.clone());
+            }
+        }
         let dots_min = options.ndots;
         // Its place is before the search, which is ours.
         options.use_hosts_file = ResolveHosts::Never;
@@ -191,11 +196,12 @@ impl Resolver {
         if lacking.is_some() {
             ttl = ttl.min(PARTIAL_TTL_MAX);
         }
-        records.truncate(ADDRESSES_MAX);
         records.sort_unstable_by(|a, b| {
             let key = |one: &Resolved| (one.ip, one.srv.as_ref().map(|srv| srv.port));
             key(a).cmp(&key(b))
         });
+        // Only now: which ones are kept must not depend on the server's order either.
+        records.truncate(ADDRESSES_MAX);
         Found::Records { kind: "SRV", records: records.into(), ttl }
     }
 

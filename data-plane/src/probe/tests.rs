@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::health::State;
 use crate::observability::NodeState;
-use crate::table::fixture::{gone, id, target, upstream_with};
+use crate::table::fixture::{gone, id, position, target, upstream_with};
 use crate::table::{Seams, Target, Update, builder};
 
 /// What a stand-in for a target answers; it counts what it is asked.
@@ -84,7 +84,7 @@ async fn node(addresses: &[SocketAddr], change: impl FnOnce(&mut v1::ActiveCheck
     let mut records = vec![upstream_with(1, "u.test", |upstream| upstream.healthchecks = Some(checks))];
     let targets = addresses.iter().zip(11..);
     records.extend(targets.map(|(address, number)| target(number, 1, &address.to_string(), 100)));
-    let applied = seams.updates.apply(Update::Snapshot(records)).await.unwrap();
+    let applied = seams.updates.apply(position(1), Update::Snapshot(records)).await.unwrap();
     if addresses.len() > 1 {
         tokio::time::timeout(DEADLINE, applied.warm).await.expect("probed once").unwrap();
     }
@@ -168,7 +168,7 @@ async fn a_removed_target_is_probed_no_more_and_a_kept_one_goes_on() {
     let removed = origin(OK).await;
     let node = node(&[kept.address, removed.address], |_| {}).await;
     let delta = Update::Delta(vec![gone(equipoise_proto::EntityKind::Target, 12)]);
-    node.seams.updates.apply(delta).await.unwrap();
+    node.seams.updates.apply(position(1), delta).await.unwrap();
     let asked = kept.asked.load(Ordering::Relaxed);
     eventually("goes on", || kept.asked.load(Ordering::Relaxed) > asked + 3).await;
     let last = removed.asked.load(Ordering::Relaxed);
@@ -234,12 +234,35 @@ async fn addresses_that_never_answer_do_not_keep_other_upstreams_waiting() {
     let mut records = vec![upstream_with(1, "u.test", |upstream| upstream.healthchecks = Some(long))];
     let targets = silent.iter().zip(11..);
     records.extend(targets.map(|(one, number)| target(number, 1, &one.address.to_string(), 100)));
-    seams.updates.apply(Update::Snapshot(records.clone())).await.unwrap();
+    seams.updates.apply(position(1), Update::Snapshot(records.clone())).await.unwrap();
     let asked = || silent.iter().map(|one| one.asked.load(Ordering::Relaxed)).sum::<usize>();
     eventually("its share is used up", || asked() == 2).await;
     records.push(upstream_with(2, "v.test", |upstream| upstream.healthchecks = Some(checks(1_000))));
     records.push(target(30, 2, &prompt.address.to_string(), 100));
-    seams.updates.apply(Update::Snapshot(records)).await.unwrap();
+    seams.updates.apply(position(1), Update::Snapshot(records)).await.unwrap();
     eventually("probed all the same", || prompt.asked.load(Ordering::Relaxed) > 2).await;
     assert_eq!(asked(), 2);
+}
+
+#[tokio::test]
+async fn an_upstream_whose_probing_broke_off_is_probed_again() {
+    let origin = origin(OK).await;
+    // What it is to probe, without anybody who does.
+    let node = node(&[origin.address], |_| {}).await;
+    let (key, plan) =
+        node.seams.probes.borrow().iter().next().map(|(key, plan)| (key.clone(), Arc::clone(plan))).unwrap();
+    drop(node);
+    let mut upstreams = Upstreams {
+        permits: Arc::new(Semaphore::new(1)),
+        lanes_max: 1,
+        plans: HashMap::from([(key.clone(), watch::Sender::new(plan))]),
+        tasks: JoinSet::new(),
+        keys: HashMap::new(),
+    };
+    let broken = upstreams.tasks.spawn(async { panic!("as a defect would") });
+    upstreams.keys.insert(broken.id(), key);
+    let ended = upstreams.tasks.join_next_with_id().await.unwrap();
+    let asked = origin.asked.load(Ordering::Relaxed);
+    upstreams.ended(ended);
+    eventually("probed again", || origin.asked.load(Ordering::Relaxed) > asked + 1).await;
 }

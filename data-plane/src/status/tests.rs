@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::observability::{RequestSample, Source};
-use crate::table::fixture::{id, passive, route, service, target, upstream_with};
+use crate::table::fixture::{id, passive, position, route, service, target, upstream_with};
 use crate::table::{Update, builder};
 
 struct Answer {
@@ -41,7 +41,7 @@ async fn node() -> Sources {
         service(2, "u", 80),
         route(3, Some(2), "/u"),
     ];
-    updates.apply(Update::Snapshot(records)).await.unwrap();
+    updates.apply(position(1), Update::Snapshot(records)).await.unwrap();
     let directory = Arc::clone(&seams.directory);
     let cell = directory.load().get(&CellKey::Upstream(id(1))).cloned().unwrap();
     cell.members().addresses().next().unwrap().target.set_health(false);
@@ -147,7 +147,7 @@ async fn status_counts_connections_of_all_workers() {
     let status: Value = serde_json::from_str(&answer.text).unwrap();
     assert_eq!(status["server"]["connections_accepted"], 2);
     assert_eq!(status["server"]["connections_active"], 1);
-    assert_eq!(status["configuration_hash"], "0".repeat(32));
+    assert_eq!(status["configuration_hash"], "07".repeat(16));
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::copy::Copy;
+use super::replica::Replica;
 
 pub use disk::CacheError;
 
@@ -56,7 +56,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The config to start with.
-    pub copy: Option<Copy>,
+    pub replica: Option<Replica>,
     /// A revision that killed the node twice: refused until a newer one comes.
     pub condemned: Option<Position>,
 }
@@ -92,7 +92,7 @@ pub struct Cache(Option<Handle>);
 struct Handle {
     commands: mpsc::Sender<Command>,
     /// What is in force, so that it is known however far the writer is behind.
-    in_force: watch::Sender<Option<Copy>>,
+    in_force: watch::Sender<Option<Replica>>,
     /// Something was not written in time: what follows it is of no use before the writer has taken note.
     is_behind: Arc<AtomicBool>,
 }
@@ -141,9 +141,9 @@ impl Cache {
     }
 
     /// What was pending is in force.
-    pub(super) fn applied(&self, copy: Copy) {
+    pub(super) fn applied(&self, replica: Replica) {
         if let Some(handle) = &self.0 {
-            handle.in_force.send_replace(Some(copy));
+            handle.in_force.send_replace(Some(replica));
         }
     }
 

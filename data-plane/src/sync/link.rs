@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use equipoise_proto::v1::cluster_client::ClusterClient;
 use equipoise_proto::{PROTOCOL, PROTOCOL_MIN, Position, entity_id, v1};
@@ -16,10 +17,12 @@ use v1::control_message::Message as Told;
 use v1::node_message::Message as Say;
 
 use super::backoff::Backoff;
-use super::copy::{Copy, position};
+use super::intake::{Arrival, Done, Intake, NotDone, Why, nack};
 use super::partial::{Partial, WINDOW};
-use super::work::{Arrival, Done, NotDone, Why, Worker, nack};
-use super::{ControlPlane, Identity, LinkState, Mark, Settings};
+use super::replica::{Replica, position};
+use super::{ControlPlane, Identity, Settings};
+use crate::observability::NodeState;
+use crate::table::Mark;
 
 /// Answers that wait for the transport. There is one ack, nack or warm at a time, and a demand a chunk.
 const OUTBOUND_MAX: usize = 32;
@@ -54,12 +57,12 @@ pub(super) struct Link {
     settings: Settings,
     identity: Identity,
     control_planes: Vec<ControlPlane>,
-    worker: Worker,
+    intake: Intake,
     marks: mpsc::Sender<Mark>,
-    state: watch::Sender<LinkState>,
+    node: Arc<NodeState>,
     channels: watch::Sender<Option<Channel>>,
     /// What the node serves.
-    copy: Option<Copy>,
+    replica: Option<Replica>,
     /// A snapshot that is arriving; outlives its stream.
     partial: Option<Partial>,
     /// What is being put into the table; outlives its stream too.
@@ -80,20 +83,20 @@ impl Link {
         settings: Settings,
         identity: Identity,
         control_planes: Vec<ControlPlane>,
-        worker: Worker,
+        intake: Intake,
         marks: mpsc::Sender<Mark>,
-        state: watch::Sender<LinkState>,
+        node: Arc<NodeState>,
         channels: watch::Sender<Option<Channel>>,
     ) -> Self {
         Self {
             settings,
             identity,
             control_planes,
-            worker,
+            intake,
             marks,
-            state,
+            node,
             channels,
-            copy: None,
+            replica: None,
             partial: None,
             work: None,
             warm: None,
@@ -101,9 +104,9 @@ impl Link {
     }
 
     /// Starts with what the cache held, then follows a control plane for good. Ends when nobody makes tables.
-    pub(super) async fn run(&mut self, cached: Option<Copy>) {
+    pub(super) async fn run(&mut self, cached: Option<Replica>) {
         if let Some(cached) = cached {
-            match self.worker.clone().start(cached).await {
+            match self.intake.clone().start(cached).await {
                 Ok(done) => self.applied(done),
                 Err(NotDone { why: Why::Gone, .. }) => return,
                 Err(refused) => {
@@ -123,7 +126,7 @@ impl Link {
             let begun = Instant::now();
             let ended = self.follow(&control_plane).await;
             self.channels.send_replace(None);
-            self.state.send_modify(|state| state.is_connected = false);
+            self.node.set_connected(false);
             if begun.elapsed() >= self.settings.proven_after {
                 backoff.reset();
                 last = at;
@@ -172,8 +175,8 @@ impl Link {
         let say = |message| v1::NodeMessage { message: Some(message) };
         // There is room: the channel is new.
         drop(outbound.try_send(say(Say::Hello(self.to_hello()))));
-        if let Some(condemned) = self.worker.condemned() {
-            let kept = self.copy.as_ref().map(Copy::position);
+        if let Some(condemned) = self.intake.condemned() {
+            let kept = self.replica.as_ref().map(Replica::position);
             let reason = "the node died on it twice".to_owned();
             let nack = nack(*condemned, kept, v1::nack::Cause::Invalid, None, String::new(), reason);
             drop(outbound.try_send(say(Say::Nack(nack))));
@@ -205,7 +208,7 @@ impl Link {
             if !is_welcome {
                 is_welcome = true;
                 info!(%control_plane, "config stream open");
-                self.state.send_modify(|state| state.is_connected = true);
+                self.node.set_connected(true);
                 self.channels.send_replace(Some(channel.clone()));
             }
             if let Some(said) = self.told(message).await? {
@@ -238,11 +241,11 @@ impl Link {
             return Ok(None);
         };
         match message {
-            Told::Head(head) => {
-                let head = position(head.position.as_ref()).map_err(|_| Ended::Contract("head"))?;
-                self.state.send_modify(|state| state.head = Some(head));
-                Ok(None)
-            }
+            // It only says that somebody is there.
+            Told::Head(head) => match position(head.position.as_ref()) {
+                Ok(_) => Ok(None),
+                Err(_) => Err(Ended::Contract("head")),
+            },
             Told::Goaway(goaway) => {
                 Err(Ended::Goaway { reason: goaway.reason, after_ms: goaway.reconnect_after_ms })
             }
@@ -255,16 +258,9 @@ impl Link {
                 self.marks.send(mark).await.map_err(|_| Ended::NoTable)?;
                 Ok(None)
             }
-            Told::Delta(delta) => {
-                self.count();
-                self.begin(Arrival::Delta(delta)).map(|()| None)
-            }
-            Told::SnapshotBegin(begin) => {
-                self.count();
-                self.snapshot_begins(begin)
-            }
+            Told::Delta(delta) => self.begin(Arrival::Delta(delta)).map(|()| None),
+            Told::SnapshotBegin(begin) => self.snapshot_begins(begin),
             Told::SnapshotChunk(chunk) => {
-                self.count();
                 let partial = self.partial.as_mut().ok_or(Ended::Contract("a chunk of nothing"))?;
                 if partial.add(&chunk).is_err() {
                     self.partial = None;
@@ -289,8 +285,8 @@ impl Link {
                 Ok(Some(Say::SnapshotDemand(v1::SnapshotDemand { chunks: WINDOW })))
             }
             Err(error) => {
-                let refused = NotDone { position: Some(to), why: Why::Copy(error) };
-                let kept = self.copy.as_ref().map(Copy::position);
+                let refused = NotDone { position: Some(to), why: Why::Replica(error) };
+                let kept = self.replica.as_ref().map(Replica::position);
                 Ok(refused.to_nack(kept).map(Say::Nack))
             }
         }
@@ -309,7 +305,7 @@ impl Link {
         }
         // What was left of an interrupted snapshot is of no use any more.
         self.partial = None;
-        self.work = Some(Box::pin(self.worker.clone().take(self.copy.clone(), arrival)));
+        self.work = Some(Box::pin(self.intake.clone().take(self.replica.clone(), arrival)));
         Ok(())
     }
 
@@ -318,13 +314,16 @@ impl Link {
         match worked {
             Ok(done) => {
                 let took = u64::try_from(done.took.as_micros()).unwrap_or(u64::MAX);
-                let said = ack(done.copy.position(), v1::ack::Stage::Applied, took);
+                let said = ack(done.replica.position(), v1::ack::Stage::Applied, took);
+                let content = |replica: &Replica| replica.position().content_hash;
+                if self.replica.as_ref().map(content) != Some(content(&done.replica)) {
+                    self.intake.pardon();
+                }
                 self.applied(done);
-                self.worker.pardon();
                 Ok(said)
             }
             Err(refused) => {
-                let kept = self.copy.as_ref().map(Copy::position);
+                let kept = self.replica.as_ref().map(Replica::position);
                 if matches!(refused.why, Why::Gone) {
                     return Err(Ended::NoTable);
                 }
@@ -335,15 +334,10 @@ impl Link {
     }
 
     fn applied(&mut self, done: Done) {
-        let position = *done.copy.position();
-        self.copy = Some(done.copy);
+        let position = *done.replica.position();
+        self.replica = Some(done.replica);
         self.warm = Some((position, done.warm));
-        self.state.send_modify(|state| state.position = Some(position));
         info!(%position, took = ?done.took, "config applied");
-    }
-
-    fn count(&self) {
-        self.state.send_modify(|state| state.config_messages += 1);
     }
 
     fn to_hello(&self) -> v1::Hello {
@@ -357,10 +351,10 @@ impl Link {
             build: env!("CARGO_PKG_VERSION").to_owned(),
             protocol_min: PROTOCOL_MIN,
             protocol_max: PROTOCOL,
-            position: self.copy.as_ref().map(|copy| copy.position().to_wire()),
+            position: self.replica.as_ref().map(|replica| replica.position().to_wire()),
             resume: self.partial.as_ref().map(Partial::to_resume),
             status_address: identity.status_address,
-            warm: self.copy.is_some() && self.warm.is_none(),
+            warm: self.replica.is_some() && self.warm.is_none(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use equipoise_proto::{PROTOCOL, Position, v1};
 
-use super::copy::{COMPRESSED_BYTES_MAX, CopyError, RAW_BYTES_MAX, position};
+use super::replica::{COMPRESSED_BYTES_MAX, RAW_BYTES_MAX, ReplicaError, position};
 
 /// Chunks demanded at the start; each one that arrives demands the next, so this many are under way.
 pub(super) const WINDOW: u32 = 8;
@@ -20,12 +20,12 @@ pub(super) struct Partial {
 
 impl Partial {
     /// A snapshot begins; `held` is what an interrupted one left.
-    pub(super) fn begin(begin: v1::SnapshotBegin, held: Option<Self>) -> Result<Self, CopyError> {
+    pub(super) fn begin(begin: v1::SnapshotBegin, held: Option<Self>) -> Result<Self, ReplicaError> {
         if begin.min_protocol > PROTOCOL {
-            return Err(CopyError::Protocol(begin.min_protocol));
+            return Err(ReplicaError::Protocol(begin.min_protocol));
         }
         if begin.compressed_bytes > COMPRESSED_BYTES_MAX || begin.raw_bytes > RAW_BYTES_MAX {
-            return Err(CopyError::TooLarge);
+            return Err(ReplicaError::TooLarge);
         }
         let position = position(begin.position.as_ref())?;
         let bytes = match held.filter(|held| held.checksum == begin.checksum && begin.offset > 0) {
@@ -40,7 +40,7 @@ impl Partial {
             bytes,
         };
         if partial.offset() != begin.offset {
-            return Err(CopyError::Malformed("the snapshot resumes where this node is not"));
+            return Err(ReplicaError::Malformed("the snapshot resumes where this node is not"));
         }
         Ok(partial)
     }
@@ -60,21 +60,21 @@ impl Partial {
     }
 
     /// Adds the next chunk.
-    pub(super) fn add(&mut self, chunk: &v1::SnapshotChunk) -> Result<(), CopyError> {
+    pub(super) fn add(&mut self, chunk: &v1::SnapshotChunk) -> Result<(), ReplicaError> {
         if chunk.offset != self.offset() || chunk.data.is_empty() {
-            return Err(CopyError::Malformed("a chunk is out of order"));
+            return Err(ReplicaError::Malformed("a chunk is out of order"));
         }
         self.bytes.extend_from_slice(&chunk.data);
         if self.offset() > self.compressed_bytes {
-            return Err(CopyError::Malformed("more chunks than the snapshot has"));
+            return Err(ReplicaError::Malformed("more chunks than the snapshot has"));
         }
         Ok(())
     }
 
     /// The compressed snapshot, checked. Takes time that follows its size.
-    pub(super) fn into_compressed(self) -> Result<Vec<u8>, CopyError> {
+    pub(super) fn into_compressed(self) -> Result<Vec<u8>, ReplicaError> {
         if blake3::hash(&self.bytes).as_bytes().as_slice() != self.checksum {
-            return Err(CopyError::Malformed("the snapshot's checksum does not come out"));
+            return Err(ReplicaError::Malformed("the snapshot's checksum does not come out"));
         }
         Ok(self.bytes)
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use equipoise_proto::Position;
 use imbl::OrdMap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::warn;
@@ -48,14 +49,20 @@ pub struct Applied {
     pub warm: oneshot::Receiver<()>,
 }
 
-struct Command {
-    update: Update,
-    reply: oneshot::Sender<Result<Applied, CompileError>>,
+/// An update, and where its answer goes. Dropping `reply` unanswered says that the builder is gone.
+#[derive(Debug)]
+pub struct Request {
+    /// Where it leads.
+    pub position: Position,
+    /// What changes.
+    pub update: Update,
+    /// Answered when the update is in force, or refused.
+    pub reply: oneshot::Sender<Result<Applied, CompileError>>,
 }
 
-/// Where updates go.
+/// Where updates go. One at a time: the next comes when this one is answered.
 #[derive(Debug, Clone)]
-pub struct Updates(mpsc::Sender<Command>);
+pub struct Updates(mpsc::Sender<Request>);
 
 /// Why an update is not in force.
 #[derive(Debug, thiserror::Error)]
@@ -63,19 +70,25 @@ pub enum ApplyError {
     /// It does not compile; the table before stays.
     #[error("config refused")]
     Refused(#[from] CompileError),
-    /// The node is stopping.
+    /// Nobody makes tables any more.
     #[error("the builder has stopped")]
     Stopped,
 }
 
 impl Updates {
-    /// Compiles an update and puts it in force.
+    /// Updates, and where they arrive.
+    pub fn channel() -> (Self, mpsc::Receiver<Request>) {
+        let (updates, requests) = mpsc::channel(UPDATES_WAITING);
+        (Self(updates), requests)
+    }
+
+    /// Compiles an update that leads to `position`, and puts it in force.
     ///
     /// # Errors
-    /// When it does not compile, or the node is stopping.
-    pub async fn apply(&self, update: Update) -> Result<Applied, ApplyError> {
+    /// When it does not compile, or the builder is gone.
+    pub async fn apply(&self, position: Position, update: Update) -> Result<Applied, ApplyError> {
         let (reply, applied) = oneshot::channel();
-        self.0.send(Command { update, reply }).await.map_err(|_| ApplyError::Stopped)?;
+        self.0.send(Request { position, update, reply }).await.map_err(|_| ApplyError::Stopped)?;
         Ok(applied.await.map_err(|_| ApplyError::Stopped)??)
     }
 }
@@ -102,26 +115,26 @@ pub struct Seams {
 /// The builder's own end.
 #[derive(Debug)]
 pub struct Builder {
-    commands: mpsc::Receiver<Command>,
+    requests: mpsc::Receiver<Request>,
     answers: mpsc::Receiver<(Arc<str>, Answer)>,
     core: Core,
 }
 
 /// Makes a builder and the seams to it. Nothing happens before [`Builder::run`].
 pub fn builder(node: Arc<NodeState>) -> (Builder, Seams) {
-    let (updates, commands) = mpsc::channel(UPDATES_WAITING);
+    let (updates, requests) = Updates::channel();
     let (answers_in, answers) = mpsc::channel(ANSWERS_WAITING);
     let (core, seams) = Core::new(node);
     let seams = Seams {
         active: seams.active,
-        updates: Updates(updates),
+        updates,
         reports: seams.reports,
         names: seams.names,
         answers: answers_in,
         probes: seams.probes,
         directory: seams.directory,
     };
-    (Builder { commands, answers, core }, seams)
+    (Builder { requests, answers, core }, seams)
 }
 
 impl Builder {
@@ -130,8 +143,8 @@ impl Builder {
         let mut forget = tokio::time::interval(FORGET_EVERY);
         loop {
             tokio::select! {
-                command = self.commands.recv() => match command {
-                    Some(command) => self.apply(command),
+                request = self.requests.recv() => match request {
+                    Some(request) => self.apply(request),
                     None => return,
                 },
                 Some((name, answer)) = self.answers.recv() => self.core.answer(&name, answer, Instant::now()),
@@ -141,10 +154,11 @@ impl Builder {
         }
     }
 
-    fn apply(&mut self, Command { update, reply }: Command) {
+    fn apply(&mut self, Request { position, update, reply }: Request) {
         let start = Instant::now();
         let result = self.core.apply(update, start).map(|warm| {
             let took = start.elapsed();
+            self.core.node.set_position(&position);
             self.core.node.config_applied(took);
             Applied { took, warm }
         });

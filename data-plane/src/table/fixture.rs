@@ -1,12 +1,17 @@
 //! Configs for tests: records as a control plane sends them.
 
-use equipoise_proto::{EntityKind, v1};
+use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision, v1};
 use uuid::Uuid;
 
 use super::compile::Record;
 
 pub(crate) fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
+}
+
+pub(crate) fn position(revision: u64) -> Position {
+    let content_hash = ContentHash::from_bytes([7; 32]);
+    Position { epoch: Epoch::new(id(1)), revision: Revision::new(revision), content_hash }
 }
 
 fn wire_id(number: u128) -> bytes::Bytes {

@@ -1,7 +1,7 @@
 //! What the node tells of its targets: health and the addresses of names.
 //!
 //! The builder puts changes in, `sync` takes them out. At most one change a target waits, the newest; so a
-//! slow report stream loses nothing that still holds.
+//! slow report stream, or none, loses nothing that still holds.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub struct TargetReport {
     pub dns: Box<str>,
     /// Empty: there is no answer, or an error.
     pub addresses: Vec<AddressReport>,
-    /// The target is gone: forget what was said of it.
+    /// Forget what was said of it: the target is gone, or is again as its configuration alone would have it.
     pub is_removed: bool,
 }
 
@@ -66,16 +66,20 @@ struct Held {
 }
 
 impl Reports {
-    /// Waits for changes and takes all that wait. Cancel safe.
-    pub async fn changes(&self) -> Vec<TargetReport> {
+    /// Waits until changes wait. Cancel safe.
+    pub async fn changed(&self) {
         loop {
             let changed = self.changed.notified();
-            let waiting = std::mem::take(&mut self.held().waiting);
-            if !waiting.is_empty() {
-                return waiting.into_values().collect();
+            if !self.held().waiting.is_empty() {
+                return;
             }
             changed.await;
         }
+    }
+
+    /// Takes the changes that wait.
+    pub fn take(&self) -> Vec<TargetReport> {
+        std::mem::take(&mut self.held().waiting).into_values().collect()
     }
 
     /// Everything that a control plane which knows the config cannot know: targets that are not healthy, and
@@ -90,23 +94,10 @@ impl Reports {
     /// upstream had before.
     pub(super) fn note(&self, upstream: Uuid, gone: impl IntoIterator<Item = Uuid>, members: &Members) {
         let mut held = self.held();
-        for target in gone {
-            held.waiting.remove(&target);
-            if let Some(before) = held.standing.remove(&target) {
-                let removed = TargetReport { is_removed: true, addresses: Vec::new(), ..before };
-                held.waiting.insert(target, removed);
-            }
-        }
+        gone.into_iter().for_each(|target| held.forget(target));
         for target in members.targets() {
-            let Some(id) = target.id else { continue };
-            let report = report(upstream, id, target, members);
-            if is_expected(&report) {
-                if held.standing.remove(&id).is_some() {
-                    held.waiting.insert(id, report);
-                }
-            } else if held.standing.get(&id) != Some(&report) {
-                held.standing.insert(id, report.clone());
-                held.waiting.insert(id, report);
+            if let Some(id) = target.id {
+                held.see(report(upstream, id, target, members));
             }
         }
         if !held.waiting.is_empty() {
@@ -114,8 +105,33 @@ impl Reports {
         }
     }
 
+    /// Notes one target, as a builder would.
+    #[cfg(test)]
+    pub(crate) fn see(&self, report: TargetReport) {
+        self.held().see(report);
+        self.changed.notify_one();
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn see(&mut self, report: TargetReport) {
+        if is_expected(&report) {
+            self.forget(report.target);
+        } else if self.standing.get(&report.target) != Some(&report) {
+            self.standing.insert(report.target, report.clone());
+            self.waiting.insert(report.target, report);
+        }
+    }
+
+    fn forget(&mut self, target: Uuid) {
+        if let Some(before) = self.standing.remove(&target) {
+            let removed = TargetReport { is_removed: true, addresses: Vec::new(), ..before };
+            self.waiting.insert(target, removed);
+        }
     }
 }
 

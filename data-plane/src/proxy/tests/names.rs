@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::harness::*;
 use crate::observability::{NodeState, Workers};
 use crate::proxy::{Running, start};
-use crate::table::fixture::{id, route, service_with};
+use crate::table::fixture::{id, position, route, service_with};
 use crate::table::{Answer, Resolved, Seams, Update, builder};
 
 const NAME: &str = "upstream.test";
@@ -22,7 +22,9 @@ fn node(port: u16, connect_timeout_ms: u32) -> (Runtime, Seams, Running) {
     runtime.spawn(builder.run());
     let service =
         service_with(1, NAME, port.into(), |service| service.connect_timeout_ms = connect_timeout_ms);
-    runtime.block_on(seams.updates.apply(Update::Delta(vec![service, route(2, Some(1), "/")]))).unwrap();
+    runtime
+        .block_on(seams.updates.apply(position(1), Update::Delta(vec![service, route(2, Some(1), "/")])))
+        .unwrap();
     let running = start(Plan::default().settings, &seams.active, &Workers::new(1)).unwrap();
     (runtime, seams, running)
 }

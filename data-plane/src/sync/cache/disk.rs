@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::entry::{Entry, decode_all};
 use super::replay::{State, replay};
 use super::{Loaded, Pending, TAIL_BYTES_MIN};
-use crate::sync::copy::{COMPRESSED_BYTES_MAX, Copy};
+use crate::sync::replica::{COMPRESSED_BYTES_MAX, Replica};
 
 /// First bytes of a snapshot file; the last one is the format's version. A blake3 checksum of the rest follows, then
 /// the header, then the compressed config.
@@ -120,10 +120,10 @@ impl Disk {
             }
             if let Some(good) = state.good.clone() {
                 let condemned = deadly.as_ref().map_or(&state, |(_, deadly, _)| deadly);
-                let condemned = *condemned.copy.position();
+                let condemned = *condemned.replica.position();
                 warn!(%condemned, good = %good.position(), "the node died twice on a revision and refuses it");
                 append(&mut tail, &Entry::Condemned(condemned));
-                (state.copy, state.condemned, state.deaths) = (good, Some(condemned), 0);
+                (state.replica, state.condemned, state.deaths) = (good, Some(condemned), 0);
                 return self.take(at, state, tail);
             }
             deadly.get_or_insert((at, state, tail));
@@ -133,7 +133,7 @@ impl Disk {
     }
 
     fn take(&mut self, at: usize, state: State, tail: Tail) -> Loaded {
-        info!(position = %state.copy.position(), "config read from the cache");
+        info!(position = %state.replica.position(), "config read from the cache");
         for newer in self.generations.split_off(at + 1) {
             self.remove(newer.number);
         }
@@ -148,10 +148,10 @@ impl Disk {
             (current.is_good, current.tail) = (is_good, Some(tail));
         }
         if !state.is_good() {
-            self.suspect = Some(*state.copy.position());
+            self.suspect = Some(*state.replica.position());
             self.deaths = state.deaths;
         }
-        Loaded { copy: Some(state.copy), condemned: state.condemned }
+        Loaded { replica: Some(state.replica), condemned: state.condemned }
     }
 
     /// What the cache held is about to be tried. Before that a start may fail for many reasons that are not the
@@ -236,11 +236,16 @@ impl Disk {
         tail.is_none_or(|tail| tail.bytes > tail.bytes_max)
     }
 
-    /// Makes what is in force a generation of its own. Gives the one that holds it afterwards.
-    pub(super) fn fold(&mut self, copy: &Copy) -> Option<u64> {
-        let folded = copy
+    /// Whether something is written down of which nobody has said what became of it.
+    pub(super) const fn is_pending(&self) -> bool {
+        matches!(self.written, Written::Entry(_) | Written::Generation)
+    }
+
+    /// Makes what is in force a generation of its own; nothing is pending. Gives the one that holds it afterwards.
+    pub(super) fn fold(&mut self, replica: &Replica) -> Option<u64> {
+        let folded = replica
             .compress()
-            .and_then(|(compressed, raw_bytes)| self.begin(*copy.position(), &compressed, raw_bytes));
+            .and_then(|(compressed, raw_bytes)| self.begin(*replica.position(), &compressed, raw_bytes));
         match folded {
             Ok(()) => self.prune(),
             Err(error) => warn!(%error, "the config could not be cached"),
@@ -319,7 +324,7 @@ impl Disk {
             v1::SnapshotBegin::decode_length_delimited(&mut rest).map_err(|_| damaged("no valid header"))?;
         let position = header.position.as_ref().and_then(|position| Position::try_from(position).ok());
         let position = position.ok_or_else(|| damaged("no valid position"))?;
-        let copy = Copy::decompress(position, rest, header.raw_bytes).map_err(io::Error::other)?;
+        let replica = Replica::decompress(position, rest, header.raw_bytes).map_err(io::Error::other)?;
         let path = self.tail_path(generation);
         let bytes = match read_bounded(&path, TAIL_BYTES_MAX) {
             Ok(bytes) => bytes,
@@ -341,7 +346,7 @@ impl Disk {
         io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
         let compressed = u64::try_from(rest.len()).unwrap_or(u64::MAX);
         let tail = Tail { file, bytes: valid, bytes_max: TAIL_BYTES_MIN.max(compressed) };
-        Ok((replay(copy, entries), tail))
+        Ok((replay(replica, entries), tail))
     }
 
     /// Whether it was written whole.

@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::disk::Disk;
 use super::{Command, GOOD_AFTER, RETRY_AFTER};
-use crate::sync::copy::Copy;
+use crate::sync::replica::Replica;
 
 /// Revisions that wait to be good. Further ones take the place of the last: a good revision vouches for those
 /// before it, so only the spacing gets coarser.
@@ -32,14 +32,14 @@ struct Keeper {
     waiting: VecDeque<Waiting>,
     /// When to try again to write a generation.
     retry: Option<Instant>,
-    newest: Option<Copy>,
+    newest: Option<Replica>,
 }
 
 /// Serves commands until the last handle is gone.
 pub(super) async fn run(
     disk: Disk,
     mut commands: mpsc::Receiver<Command>,
-    mut in_force: watch::Receiver<Option<Copy>>,
+    mut in_force: watch::Receiver<Option<Replica>>,
     is_behind: Arc<AtomicBool>,
 ) {
     let mut keeper = Keeper { disk: Some(disk), waiting: VecDeque::new(), retry: None, newest: None };
@@ -52,13 +52,13 @@ pub(super) async fn run(
                 if is_behind.swap(false, Ordering::AcqRel) {
                     keeper.give_up().await;
                 }
-                let copy = in_force.borrow_and_update().clone();
-                if let Some(copy) = copy {
-                    keeper.applied(copy).await;
+                let replica = in_force.borrow_and_update().clone();
+                if let Some(replica) = replica {
+                    keeper.applied(replica).await;
                 }
             }
             () = until(good_due) => keeper.good().await,
-            () = until(keeper.retry) => keeper.fold().await,
+            () = until(keeper.retry) => keeper.try_again().await,
             command = commands.recv() => match command {
                 None => return,
                 Some(command) => {
@@ -105,14 +105,14 @@ impl Keeper {
         }
     }
 
-    async fn applied(&mut self, copy: Copy) {
+    async fn applied(&mut self, replica: Replica) {
         let generation = self.blocking(Disk::applied).await.flatten();
         if self.waiting.len() >= WAITING_MAX {
             self.waiting.pop_back();
         }
-        let (due, position) = (Instant::now() + GOOD_AFTER, *copy.position());
+        let (due, position) = (Instant::now() + GOOD_AFTER, *replica.position());
         self.waiting.push_back(Waiting { due, position, generation });
-        self.newest = Some(copy);
+        self.newest = Some(replica);
         let wants_fold = self.disk.as_ref().is_some_and(Disk::wants_fold);
         if wants_fold && self.retry.is_none() {
             self.fold().await;
@@ -130,12 +130,22 @@ impl Keeper {
         }
     }
 
+    async fn try_again(&mut self) {
+        self.retry = None;
+        let Some(disk) = &self.disk else { return };
+        if disk.is_pending() {
+            // What is in force is about to change, and what is written then may do.
+            self.retry = Some(Instant::now() + RETRY_AFTER);
+        } else if disk.wants_fold() {
+            self.fold().await;
+        }
+    }
+
     /// Writes what is in force as a generation of its own.
     async fn fold(&mut self) {
-        self.retry = None;
-        let Some(copy) = self.newest.clone() else { return };
-        let position = *copy.position();
-        let generation = self.blocking(move |disk| disk.fold(&copy)).await.flatten();
+        let Some(replica) = self.newest.clone() else { return };
+        let position = *replica.position();
+        let generation = self.blocking(move |disk| disk.fold(&replica)).await.flatten();
         match self.waiting.back_mut() {
             Some(newest) => newest.generation = generation,
             // It is good already.

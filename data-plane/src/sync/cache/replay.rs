@@ -6,15 +6,15 @@ use prost::Message;
 
 use super::DEATHS_MAX;
 use super::entry::Entry;
-use crate::sync::copy::Copy;
+use crate::sync::replica::Replica;
 
 /// The state that a snapshot and its tail lead to.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct State {
     /// What is in force.
-    pub copy: Copy,
+    pub replica: Replica,
     /// The newest revision that is good, if one is.
-    pub good: Option<Copy>,
+    pub good: Option<Replica>,
     /// Deaths since something was good, as they were noted: the last one is not among them.
     pub deaths: u32,
     /// What is refused.
@@ -29,7 +29,7 @@ struct Step {
 
 impl State {
     pub(super) fn is_good(&self) -> bool {
-        self.good.as_ref().is_some_and(|good| good.position() == self.copy.position())
+        self.good.as_ref().is_some_and(|good| good.position() == self.replica.position())
     }
 
     /// Whether what is in force was pending at so many deaths that it is not to be tried again. That it is
@@ -40,7 +40,7 @@ impl State {
 }
 
 /// Follows a tail from `base`. A delta that does not fit ends it, since what follows cannot fit either.
-pub(super) fn replay(base: Copy, entries: Vec<Entry>) -> State {
+pub(super) fn replay(base: Replica, entries: Vec<Entry>) -> State {
     // First what is left of the steps, so that a dropped one is never applied.
     let mut steps: Vec<Step> = Vec::new();
     let mut good_steps: Option<usize> = None;
@@ -78,26 +78,26 @@ pub(super) fn replay(base: Copy, entries: Vec<Entry>) -> State {
     // Another content that was taken since makes it history.
     let is_history = |at: usize| steps.iter().skip(at).any(|step| step.delta.is_some());
     let condemned = condemned.filter(|(_, at)| !is_history(*at)).map(|(position, _)| position);
-    let mut state = State { good: None, deaths, condemned, copy: base };
+    let mut state = State { good: None, deaths, condemned, replica: base };
     for (taken, step) in steps.iter().enumerate() {
         if good_steps == Some(taken) {
-            state.good = Some(state.copy.clone());
+            state.good = Some(state.replica.clone());
         }
-        let Some(next) = follow(&state.copy, step) else { return state };
-        state.copy = next;
+        let Some(next) = follow(&state.replica, step) else { return state };
+        state.replica = next;
     }
     if good_steps == Some(steps.len()) {
-        state.good = Some(state.copy.clone());
+        state.good = Some(state.replica.clone());
     }
     state
 }
 
-fn follow(copy: &Copy, step: &Step) -> Option<Copy> {
+fn follow(replica: &Replica, step: &Step) -> Option<Replica> {
     match &step.delta {
-        None => copy.reposition(step.to).ok(),
+        None => replica.reposition(step.to).ok(),
         Some(bytes) => {
             let delta = v1::Delta::decode(bytes.clone()).ok()?;
-            copy.after(&delta).ok().map(|(next, _)| next)
+            replica.after(&delta).ok().map(|(next, _)| next)
         }
     }
 }

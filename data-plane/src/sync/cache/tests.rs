@@ -23,7 +23,7 @@ fn position(revision: u64, wire: Option<&[u8]>) -> Position {
 }
 
 /// The config whose one entity has `wire`.
-fn copy(revision: u64, wire: &[u8]) -> Copy {
+fn replica(revision: u64, wire: &[u8]) -> Replica {
     let record = v1::EntityRecord {
         kind: EntityKind::Service.to_wire().into(),
         id: Bytes::copy_from_slice(id().as_bytes()),
@@ -31,15 +31,15 @@ fn copy(revision: u64, wire: &[u8]) -> Copy {
     };
     let raw = record.encode_length_delimited_to_vec();
     let compressed = zstd::encode_all(raw.as_slice(), 1).unwrap();
-    Copy::decompress(position(revision, Some(wire)), &compressed, raw.len() as u64).unwrap()
+    Replica::decompress(position(revision, Some(wire)), &compressed, raw.len() as u64).unwrap()
 }
 
-fn snapshot(of: &Copy) -> Pending {
+fn snapshot(of: &Replica) -> Pending {
     let (compressed, raw_bytes) = of.compress().unwrap();
     Pending::Snapshot { compressed, raw_bytes }
 }
 
-fn delta(from: &Copy, to: u64, wire: &[u8]) -> (Pending, Copy) {
+fn delta(from: &Replica, to: u64, wire: &[u8]) -> (Pending, Replica) {
     let to = position(to, Some(wire));
     let entity = v1::EntityRecord {
         kind: EntityKind::Service.to_wire().into(),
@@ -49,8 +49,8 @@ fn delta(from: &Copy, to: u64, wire: &[u8]) -> (Pending, Copy) {
     let change = v1::Change { entity: Some(entity), deleted: false, min_protocol: 1 };
     let delta =
         v1::Delta { from: Some(from.position().to_wire()), to: Some(to.to_wire()), changes: vec![change] };
-    let copy = from.after(&delta).unwrap().0;
-    (Pending::Delta(delta.encode_to_vec().into()), copy)
+    let replica = from.after(&delta).unwrap().0;
+    (Pending::Delta(delta.encode_to_vec().into()), replica)
 }
 
 async fn open(directory: &Path) -> (Cache, Loaded, TaskTracker) {
@@ -68,7 +68,7 @@ async fn close(cache: Cache, tasks: TaskTracker) {
 /// A cache with a snapshot at 1 and deltas up to `last`, all of it good.
 async fn filled(directory: &Path, last: u64) {
     let (cache, _, tasks) = open(directory).await;
-    let mut now = copy(1, b"wire1");
+    let mut now = replica(1, b"wire1");
     cache.pending(*now.position(), snapshot(&now)).await;
     cache.applied(now.clone());
     for revision in 2..=last {
@@ -89,9 +89,9 @@ fn files(directory: &Path) -> Vec<String> {
     names
 }
 
-async fn put(cache: &Cache, copy: &Copy, pending: Pending) {
-    cache.pending(*copy.position(), pending).await;
-    cache.applied(copy.clone());
+async fn put(cache: &Cache, replica: &Replica, pending: Pending) {
+    cache.pending(*replica.position(), pending).await;
+    cache.applied(replica.clone());
 }
 
 /// A start that ends in a death; what it started with.
@@ -99,13 +99,13 @@ async fn deadly_start(directory: &Path) -> Option<u64> {
     let (cache, loaded, tasks) = open(directory).await;
     cache.starting().await;
     close(cache, tasks).await;
-    loaded.copy.map(|copy| copy.position().revision.get())
+    loaded.replica.map(|replica| replica.position().revision.get())
 }
 
 async fn loaded_revision(directory: &Path) -> Option<u64> {
     let (cache, loaded, tasks) = open(directory).await;
     close(cache, tasks).await;
-    loaded.copy.map(|copy| copy.position().revision.get())
+    loaded.replica.map(|replica| replica.position().revision.get())
 }
 
 #[tokio::test]
@@ -114,9 +114,9 @@ async fn what_was_written_is_loaded() {
     assert_eq!(loaded_revision(directory.path()).await, None);
     filled(directory.path(), 5).await;
     let (_cache, loaded, _tasks) = open(directory.path()).await;
-    let loaded = loaded.copy.unwrap();
+    let loaded = loaded.replica.unwrap();
     assert_eq!(*loaded.position(), position(5, Some(b"wire5")));
-    assert_eq!(loaded.records().next().unwrap().wire, b"wire5".as_slice());
+    assert_eq!(loaded.records().next().unwrap().wire, Some(Bytes::from_static(b"wire5")));
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn a_change_costs_its_own_size() {
     let size = || fs::metadata(directory.path().join("config-1.tail")).unwrap().len();
     let before = size();
     let (cache, loaded, tasks) = open(directory.path()).await;
-    let (pending, next) = delta(&loaded.copy.unwrap(), 3, b"wire3");
+    let (pending, next) = delta(&loaded.replica.unwrap(), 3, b"wire3");
     cache.pending(*next.position(), pending).await;
     close(cache, tasks).await;
     assert!(size() - before < 400, "{}", size() - before);
@@ -165,15 +165,15 @@ async fn damage_anywhere_never_panics_and_never_invents_a_config() {
                 }
                 fs::write(directory.path().join(name), damaged).unwrap();
                 let (cache, loaded, tasks) = open(directory.path()).await;
-                if let Some(copy) = loaded.copy {
-                    let revision = copy.position().revision.get();
+                if let Some(replica) = loaded.replica {
+                    let revision = replica.position().revision.get();
                     let wire = format!("wire{revision}");
-                    assert_eq!(*copy.position(), position(revision, Some(wire.as_bytes())), "{name} {at}");
+                    assert_eq!(*replica.position(), position(revision, Some(wire.as_bytes())), "{name} {at}");
                 } else {
                     assert_eq!(name, "config-1.snapshot", "a damaged tail costs only its end: {at}");
                 }
                 // And it works on.
-                let next = copy(9, b"next");
+                let next = replica(9, b"next");
                 cache.pending(*next.position(), snapshot(&next)).await;
                 cache.applied(next);
                 cache.stop().await;
@@ -193,7 +193,7 @@ async fn what_follows_a_torn_tail_is_readable() {
     bytes.extend([1, 2, 3]);
     fs::write(&tail, bytes).unwrap();
     let (cache, loaded, tasks) = open(directory.path()).await;
-    let (pending, next) = delta(&loaded.copy.unwrap(), 4, b"wire4");
+    let (pending, next) = delta(&loaded.replica.unwrap(), 4, b"wire4");
     cache.pending(*next.position(), pending).await;
     cache.applied(next);
     close(cache, tasks).await;
@@ -214,7 +214,7 @@ async fn a_long_tail_is_folded_and_old_generations_go_once_the_new_is_good() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 2).await;
     let (cache, loaded, tasks) = open(directory.path()).await;
-    let mut now = loaded.copy.unwrap();
+    let mut now = loaded.replica.unwrap();
     let mut noise = blake3::Hasher::new().finalize_xof();
     for revision in 3..=6 {
         let mut wire = vec![0; 400 * 1024];
@@ -245,7 +245,7 @@ async fn a_directory_that_cannot_be_used_is_an_error_and_a_failing_disk_is_not()
     let cache_directory = directory.path().join("cache");
     let (cache, _, tasks) = open(&cache_directory).await;
     fs::remove_dir_all(&cache_directory).unwrap();
-    let first = copy(1, b"a");
+    let first = replica(1, b"a");
     cache.pending(*first.position(), snapshot(&first)).await;
     cache.applied(first.clone());
     cache.dropped();
@@ -257,7 +257,7 @@ async fn a_directory_that_cannot_be_used_is_an_error_and_a_failing_disk_is_not()
 async fn a_revision_is_good_after_30_seconds() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, _, tasks) = open(directory.path()).await;
-    let first = copy(1, b"a");
+    let first = replica(1, b"a");
     cache.pending(*first.position(), snapshot(&first)).await;
     cache.applied(first.clone());
     let tail = || fs::metadata(directory.path().join("config-1.tail")).unwrap().len();
@@ -278,7 +278,7 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn a_revision_is_good_in_the_generation_that_holds_it_and_not_in_one_that_began_since() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, _, tasks) = open(directory.path()).await;
-    let (first, deadly) = (copy(1, b"a"), copy(2, b"!"));
+    let (first, deadly) = (replica(1, b"a"), replica(2, b"!"));
     put(&cache, &first, snapshot(&first)).await;
     tokio::time::sleep(GOOD_AFTER - SECOND).await;
     put(&cache, &deadly, snapshot(&deadly)).await;
@@ -295,7 +295,7 @@ async fn a_revision_is_good_in_the_generation_that_holds_it_and_not_in_one_that_
 async fn a_refused_snapshot_is_gone_although_something_became_good_meanwhile() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, _, tasks) = open(directory.path()).await;
-    let (first, refused) = (copy(1, b"a"), copy(2, b"!"));
+    let (first, refused) = (replica(1, b"a"), replica(2, b"!"));
     put(&cache, &first, snapshot(&first)).await;
     tokio::time::sleep(GOOD_AFTER - SECOND).await;
     cache.pending(*refused.position(), snapshot(&refused)).await;
@@ -311,7 +311,7 @@ async fn after_a_refused_snapshot_the_generation_before_goes_on_even_if_it_is_no
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 1).await;
     let (cache, _, tasks) = open(directory.path()).await;
-    let (second, refused) = (copy(2, b"b"), copy(3, b"!"));
+    let (second, refused) = (replica(2, b"b"), replica(3, b"!"));
     put(&cache, &second, snapshot(&second)).await;
     cache.pending(*refused.position(), snapshot(&refused)).await;
     cache.dropped();
@@ -337,7 +337,7 @@ async fn a_start_that_fails_before_the_config_is_tried_is_no_death() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 1).await;
     let (cache, loaded, tasks) = open(directory.path()).await;
-    let (pending, second) = delta(&loaded.copy.unwrap(), 2, b"b");
+    let (pending, second) = delta(&loaded.replica.unwrap(), 2, b"b");
     put(&cache, &second, pending).await;
     close(cache, tasks).await;
     for _ in 0..3 {
@@ -355,7 +355,7 @@ async fn deaths_add_up_although_a_change_or_a_snapshot_comes_between_them() {
         let mut starts = Vec::new();
         for revision in 2..=4 {
             let (cache, loaded, tasks) = open(directory.path()).await;
-            let loaded = loaded.copy.unwrap();
+            let loaded = loaded.replica.unwrap();
             starts.push(loaded.position().revision.get());
             cache.starting().await;
             cache.applied(loaded.clone());
@@ -374,7 +374,7 @@ async fn a_failed_write_is_tried_again_without_another_change() {
     let cache_directory = directory.path().join("cache");
     let (cache, _, tasks) = open(&cache_directory).await;
     fs::remove_dir_all(&cache_directory).unwrap();
-    let first = copy(1, b"a");
+    let first = replica(1, b"a");
     put(&cache, &first, snapshot(&first)).await;
     // Behind what follows the failure.
     cache.starting().await;
@@ -385,6 +385,26 @@ async fn a_failed_write_is_tried_again_without_another_change() {
     assert_eq!(deadly_start(&cache_directory).await, Some(1));
     let (_cache, loaded, _tasks) = open(&cache_directory).await;
     assert_eq!(loaded.condemned, None, "it was good when it was written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_try_does_not_come_between_a_snapshot_and_what_becomes_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache_directory = directory.path().join("cache");
+    let (cache, _, tasks) = open(&cache_directory).await;
+    fs::remove_dir_all(&cache_directory).unwrap();
+    let (first, second) = (replica(1, b"a"), replica(2, b"b"));
+    put(&cache, &first, snapshot(&first)).await;
+    cache.starting().await;
+    fs::create_dir(&cache_directory).unwrap();
+    tokio::time::sleep(RETRY_AFTER - SECOND).await;
+    cache.pending(*second.position(), snapshot(&second)).await;
+    tokio::time::sleep(2 * SECOND).await;
+    cache.applied(second.clone());
+    let (pending, third) = delta(&second, 3, b"c");
+    put(&cache, &third, pending).await;
+    close(cache, tasks).await;
+    assert_eq!(loaded_revision(&cache_directory).await, Some(3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -402,7 +422,7 @@ async fn a_disk_that_hangs_costs_the_cache_and_not_the_config() {
         0,
     )
     .unwrap();
-    let third = copy(3, b"c");
+    let third = replica(3, b"c");
     let waiting = tokio::spawn({
         let (cache, third) = (cache.clone(), third.clone());
         async move { cache.pending(*third.position(), snapshot(&third)).await }

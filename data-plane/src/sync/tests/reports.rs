@@ -2,23 +2,24 @@
 
 use super::rig::*;
 
-fn report(target: u128, is_named: bool, health: Health) -> ReportChange {
-    let address = AddressReport { address: "127.0.0.1:80".parse().unwrap(), weight: 1, health };
-    ReportChange::Seen(TargetReport {
+fn report(target: u128, is_named: bool, state: AddressState) -> TargetReport {
+    let address = AddressReport { address: "127.0.0.1:80".parse().unwrap(), weight: 1, state };
+    TargetReport {
         upstream: Uuid::from_u128(1),
         target: Uuid::from_u128(target),
         is_named,
-        dns: "A".to_owned(),
+        dns: "A".into(),
         addresses: vec![address],
-    })
+        is_removed: false,
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn reports_are_gathered_for_100_ms_and_told_in_full_after_a_reconnect_and_on_demand() {
     let mut rig = rig(None).await;
-    rig.reports.send(report(1, false, Health::Unhealthy)).await.unwrap();
-    rig.reports.send(report(2, false, Health::Healthy)).await.unwrap();
-    rig.reports.send(report(3, true, Health::Healthy)).await.unwrap();
+    rig.reports.see(report(1, false, AddressState::Unhealthy));
+    rig.reports.see(report(2, false, AddressState::Healthy));
+    rig.reports.see(report(3, true, AddressState::Healthy));
     let (conversation, _) = rig.hello().await;
     let head = || Tell::Head(v1::Head { position: Some(position(1, &wires(&[])).to_wire()) });
     conversation.tell(head()).await;
@@ -30,8 +31,8 @@ async fn reports_are_gathered_for_100_ms_and_told_in_full_after_a_reconnect_and_
     assert_eq!(named, [1, 3], "a healthy literal goes without saying");
 
     let start = Instant::now();
-    rig.reports.send(report(4, false, Health::Unhealthy)).await.unwrap();
-    rig.reports.send(report(1, false, Health::Healthy)).await.unwrap();
+    rig.reports.see(report(4, false, AddressState::Unhealthy));
+    rig.reports.see(report(1, false, AddressState::Healthy));
     let batch = rig.health.recv().await.unwrap();
     assert_eq!((batch.full, batch.targets.len()), (false, 2));
     let gathered = start.elapsed().as_millis();

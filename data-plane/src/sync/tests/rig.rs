@@ -9,9 +9,10 @@ pub(super) use bytes::Bytes;
 pub(super) use equipoise_proto::v1::cluster_server::{Cluster, ClusterServer};
 pub(super) use equipoise_proto::v1::control_message::Message as Tell;
 pub(super) use equipoise_proto::v1::node_message::Message as Said;
-pub(super) use equipoise_proto::{ContentHash, Epoch, Revision, v1};
+pub(super) use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision, v1};
 pub(super) use prost::Message;
 pub(super) use tokio::io::DuplexStream;
+pub(super) use tokio::sync::{mpsc, oneshot};
 pub(super) use tokio::task::JoinHandle;
 pub(super) use tokio::time::{Instant, timeout};
 pub(super) use tokio_stream::StreamExt;
@@ -19,7 +20,13 @@ pub(super) use tokio_stream::wrappers::ReceiverStream;
 pub(super) use tokio_util::task::TaskTracker;
 pub(super) use tonic::{Response, Status, Streaming};
 
+pub(super) use uuid::Uuid;
+
 pub(super) use crate::sync::*;
+pub(super) use crate::table::{
+    AddressReport, AddressState, Applied, CompileError, MARKS_MAX, Mark, Record, Request, TargetReport,
+    Update,
+};
 
 // ---------------------------------------------------------------- a config by hand
 
@@ -102,7 +109,7 @@ pub(super) struct Conversation {
 pub(super) struct Script {
     pub(super) conversations: mpsc::Sender<Conversation>,
     pub(super) reports: mpsc::Sender<v1::HealthReport>,
-    pub(super) full: std::sync::Arc<tokio::sync::Notify>,
+    pub(super) full: Arc<tokio::sync::Notify>,
 }
 
 pub(super) type Replies<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
@@ -192,11 +199,11 @@ impl Conversation {
 pub(super) struct Rig {
     pub(super) conversations: mpsc::Receiver<Conversation>,
     pub(super) health: mpsc::Receiver<v1::HealthReport>,
-    pub(super) full: std::sync::Arc<tokio::sync::Notify>,
+    pub(super) full: Arc<tokio::sync::Notify>,
     pub(super) table: mpsc::Receiver<Request>,
-    pub(super) reports: mpsc::Sender<ReportChange>,
+    pub(super) reports: Arc<Reports>,
     pub(super) marks: mpsc::Receiver<Mark>,
-    pub(super) state: watch::Receiver<LinkState>,
+    pub(super) state: Arc<NodeState>,
     pub(super) stop: CancellationToken,
     pub(super) node: JoinHandle<()>,
     pub(super) tasks: TaskTracker,
@@ -208,14 +215,14 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
         Some(directory) => Cache::open(directory.to_owned(), &tasks).await.unwrap(),
         None => (Cache::none(), Loaded::default()),
     };
-    let (updates, table) = mpsc::channel(1);
-    let (reports, report_changes) = mpsc::channel(REPORTS_MAX);
+    let (updates, table) = Updates::channel();
+    let reports = Arc::new(Reports::default());
     let (mark, marks) = mpsc::channel(MARKS_MAX);
-    let (state, states) = watch::channel(LinkState::default());
+    let state = Arc::new(NodeState::new(NodeId::new(Uuid::from_u128(9))));
     let (pipes, far_ends) = mpsc::channel::<DuplexStream>(1);
     let (open, conversations) = mpsc::channel(1);
     let (heard, health) = mpsc::channel(64);
-    let full = std::sync::Arc::new(tokio::sync::Notify::new());
+    let full = Arc::new(tokio::sync::Notify::new());
     let script = Script { conversations: open, reports: heard, full: full.clone() };
     tokio::spawn(tonic::transport::Server::builder().serve_with_incoming(
         ClusterServer::new(script),
@@ -236,13 +243,17 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
         cache,
         loaded,
         updates,
-        reports: report_changes,
+        reports: Arc::clone(&reports),
         marks: mark,
-        state,
+        node: Arc::clone(&state),
     };
     let stop = CancellationToken::new();
     let node = tokio::spawn(run(parts, stop.clone()));
-    Rig { conversations, health, full, table, reports, marks, state: states, stop, node, tasks }
+    Rig { conversations, health, full, table, reports, marks, state, stop, node, tasks }
+}
+
+pub(super) fn applied(warm: oneshot::Receiver<()>) -> Applied {
+    Applied { took: Duration::ZERO, warm }
 }
 
 impl Rig {
@@ -255,19 +266,17 @@ impl Rig {
         }
     }
 
-    /// The table takes the next update.
-    pub(super) async fn accept(&mut self) -> Update {
-        let Request { update, reply } = self.table.recv().await.unwrap();
-        reply.send(Ok(Applied { warm: oneshot::channel().1 })).unwrap();
-        update
+    /// The table takes the next update; where that leads, and what it is.
+    pub(super) async fn accept(&mut self) -> (Position, Update) {
+        let Request { position, update, reply } = self.table.recv().await.unwrap();
+        reply.send(Ok(applied(oneshot::channel().1))).unwrap();
+        (position, update)
     }
 
-    pub(super) async fn refuse(&mut self) -> Update {
-        let Request { update, reply } = self.table.recv().await.unwrap();
-        let entity = Some(key(2));
-        let refused = Refused { entity, field: "host".to_owned(), reason: "no".to_owned() };
-        reply.send(Err(refused)).unwrap();
-        update
+    pub(super) async fn refuse(&mut self) {
+        let Request { reply, .. } = self.table.recv().await.unwrap();
+        let (kind, id) = key(2);
+        reply.send(Err(CompileError { kind, id, field: "host", reason: "no".into() })).unwrap();
     }
 
     /// A node that has taken `wires` at `revision`.

@@ -15,7 +15,7 @@ async fn a_node_starts_from_its_cache_with_every_control_plane_dead() {
 
     let mut node = rig(Some(directory.path())).await;
     // Before anybody answers its hello.
-    let Update::Snapshot { position: at, entities } = node.accept().await else { panic!() };
+    let (at, Update::Snapshot(entities)) = node.accept().await else { panic!() };
     assert_eq!((at, entities.len()), (position(2, &second), 2));
     let (_, hello) = node.hello().await;
     assert_eq!(hello.position, Some(at.to_wire()));
@@ -33,7 +33,7 @@ async fn a_refused_revision_is_not_in_the_cache() {
             node.refuse().await;
             conversation.nack().await;
         } else {
-            assert_eq!(*node.accept().await.position(), position(1, &good), "snapshot {by_snapshot}");
+            assert_eq!(node.accept().await.0, position(1, &good), "snapshot {by_snapshot}");
             let (mut conversation, _) = node.hello().await;
             conversation.tell(tell_delta(&delta((1, &good), (2, &bad)))).await;
             assert_eq!(conversation.ack().await.1, v1::ack::Stage::Warm);
@@ -43,7 +43,7 @@ async fn a_refused_revision_is_not_in_the_cache() {
         node.stop().await;
     }
     let mut node = rig(Some(directory.path())).await;
-    assert_eq!(*node.accept().await.position(), position(1, &good));
+    assert_eq!(node.accept().await.0, position(1, &good));
 }
 
 #[tokio::test(start_paused = true)]
@@ -65,12 +65,12 @@ async fn two_deaths_on_a_pending_revision_condemn_it() {
 
     // One death may be a kill or a power cut.
     let mut node = rig(Some(directory.path())).await;
-    assert_eq!(*node.accept().await.position(), position(2, &deadly));
+    assert_eq!(node.accept().await.0, position(2, &deadly));
     node.kill().await;
 
     for start in 0..2 {
         let mut node = rig(Some(directory.path())).await;
-        assert_eq!(*node.accept().await.position(), position(1, &good), "start {start}");
+        assert_eq!(node.accept().await.0, position(1, &good), "start {start}");
         let (mut conversation, hello) = node.hello().await;
         assert_eq!(hello.position, Some(position(1, &good).to_wire()));
         let nack = conversation.nack().await;
@@ -82,8 +82,17 @@ async fn two_deaths_on_a_pending_revision_condemn_it() {
         assert_eq!(conversation.nack().await.reason, "the node died on it twice");
         assert!(node.table.try_recv().is_err());
         if start == 1 {
+            // A new name for what it has changes nothing of that.
+            let renamed = Position { epoch: Epoch::new(Uuid::from_u128(2)), ..position(1, &good) };
+            conversation.tell(Tell::Reposition(v1::Reposition { position: Some(renamed.to_wire()) })).await;
+            assert_eq!(node.accept().await.0, renamed);
+            assert_eq!(conversation.ack().await.1, v1::ack::Stage::Applied);
+            assert_eq!(conversation.ack().await.1, v1::ack::Stage::Warm);
+            let after = |to| v1::Delta { from: Some(renamed.to_wire()), ..delta((1, &good), to) };
+            conversation.tell(tell_delta(&after((2, &deadly)))).await;
+            assert_eq!(conversation.nack().await.reason, "the node died on it twice");
             let mended = wires(&[(1, b"ok")]);
-            conversation.tell(tell_delta(&delta((1, &good), (3, &mended)))).await;
+            conversation.tell(tell_delta(&after((3, &mended)))).await;
             node.accept().await;
             assert_eq!(conversation.ack().await.0, position(3, &mended));
         }
@@ -101,7 +110,7 @@ async fn with_nothing_good_the_pending_one_is_started_from_however_often_it_died
     node.kill().await;
     for start in 0..4 {
         let mut node = rig(Some(directory.path())).await;
-        assert_eq!(*node.accept().await.position(), position(1, &content), "start {start}");
+        assert_eq!(node.accept().await.0, position(1, &content), "start {start}");
         node.kill().await;
     }
 }
@@ -123,7 +132,7 @@ async fn a_deadly_snapshot_gives_way_to_the_generation_before() {
         [position(2, &deadly), position(1, &good), position(1, &good)].into_iter().enumerate()
     {
         let mut node = rig(Some(directory.path())).await;
-        assert_eq!(*node.accept().await.position(), wanted, "start {start}");
+        assert_eq!(node.accept().await.0, wanted, "start {start}");
         node.kill().await;
     }
 }
@@ -137,7 +146,7 @@ async fn a_clean_stop_makes_good_what_is_in_force() {
     node.stop().await;
     for _ in 0..4 {
         let mut node = rig(Some(directory.path())).await;
-        assert_eq!(*node.accept().await.position(), position(1, &content));
+        assert_eq!(node.accept().await.0, position(1, &content));
         let (mut conversation, _) = node.hello().await;
         assert_eq!(conversation.ack().await.1, v1::ack::Stage::Warm, "and not a nack");
         node.kill().await;
@@ -152,7 +161,7 @@ async fn a_revision_that_kills_the_table_builder_is_condemned_too() {
     drop(node.settled(1, &good).await);
     node.stop().await;
     let mut node = rig(Some(directory.path())).await;
-    assert_eq!(*node.accept().await.position(), position(1, &good));
+    assert_eq!(node.accept().await.0, position(1, &good));
     let (conversation, _) = node.hello().await;
     conversation.tell(tell_delta(&delta((1, &good), (2, &deadly)))).await;
     // It goes without an answer.
@@ -162,7 +171,7 @@ async fn a_revision_that_kills_the_table_builder_is_condemned_too() {
     node.tasks.wait().await;
     for wanted in [position(2, &deadly), position(1, &good)] {
         let mut node = rig(Some(directory.path())).await;
-        assert_eq!(*node.accept().await.position(), wanted);
+        assert_eq!(node.accept().await.0, wanted);
         node.kill().await;
     }
 }

@@ -4,7 +4,7 @@ use equipoise_proto::{EntityKind, NodeId, v1};
 use proptest::prelude::*;
 
 use super::super::fixture::{
-    gone, id, passive, route, route_with, service, service_with, target, upstream, upstream_with,
+    gone, id, passive, position, route, route_with, service, service_with, target, upstream, upstream_with,
 };
 use super::super::{FORGET_AFTER, Outcome, Readiness, Record, Resolved, Route, SrvPart, Tried};
 use super::*;
@@ -478,25 +478,26 @@ fn reports_say_what_the_config_does_not() {
     assert!(node.seams.reports.full().is_empty());
 }
 
-#[tokio::test]
-async fn of_several_changes_of_a_target_the_newest_is_reported() {
+#[test]
+fn of_several_changes_of_a_target_the_newest_is_reported() {
     let mut node = Node::with(two_targets(|upstream| passive(upstream, 1)));
     let state = Arc::clone(&node.upstream("/u").members().addresses().next().unwrap().target);
     for is_healthy in [false, true, false] {
         state.set_health(is_healthy);
         node.settle();
     }
-    let changes = node.seams.reports.changes().await;
+    let changes = node.seams.reports.take();
     assert_eq!(changes.len(), 1);
     assert_eq!(changes[0].addresses[0].state, super::super::AddressState::Unhealthy);
+    node.settle();
+    assert!(node.seams.reports.take().is_empty(), "told already");
     state.set_health(true);
     node.settle();
-    let changes = node.seams.reports.changes().await;
-    assert_eq!(changes[0].addresses[0].state, super::super::AddressState::Healthy);
+    assert!(node.seams.reports.take()[0].is_removed, "nothing is wrong with it any more");
     node.delta(vec![target(13, 1, "a.test:80", 1)]);
-    node.seams.reports.changes().await;
+    assert!(!node.seams.reports.take()[0].is_removed);
     node.delta(vec![gone(EntityKind::Target, 13)]);
-    assert!(node.seams.reports.changes().await[0].is_removed);
+    assert!(node.seams.reports.take()[0].is_removed);
 }
 
 #[test]
@@ -644,4 +645,18 @@ proptest! {
             prop_assert_eq!(member.target.is_available(), !is_ejected);
         }
     }
+}
+
+#[tokio::test]
+async fn the_position_comes_into_force_with_its_update() {
+    let node = Arc::new(NodeState::new(NodeId::new(id(1))));
+    let (builder, seams) = builder(Arc::clone(&node));
+    tokio::spawn(builder.run());
+    seams.updates.apply(position(3), Update::Snapshot(two_targets(|_| {}))).await.unwrap();
+    assert_eq!((node.revision(), node.has_table()), (3, true));
+    let refused = Update::Delta(vec![gone(EntityKind::Upstream, 1)]);
+    assert!(matches!(seams.updates.apply(position(4), refused).await, Err(ApplyError::Refused(_))));
+    assert_eq!(node.revision(), 3);
+    seams.updates.apply(position(5), Update::Delta(Vec::new())).await.unwrap();
+    assert_eq!(node.revision(), 5, "the same content under another name");
 }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use equipoise_proto::{EntityKind, Position, v1};
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::cache::{Cache, Pending};
-use super::copy::{Copy, CopyError};
 use super::partial::Partial;
-use super::{Refused, Request, Update};
+use super::replica::{Replica, ReplicaError};
+use crate::table::{ApplyError, CompileError, Update, Updates};
 
 /// Something that arrived and may become what the node serves.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) enum Arrival {
 /// It is in force.
 #[derive(Debug)]
 pub(super) struct Done {
-    pub copy: Copy,
+    pub replica: Replica,
     pub warm: oneshot::Receiver<()>,
     pub took: Duration,
 }
@@ -43,9 +43,9 @@ pub(super) struct NotDone {
 #[derive(Debug)]
 pub(super) enum Why {
     /// It is no valid change of what the node has.
-    Copy(CopyError),
+    Replica(ReplicaError),
     /// The table refuses it.
-    Table(Refused),
+    Table(CompileError),
     /// The node died on it twice.
     Condemned,
     /// Nobody makes tables any more.
@@ -54,18 +54,14 @@ pub(super) enum Why {
 
 /// The way from an arrival to the table.
 #[derive(Debug, Clone)]
-pub(super) struct Worker {
+pub(super) struct Intake {
     cache: Cache,
-    updates: mpsc::Sender<Request>,
+    updates: Updates,
     condemned: Option<Position>,
 }
 
-impl Worker {
-    pub(super) const fn new(
-        cache: Cache,
-        updates: mpsc::Sender<Request>,
-        condemned: Option<Position>,
-    ) -> Self {
+impl Intake {
+    pub(super) const fn new(cache: Cache, updates: Updates, condemned: Option<Position>) -> Self {
         Self { cache, updates, condemned }
     }
 
@@ -74,80 +70,82 @@ impl Worker {
         self.condemned.as_ref()
     }
 
-    /// Something else was applied: the condemned revision is history.
+    /// Another content was applied: the condemned revision is history.
     pub(super) fn pardon(&mut self) {
         self.condemned = None;
     }
 
     /// Puts what the cache held into the table.
-    pub(super) async fn start(self, copy: Copy) -> Result<Done, NotDone> {
+    pub(super) async fn start(self, replica: Replica) -> Result<Done, NotDone> {
         let received = Instant::now();
-        let position = *copy.position();
-        let update = Update::Snapshot { position, entities: copy.records().collect() };
+        let update = Update::Snapshot(replica.records().collect());
         self.cache.starting().await;
-        self.build(update, copy, received).await
+        self.build(update, replica, received).await
     }
 
     /// Puts an arrival into the table, after it was written down as pending.
-    pub(super) async fn take(self, has: Option<Copy>, arrival: Arrival) -> Result<Done, NotDone> {
+    pub(super) async fn take(self, has: Option<Replica>, arrival: Arrival) -> Result<Done, NotDone> {
         let received = Instant::now();
-        let (update, pending, copy) = parse(has, arrival).await?;
-        let position = *copy.position();
+        let (update, pending, replica) = parse(has, arrival).await?;
+        let position = *replica.position();
         // By content: the same under another name would kill it again.
         if self.condemned.is_some_and(|condemned| condemned.content_hash == position.content_hash) {
             return Err(NotDone { position: Some(position), why: Why::Condemned });
         }
         self.cache.pending(position, pending).await;
-        let built = self.build(update, copy, received).await;
+        let built = self.build(update, replica, received).await;
         match &built {
             // A builder that is gone may have died on it: that counts as a death.
             Ok(_) | Err(NotDone { why: Why::Gone, .. }) => {}
-            Err(NotDone { why: Why::Table(_) | Why::Copy(_) | Why::Condemned, .. }) => self.cache.dropped(),
+            Err(NotDone { why: Why::Table(_) | Why::Replica(_) | Why::Condemned, .. }) => {
+                self.cache.dropped();
+            }
         }
         built
     }
 
-    async fn build(&self, update: Update, copy: Copy, received: Instant) -> Result<Done, NotDone> {
-        let not_done = |why| NotDone { position: Some(*copy.position()), why };
-        let (reply, answer) = oneshot::channel();
-        if self.updates.send(Request { update, reply }).await.is_err() {
-            return Err(not_done(Why::Gone));
-        }
-        let applied = answer.await.map_err(|_| not_done(Why::Gone))?;
-        let applied = applied.map_err(|refused| not_done(Why::Table(refused)))?;
+    async fn build(&self, update: Update, replica: Replica, received: Instant) -> Result<Done, NotDone> {
+        let position = *replica.position();
+        let applied = self.updates.apply(position, update).await.map_err(|error| {
+            let why = match error {
+                ApplyError::Refused(error) => Why::Table(error),
+                ApplyError::Stopped => Why::Gone,
+            };
+            NotDone { position: Some(position), why }
+        })?;
         let took = received.elapsed();
-        self.cache.applied(copy.clone());
-        Ok(Done { copy, warm: applied.warm, took })
+        self.cache.applied(replica.clone());
+        Ok(Done { replica, warm: applied.warm, took })
     }
 }
 
-async fn parse(has: Option<Copy>, arrival: Arrival) -> Result<(Update, Pending, Copy), NotDone> {
-    let refuse = |position, error| NotDone { position, why: Why::Copy(error) };
-    let nothing = || CopyError::Drift("the node has nothing that this could change");
+async fn parse(has: Option<Replica>, arrival: Arrival) -> Result<(Update, Pending, Replica), NotDone> {
+    let refuse = |position, error| NotDone { position, why: Why::Replica(error) };
+    let nothing = || ReplicaError::Drift("the node has nothing that this could change");
     match arrival {
         Arrival::Delta(bytes) => {
             let delta = v1::Delta::decode(bytes.clone())
-                .map_err(|_| refuse(None, CopyError::Malformed("the delta does not decode")))?;
-            let to = super::copy::position(delta.to.as_ref()).map_err(|error| refuse(None, error))?;
+                .map_err(|_| refuse(None, ReplicaError::Malformed("the delta does not decode")))?;
+            let to = super::replica::position(delta.to.as_ref()).map_err(|error| refuse(None, error))?;
             let has = has.ok_or_else(|| refuse(Some(to), nothing()))?;
-            let (copy, changes) = has.after(&delta).map_err(|error| refuse(Some(to), error))?;
-            Ok((Update::Delta { position: to, changes }, Pending::Delta(bytes), copy))
+            let (replica, changes) = has.after(&delta).map_err(|error| refuse(Some(to), error))?;
+            Ok((Update::Delta(changes), Pending::Delta(bytes), replica))
         }
         Arrival::Reposition(to) => {
             let has = has.ok_or_else(|| refuse(Some(to), nothing()))?;
-            let copy = has.reposition(to).map_err(|error| refuse(Some(to), error))?;
-            Ok((Update::Reposition { position: to }, Pending::Reposition, copy))
+            let replica = has.reposition(to).map_err(|error| refuse(Some(to), error))?;
+            Ok((Update::Delta(Vec::new()), Pending::Reposition, replica))
         }
         Arrival::Snapshot(partial) => {
             let to = partial.position;
             let parsed = tokio::task::spawn_blocking(move || {
                 let raw_bytes = partial.raw_bytes;
                 let compressed = partial.into_compressed()?;
-                let copy = Copy::decompress(to, &compressed, raw_bytes)?;
-                let update = Update::Snapshot { position: to, entities: copy.records().collect() };
-                Ok((update, Pending::Snapshot { compressed, raw_bytes }, copy))
+                let replica = Replica::decompress(to, &compressed, raw_bytes)?;
+                let update = Update::Snapshot(replica.records().collect());
+                Ok((update, Pending::Snapshot { compressed, raw_bytes }, replica))
             });
-            let parsed = parsed.await.map_err(|_| refuse(Some(to), CopyError::Malformed("unreadable")))?;
+            let parsed = parsed.await.map_err(|_| refuse(Some(to), ReplicaError::Malformed("unreadable")))?;
             parsed.map_err(|error| refuse(Some(to), error))
         }
     }
@@ -157,9 +155,9 @@ impl NotDone {
     /// As the control plane is told; `None` when there is nothing to tell it.
     pub(super) fn to_nack(&self, kept: Option<&Position>) -> Option<v1::Nack> {
         let (cause, entity, field, reason) = match &self.why {
-            Why::Copy(error) => (cause(error), None, String::new(), error.to_string()),
-            Why::Table(refused) => {
-                (v1::nack::Cause::Invalid, refused.entity, refused.field.clone(), refused.reason.clone())
+            Why::Replica(error) => (cause(error), None, String::new(), error.to_string()),
+            Why::Table(CompileError { kind, id, field, reason }) => {
+                (v1::nack::Cause::Invalid, Some((*kind, *id)), (*field).to_owned(), reason.to_string())
             }
             Why::Condemned => {
                 (v1::nack::Cause::Invalid, None, String::new(), "the node died on it twice".to_owned())
@@ -190,10 +188,10 @@ pub(super) fn nack(
     }
 }
 
-fn cause(error: &CopyError) -> v1::nack::Cause {
+fn cause(error: &ReplicaError) -> v1::nack::Cause {
     match error {
-        CopyError::Drift(_) => v1::nack::Cause::Drift,
-        CopyError::Protocol(_) | CopyError::Kind(_) => v1::nack::Cause::Protocol,
-        CopyError::Malformed(_) | CopyError::TooLarge => v1::nack::Cause::Invalid,
+        ReplicaError::Drift(_) => v1::nack::Cause::Drift,
+        ReplicaError::Protocol(_) | ReplicaError::Kind(_) => v1::nack::Cause::Protocol,
+        ReplicaError::Malformed(_) | ReplicaError::TooLarge => v1::nack::Cause::Invalid,
     }
 }

@@ -1,6 +1,6 @@
-//! The node's own copy of the config as it crossed the wire: pure.
+//! The node's replica of the config, as it crossed the wire: pure.
 //!
-//! Cloning costs O(1), so the copy that a change leads to is made beside the one in force and put in its place
+//! Cloning costs O(1), so the replica that a change leads to is made beside the one in force and put in its place
 //! only when the table has taken it.
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use imbl::OrdMap;
 use prost::Message;
 use uuid::Uuid;
 
-use super::{Record, RecordChange};
+use crate::table::Record;
 
 /// Largest config a node takes, uncompressed. The largest that was measured, 10,000 routes with 100,000 targets,
 /// has 3.65 MB.
@@ -20,14 +20,14 @@ pub const COMPRESSED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// All entities a node has, at a position.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Copy {
+pub struct Replica {
     position: Position,
     entities: OrdMap<(EntityKind, Uuid), Bytes>,
 }
 
-/// Why what arrived cannot become a copy.
+/// Why what arrived cannot become a replica.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CopyError {
+pub enum ReplicaError {
     /// The hash does not come out, or a delta starts elsewhere: only a snapshot helps.
     #[error("{0}")]
     Drift(&'static str),
@@ -45,7 +45,7 @@ pub enum CopyError {
     TooLarge,
 }
 
-impl Copy {
+impl Replica {
     /// What it stands for.
     pub const fn position(&self) -> &Position {
         &self.position
@@ -53,28 +53,32 @@ impl Copy {
 
     /// All entities, by kind and id.
     pub fn records(&self) -> impl ExactSizeIterator<Item = Record> {
-        self.entities.iter().map(|((kind, id), wire)| Record { kind: *kind, id: *id, wire: wire.clone() })
+        self.entities.iter().map(|((kind, id), wire)| Record {
+            kind: *kind,
+            id: *id,
+            wire: Some(wire.clone()),
+        })
     }
 
     /// The same content under another name.
     ///
     /// # Errors
     /// When `position` names other content.
-    pub fn reposition(&self, position: Position) -> Result<Self, CopyError> {
+    pub fn reposition(&self, position: Position) -> Result<Self, ReplicaError> {
         if position.content_hash != self.position.content_hash {
-            return Err(CopyError::Drift("the same content was said to have another hash"));
+            return Err(ReplicaError::Drift("the same content was said to have another hash"));
         }
         Ok(Self { position, entities: self.entities.clone() })
     }
 
-    /// The copy after a delta, and what the delta changes.
+    /// The replica after a delta, and what the delta changes.
     ///
     /// # Errors
     /// When it does not start here, is not understood, or leads to content with another hash than it says.
-    pub fn after(&self, delta: &v1::Delta) -> Result<(Self, Vec<RecordChange>), CopyError> {
+    pub fn after(&self, delta: &v1::Delta) -> Result<(Self, Vec<Record>), ReplicaError> {
         let from = position(delta.from.as_ref())?;
         if from != self.position {
-            return Err(CopyError::Drift("the delta starts at another position"));
+            return Err(ReplicaError::Drift("the delta starts at another position"));
         }
         let to = position(delta.to.as_ref())?;
         let mut entities = self.entities.clone();
@@ -96,7 +100,7 @@ impl Copy {
             changes.push(change);
         }
         if hash != to.content_hash {
-            return Err(CopyError::Drift("the content hash does not come out"));
+            return Err(ReplicaError::Drift("the content hash does not come out"));
         }
         Ok((Self { position: to, entities }, changes))
     }
@@ -105,32 +109,32 @@ impl Copy {
     ///
     /// # Errors
     /// When it is damaged, not understood, too large, or has another hash than `position`.
-    pub fn decompress(position: Position, compressed: &[u8], raw_bytes: u64) -> Result<Self, CopyError> {
+    pub fn decompress(position: Position, compressed: &[u8], raw_bytes: u64) -> Result<Self, ReplicaError> {
         use std::io::Read;
         if raw_bytes > RAW_BYTES_MAX {
-            return Err(CopyError::TooLarge);
+            return Err(ReplicaError::TooLarge);
         }
-        let damaged = |_| CopyError::Malformed("the snapshot does not decompress");
+        let damaged = |_| ReplicaError::Malformed("the snapshot does not decompress");
         let decoder = zstd::stream::read::Decoder::new(compressed).map_err(damaged)?;
         let mut raw = Vec::new();
         decoder.take(raw_bytes.saturating_add(1)).read_to_end(&mut raw).map_err(damaged)?;
         if u64::try_from(raw.len()) != Ok(raw_bytes) {
-            return Err(CopyError::Malformed("the snapshot has another size than it says"));
+            return Err(ReplicaError::Malformed("the snapshot has another size than it says"));
         }
         let mut entities = OrdMap::new();
         let mut hash = ContentHash::EMPTY;
         let mut rest = raw.as_slice();
         while !rest.is_empty() {
             let record = v1::EntityRecord::decode_length_delimited(&mut rest)
-                .map_err(|_| CopyError::Malformed("an entity of the snapshot does not decode"))?;
+                .map_err(|_| ReplicaError::Malformed("an entity of the snapshot does not decode"))?;
             let (kind, id) = key(&record)?;
             hash.add(kind, id, &record.wire);
             if entities.insert((kind, id), record.wire).is_some() {
-                return Err(CopyError::Malformed("an entity is twice in the snapshot"));
+                return Err(ReplicaError::Malformed("an entity is twice in the snapshot"));
             }
         }
         if hash != position.content_hash {
-            return Err(CopyError::Drift("the content hash of the snapshot does not come out"));
+            return Err(ReplicaError::Drift("the content hash of the snapshot does not come out"));
         }
         Ok(Self { position, entities })
     }
@@ -155,23 +159,23 @@ impl Copy {
 }
 
 /// A position that must be there.
-pub(super) fn position(wire: Option<&v1::Position>) -> Result<Position, CopyError> {
-    wire.and_then(|wire| Position::try_from(wire).ok()).ok_or(CopyError::Malformed("no valid position"))
+pub(super) fn position(wire: Option<&v1::Position>) -> Result<Position, ReplicaError> {
+    wire.and_then(|wire| Position::try_from(wire).ok()).ok_or(ReplicaError::Malformed("no valid position"))
 }
 
-fn parse(change: &v1::Change) -> Result<RecordChange, CopyError> {
+fn parse(change: &v1::Change) -> Result<Record, ReplicaError> {
     if change.min_protocol > PROTOCOL {
-        return Err(CopyError::Protocol(change.min_protocol));
+        return Err(ReplicaError::Protocol(change.min_protocol));
     }
-    let record = change.entity.as_ref().ok_or(CopyError::Malformed("a change of nothing"))?;
+    let record = change.entity.as_ref().ok_or(ReplicaError::Malformed("a change of nothing"))?;
     let (kind, id) = key(record)?;
     // Copied: a slice would keep the whole message alive for as long as the entity lives.
     let wire = (!change.deleted).then(|| Bytes::copy_from_slice(&record.wire));
-    Ok(RecordChange { kind, id, wire })
+    Ok(Record { kind, id, wire })
 }
 
-fn key(record: &v1::EntityRecord) -> Result<(EntityKind, Uuid), CopyError> {
-    let kind = EntityKind::from_wire(record.kind).ok_or(CopyError::Kind(record.kind))?;
-    let id = entity_id(&record.id).map_err(|_| CopyError::Malformed("an id has not 16 bytes"))?;
+fn key(record: &v1::EntityRecord) -> Result<(EntityKind, Uuid), ReplicaError> {
+    let kind = EntityKind::from_wire(record.kind).ok_or(ReplicaError::Kind(record.kind))?;
+    let id = entity_id(&record.id).map_err(|_| ReplicaError::Malformed("an id has not 16 bytes"))?;
     Ok((kind, id))
 }
