@@ -131,7 +131,7 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Status => Ok(info::status(state, &asked)),
         Endpoint::Endpoints => Ok(info::endpoints(state)),
         Endpoint::Timers => Ok(info::timers()),
-        Endpoint::Metrics => Ok(info::metrics(state)),
+        Endpoint::Metrics => Ok(info::metrics(state).await),
         Endpoint::Robots => Ok(info::robots()),
         Endpoint::Schema => Ok(info::schema(&asked)),
         Endpoint::Validate => info::validate(&asked),

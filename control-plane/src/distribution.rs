@@ -52,7 +52,7 @@ pub struct Settings {
     /// Time between two `Head` messages.
     pub head_interval: Duration,
     /// How long a node may take to answer or to take a message, then its stream ends; and how long a connection
-    /// may take to its first stream.
+    /// may be without a stream.
     pub answer_timeout: Duration,
     /// First pause before a snapshot that follows drift; it doubles with each one.
     pub drift_pause: Duration,

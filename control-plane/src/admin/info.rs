@@ -147,13 +147,22 @@ pub(super) fn timers() -> Reply {
 }
 
 /// `/metrics`
-pub(super) fn metrics(state: &AdminState) -> Reply {
+pub(super) async fn metrics(state: &AdminState) -> Reply {
     let head = state.store.head().position;
     let nodes = state.nodes.list(&head, SystemTime::now());
     let is_store_writable = !state.store.is_read_only();
-    let scraped = Scraped { revision: head.revision, is_store_writable, nodes: &nodes };
-    let text = state.metrics.encode(&scraped);
-    Reply::text(HeaderValue::from_static("text/plain; charset=UTF-8"), text)
+    let metrics = state.metrics.clone();
+    // Series for each node: thousands of them are not written on a thread that other requests wait for.
+    let text = tokio::task::spawn_blocking(move || {
+        metrics.encode(&Scraped { revision: head.revision, is_store_writable, nodes: &nodes })
+    });
+    match text.await {
+        Ok(text) => Reply::text(HeaderValue::from_static("text/plain; charset=UTF-8"), text),
+        Err(error) => {
+            tracing::error!(%error, "the metrics could not be written");
+            Reply::unexpected()
+        }
+    }
 }
 
 /// `/robots.txt`

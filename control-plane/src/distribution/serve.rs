@@ -1,6 +1,7 @@
 //! HTTP/2 connections: over TCP, or over in-memory pipes for nodes of the same process.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use equipoise_proto::v1::cluster_server::ClusterServer;
 use hyper::server::conn::http2;
@@ -8,13 +9,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::timeout;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::Distribution;
-use super::service::Remote;
+use super::{Distribution, Settings};
 
 /// Largest message from a node: reports come in batches of some hundred targets.
 const INBOUND_BYTES_MAX: usize = 1024 * 1024;
@@ -23,10 +23,10 @@ const INBOUND_BYTES_MAX: usize = 1024 * 1024;
 const STREAMS_MAX: u32 = 8;
 
 /// Longest wait for a connection to end once its streams have.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept (mostly: no file descriptor left), so that it does not become a busy loop.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why nodes cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -86,22 +86,57 @@ async fn permit(this: &Distribution) -> Option<OwnedSemaphorePermit> {
     }
 }
 
+/// What the streams of a connection know of it.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    /// Where it comes from; absent over a pipe.
+    pub(super) remote: Option<SocketAddr>,
+    streams: watch::Sender<usize>,
+}
+
+impl Connection {
+    /// A stream of it is open until the answer is dropped.
+    pub(super) fn open(&self) -> OpenStream {
+        self.streams.send_modify(|open| *open += 1);
+        OpenStream(self.streams.clone())
+    }
+
+    /// Ends when no stream was open for as long as `patience`.
+    async fn idle(&self, patience: Duration) {
+        let mut streams = self.streams.subscribe();
+        loop {
+            // No error: the sender lives in `self`.
+            drop(streams.wait_for(|open| *open == 0).await);
+            if timeout(patience, streams.wait_for(|open| *open > 0)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Counts a stream as long as it lives.
+#[derive(Debug)]
+pub(super) struct OpenStream(watch::Sender<usize>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
 fn spawn<I>(this: &Distribution, io: I, remote: Option<SocketAddr>, permit: OwnedSemaphorePermit)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let opened = CancellationToken::new();
-    let opens = opened.clone();
+    let of = Connection { remote, streams: watch::Sender::new(0) };
+    let known = of.clone();
     let service = ClusterServer::new(this.clone()).max_decoding_message_size(INBOUND_BYTES_MAX).map_request(
         move |mut request: http::Request<hyper::body::Incoming>| {
-            opens.cancel();
-            if let Some(remote) = remote {
-                request.extensions_mut().insert(Remote(remote));
-            }
+            request.extensions_mut().insert(known.clone());
             request
         },
     );
-    let keepalive = this.shared.settings.keepalive;
+    let Settings { keepalive, answer_timeout, .. } = this.shared.settings;
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(keepalive)
@@ -109,23 +144,18 @@ where
         .max_concurrent_streams(STREAMS_MAX)
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
     let stop = this.stop.clone();
-    // The keepalive begins only after the preface: without this, whoever says nothing holds a place for good.
-    let patience = this.shared.settings.answer_timeout;
-    let silent = async move {
-        if tokio::time::timeout(patience, opened.cancelled()).await.is_ok() {
-            std::future::pending::<()>().await;
-        }
-    };
     this.tasks.spawn(async move {
         let _permit = permit;
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = silent => return debug!("a connection on which no stream was opened"),
+            // The keepalive begins after the preface, and it is content with a connection that serves nothing:
+            // without this, either would hold a place for good.
+            () = of.idle(answer_timeout) => return debug!("a connection without a stream is closed"),
             () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 // Whoever does not let go by then is cut off.
-                tokio::time::timeout(LINGER, connection).await.unwrap_or(Ok(()))
+                timeout(LINGER, connection).await.unwrap_or(Ok(()))
             }
         };
         if let Err(error) = ended {

@@ -1,6 +1,5 @@
 //! The gRPC contract of `proto`: opens a task for each stream.
 
-use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use equipoise_proto::v1;
@@ -11,15 +10,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 use tracing::{debug, info};
 
+use super::serve::Connection;
 use super::stream::Stream;
 use super::{Distribution, hello, report};
 
 /// Messages that wait for the transport: enough to keep it busy, too few to cost memory.
 const OUTBOUND_MAX: usize = 4;
-
-/// Where a connection comes from; absent over a pipe.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Remote(pub SocketAddr);
 
 #[async_trait]
 impl Cluster for Distribution {
@@ -30,11 +26,14 @@ impl Cluster for Distribution {
         &self,
         request: Request<Streaming<v1::NodeMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let remote = request.extensions().get::<Remote>().map(|remote| remote.0.ip());
+        let connection = request.extensions().get::<Connection>().cloned();
+        let open = connection.as_ref().map(Connection::open);
+        let remote = connection.and_then(|connection| connection.remote).map(|remote| remote.ip());
         let mut inbound = request.into_inner();
         let (outbound, replies) = mpsc::channel(OUTBOUND_MAX);
         let this = self.clone();
         self.tasks.spawn(async move {
+            let _open = open;
             let ended = this.converse(&mut inbound, outbound.clone(), remote).await;
             if let Err(status) = ended {
                 debug!(%status, "config stream ended");
@@ -49,10 +48,12 @@ impl Cluster for Distribution {
         &self,
         request: Request<Streaming<v1::HealthReport>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
+        let open = request.extensions().get::<Connection>().map(Connection::open);
         let mut inbound = request.into_inner();
         let (outbound, replies) = mpsc::channel(OUTBOUND_MAX);
         let this = self.clone();
         self.tasks.spawn(async move {
+            let _open = open;
             let ended = tokio::select! {
                 () = this.stop.cancelled() => Ok(()),
                 () = outbound.closed() => Ok(()),

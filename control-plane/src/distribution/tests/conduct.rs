@@ -224,16 +224,18 @@ async fn a_connection_without_a_stream_loses_its_place() {
     let plane = plane_with(settings, Nodes::default());
     let (mut silent, far) = tokio::io::duplex(1024);
     plane.pipes.send(far).await.unwrap();
-    let waiting = async {
-        let start = Instant::now();
-        let mut node = plane.node(1, None).await;
-        node.take_snapshot().await;
-        start.elapsed()
-    };
-    let waited = waiting.await;
-    assert_eq!(waited.as_secs(), settings.answer_timeout.as_secs());
+    let start = Instant::now();
+    let mut first = plane.node(1, None).await;
+    assert_eq!(start.elapsed().as_secs(), settings.answer_timeout.as_secs(), "nothing was ever said");
     let mut rest = Vec::new();
     tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut rest).await.unwrap();
+    first.take_snapshot().await;
+    tokio::time::sleep(settings.answer_timeout * 2).await;
+    first.say(Say::Hello(hello(1, None))).await;
+    assert_eq!(first.config().await.unwrap_err().code(), Code::InvalidArgument, "it was still connected");
+    let start = Instant::now();
+    plane.node(2, None).await.take_snapshot().await;
+    assert_eq!(start.elapsed().as_secs(), settings.answer_timeout.as_secs(), "its only stream has ended");
 }
 
 #[tokio::test]

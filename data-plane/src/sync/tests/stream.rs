@@ -285,6 +285,19 @@ async fn a_node_without_a_table_builder_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_snapshot_that_begins_within_another_takes_its_place() {
+    let mut rig = rig(None).await;
+    let (old, new) = (pack(1, &wires(&[(1, b"a"), (2, b"b")])), pack(2, &wires(&[(1, b"c")])));
+    let (mut conversation, _) = rig.hello().await;
+    conversation.tell(Tell::SnapshotBegin(old.begin)).await;
+    let data = Bytes::copy_from_slice(&old.compressed[..5]);
+    conversation.tell(Tell::SnapshotChunk(v1::SnapshotChunk { offset: 0, data })).await;
+    conversation.send_snapshot(&new).await;
+    rig.accept().await;
+    assert_eq!(conversation.ack().await.0, position(2, &wires(&[(1, b"c")])));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_is_warm_says_so_when_it_comes_back() {
     let mut rig = rig(None).await;
     let (mut conversation, hello) = rig.hello().await;
