@@ -149,8 +149,10 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             | Name::XForwardedPort
             | Name::XForwardedPrefix
             | Name::XForwardedProto
+            | Name::XKongProxyLatency
             | Name::XKongRequestId
-            | Name::XKongLatency
+            | Name::XKongUpstreamLatency
+            | Name::XKongUpstreamStatus
             | Name::XRealIp => {}
         }
         Ok(())

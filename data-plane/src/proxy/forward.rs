@@ -143,7 +143,9 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
             | Name::Server
             | Name::Trailer
             | Name::XAccel
-            | Name::XKongLatency => {
+            | Name::XKongProxyLatency
+            | Name::XKongUpstreamLatency
+            | Name::XKongUpstreamStatus => {
                 !head.connection.names_headers || !head.is_named_by_connection(header.name)
             }
         };
