@@ -58,11 +58,11 @@ impl Remains {
 
 impl Body {
     /// The body, where nothing must be waited for: there is none, all of it is here, or it is streamed anyway.
-    pub fn at_hand(client: &Client, worker: &Worker, facts: &Facts, matched: &Matched<'_>) -> Option<Self> {
+    /// `here`: bytes after the head that came already.
+    pub fn at_hand(here: usize, worker: &Worker, facts: &Facts, matched: &Matched<'_>) -> Option<Self> {
         match facts.framing {
             Framing::Absent | Framing::Length(0) => Some(Self::Absent),
             Framing::Length(length) => {
-                let here = client.buffer.filled().len();
                 let is_small = length <= worker.settings.body_buffer_bytes as u64;
                 match usize::try_from(length) {
                     Ok(length) if is_small && length <= here => Some(Self::InPlace(length)),

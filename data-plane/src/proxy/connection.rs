@@ -10,7 +10,7 @@ use super::forward::Peer;
 use super::stream::Stream;
 use super::timer::{Timer, Timers};
 use super::worker::Worker;
-use crate::http1::{HeadError, HeadScan};
+use crate::http1::{HeadError, HeadScan, HeadStorage, Refusal, RequestHead};
 use crate::observability::ConnectionState;
 
 /// How long a connection that has not asked anything yet, or has sent something that was not read yet, stays open
@@ -28,8 +28,6 @@ pub struct Client {
     pub(super) stream: Stream,
     pub(super) buffer: Buffer,
     pub(super) peer: Peer,
-    /// Port of the listener.
-    pub(super) port: u16,
     /// Deadline of whatever is waited for; of the response while both directions are under way.
     pub(super) timer: Timer,
     /// Deadline of the request body.
@@ -48,15 +46,22 @@ enum Incoming {
 
 impl Client {
     /// A connection just accepted.
-    pub(super) fn new(stream: Stream, peer: Peer, port: u16, timers: &std::rc::Rc<Timers>) -> Self {
-        Self {
-            stream,
-            buffer: Buffer::default(),
-            peer,
-            port,
-            timer: timers.timer(),
-            upload_timer: timers.timer(),
-        }
+    pub(super) fn new(stream: Stream, peer: Peer, timers: &std::rc::Rc<Timers>) -> Self {
+        Self { stream, buffer: Buffer::default(), peer, timer: timers.timer(), upload_timer: timers.timer() }
+    }
+
+    /// The head of the request under way. It is kept as it came and read again where it is needed after a wait:
+    /// what is read borrows from the buffer.
+    pub(super) fn head<'h, 'b>(
+        &'b self,
+        storage: &'h mut HeadStorage<'b>,
+    ) -> Result<RequestHead<'h, 'b>, Refusal> {
+        RequestHead::parse(self.buffer.held(), storage)
+    }
+
+    /// Bytes of that head.
+    pub(super) fn head_bytes(&self) -> usize {
+        self.buffer.held().len()
     }
 
     fn poll_head(

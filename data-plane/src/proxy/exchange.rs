@@ -86,7 +86,7 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
             return answer(client, worker, seen, problem, remains).await;
         }
     };
-    let mut body = match Body::at_hand(client, worker, &facts, &matched) {
+    let mut body = match Body::at_hand(client.buffer.filled().len(), worker, &facts, &matched) {
         Some(body) => body,
         None => match read_body(client, worker, &facts, &matched).await {
             Ok(body) => body,
@@ -252,7 +252,7 @@ async fn relay(
         source: Source::Service,
         request: now.saturating_duration_since(facts.started),
         upstream: Some(attempt.head_at.saturating_duration_since(picked.at)),
-        ingress_bytes: (client.buffer.held().len() + held_body) as u64 + attempt.streamed(),
+        ingress_bytes: (client.head_bytes() + held_body) as u64 + attempt.streamed(),
         egress_bytes,
     };
     worker.metrics.request(Some(&matched.route.metrics), &sample);
