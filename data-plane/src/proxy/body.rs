@@ -163,12 +163,10 @@ async fn collect(client: &mut Client, worker: &Worker, mut decoder: BodyDecoder)
 
 async fn read_more(client: &mut Client, worker: &Worker) -> Result<(), Failure> {
     client.timer.arm(worker.settings.body_timeout);
-    client.buffer.grow(&worker.buffers);
-    poll_fn(|cx| match client.buffer.poll_fill(&mut client.stream, cx) {
-        Poll::Ready(Ok(length)) if length > 0 => Poll::Ready(Ok(())),
-        Poll::Ready(_) => Poll::Ready(Err(Failure::ClientGone)),
+    poll_fn(|cx| match client.poll_more(cx, worker) {
+        Poll::Ready(true) => Poll::Ready(Ok(())),
+        Poll::Ready(false) => Poll::Ready(Err(Failure::ClientGone)),
         Poll::Pending => {
-            client.buffer.settle(&worker.buffers);
             ready!(client.timer.poll_expired(cx));
             Poll::Ready(Err(Failure::Problem(Problem::BodyTimeout)))
         }

@@ -76,7 +76,7 @@ impl Client {
                 match scan.advance(self.buffer.filled(), &worker.settings.head_limits) {
                     Ok(Some(head)) => {
                         self.buffer.hold(head.start, head.end);
-                        self.buffer.widen(&worker.buffers);
+                        self.buffer.lend_for_body(&worker.buffers);
                         return Poll::Ready(Incoming::Head);
                     }
                     Ok(None) if scan.may_be_request(self.buffer.filled()) => {}
@@ -108,17 +108,17 @@ impl Client {
         }
     }
 
-    /// Reads once, lending the buffer only when there is something; false is the end.
-    fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
-        if self.buffer.is_lent() {
-            self.buffer.grow(&worker.buffers);
-        } else {
-            if ready!(self.stream.poll_readable(cx)).is_err() {
-                return Poll::Ready(false);
+    /// Reads once; false is the end. The buffer is large while there is something to read, and not much larger than
+    /// what is in it during a wait.
+    pub(super) fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
+        let filled = match self.stream.poll_readable(cx) {
+            Poll::Ready(Ok(())) => {
+                self.buffer.lend(&worker.buffers);
+                self.buffer.poll_fill(&mut self.stream, cx)
             }
-            self.buffer.lend(&worker.buffers);
-        }
-        let filled = self.buffer.poll_fill(&mut self.stream, cx);
+            Poll::Ready(Err(_)) => return Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        };
         if filled.is_pending() {
             self.buffer.settle(&worker.buffers);
         }
