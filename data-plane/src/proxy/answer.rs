@@ -45,7 +45,7 @@ pub fn abandon(client: &Client, worker: &Worker, seen: Answering<'_>) -> After {
     let ingress_bytes = client.head_bytes() as u64;
     let sample = RequestSample { ingress_bytes, ..seen.sample(CLIENT_GONE, Instant::now()) };
     worker.metrics.request(seen.route.map(|route| &*route.metrics), &sample);
-    After::Drop
+    After::Gone
 }
 
 /// Answers by ourselves. The connection goes on if the client's body is out of it.
@@ -73,7 +73,7 @@ pub async fn answer(
     match (is_written, persists) {
         (true, true) => After::Keep,
         (true, false) => After::Linger,
-        (false, _) => After::Drop,
+        (false, _) => After::Gone,
     }
 }
 

@@ -257,7 +257,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
                 exchange::run(&mut client, worker, is_last).await
             }
             Incoming::Refused(error) => exchange::refuse(&mut client, worker, error).await,
-            Incoming::Gone => After::Drop,
+            Incoming::Gone => After::Gone,
         };
         client.buffer.release();
         match after {
@@ -269,7 +269,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
             }
             After::Close if client.has_more() => return client.linger(worker).await,
             After::Linger => return client.linger(worker).await,
-            After::Close | After::Drop => break,
+            After::Close | After::Gone => break,
             After::Abort => {
                 client.stream.abort();
                 break;

@@ -29,7 +29,7 @@ pub enum After {
     /// It is closed once the client had the chance to read the answer: part of its request was not read.
     Linger,
     /// It is closed without more ado: the client is gone, or takes nothing.
-    Drop,
+    Gone,
     /// It is reset: the client must not take what it got for the whole.
     Abort,
 }
@@ -224,7 +224,7 @@ async fn relay(
     body: &mut Body,
     slot: &mut Option<Attempt>,
 ) -> After {
-    let Some(attempt) = slot else { return After::Drop };
+    let Some(attempt) = slot else { return After::Gone };
     let attempt::Aim { facts, matched, lease, picked, .. } = *target;
     lease.observe(Outcome::Replied(attempt.status));
     attempt.buffer.release();
@@ -268,7 +268,7 @@ async fn relay(
                 (_, false) => After::Linger,
             }
         }
-        Err(RelayError::Sink | RelayError::SinkTimeout) => After::Drop,
+        Err(RelayError::Sink | RelayError::SinkTimeout) => After::Gone,
         Err(RelayError::Source | RelayError::SourceTimeout | RelayError::Body | RelayError::TooLarge) => {
             After::Abort
         }
