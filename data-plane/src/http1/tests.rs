@@ -307,7 +307,7 @@ fn a_connection_lives_as_long_as_version_and_options_say() {
         ("others", "x, ,y", false, true),
     ] {
         let mut connection = Connection::default();
-        connection.note(value.as_bytes());
+        connection.note(value.as_bytes()).unwrap();
         assert_eq!(connection.persists(Version::Http10), http10, "{name}");
         assert_eq!(connection.persists(Version::Http11), http11, "{name}");
         assert_eq!(connection.names_headers, value.contains('x'), "{name}");

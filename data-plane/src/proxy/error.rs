@@ -80,7 +80,7 @@ fn refused(refusal: Refusal) -> (u16, Generator, Cow<'static, str>) {
     let (status, message) = match refusal {
         Refusal::Framing(FramingError::UnknownCoding) => (501, "Not implemented"),
         Refusal::Head(HeadError::FirstLineTooLong) => (414, "URI too long"),
-        Refusal::Head(HeadError::HeaderTooLarge | HeadError::TooManyHeaders) => {
+        Refusal::Head(HeadError::HeaderTooLarge | HeadError::TooManyHeaders | HeadError::TooManyOptions) => {
             (400, "Request header or cookie too large")
         }
         Refusal::Method => (405, "Method not allowed"),
