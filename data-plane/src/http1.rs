@@ -85,11 +85,20 @@ pub struct Connection {
     pub keep_alive: bool,
     /// Other names: headers that end at this hop.
     pub names_headers: bool,
+    options: usize,
 }
 
+/// Elements of all Connection headers of a message together. Every header is looked for among them, so that without a
+/// bound one message could cost the square of its size.
+const CONNECTION_OPTIONS_MAX: usize = 64;
+
 impl Connection {
-    fn note(&mut self, value: &[u8]) {
+    fn note(&mut self, value: &[u8]) -> Result<(), HeadError> {
         for option in list(value) {
+            self.options += 1;
+            if self.options > CONNECTION_OPTIONS_MAX {
+                return Err(HeadError::TooManyOptions);
+            }
             if option.eq_ignore_ascii_case(b"close") {
                 self.close = true;
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
@@ -98,6 +107,7 @@ impl Connection {
                 self.names_headers = true;
             }
         }
+        Ok(())
     }
 
     /// Whether the connection outlives the message. `close` wins over `keep-alive`.

@@ -1,8 +1,9 @@
 //! The proxy: listeners, and the pipeline of a request from its head to the last byte of its response.
 //!
 //! A worker is one thread with everything a request needs; workers share the table and the targets' live state
-//! and nothing else. The pipeline (`exchange`) sees a head, whose parts are borrowed plain values, and a body,
-//! and not the protocol they came by.
+//! and nothing else. What decides (`request`, `retry`, `rewrite`, `forward`, `reply`, `error`) sees a head, whose parts
+//! are borrowed plain values, and who sent it, not the connection it came by; `connection`, `attempt`, `body` and
+//! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes.
 
 mod answer;
 mod attempt;

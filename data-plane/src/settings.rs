@@ -191,6 +191,7 @@ fn real_ip_header(settings: &Settings) -> Result<RealIpHeader, Problem> {
     }
 }
 
+/// Each name switches itself; the two `_tokens` words stand for several.
 fn response_headers(settings: &Settings) -> Result<ResponseHeaders, Problem> {
     const KNOWN: [&str; 11] = [
         "server_tokens",
@@ -206,17 +207,16 @@ fn response_headers(settings: &Settings) -> Result<ResponseHeaders, Problem> {
         "X-Kong-Total-Latency",
     ];
     let on = switched_on(settings, &keys::PROXY_HEADERS, &KNOWN)?;
-    let has = |names: &[&str]| names.iter().any(|name| on.contains(name));
+    let has = |name: &str| on.contains(&name);
+    let (server_tokens, latency_tokens) = (has("server_tokens"), has("latency_tokens"));
     Ok(ResponseHeaders {
-        server_tokens: has(&["server_tokens", "Server", "Via"]),
-        latency_tokens: has(&[
-            "latency_tokens",
-            "X-Kong-Proxy-Latency",
-            "X-Kong-Response-Latency",
-            "X-Kong-Upstream-Latency",
-        ]),
-        request_id: has(&["X-Kong-Request-Id"]),
-        upstream_status: has(&["X-Kong-Upstream-Status"]),
+        server: server_tokens || has("Server"),
+        via: server_tokens || has("Via"),
+        proxy_latency: latency_tokens || has("X-Kong-Proxy-Latency"),
+        upstream_latency: latency_tokens || has("X-Kong-Upstream-Latency"),
+        response_latency: latency_tokens || has("X-Kong-Response-Latency"),
+        request_id: has("X-Kong-Request-Id"),
+        upstream_status: has("X-Kong-Upstream-Status"),
     })
 }
 
@@ -240,8 +240,10 @@ fn switched_on(settings: &Settings, key: &Key, known: &[&'static str]) -> Result
 mod tests {
     use equipoise_settings::Process;
     use equipoise_settings::source::Layers;
+    use equipoise_settings::value::Kind;
 
     use super::*;
+    use crate::http1::HEADERS_MAX;
 
     fn read(variables: &[(&str, &str)]) -> Result<NodeSettings, Problem> {
         let mut layers = Layers::default();
@@ -266,5 +268,47 @@ mod tests {
             assert!(read(&[(name, value)]).is_err(), "{name}={value}");
         }
         assert_eq!(read(&[("EQUIPOISE_NODE_ZONE", &fits)]).unwrap().zone, fits);
+    }
+
+    #[test]
+    fn a_header_that_is_named_switches_itself_only() {
+        let default = ResponseHeaders::default();
+        let off = ResponseHeaders {
+            server: false,
+            via: false,
+            proxy_latency: false,
+            upstream_latency: false,
+            response_latency: false,
+            request_id: false,
+            upstream_status: false,
+        };
+        for (value, want) in [
+            ("server_tokens, latency_tokens, X-Kong-Request-Id", default),
+            ("off", off),
+            ("server_tokens", ResponseHeaders { server: true, via: true, ..off }),
+            ("via", ResponseHeaders { via: true, ..off }),
+            (
+                "latency_tokens",
+                ResponseHeaders {
+                    proxy_latency: true,
+                    upstream_latency: true,
+                    response_latency: true,
+                    ..off
+                },
+            ),
+            ("X-Kong-Upstream-Latency", ResponseHeaders { upstream_latency: true, ..off }),
+            (
+                "X-Kong-Upstream-Status, X-Kong-Proxy-Latency",
+                ResponseHeaders { upstream_status: true, proxy_latency: true, ..off },
+            ),
+        ] {
+            assert_eq!(read(&[("KONG_HEADERS", value)]).unwrap().proxy.response_headers, want, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_head_has_room_for_as_many_headers_as_may_be_set() {
+        let Kind::Int { max, .. } = keys::PROXY_HEADERS_MAX.kind else { panic!("a number") };
+        assert_eq!(usize::try_from(max), Ok(HEADERS_MAX));
     }
 }

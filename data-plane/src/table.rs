@@ -82,7 +82,8 @@ pub struct Route {
     pub preserve_host: bool,
     /// Whether the request body is read (up to the buffer's size) before an upstream is chosen.
     pub request_buffering: bool,
-    /// Whether the response is read ahead of a slow client.
+    /// As configured. Either way a response goes on as it arrives, and at most one buffer is read ahead of a slow
+    /// client: what `false` asks for, and a bounded form of `true`.
     pub response_buffering: bool,
     /// Where its requests are counted.
     pub metrics: Arc<RouteMetrics>,

@@ -123,7 +123,7 @@ fn decode(path: &[u8]) -> Vec<u8> {
     while let Some((&byte, after)) = rest.split_first() {
         match triplet(rest) {
             Some(value) if is_reserved(value) => {
-                decoded.extend(rest[..3].to_ascii_uppercase());
+                decoded.extend(rest[..3].iter().map(u8::to_ascii_uppercase));
                 rest = &rest[3..];
             }
             Some(value) => {

@@ -141,7 +141,8 @@ fn free_port() -> Result<SocketAddr> {
 /// when asked for more.
 fn connections_max() -> Result<usize> {
     let text = fs::read_to_string("/proc/self/limits")?;
-    let line = text.lines().find(|line| line.starts_with("Max open files")).context("the limit of open files")?;
+    let line =
+        text.lines().find(|line| line.starts_with("Max open files")).context("the limit of open files")?;
     // The second of soft and hard: the proxies raise theirs.
     let files: usize = line.split_whitespace().nth(4).context("a hard limit")?.parse().context("a number")?;
     Ok((files.min(100_000) - 200) / 2)

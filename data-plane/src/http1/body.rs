@@ -94,11 +94,6 @@ impl BodyDecoder {
         Self { state: State::UntilClose, trailers: Vec::new() }
     }
 
-    /// Whether the message has ended.
-    pub fn is_done(&self) -> bool {
-        self.state == State::Done
-    }
-
     /// What the end of the connection means now: whether the message is whole.
     pub fn closes_well(&self) -> bool {
         matches!(self.state, State::Done | State::UntilClose)

@@ -49,10 +49,14 @@ pub enum Name {
     XForwardedPrefix,
     /// `X-Forwarded-Proto`.
     XForwardedProto,
+    /// `X-Kong-Proxy-Latency`.
+    XKongProxyLatency,
     /// `X-Kong-Request-Id`.
     XKongRequestId,
-    /// `X-Kong-Proxy-Latency`, `X-Kong-Upstream-Latency`, `X-Kong-Response-Latency`, `X-Kong-Upstream-Status`.
-    XKongLatency,
+    /// `X-Kong-Upstream-Latency`.
+    XKongUpstreamLatency,
+    /// `X-Kong-Upstream-Status`.
+    XKongUpstreamStatus,
     /// `X-Real-IP`.
     XRealIp,
 }
@@ -92,12 +96,9 @@ impl Name {
                 ("x-accel-buffering", Self::XAccel),
             ],
             18 => &[("x-forwarded-prefix", Self::XForwardedPrefix), ("x-accel-limit-rate", Self::XAccel)],
-            20 => &[("x-kong-proxy-latency", Self::XKongLatency)],
-            22 => &[("x-kong-upstream-status", Self::XKongLatency)],
-            23 => &[
-                ("x-kong-upstream-latency", Self::XKongLatency),
-                ("x-kong-response-latency", Self::XKongLatency),
-            ],
+            20 => &[("x-kong-proxy-latency", Self::XKongProxyLatency)],
+            22 => &[("x-kong-upstream-status", Self::XKongUpstreamStatus)],
+            23 => &[("x-kong-upstream-latency", Self::XKongUpstreamLatency)],
             _ => &[],
         };
         for (known, found) in candidates {

@@ -124,7 +124,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             }
             Name::ContentLength => framing.content_length(value)?,
             Name::TransferEncoding => framing.transfer_encoding(value)?,
-            Name::Connection => self.connection.note(value),
+            Name::Connection => self.connection.note(value)?,
             Name::Expect => {
                 self.expects_continue |=
                     self.version == Version::Http11 && value.eq_ignore_ascii_case(b"100-continue");
@@ -149,8 +149,10 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             | Name::XForwardedPort
             | Name::XForwardedPrefix
             | Name::XForwardedProto
+            | Name::XKongProxyLatency
             | Name::XKongRequestId
-            | Name::XKongLatency
+            | Name::XKongUpstreamLatency
+            | Name::XKongUpstreamStatus
             | Name::XRealIp => {}
         }
         Ok(())

@@ -101,7 +101,7 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
             } else if *name == Name::TransferEncoding {
                 framing.transfer_encoding(header.value)?;
             } else if *name == Name::Connection {
-                connection.note(header.value);
+                connection.note(header.value)?;
             }
         }
         let framing = framing.judge(version)?;

@@ -40,6 +40,9 @@ pub enum HeadError {
     /// More header lines than allowed.
     #[error("too many headers")]
     TooManyHeaders,
+    /// More names in Connection headers than anybody sends.
+    #[error("too many connection options")]
+    TooManyOptions,
 }
 
 /// Walks a head line by line. Every byte is looked at once, however the head is cut into reads.

@@ -8,7 +8,7 @@ use super::error::{self, Circumstances, Problem};
 use super::exchange::{After, Picked, millis};
 use super::request::Facts;
 use super::worker::Worker;
-use crate::http1::{HeadStorage, RequestHead};
+use crate::http1::HeadStorage;
 use crate::observability::{RequestSample, Source};
 use crate::table::Route;
 
@@ -42,10 +42,10 @@ impl Answering<'_> {
 
 /// Counts a request whose client left before any of an answer.
 pub fn abandon(client: &Client, worker: &Worker, seen: Answering<'_>) -> After {
-    let ingress_bytes = client.buffer.held().len() as u64;
+    let ingress_bytes = client.head_bytes() as u64;
     let sample = RequestSample { ingress_bytes, ..seen.sample(CLIENT_GONE, Instant::now()) };
     worker.metrics.request(seen.route.map(|route| &*route.metrics), &sample);
-    After::Drop
+    After::Gone
 }
 
 /// Answers by ourselves. The connection goes on if the client's body is out of it.
@@ -64,7 +64,7 @@ pub async fn answer(
     push_answer(&mut out, client, worker, seen, &problem, persists, now);
     let is_written = client.write(&out, worker.settings.send_timeout).await;
     let sample = RequestSample {
-        ingress_bytes: client.buffer.held().len() as u64,
+        ingress_bytes: client.head_bytes() as u64,
         egress_bytes: out.len() as u64,
         ..seen.sample(problem.status(), now)
     };
@@ -73,7 +73,7 @@ pub async fn answer(
     match (is_written, persists) {
         (true, true) => After::Keep,
         (true, false) => After::Linger,
-        (false, _) => After::Drop,
+        (false, _) => After::Gone,
     }
 }
 
@@ -88,7 +88,7 @@ fn push_answer(
 ) {
     let Answering { facts, picked, .. } = seen;
     let mut storage = HeadStorage::new();
-    let head = RequestHead::parse(client.buffer.held(), &mut storage).ok();
+    let head = client.head(&mut storage).ok();
     let circumstances = Circumstances {
         head: head.as_ref(),
         request_id: &facts.request_id,

@@ -350,14 +350,10 @@ impl Attempt {
 
     /// Reads once, lending the buffer only when there is something; false is the end.
     fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
-        if self.buffer.is_lent() {
-            self.buffer.grow(&worker.buffers);
-        } else {
-            if ready!(self.upstream.stream.poll_readable(cx)).is_err() {
-                return Poll::Ready(false);
-            }
-            self.buffer.lend(&worker.buffers);
+        if !self.buffer.is_lent() && ready!(self.upstream.stream.poll_readable(cx)).is_err() {
+            return Poll::Ready(false);
         }
+        self.buffer.lend(&worker.buffers);
         let filled = ready!(self.buffer.poll_fill(&mut self.upstream.stream, cx));
         Poll::Ready(matches!(filled, Ok(length) if length > 0))
     }

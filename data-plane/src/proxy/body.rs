@@ -58,11 +58,11 @@ impl Remains {
 
 impl Body {
     /// The body, where nothing must be waited for: there is none, all of it is here, or it is streamed anyway.
-    pub fn at_hand(client: &Client, worker: &Worker, facts: &Facts, matched: &Matched<'_>) -> Option<Self> {
+    /// `here`: bytes after the head that came already.
+    pub fn at_hand(here: usize, worker: &Worker, facts: &Facts, matched: &Matched<'_>) -> Option<Self> {
         match facts.framing {
             Framing::Absent | Framing::Length(0) => Some(Self::Absent),
             Framing::Length(length) => {
-                let here = client.buffer.filled().len();
                 let is_small = length <= worker.settings.body_buffer_bytes as u64;
                 match usize::try_from(length) {
                     Ok(length) if is_small && length <= here => Some(Self::InPlace(length)),
@@ -163,12 +163,10 @@ async fn collect(client: &mut Client, worker: &Worker, mut decoder: BodyDecoder)
 
 async fn read_more(client: &mut Client, worker: &Worker) -> Result<(), Failure> {
     client.timer.arm(worker.settings.body_timeout);
-    client.buffer.grow(&worker.buffers);
-    poll_fn(|cx| match client.buffer.poll_fill(&mut client.stream, cx) {
-        Poll::Ready(Ok(length)) if length > 0 => Poll::Ready(Ok(())),
-        Poll::Ready(_) => Poll::Ready(Err(Failure::ClientGone)),
+    poll_fn(|cx| match client.poll_more(cx, worker) {
+        Poll::Ready(true) => Poll::Ready(Ok(())),
+        Poll::Ready(false) => Poll::Ready(Err(Failure::ClientGone)),
         Poll::Pending => {
-            client.buffer.settle(&worker.buffers);
             ready!(client.timer.poll_expired(cx));
             Poll::Ready(Err(Failure::Problem(Problem::BodyTimeout)))
         }

@@ -62,9 +62,8 @@ impl Buffers {
 /// Bytes read and not used yet, behind a head that stays (a retry and an error body need it). Without any,
 /// it holds no memory.
 ///
-/// A read goes into a large block, so that one call takes all there is; what is incomplete then waits in a small
-/// one ([`Self::settle`]), so that thousands of half-read heads cost little. What does not fit grows
-/// ([`Self::grow`]); the limits of heads bound it.
+/// A read goes into a large block ([`Self::lend`]), so that one call takes all there is; what is incomplete then
+/// waits in a small one ([`Self::settle`]), so that thousands of half-read heads cost little.
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Box<[u8]>,
@@ -82,11 +81,29 @@ impl Buffer {
         !self.bytes.is_empty()
     }
 
-    /// Takes memory from `buffers` if it has none.
+    /// Makes it ready for a read: of the usual size, or larger where what was read fills that. Whoever reads on without
+    /// using what came bounds it: see the limits of heads.
     #[inline]
     pub fn lend(&mut self, buffers: &Buffers) {
         if self.bytes.is_empty() {
             *self = Self { bytes: buffers.take(), ..Self::default() };
+        } else if !self.has_room() {
+            self.enlarge(BUFFER_BYTES.max(self.bytes.len() * 2), buffers);
+        } else {
+            self.enlarge(BUFFER_BYTES, buffers);
+        }
+    }
+
+    /// Makes it ready for what follows the head that stays.
+    #[inline]
+    pub fn lend_for_body(&mut self, buffers: &Buffers) {
+        self.enlarge(BUFFER_BYTES.max(self.held().len() + BODY_BYTES), buffers);
+    }
+
+    #[inline]
+    fn enlarge(&mut self, wanted: usize, buffers: &Buffers) {
+        if self.bytes.len() < wanted {
+            self.move_to(if wanted == BUFFER_BYTES { buffers.take() } else { zeroed(wanted) }, buffers);
         }
     }
 
@@ -107,21 +124,6 @@ impl Buffer {
         let wanted = SETTLED_BYTES.max(used * 2);
         if wanted <= self.bytes.len() / 2 {
             self.move_to(zeroed(wanted), buffers);
-        }
-    }
-
-    /// Makes room where none is left. Whoever reads on without using what came bounds it: see the limits of heads.
-    pub fn grow(&mut self, buffers: &Buffers) {
-        if !self.has_room() {
-            self.move_to(zeroed(self.bytes.len() * 2), buffers);
-        }
-    }
-
-    /// Makes room for the body behind a head that is complete.
-    pub fn widen(&mut self, buffers: &Buffers) {
-        let wanted = BUFFER_BYTES.max(self.held().len() + BODY_BYTES);
-        if self.bytes.len() < wanted {
-            self.move_to(if wanted == BUFFER_BYTES { buffers.take() } else { zeroed(wanted) }, buffers);
         }
     }
 
@@ -239,11 +241,13 @@ mod tests {
         assert_eq!(buffers.free.borrow().len(), 1, "the large block is free for others");
         buffer.settle(&buffers);
         assert_eq!(buffer.bytes.len(), SETTLED_BYTES);
-        buffer.grow(&buffers);
-        assert_eq!(buffer.bytes.len(), SETTLED_BYTES, "there is room");
+        buffer.lend(&buffers);
+        assert_eq!((buffer.filled(), buffer.bytes.len()), (&b"GET / HT"[..], BUFFER_BYTES));
+        buffer.lend(&buffers);
+        assert_eq!(buffer.bytes.len(), BUFFER_BYTES, "there is room");
         buffer.end = buffer.bytes.len();
-        buffer.grow(&buffers);
-        assert_eq!(buffer.bytes.len(), 2 * SETTLED_BYTES);
+        buffer.lend(&buffers);
+        assert_eq!(buffer.bytes.len(), 2 * BUFFER_BYTES);
         assert!(buffer.has_room() && buffer.filled().starts_with(b"GET / HT"));
         buffer.consume(buffer.filled().len());
         buffer.settle(&buffers);
@@ -257,7 +261,7 @@ mod tests {
         let mut small = holding(&buffers, b"head, body");
         small.settle(&buffers);
         small.hold(0, 6);
-        small.widen(&buffers);
+        small.lend_for_body(&buffers);
         assert_eq!(
             (small.held(), small.filled(), small.bytes.len()),
             (&b"head, "[..], &b"body"[..], BUFFER_BYTES)
@@ -265,9 +269,14 @@ mod tests {
 
         let mut large = holding(&buffers, &[b'x'; BUFFER_BYTES]);
         large.hold(0, BUFFER_BYTES - 1);
-        large.widen(&buffers);
+        large.lend_for_body(&buffers);
         assert_eq!(large.bytes.len(), BUFFER_BYTES - 1 + BODY_BYTES);
         assert_eq!((large.held().len(), large.filled()), (BUFFER_BYTES - 1, &b"x"[..]));
+
+        let mut pipelined = holding(&buffers, &[b'x'; BUFFER_BYTES]);
+        pipelined.hold(0, 100);
+        pipelined.lend_for_body(&buffers);
+        assert_eq!(pipelined.bytes.len(), BUFFER_BYTES, "other requests are no reason to grow");
         assert!(large.fits(BODY_BYTES as u64) && !large.fits(BODY_BYTES as u64 + 1));
     }
 }

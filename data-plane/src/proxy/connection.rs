@@ -10,7 +10,7 @@ use super::forward::Peer;
 use super::stream::Stream;
 use super::timer::{Timer, Timers};
 use super::worker::Worker;
-use crate::http1::{HeadError, HeadScan};
+use crate::http1::{HeadError, HeadScan, HeadStorage, Refusal, RequestHead};
 use crate::observability::ConnectionState;
 
 /// How long a connection that has not asked anything yet, or has sent something that was not read yet, stays open
@@ -28,8 +28,6 @@ pub struct Client {
     pub(super) stream: Stream,
     pub(super) buffer: Buffer,
     pub(super) peer: Peer,
-    /// Port of the listener.
-    pub(super) port: u16,
     /// Deadline of whatever is waited for; of the response while both directions are under way.
     pub(super) timer: Timer,
     /// Deadline of the request body.
@@ -48,15 +46,22 @@ enum Incoming {
 
 impl Client {
     /// A connection just accepted.
-    pub(super) fn new(stream: Stream, peer: Peer, port: u16, timers: &std::rc::Rc<Timers>) -> Self {
-        Self {
-            stream,
-            buffer: Buffer::default(),
-            peer,
-            port,
-            timer: timers.timer(),
-            upload_timer: timers.timer(),
-        }
+    pub(super) fn new(stream: Stream, peer: Peer, timers: &std::rc::Rc<Timers>) -> Self {
+        Self { stream, buffer: Buffer::default(), peer, timer: timers.timer(), upload_timer: timers.timer() }
+    }
+
+    /// The head of the request under way. It is kept as it came and read again where it is needed after a wait:
+    /// what is read borrows from the buffer.
+    pub(super) fn head<'h, 'b>(
+        &'b self,
+        storage: &'h mut HeadStorage<'b>,
+    ) -> Result<RequestHead<'h, 'b>, Refusal> {
+        RequestHead::parse(self.buffer.held(), storage)
+    }
+
+    /// Bytes of that head.
+    pub(super) fn head_bytes(&self) -> usize {
+        self.buffer.held().len()
     }
 
     fn poll_head(
@@ -71,7 +76,7 @@ impl Client {
                 match scan.advance(self.buffer.filled(), &worker.settings.head_limits) {
                     Ok(Some(head)) => {
                         self.buffer.hold(head.start, head.end);
-                        self.buffer.widen(&worker.buffers);
+                        self.buffer.lend_for_body(&worker.buffers);
                         return Poll::Ready(Incoming::Head);
                     }
                     Ok(None) if scan.may_be_request(self.buffer.filled()) => {}
@@ -103,17 +108,17 @@ impl Client {
         }
     }
 
-    /// Reads once, lending the buffer only when there is something; false is the end.
-    fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
-        if self.buffer.is_lent() {
-            self.buffer.grow(&worker.buffers);
-        } else {
-            if ready!(self.stream.poll_readable(cx)).is_err() {
-                return Poll::Ready(false);
+    /// Reads once; false is the end. The buffer is large while there is something to read, and not much larger than
+    /// what is in it during a wait.
+    pub(super) fn poll_more(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<bool> {
+        let filled = match self.stream.poll_readable(cx) {
+            Poll::Ready(Ok(())) => {
+                self.buffer.lend(&worker.buffers);
+                self.buffer.poll_fill(&mut self.stream, cx)
             }
-            self.buffer.lend(&worker.buffers);
-        }
-        let filled = self.buffer.poll_fill(&mut self.stream, cx);
+            Poll::Ready(Err(_)) => return Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        };
         if filled.is_pending() {
             self.buffer.settle(&worker.buffers);
         }
@@ -252,7 +257,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
                 exchange::run(&mut client, worker, is_last).await
             }
             Incoming::Refused(error) => exchange::refuse(&mut client, worker, error).await,
-            Incoming::Gone => After::Drop,
+            Incoming::Gone => After::Gone,
         };
         client.buffer.release();
         match after {
@@ -264,7 +269,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
             }
             After::Close if client.has_more() => return client.linger(worker).await,
             After::Linger => return client.linger(worker).await,
-            After::Close | After::Drop => break,
+            After::Close | After::Gone => break,
             After::Abort => {
                 client.stream.abort();
                 break;

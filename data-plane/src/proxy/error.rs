@@ -80,7 +80,7 @@ fn refused(refusal: Refusal) -> (u16, Generator, Cow<'static, str>) {
     let (status, message) = match refusal {
         Refusal::Framing(FramingError::UnknownCoding) => (501, "Not implemented"),
         Refusal::Head(HeadError::FirstLineTooLong) => (414, "URI too long"),
-        Refusal::Head(HeadError::HeaderTooLarge | HeadError::TooManyHeaders) => {
+        Refusal::Head(HeadError::HeaderTooLarge | HeadError::TooManyHeaders | HeadError::TooManyOptions) => {
             (400, "Request header or cookie too large")
         }
         Refusal::Method => (405, "Method not allowed"),
@@ -154,21 +154,23 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
     out.extend_from_slice(b"\r\nContent-Length: ");
     push_decimal(out, body.len() as u64);
     let added = settings.response_headers;
-    if added.server_tokens {
+    if added.server {
         push(out, "Server", SERVER_TOKEN.as_bytes());
     }
     match seen.proxied {
         Some((proxy_ms, upstream_ms)) => {
-            if added.latency_tokens {
+            if added.upstream_latency {
                 push_number(out, "X-Kong-Upstream-Latency", upstream_ms);
+            }
+            if added.proxy_latency {
                 push_number(out, "X-Kong-Proxy-Latency", proxy_ms);
             }
-            if added.server_tokens {
+            if added.via {
                 out.extend_from_slice(b"\r\nVia: 1.1 ");
                 out.extend_from_slice(SERVER_TOKEN.as_bytes());
             }
         }
-        None if added.latency_tokens => push_number(out, "X-Kong-Response-Latency", seen.elapsed_ms),
+        None if added.response_latency => push_number(out, "X-Kong-Response-Latency", seen.elapsed_ms),
         None => {}
     }
     if added.request_id {

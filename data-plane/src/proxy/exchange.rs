@@ -29,7 +29,7 @@ pub enum After {
     /// It is closed once the client had the chance to read the answer: part of its request was not read.
     Linger,
     /// It is closed without more ado: the client is gone, or takes nothing.
-    Drop,
+    Gone,
     /// It is reset: the client must not take what it got for the whole.
     Abort,
 }
@@ -86,7 +86,7 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
             return answer(client, worker, seen, problem, remains).await;
         }
     };
-    let mut body = match Body::at_hand(client, worker, &facts, &matched) {
+    let mut body = match Body::at_hand(client.buffer.filled().len(), worker, &facts, &matched) {
         Some(body) => body,
         None => match read_body(client, worker, &facts, &matched).await {
             Ok(body) => body,
@@ -224,7 +224,7 @@ async fn relay(
     body: &mut Body,
     slot: &mut Option<Attempt>,
 ) -> After {
-    let Some(attempt) = slot else { return After::Drop };
+    let Some(attempt) = slot else { return After::Gone };
     let attempt::Aim { facts, matched, lease, picked, .. } = *target;
     lease.observe(Outcome::Replied(attempt.status));
     attempt.buffer.release();
@@ -252,7 +252,7 @@ async fn relay(
         source: Source::Service,
         request: now.saturating_duration_since(facts.started),
         upstream: Some(attempt.head_at.saturating_duration_since(picked.at)),
-        ingress_bytes: (client.buffer.held().len() + held_body) as u64 + attempt.streamed(),
+        ingress_bytes: (client.head_bytes() + held_body) as u64 + attempt.streamed(),
         egress_bytes,
     };
     worker.metrics.request(Some(&matched.route.metrics), &sample);
@@ -268,7 +268,7 @@ async fn relay(
                 (_, false) => After::Linger,
             }
         }
-        Err(RelayError::Sink | RelayError::SinkTimeout) => After::Drop,
+        Err(RelayError::Sink | RelayError::SinkTimeout) => After::Gone,
         Err(RelayError::Source | RelayError::SourceTimeout | RelayError::Body | RelayError::TooLarge) => {
             After::Abort
         }

@@ -8,24 +8,30 @@ use std::net::{IpAddr, SocketAddr};
 use super::settings::{ProxySettings, RealIpHeader, SERVER_TOKEN};
 use crate::http1::{Name, RequestHead, Version, list, push_decimal};
 
-/// The client's end of a connection.
+/// The client's end of a connection, and where that came in: what is known of a client besides its requests.
 #[derive(Debug)]
 pub struct Peer {
     text: Box<str>,
     is_trusted: bool,
+    port: u16,
 }
 
 impl Peer {
-    /// Judges the direct peer once a connection.
-    pub fn new(address: SocketAddr, settings: &ProxySettings) -> Self {
+    /// Judges the direct peer once a connection; `port` is the listener's.
+    pub fn new(address: SocketAddr, port: u16, settings: &ProxySettings) -> Self {
         let address = address.ip().to_canonical();
         let is_trusted = settings.trusted_ips.iter().any(|block| block.contains(address));
-        Self { text: address.to_string().into(), is_trusted }
+        Self { text: address.to_string().into(), is_trusted, port }
     }
 
     /// Whether its X-Forwarded-* headers count.
     pub const fn is_trusted(&self) -> bool {
         self.is_trusted
+    }
+
+    /// The port it came in by.
+    pub const fn port(&self) -> u16 {
+        self.port
     }
 
     /// The client's address: the peer's, or what a trusted peer says.
@@ -93,8 +99,6 @@ pub enum BodyHeader {
 pub struct Forward<'a> {
     /// The client's end.
     pub peer: &'a Peer,
-    /// Port of the listener.
-    pub port: u16,
     /// 32 hex digits.
     pub request_id: &'a [u8; 32],
     /// Prefix that was stripped, if it is to be named.
@@ -143,7 +147,9 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
             | Name::Server
             | Name::Trailer
             | Name::XAccel
-            | Name::XKongLatency => {
+            | Name::XKongProxyLatency
+            | Name::XKongUpstreamLatency
+            | Name::XKongUpstreamStatus => {
                 !head.connection.names_headers || !head.is_named_by_connection(header.name)
             }
         };
@@ -177,7 +183,7 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
     }
     if !given.port.0 {
         out.extend_from_slice(b"\r\nX-Forwarded-Port: ");
-        push_decimal(out, with.port.into());
+        push_decimal(out, with.peer.port.into());
     }
     if !given.path.0 {
         push(out, "X-Forwarded-Path", head.target.path);

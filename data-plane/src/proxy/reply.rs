@@ -57,10 +57,13 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
             }
             Name::Via => {
                 has_via = true;
-                !with.added.server_tokens
+                !with.added.via
             }
             Name::XKongRequestId => !with.added.request_id,
-            Name::XKongLatency => !with.added.latency_tokens,
+            // Those of another gateway further on pass where ours are switched off.
+            Name::XKongProxyLatency => !with.added.proxy_latency,
+            Name::XKongUpstreamLatency => !with.added.upstream_latency,
+            Name::XKongUpstreamStatus => !with.added.upstream_status,
             Name::Other
             | Name::Accept
             | Name::ContentType
@@ -91,13 +94,15 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
     } else {
         b"\r\nConnection: close".as_slice()
     });
-    if with.added.server_tokens && !has_server {
+    if with.added.server && !has_server {
         out.extend_from_slice(b"\r\nServer: ");
         out.extend_from_slice(SERVER_TOKEN.as_bytes());
     }
-    if with.added.latency_tokens {
+    if with.added.upstream_latency {
         out.extend_from_slice(b"\r\nX-Kong-Upstream-Latency: ");
         push_decimal(out, with.upstream_ms);
+    }
+    if with.added.proxy_latency {
         out.extend_from_slice(b"\r\nX-Kong-Proxy-Latency: ");
         push_decimal(out, with.proxy_ms);
     }
@@ -105,7 +110,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
         out.extend_from_slice(b"\r\nX-Kong-Upstream-Status: ");
         push_decimal(out, head.status.into());
     }
-    if with.added.server_tokens {
+    if with.added.via {
         out.extend_from_slice(b"\r\nVia: ");
         if has_via {
             let vias = head.headers.iter().zip(head.names).filter(|(_, name)| **name == Name::Via);

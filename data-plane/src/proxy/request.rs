@@ -8,7 +8,7 @@ use super::attempt::{self, Aim};
 use super::body::Body;
 use super::connection::Client;
 use super::error::Problem;
-use super::forward::{self, BodyHeader, Forward};
+use super::forward::{self, BodyHeader, Forward, Peer};
 use super::retry::Method;
 use super::rewrite::{self, Scheme, Strip};
 use super::worker::Worker;
@@ -37,6 +37,16 @@ pub struct Facts {
     pub expects_continue: bool,
     /// Whether it may be carried out twice.
     pub method: Method,
+}
+
+/// A request's head and who sent it: all that routing and rewriting see of a client. Nothing of it knows how the
+/// head came.
+#[derive(Debug, Clone, Copy)]
+struct Asked<'a> {
+    head: &'a RequestHead<'a, 'a>,
+    /// Of the target, normalised.
+    path: &'a [u8],
+    peer: &'a Peer,
 }
 
 /// Where a request goes.
@@ -106,11 +116,11 @@ impl Facts {
     }
 }
 
-/// Reads the held head, finds its route, and prepares the first attempt if the body is at hand.
+/// Reads the head, finds its route, and prepares the first attempt if the body is at hand.
 pub fn open<'t>(table: &'t Table, client: &Client, worker: &Worker, is_last: bool) -> Opened<'t> {
     let mut facts = Facts::unread(worker);
     let mut storage = HeadStorage::new();
-    let head = match RequestHead::parse(client.buffer.held(), &mut storage) {
+    let head = match client.head(&mut storage) {
         Ok(head) => head,
         Err(refusal) => {
             return Opened {
@@ -127,42 +137,37 @@ pub fn open<'t>(table: &'t Table, client: &Client, worker: &Worker, is_last: boo
     facts.expects_continue = head.expects_continue;
     facts.method = Method::of(head.method);
     let path = equipoise_proto::path::normalise(head.target.path);
-    let matched = resolve(table, &head, &path, client, worker).map(|matched| {
-        let first = prepare(&head, &path, client, worker, &facts, &matched);
+    let asked = Asked { head: &head, path: &path, peer: &client.peer };
+    let matched = resolve(table, asked, worker).map(|matched| {
+        let body = Body::at_hand(client.buffer.filled().len(), worker, &facts, &matched);
+        let first = body.and_then(|body| prepare(asked, &body, worker, &facts, &matched));
         (matched, first)
     });
     Opened { facts, matched }
 }
 
 fn prepare(
-    head: &RequestHead<'_, '_>,
-    path: &[u8],
-    client: &Client,
+    asked: Asked<'_>,
+    body: &Body,
     worker: &Worker,
     facts: &Facts,
     matched: &Matched<'_>,
 ) -> Option<First> {
-    let body = Body::at_hand(client, worker, facts, matched)?;
     let mut tried = Tried::default();
     // A failed pick is made again where it can be waited for and answered.
     let lease = matched.service.upstream.pick(&mut tried).ok()?;
-    let with = Composing { facts, matched, lease: &lease, body: attempt::body_header(&body, facts.framing) };
-    let head = push_request(head, path, client, worker, &with);
+    let with = Composing { facts, matched, lease: &lease, body: attempt::body_header(body, facts.framing) };
+    let head = push_request(asked, worker, &with);
     Some(First { lease, tried, head })
 }
 
-fn resolve<'t>(
-    table: &'t Table,
-    head: &RequestHead<'_, '_>,
-    path: &[u8],
-    client: &Client,
-    worker: &Worker,
-) -> Result<Matched<'t>, Unserved<'t>> {
+fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Matched<'t>, Unserved<'t>> {
+    let Asked { head, path, peer } = asked;
     let query = Query {
         is_tls: false,
         method: head.method.as_bytes(),
         host: head.host.map_or(b"", |host| host.name),
-        port: head.host.and_then(|host| host.port).unwrap_or(client.port),
+        port: head.host.and_then(|host| host.port).unwrap_or(peer.port()),
         path,
         sni: None,
         headers: head,
@@ -171,7 +176,7 @@ fn resolve<'t>(
         return Err(Unserved { problem: Problem::NoRoute, route: None });
     };
     let refuse = |problem| Err(Unserved { problem, route: Some(route) });
-    if !route.allows_plain && !is_forwarded_https(head, client) {
+    if !route.allows_plain && !is_forwarded_https(head, peer) {
         return refuse(to_https(route.https_redirect_status, head));
     }
     if let Framing::Length(length) = head.framing
@@ -193,8 +198,8 @@ fn lower(name: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-fn is_forwarded_https(head: &RequestHead<'_, '_>, client: &Client) -> bool {
-    client.peer.is_trusted()
+fn is_forwarded_https(head: &RequestHead<'_, '_>, peer: &Peer) -> bool {
+    peer.is_trusted()
         && forward::values(head, Name::XForwardedProto)
             .next()
             .is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"))
@@ -225,24 +230,19 @@ struct Composing<'a> {
 /// The head that goes to a target, once more: the Host value follows the target.
 pub fn compose(client: &Client, worker: &Worker, aim: &Aim<'_>, body: BodyHeader) -> Vec<u8> {
     let mut storage = HeadStorage::new();
-    match RequestHead::parse(client.buffer.held(), &mut storage) {
+    match client.head(&mut storage) {
         Ok(head) => {
             let path = equipoise_proto::path::normalise(head.target.path);
             let with = Composing { facts: aim.facts, matched: aim.matched, lease: aim.lease, body };
-            push_request(&head, &path, client, worker, &with)
+            push_request(Asked { head: &head, path: &path, peer: &client.peer }, worker, &with)
         }
         // It was read before and is held since: not reachable, and an upstream refuses an empty request.
         Err(_) => Vec::new(),
     }
 }
 
-fn push_request(
-    head: &RequestHead<'_, '_>,
-    path: &[u8],
-    client: &Client,
-    worker: &Worker,
-    with: &Composing<'_>,
-) -> Vec<u8> {
+fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<u8> {
+    let Asked { head, path, peer } = asked;
     let Composing { facts, matched: Matched { route, service, prefix_bytes }, lease, body } = *with;
     let mut out = worker.buffers.take_output();
     out.extend_from_slice(head.method.as_bytes());
@@ -260,8 +260,7 @@ fn push_request(
     }
     let prefix = rewrite::forwarded_prefix(path, strip);
     let with = Forward {
-        peer: &client.peer,
-        port: client.port,
+        peer,
         request_id: &facts.request_id,
         prefix: prefix.as_deref(),
         body,

@@ -96,10 +96,16 @@ pub enum RealIpHeader {
 /// What is added to responses (setting `headers`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponseHeaders {
-    /// `Server` and `Via`.
-    pub server_tokens: bool,
-    /// The `X-Kong-*-Latency` headers.
-    pub latency_tokens: bool,
+    /// `Server`, where the upstream has none.
+    pub server: bool,
+    /// `Via`.
+    pub via: bool,
+    /// `X-Kong-Proxy-Latency`.
+    pub proxy_latency: bool,
+    /// `X-Kong-Upstream-Latency`.
+    pub upstream_latency: bool,
+    /// `X-Kong-Response-Latency`, of answers of our own.
+    pub response_latency: bool,
     /// `X-Kong-Request-Id`.
     pub request_id: bool,
     /// `X-Kong-Upstream-Status`.
@@ -108,7 +114,15 @@ pub struct ResponseHeaders {
 
 impl Default for ResponseHeaders {
     fn default() -> Self {
-        Self { server_tokens: true, latency_tokens: true, request_id: true, upstream_status: false }
+        Self {
+            server: true,
+            via: true,
+            proxy_latency: true,
+            upstream_latency: true,
+            response_latency: true,
+            request_id: true,
+            upstream_status: false,
+        }
     }
 }
 

@@ -220,8 +220,8 @@ fn accept_rest(listener: TcpListener, port: u16, worker: &Rc<Worker>) {
 }
 
 fn open(stream: TcpStream, address: SocketAddr, port: u16, worker: &Rc<Worker>) {
-    let peer = Peer::new(address, &worker.settings);
-    let client = Client::new(Stream::accepted(stream), peer, port, &worker.timers);
+    let peer = Peer::new(address, port, &worker.settings);
+    let client = Client::new(Stream::accepted(stream), peer, &worker.timers);
     worker.connections.set(worker.connections.get() + 1);
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.

@@ -1,6 +1,7 @@
 //! Headers both ways, redirects, and the gateway's own answers.
 
 use super::harness::*;
+use crate::proxy::ResponseHeaders;
 
 /// What the upstream saw, header by header.
 fn forwarded(plan: Plan, request: &str) -> Message {
@@ -204,6 +205,66 @@ fn the_gateway_answers_by_itself_as_the_reference_does() {
         );
         assert_eq!(client.get("/nope").status(), 404, "{name}");
     }
+}
+
+/// A part of [`ResponseHeaders`] and the header it switches.
+type Switch = (&'static str, fn(&mut ResponseHeaders) -> &mut bool);
+
+#[test]
+fn each_added_header_is_switched_by_itself() {
+    const OFF: ResponseHeaders = ResponseHeaders {
+        server: false,
+        via: false,
+        proxy_latency: false,
+        upstream_latency: false,
+        response_latency: false,
+        request_id: false,
+        upstream_status: false,
+    };
+    const SWITCHES: [Switch; 7] = [
+        ("server", |on| &mut on.server),
+        ("via", |on| &mut on.via),
+        ("x-kong-proxy-latency", |on| &mut on.proxy_latency),
+        ("x-kong-upstream-latency", |on| &mut on.upstream_latency),
+        ("x-kong-response-latency", |on| &mut on.response_latency),
+        ("x-kong-request-id", |on| &mut on.request_id),
+        ("x-kong-upstream-status", |on| &mut on.upstream_status),
+    ];
+    let present = |answer: &Message| {
+        let found = SWITCHES.iter().map(|(name, _)| *name).filter(|name| answer.header(name).is_some());
+        found.collect::<Vec<_>>()
+    };
+    let origin = Origin::saying("fine");
+    for (name, switch) in SWITCHES {
+        let mut plan = Plan { retries: 0, path: Some("/there"), ..Plan::default() };
+        plan.settings.response_headers = OFF;
+        *switch(&mut plan.settings.response_headers) = true;
+        let node = plan.start(&[origin.address]);
+        let mut client = node.connect();
+        let proxied = if name == "x-kong-response-latency" { vec![] } else { vec![name] };
+        assert_eq!(present(&client.get("/there")), proxied, "{name}: proxied");
+        let own = matches!(name, "server" | "x-kong-response-latency" | "x-kong-request-id");
+        let own = if own { vec![name] } else { vec![] };
+        assert_eq!(present(&client.get("/nowhere")), own, "{name}: answered by the gateway");
+    }
+}
+
+#[test]
+fn a_request_to_upgrade_is_served_as_an_ordinary_one() {
+    let origin =
+        Origin::answering("HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n");
+    let node = Node::with(&[origin.address]);
+    let mut client = node.connect();
+    for _ in 0..2 {
+        let answer = client.ask(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        );
+        assert_eq!(answer.status(), 426, "what the upstream says to it");
+        assert_eq!(answer.header("connection").as_deref(), Some("keep-alive"));
+    }
+    assert!(!origin.seen()[0].contains("Upgrade"), "{:?}", origin.seen());
+    assert_eq!(origin.connections(), 1);
 }
 
 #[test]

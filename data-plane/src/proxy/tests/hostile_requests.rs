@@ -168,6 +168,12 @@ fn a_request_past_a_limit_is_refused_with_its_own_message() {
         ("header count", format!("{GET}{many}\r\n"), 400, "Request header or cookie too large"),
         ("all headers", format!("{GET}{large}\r\n"), 400, "Request header or cookie too large"),
         (
+            "connection options",
+            format!("{GET}Connection: {}\r\nConnection: {}\r\n\r\n", "a,".repeat(40), "b,".repeat(40)),
+            400,
+            "Request header or cookie too large",
+        ),
+        (
             "chunk extension",
             format!("{POST}Transfer-Encoding: chunked\r\n\r\n1;{}\r\n", "a".repeat(300)),
             400,

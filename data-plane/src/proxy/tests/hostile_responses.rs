@@ -56,6 +56,7 @@ fn endless_interim_responses_and_heads_become_502() {
         ("interim", "HTTP/1.1 102 Processing\r\n\r\n".repeat(100)),
         ("large head", format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: aaaaaaaaaa\r\n".repeat(5000))),
         ("many headers", format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: a\r\n".repeat(101))),
+        ("connection options", format!("HTTP/1.1 200 OK\r\nConnection: {}\r\n\r\n", "a,".repeat(100))),
         ("long line", format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(10_000))),
     ] {
         let (a, b) = (Origin::answering(response.clone()), Origin::answering(response));
