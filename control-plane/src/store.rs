@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision};
 use imbl::OrdMap;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tracing::error;
 use uuid::Uuid;
 
@@ -74,6 +74,8 @@ pub struct Head {
     pub config: Config,
     /// Its content as nodes get it.
     pub wires: OrdMap<(EntityKind, Uuid), Bytes>,
+    /// Most that `wires` take as a snapshot, before compression.
+    wire_bytes: u64,
 }
 
 /// A change that is durable.
@@ -207,7 +209,7 @@ impl Store {
         self.shared.head.subscribe()
     }
 
-    /// Whether a write to the disk failed, so that no commit is taken until a restart.
+    /// Whether a write to the disk failed or the writer broke, so that no commit is taken until a restart.
     pub fn is_read_only(&self) -> bool {
         self.shared.is_read_only.load(Ordering::Acquire)
     }
@@ -226,25 +228,43 @@ impl Store {
     /// # Errors
     /// When it is refused or could not be made durable; see [`CommitError`].
     pub async fn commit(&self, change: Change, author: Author) -> Result<Committed, CommitError> {
+        self.commit_holding(change, author, None).await
+    }
+
+    /// The same; `memory` stands for that of a large change, and is given back once the change is applied.
+    ///
+    /// # Errors
+    /// As of [`Self::commit`].
+    pub async fn commit_holding(
+        &self,
+        change: Change,
+        author: Author,
+        memory: Option<OwnedSemaphorePermit>,
+    ) -> Result<Committed, CommitError> {
         match &self.backing {
-            Backing::Memory { turn, encode } => self.commit_in_memory(turn, &change, &author, *encode),
+            Backing::Memory { turn, encode } => self.commit_in_memory(turn, change, &author, *encode),
             Backing::Disk(disk) => {
                 if self.is_read_only() {
                     return Err(CommitError::ReadOnly);
                 }
                 let _permit = disk.waiting.try_acquire().map_err(|_| CommitError::Busy)?;
                 let (answer, answered) = oneshot::channel();
-                let job = Box::new(Job { change, author, answer });
-                disk.requests.send(Request::Commit(job)).await.map_err(|_| CommitError::Stopped)?;
-                answered.await.map_err(|_| CommitError::Stopped)?
+                let job = Box::new(Job { change, author, memory, answer });
+                disk.requests.send(Request::Commit(job)).await.map_err(|_| self.ended())?;
+                answered.await.map_err(|_| self.ended())?
             }
         }
+    }
+
+    /// Why the writer answers no more.
+    fn ended(&self) -> CommitError {
+        if self.is_read_only() { CommitError::ReadOnly } else { CommitError::Stopped }
     }
 
     fn commit_in_memory(
         &self,
         turn: &Mutex<()>,
-        change: &Change,
+        change: Change,
         author: &Author,
         encode: Encode,
     ) -> Result<Committed, CommitError> {

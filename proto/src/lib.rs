@@ -3,6 +3,7 @@
 pub mod header;
 pub mod host;
 pub mod limits;
+pub mod network;
 pub mod path;
 pub mod pattern;
 pub mod position;
@@ -12,9 +13,10 @@ pub mod v1;
 
 mod id;
 
-pub use header::{HeaderName, HeaderPattern};
+pub use header::{HeaderName, HeaderPattern, HeaderValue};
 pub use host::{Host, HostName, HostPattern, HostPort};
 pub use id::{EntityKind, InvalidId, NodeId, entity_id};
+pub use network::NetworkRange;
 pub use path::PathPattern;
 pub use position::{ContentHash, Epoch, InvalidPosition, Position, Revision};
 pub use sni::SniPattern;

@@ -1,12 +1,13 @@
 //! The writer thread: takes what is queued, applies it in order, makes it durable by one sync, answers.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use equipoise_proto::Revision;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
@@ -25,6 +26,8 @@ use crate::model::{Change, Context};
 pub(super) struct Job {
     pub change: Change,
     pub author: Author,
+    /// Stands for the memory of a large change.
+    pub memory: Option<OwnedSemaphorePermit>,
     pub answer: oneshot::Sender<Result<Committed, CommitError>>,
 }
 
@@ -63,20 +66,42 @@ pub(super) fn now_ms() -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Applies a change with the clock and randomness of this process.
+/// Applies a change with the clock and randomness of this process. A panic costs this change alone: `head` is
+/// never changed in place.
 pub(super) fn stage_now(
     head: &Head,
-    change: &Change,
+    change: Change,
     author: &Author,
     encode: Encode,
 ) -> Result<Staged, CommitError> {
     let mut context = Context { now_ms: now_ms(), new_id: &mut Uuid::new_v4 };
-    Ok(stage(head, change, author, &mut context, encode)?)
+    let staged = catch_unwind(AssertUnwindSafe(|| stage(head, change, author, &mut context, encode)));
+    staged.map_or_else(
+        |_| {
+            error!(author = author.name, what = author.what, "a change made the store panic");
+            Err(CommitError::Panicked)
+        },
+        |staged| Ok(staged?),
+    )
+}
+
+/// Turns the store read-only should the writer end by a panic: else writes would be refused without a reason,
+/// and nothing would show it.
+struct Watched(Arc<Shared>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.turn_read_only();
+            error!("the store's writer panicked: read-only until a restart");
+        }
+    }
 }
 
 impl Writer {
     /// Runs until it is told to close, or nobody is left to tell it.
     pub(super) fn run(mut self) {
+        let _watched = Watched(Arc::clone(&self.shared));
         while let Some(request) = self.requests.blocking_recv() {
             let (jobs, last) = self.drain(request);
             let intact = jobs.is_empty() || self.commit(jobs);
@@ -115,13 +140,14 @@ impl Writer {
             let (mut records, mut waiting) = (Vec::new(), Vec::new());
             let mut bytes = 0;
             while bytes < self.settings.batch_bytes_max.max(1) {
-                let Some(Job { change, author, answer: job_answer }) = jobs.next() else { break };
-                let answer = stage_now(&next, &change, &author, self.encode).map(|staged| {
+                let Some(Job { change, author, memory, answer: job_answer }) = jobs.next() else { break };
+                let answer = stage_now(&next, change, &author, self.encode).map(|staged| {
                     next = staged.head;
                     bytes += staged.record.as_ref().map_or(0, prost::Message::encoded_len);
                     records.extend(staged.record);
                     Committed { position: next.position, effect: staged.effect }
                 });
+                drop(memory);
                 // A refusal waits too: it may rest on a change that is not durable yet.
                 waiting.push(Waiting { job_answer, answer });
             }
@@ -262,8 +288,8 @@ impl Checkpoints {
 
     /// Hands `head` over if a checkpoint is due and the thread is free.
     fn offer(&mut self, settings: &StoreSettings, head: &Head) {
-        let due = self.revisions >= settings.checkpoint_revisions.max(1)
-            || self.bytes >= settings.checkpoint_bytes.max(1);
+        let due =
+            self.revisions >= settings.checkpoint_revisions() || self.bytes >= settings.checkpoint_bytes();
         let Some(heads) = self.heads.as_ref().filter(|_| due) else { return };
         if heads.try_send(head.clone()).is_ok() {
             (self.revisions, self.bytes) = (0, 0);

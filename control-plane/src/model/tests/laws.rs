@@ -77,7 +77,7 @@ proptest! {
             let _refused = world.call(&call, body);
         }
         for entity in all(&world.config) {
-            prop_assert_eq!(validate(entity.kind, &entity.body), Ok(()));
+            prop_assert_eq!(validate(entity.kind, entity.body.clone()), Ok(()));
             for (field, kind) in entity.kind.references() {
                 let referenced = world.config.referenced(entity.kind, &Key::Id(entity.id), field);
                 prop_assert_eq!(referenced.map(|e| e.kind), entity.body[field].is_object().then_some(kind));
