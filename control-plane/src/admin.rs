@@ -17,6 +17,7 @@ pub mod json;
 mod list;
 mod listener;
 pub mod reply;
+mod stall;
 mod wait;
 
 use std::sync::Arc;
@@ -46,12 +47,14 @@ pub const KONG_VERSION: &str = SERVER_NAME.split_at("kong/".len()).1;
 /// How the Admin API runs; each field has a default that is safe on a small machine.
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
-    /// Connections at once on all listeners; further ones wait to be accepted. 1,024.
+    /// Connections at once on all listeners; further ones wait. 1,024.
     pub connections_max: usize,
     /// Time for a request's head, and for an idle connection to send the next one. 60 s.
     pub head_timeout: Duration,
     /// Time for a request's body. 60 s.
     pub body_timeout: Duration,
+    /// Time in which a client takes no byte of an answer. 60 s.
+    pub write_timeout: Duration,
     /// Bytes of a request's body (`nginx_admin_client_max_body_size`). 10 MiB.
     pub body_bytes_max: usize,
     /// Bodies of more than 64 KiB in memory at once, writes that wait for the disk included; further ones wait,
@@ -80,6 +83,7 @@ impl Default for AdminSettings {
             connections_max: 1_024,
             head_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
             body_bytes_max: 10 * 1024 * 1024,
             large_bodies_max: 16,
             head_bytes_max: 64 * 1024,
