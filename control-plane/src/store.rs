@@ -21,7 +21,7 @@ use bytes::Bytes;
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision};
 use imbl::OrdMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tracing::error;
+use tracing::{error, warn};
 use uuid::Uuid;
 
 use self::disk::{Medium, RealMedium};
@@ -259,6 +259,38 @@ impl Store {
     /// Why the writer answers no more.
     fn ended(&self) -> CommitError {
         if self.is_read_only() { CommitError::ReadOnly } else { CommitError::Stopped }
+    }
+
+    /// Takes note of a position that a node serves. One beyond the head in the head's own epoch proves that an
+    /// older copy of the files was put back: from then on the store is in another epoch, durably, so that no
+    /// position stands for two contents.
+    ///
+    /// # Errors
+    /// When that epoch could not be made durable: the node must not be served then.
+    pub async fn meet(&self, seen: &Position) -> Result<(), CommitError> {
+        if !self.shared.head.borrow().is_outrun_by(seen) {
+            return Ok(());
+        }
+        warn!(
+            %seen, head = %self.shared.head.borrow().position,
+            "a node has a revision that this store never made: it was put back from a backup; a new epoch begins"
+        );
+        match &self.backing {
+            Backing::Memory { turn, .. } => {
+                let _turn = turn.lock().expect("no panic while holding it");
+                let mut head = self.head();
+                if head.is_outrun_by(seen) {
+                    head.position.epoch = Epoch::new(Uuid::new_v4());
+                    self.shared.publish(std::iter::empty(), head);
+                }
+                Ok(())
+            }
+            Backing::Disk(disk) => {
+                let (answer, answered) = oneshot::channel();
+                disk.requests.send(Request::Rewound(*seen, answer)).await.map_err(|_| self.ended())?;
+                answered.await.map_err(|_| self.ended())?
+            }
+        }
     }
 
     fn commit_in_memory(

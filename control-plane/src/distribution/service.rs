@@ -86,6 +86,11 @@ impl Distribution {
             hello::HelloError::Protocol { .. } => Status::failed_precondition(error.to_string()),
             _ => Status::invalid_argument(error.to_string()),
         })?;
+        if let Some(position) = &said.position {
+            // Before it counts as connected: a wait for a later write must not take its revision for ours.
+            let met = self.shared.store.meet(position).await;
+            met.map_err(|error| Status::unavailable(error.to_string()))?;
+        }
         let (node, hostname) = (said.info.id, said.info.hostname.clone());
         let session = self
             .shared

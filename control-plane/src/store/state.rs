@@ -49,6 +49,12 @@ impl Head {
         Self { position, config: Config::default(), wires: OrdMap::new(), wire_bytes: 0 }
     }
 
+    /// Whether `seen`, which a node serves, has a revision of this very epoch that was never made here: the
+    /// files are older than what was published, so that revisions would come to be used twice.
+    pub(super) fn is_outrun_by(&self, seen: &Position) -> bool {
+        seen.epoch == self.position.epoch && seen.revision > self.position.revision
+    }
+
     /// Each entity with its bytes on the wire, parents before what refers to them.
     pub(super) fn rows(&self) -> impl Iterator<Item = Row> + '_ {
         Kind::ALL.into_iter().flat_map(|kind| self.config.iter(kind)).map(|entity| {

@@ -5,8 +5,9 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use equipoise_proto::{EntityKind, Revision};
+use equipoise_proto::{EntityKind, Epoch, Revision};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::disk::{Medium, RealMedium};
 use super::{Author, CommitError, Committed, OpenError, Store, StoreSettings, Wire};
@@ -130,6 +131,39 @@ impl Bench {
             tokio::task::yield_now().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_node_ahead_of_a_restored_store_begins_another_epoch_for_good() {
+    let bench = Bench::new();
+    let mut epochs = Vec::new();
+    for store in [bench.open().unwrap(), Store::in_memory(encode)] {
+        create(&store, "a").await.unwrap();
+        let head = store.head().position;
+        let older = equipoise_proto::Position { revision: Revision::ZERO, ..head };
+        let foreign = equipoise_proto::Position { epoch: Epoch::new(Uuid::from_u128(9)), ..head };
+        for known in [head, older, equipoise_proto::Position { revision: Revision::new(50), ..foreign }] {
+            store.meet(&known).await.unwrap();
+            assert_eq!(store.head().position, head, "{known}");
+        }
+        let ahead = equipoise_proto::Position { revision: Revision::new(50), ..head };
+        store.meet(&ahead).await.unwrap();
+        let renamed = store.head().position;
+        assert_ne!(renamed.epoch, head.epoch);
+        assert_eq!(renamed, equipoise_proto::Position { epoch: renamed.epoch, ..head });
+        // Others that were ahead change nothing any more, and a node at the head is only told the new name.
+        store.meet(&ahead).await.unwrap();
+        assert_eq!(store.head().position, renamed);
+        assert_eq!(store.changes_since(&head), Some(Vec::new()));
+        assert_eq!(store.changes_since(&ahead), None);
+        let next = create(&store, "b").await.unwrap().position;
+        assert_eq!((next.epoch, next.revision), (renamed.epoch, Revision::new(2)));
+        epochs.push(next.epoch);
+        store.close().await;
+    }
+    let again = bench.open().unwrap();
+    assert_eq!(again.head().position.epoch, epochs[0]);
+    assert!(holds(&again, "a") && holds(&again, "b"));
 }
 
 #[tokio::test]

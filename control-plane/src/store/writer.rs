@@ -6,13 +6,13 @@ use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use equipoise_proto::Revision;
+use equipoise_proto::{Epoch, Position, Revision};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::disk::Medium;
-use super::identity::Acknowledged;
+use super::identity::{Acknowledged, write_identity};
 use super::journal::Journal;
 use super::record::Record;
 use super::rows::Rows;
@@ -35,6 +35,8 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) enum Request {
     Commit(Box<Job>),
+    /// Take another epoch if this position, which a node serves, is beyond the head in the head's own epoch.
+    Rewound(Position, oneshot::Sender<Result<(), CommitError>>),
     /// After this one, nothing is committed any more.
     Close,
 }
@@ -103,33 +105,51 @@ impl Writer {
     pub(super) fn run(mut self) {
         let _watched = Watched(Arc::clone(&self.shared));
         while let Some(request) = self.requests.blocking_recv() {
-            let (jobs, last) = self.drain(request);
+            let (jobs, then) = self.drain(request);
             let intact = jobs.is_empty() || self.commit(jobs);
-            if !intact {
-                return self.refuse_all();
-            }
-            if last == Last::Yes {
-                break;
+            match then {
+                Then::GoOn if intact => {}
+                Then::Rewound(seen, answer) if intact => drop(answer.send(self.leave_epoch(&seen))),
+                Then::Close if intact => break,
+                // Who waits for an answer is told by its being dropped.
+                Then::GoOn | Then::Rewound(..) | Then::Close => return self.refuse_all(),
             }
         }
         self.finish();
     }
 
+    /// Begins another epoch, durably, if `seen` proves that revisions were used that the files do not hold.
+    fn leave_epoch(&mut self, seen: &Position) -> Result<(), CommitError> {
+        if !self.head.is_outrun_by(seen) {
+            return Ok(());
+        }
+        let epoch = Epoch::new(Uuid::new_v4());
+        let directory = &self.settings.directory;
+        write_identity(directory, epoch, &self.checkpoints.medium).map_err(|failure| {
+            error!(error = %failure, "another epoch cannot be begun");
+            CommitError::Io(Arc::new(failure))
+        })?;
+        self.head.position.epoch = epoch;
+        self.shared.publish(std::iter::empty(), self.head.clone());
+        Ok(())
+    }
+
     /// What is queued, up to the bounds of a batch.
-    fn drain(&mut self, first: Request) -> (Vec<Job>, Last) {
+    fn drain(&mut self, first: Request) -> (Vec<Job>, Then) {
         let mut jobs = Vec::new();
         let mut next = Some(first);
         while let Some(request) = next {
             match request {
                 Request::Commit(job) => jobs.push(*job),
-                Request::Close => return (jobs, Last::Yes),
+                Request::Rewound(seen, answer) => return (jobs, Then::Rewound(seen, answer)),
+                Request::Close => return (jobs, Then::Close),
             }
             if jobs.len() >= self.settings.batch_commits_max {
                 break;
             }
             next = self.requests.try_recv().ok();
         }
-        (jobs, Last::No)
+        (jobs, Then::GoOn)
     }
 
     /// Commits a batch, in parts where it is large; `false` when the disk failed.
@@ -204,6 +224,7 @@ impl Writer {
         while let Some(request) = self.requests.blocking_recv() {
             match request {
                 Request::Commit(job) => respond(job.answer, Err(CommitError::ReadOnly)),
+                Request::Rewound(_, answer) => drop(answer.send(Err(CommitError::ReadOnly))),
                 Request::Close => break,
             }
         }
@@ -216,6 +237,7 @@ impl Writer {
         while let Ok(request) = self.requests.try_recv() {
             match request {
                 Request::Commit(job) => respond(job.answer, Err(CommitError::Stopped)),
+                Request::Rewound(_, answer) => drop(answer.send(Err(CommitError::Stopped))),
                 Request::Close => {}
             }
         }
@@ -229,10 +251,11 @@ impl Writer {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Last {
-    Yes,
-    No,
+/// What comes after a batch.
+enum Then {
+    GoOn,
+    Rewound(Position, oneshot::Sender<Result<(), CommitError>>),
+    Close,
 }
 
 /// Who asked may have gone away; the change stands.
