@@ -17,8 +17,10 @@ pub mod json;
 mod list;
 mod listener;
 pub mod reply;
+mod stall;
 mod wait;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -36,21 +38,27 @@ use reply::Reply;
 
 pub use listener::serve;
 
+/// `Server` of every answer; decK looks for it.
+const SERVER_NAME: &str = "kong/3.10.0";
+
 /// The level of the reference that this API keeps to; clients choose features by it.
-pub const KONG_VERSION: &str = "3.10.0";
+pub const KONG_VERSION: &str = SERVER_NAME.split_at("kong/".len()).1;
 
 /// How the Admin API runs; each field has a default that is safe on a small machine.
 #[derive(Debug, Clone)]
 pub struct AdminSettings {
-    /// Connections at once on all listeners; further ones wait to be accepted. 1,024.
+    /// Connections at once on all listeners; further ones wait. 1,024.
     pub connections_max: usize,
     /// Time for a request's head, and for an idle connection to send the next one. 60 s.
     pub head_timeout: Duration,
     /// Time for a request's body. 60 s.
     pub body_timeout: Duration,
+    /// Time in which a client takes no byte of an answer. 60 s.
+    pub write_timeout: Duration,
     /// Bytes of a request's body (`nginx_admin_client_max_body_size`). 10 MiB.
     pub body_bytes_max: usize,
-    /// Bodies of more than 64 KiB in memory at once; further ones wait, within their time. 16.
+    /// Bodies of more than 64 KiB in memory at once, writes that wait for the disk included; further ones wait,
+    /// within their time. 16.
     pub large_bodies_max: usize,
     /// Bytes of a request's head, path included. 64 KiB.
     pub head_bytes_max: usize,
@@ -75,6 +83,7 @@ impl Default for AdminSettings {
             connections_max: 1_024,
             head_timeout: Duration::from_secs(60),
             body_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
             body_bytes_max: 10 * 1024 * 1024,
             large_bodies_max: 16,
             head_bytes_max: 64 * 1024,
@@ -103,7 +112,7 @@ pub struct AdminState {
     settings: AdminSettings,
     endpoints: Endpoints,
     origins: Origins,
-    large_bodies: Semaphore,
+    large_bodies: Arc<Semaphore>,
     /// Ends waits early when the server stops.
     stopping: CancellationToken,
 }
@@ -116,7 +125,7 @@ impl AdminState {
             nodes,
             metrics,
             origins: Origins::from_urls(settings.gui_urls.iter().map(String::as_str)),
-            large_bodies: Semaphore::new(settings.large_bodies_max),
+            large_bodies: Arc::new(Semaphore::new(settings.large_bodies_max)),
             settings,
             endpoints: Endpoints::new(),
             stopping: CancellationToken::new(),
@@ -134,7 +143,7 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Metrics => Ok(info::metrics(state).await),
         Endpoint::Robots => Ok(info::robots()),
         Endpoint::Schema => Ok(info::schema(&asked)),
-        Endpoint::Validate => info::validate(&asked),
+        Endpoint::Validate => info::validate(asked).await,
         Endpoint::Tags => list::tags(state, &asked),
         Endpoint::Tag => list::tag(state, &asked),
         Endpoint::DataPlanes => clustering::data_planes(state, &asked),

@@ -1,4 +1,4 @@
-//! A whole control plane: opens the store, binds the listeners, serves until told to stop.
+//! A whole control plane: binds the addresses, opens the store, listens, serves until told to stop.
 
 use std::io;
 use std::net::SocketAddr;
@@ -49,8 +49,9 @@ pub struct ControlPlane {
     cluster: Vec<JoinHandle<()>>,
 }
 
-/// Starts a control plane. Every listener is bound and the store is open when this returns. `pipes` carries the
-/// in-memory connections of a node in the same process.
+/// Starts a control plane. The store is open and every listener listens when this returns; an address that is in
+/// use is told before the store is opened, and until it is open connections are refused rather than left waiting.
+/// `pipes` carries the in-memory connections of a node in the same process.
 ///
 /// # Errors
 /// When the store cannot be opened or an address cannot be listened on.
@@ -67,6 +68,8 @@ pub async fn start(
             .await
             .map_err(|error| OpenError::Thread(io::Error::other(error)))??
     };
+    let admin_listeners = listen("Admin API", admin_listeners)?;
+    let cluster_listeners = listen("cluster", cluster_listeners)?;
     let (nodes, metrics) = (Nodes::new(settings.nodes), Metrics::new());
     let distribution =
         Distribution::start(store.clone(), nodes.clone(), settings.distribution, metrics.sent());
@@ -121,21 +124,64 @@ async fn ended(what: &'static str, task: JoinHandle<()>) {
     }
 }
 
-fn bind(listener: &'static str, listens: &[Listen]) -> Result<Vec<TcpListener>, StartError> {
-    listens
-        .iter()
-        .map(|listen| {
-            let address = listen.address;
-            bind_one(*listen).map_err(|source| StartError::Listen { listener, address, source })
-        })
-        .collect()
+/// A socket that has its address, and does not listen yet.
+#[derive(Debug)]
+struct Bound {
+    socket: Socket,
+    listen: Listen,
 }
 
-fn bind_one(listen: Listen) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(listen.address), Type::STREAM.nonblocking(), None)?;
-    // A restart must not wait for old connections to be forgotten; a second process is still refused.
-    socket.set_reuse_address(true)?;
-    socket.bind(&listen.address.into())?;
-    socket.listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX))?;
-    TcpListener::from_std(socket.into())
+fn bind(listener: &'static str, listens: &[Listen]) -> Result<Vec<Bound>, StartError> {
+    each(listener, listens.iter().map(|listen| (*listen, Bound::new(*listen))))
+}
+
+fn listen(listener: &'static str, bound: Vec<Bound>) -> Result<Vec<TcpListener>, StartError> {
+    each(listener, bound.into_iter().map(|bound| (bound.listen, bound.listen())))
+}
+
+fn each<T>(
+    listener: &'static str,
+    sockets: impl Iterator<Item = (Listen, io::Result<T>)>,
+) -> Result<Vec<T>, StartError> {
+    let named = |(listen, socket): (Listen, io::Result<T>)| {
+        socket.map_err(|source| StartError::Listen { listener, address: listen.address, source })
+    };
+    sockets.map(named).collect()
+}
+
+impl Bound {
+    fn new(listen: Listen) -> io::Result<Self> {
+        let domain = Domain::for_address(listen.address);
+        let socket = Socket::new(domain, Type::STREAM.nonblocking(), None)?;
+        // A restart must not wait for old connections to be forgotten; a second process is still refused.
+        socket.set_reuse_address(true)?;
+        socket.bind(&listen.address.into())?;
+        Ok(Self { socket, listen })
+    }
+
+    fn listen(self) -> io::Result<TcpListener> {
+        self.socket.listen(i32::try_from(self.listen.backlog).unwrap_or(i32::MAX))?;
+        TcpListener::from_std(self.socket.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bound_address_refuses_connections_until_it_is_listened_on() {
+        let any = Listen { address: ([127, 0, 0, 1], 0).into(), backlog: 16 };
+        let bound = Bound::new(any).unwrap();
+        let address = bound.socket.local_addr().unwrap().as_socket().unwrap();
+        let refused = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let listener = bound.listen().unwrap();
+        TcpStream::connect(address).await.unwrap();
+        let in_use = Bound::new(Listen { address, ..any }).unwrap_err();
+        assert_eq!(in_use.kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+    }
 }

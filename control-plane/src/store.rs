@@ -20,8 +20,8 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision};
 use imbl::OrdMap;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tracing::error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tracing::{error, warn};
 use uuid::Uuid;
 
 use self::disk::{Medium, RealMedium};
@@ -74,6 +74,8 @@ pub struct Head {
     pub config: Config,
     /// Its content as nodes get it.
     pub wires: OrdMap<(EntityKind, Uuid), Bytes>,
+    /// Most that `wires` take as a snapshot, before compression.
+    wire_bytes: u64,
 }
 
 /// A change that is durable.
@@ -207,7 +209,7 @@ impl Store {
         self.shared.head.subscribe()
     }
 
-    /// Whether a write to the disk failed, so that no commit is taken until a restart.
+    /// Whether a write to the disk failed or the writer broke, so that no commit is taken until a restart.
     pub fn is_read_only(&self) -> bool {
         self.shared.is_read_only.load(Ordering::Acquire)
     }
@@ -226,17 +228,67 @@ impl Store {
     /// # Errors
     /// When it is refused or could not be made durable; see [`CommitError`].
     pub async fn commit(&self, change: Change, author: Author) -> Result<Committed, CommitError> {
+        self.commit_holding(change, author, None).await
+    }
+
+    /// The same; `memory` stands for that of a large change, and is given back once the change is applied.
+    ///
+    /// # Errors
+    /// As of [`Self::commit`].
+    pub async fn commit_holding(
+        &self,
+        change: Change,
+        author: Author,
+        memory: Option<OwnedSemaphorePermit>,
+    ) -> Result<Committed, CommitError> {
         match &self.backing {
-            Backing::Memory { turn, encode } => self.commit_in_memory(turn, &change, &author, *encode),
+            Backing::Memory { turn, encode } => self.commit_in_memory(turn, change, &author, *encode),
             Backing::Disk(disk) => {
                 if self.is_read_only() {
                     return Err(CommitError::ReadOnly);
                 }
                 let _permit = disk.waiting.try_acquire().map_err(|_| CommitError::Busy)?;
                 let (answer, answered) = oneshot::channel();
-                let job = Box::new(Job { change, author, answer });
-                disk.requests.send(Request::Commit(job)).await.map_err(|_| CommitError::Stopped)?;
-                answered.await.map_err(|_| CommitError::Stopped)?
+                let job = Box::new(Job { change, author, memory, answer });
+                disk.requests.send(Request::Commit(job)).await.map_err(|_| self.ended())?;
+                answered.await.map_err(|_| self.ended())?
+            }
+        }
+    }
+
+    /// Why the writer answers no more.
+    fn ended(&self) -> CommitError {
+        if self.is_read_only() { CommitError::ReadOnly } else { CommitError::Stopped }
+    }
+
+    /// Takes note of a position that a node serves. One beyond the head in the head's own epoch proves that an
+    /// older copy of the files was put back: from then on the store is in another epoch, durably, so that no
+    /// position stands for two contents.
+    ///
+    /// # Errors
+    /// When that epoch could not be made durable: the node must not be served then.
+    pub async fn meet(&self, seen: &Position) -> Result<(), CommitError> {
+        if !self.shared.head.borrow().is_outrun_by(seen) {
+            return Ok(());
+        }
+        warn!(
+            %seen, head = %self.shared.head.borrow().position,
+            "a node has a revision that this store never made: it was put back from a backup; a new epoch begins"
+        );
+        match &self.backing {
+            Backing::Memory { turn, .. } => {
+                let _turn = turn.lock().expect("no panic while holding it");
+                let mut head = self.head();
+                if head.is_outrun_by(seen) {
+                    head.position.epoch = Epoch::new(Uuid::new_v4());
+                    self.shared.publish(std::iter::empty(), head);
+                }
+                Ok(())
+            }
+            Backing::Disk(disk) => {
+                let (answer, answered) = oneshot::channel();
+                disk.requests.send(Request::Rewound(*seen, answer)).await.map_err(|_| self.ended())?;
+                answered.await.map_err(|_| self.ended())?
             }
         }
     }
@@ -244,7 +296,7 @@ impl Store {
     fn commit_in_memory(
         &self,
         turn: &Mutex<()>,
-        change: &Change,
+        change: Change,
         author: &Author,
         encode: Encode,
     ) -> Result<Committed, CommitError> {

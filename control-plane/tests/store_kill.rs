@@ -32,8 +32,7 @@ const WRITERS: usize = 6;
 /// Small bounds, so that a kill also meets segments that begin and checkpoints that are written.
 fn settings(directory: &Path) -> StoreSettings {
     let mut settings = StoreSettings::new(directory);
-    settings.log_revisions_max = 400;
-    settings.checkpoint_revisions = 50;
+    settings.log_revisions_max = 200;
     settings
 }
 

@@ -1,9 +1,9 @@
-//! Header conditions of routes.
+//! Headers: conditions of routes, and values that a node sends.
 
 use std::fmt;
 
 use crate::limits::HEADER_VALUE_BYTES_MAX;
-use crate::pattern::{HeaderRegex, InvalidRegex};
+use crate::pattern::{self, HeaderRegex, InvalidRegex};
 
 /// Name of a header that a route looks at: `[A-Za-z0-9_-]+`, not `host`. Kept in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +38,37 @@ impl fmt::Display for HeaderName {
     }
 }
 
+/// A value of a header that a node sends: no control character but the tab, so that it cannot end its line.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HeaderValue(Box<str>);
+
+impl HeaderValue {
+    /// Reads a value as it is to be sent; it may be empty.
+    ///
+    /// # Errors
+    /// When it has a control character or is too long.
+    pub fn parse(value: &str) -> Result<Self, InvalidHeaderValue> {
+        if value.len() > HEADER_VALUE_BYTES_MAX {
+            return Err(InvalidHeaderValue::TooLong);
+        }
+        if value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+            return Err(InvalidHeaderValue::Control);
+        }
+        Ok(Self(value.into()))
+    }
+
+    /// As written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HeaderValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// One wanted value of a header. Case does not matter in either form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeaderPattern {
@@ -65,15 +96,40 @@ impl HeaderPattern {
     /// # Errors
     /// When it is empty or too long, or its regular expression is not understood.
     pub fn parse(value: &str) -> Result<Self, InvalidHeaderPattern> {
+        match Self::regex(value)? {
+            Some(regex) => Ok(Self::Regex(HeaderRegex::parse(regex)?)),
+            None => Ok(Self::Literal(HeaderLiteral(value.to_ascii_lowercase().into()))),
+        }
+    }
+
+    /// Judges a value without compiling it: what [`Self::parse`] refuses besides is a regular expression that
+    /// is too large.
+    ///
+    /// # Errors
+    /// As of [`Self::parse`].
+    pub fn check(value: &str) -> Result<(), InvalidHeaderPattern> {
+        match Self::regex(value)? {
+            Some(regex) => Ok(pattern::check(regex)?),
+            None => Ok(()),
+        }
+    }
+
+    /// What stands after the `~*`, if that is there.
+    fn regex(value: &str) -> Result<Option<&str>, InvalidHeaderPattern> {
         if value.is_empty() {
             return Err(InvalidHeaderPattern::Empty);
         }
         if value.len() > HEADER_VALUE_BYTES_MAX {
             return Err(InvalidHeaderPattern::TooLong);
         }
-        match value.strip_prefix("~*") {
-            Some(regex) => Ok(Self::Regex(HeaderRegex::parse(regex)?)),
-            None => Ok(Self::Literal(HeaderLiteral(value.to_ascii_lowercase().into()))),
+        Ok(value.strip_prefix("~*"))
+    }
+
+    /// Memory of the compiled regular expression at most; 0 for a literal.
+    pub fn compiled_bytes_max(&self) -> usize {
+        match self {
+            Self::Literal(_) => 0,
+            Self::Regex(regex) => regex.compiled_bytes_max(),
         }
     }
 
@@ -104,6 +160,17 @@ pub enum InvalidHeaderName {
     /// Hosts are a route's own attribute.
     #[error("cannot contain 'host' header, which must be specified in the 'hosts' attribute")]
     Host,
+}
+
+/// Text that cannot be sent as a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidHeaderValue {
+    /// It would break the request's framing.
+    #[error("must not contain control characters")]
+    Control,
+    /// Beyond [`HEADER_VALUE_BYTES_MAX`].
+    #[error("length must be at most {HEADER_VALUE_BYTES_MAX}")]
+    TooLong,
 }
 
 /// Text that is no wanted value.
@@ -145,6 +212,21 @@ mod tests {
             let got =
                 HeaderName::parse(value).map(|name| name.to_string()).map_err(|error| error.to_string());
             assert_eq!(got, want.map(str::to_owned).map_err(str::to_owned), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_sent_has_no_control_character_but_the_tab() {
+        let long = "a".repeat(HEADER_VALUE_BYTES_MAX + 1);
+        for (value, want) in [
+            ("", Ok(())),
+            ("a b\tc \u{e9}~", Ok(())),
+            ("a\r\nb: c", Err(InvalidHeaderValue::Control)),
+            ("\u{0}", Err(InvalidHeaderValue::Control)),
+            ("\u{7f}", Err(InvalidHeaderValue::Control)),
+            (&long, Err(InvalidHeaderValue::TooLong)),
+        ] {
+            assert_eq!(HeaderValue::parse(value).map(drop), want, "{value:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod header;
 pub mod host;
 pub mod limits;
+pub mod network;
 pub mod path;
 pub mod pattern;
 pub mod position;
@@ -13,9 +14,10 @@ pub mod v1;
 mod id;
 mod protocol;
 
-pub use header::{HeaderName, HeaderPattern};
+pub use header::{HeaderName, HeaderPattern, HeaderValue};
 pub use host::{Host, HostName, HostPattern, HostPort};
 pub use id::{EntityKind, InvalidId, NodeId, entity_id};
+pub use network::NetworkRange;
 pub use path::PathPattern;
 pub use position::{ContentHash, Epoch, InvalidPosition, Position, Revision};
 pub use protocol::{PROTOCOL, PROTOCOL_MIN, highest_common};

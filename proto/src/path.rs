@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::limits::PATH_BYTES_MAX;
-use crate::pattern::{InvalidRegex, PathRegex};
+use crate::pattern::{self, InvalidRegex, PathRegex};
 
 /// Splits a request target into path and query. The query is what follows the `?`: `Some` and empty for a bare
 /// trailing one. A `?` in first place belongs to the path.
@@ -180,6 +180,34 @@ impl PathPattern {
     /// # Errors
     /// With Kong's message; [`InvalidPath::Dialect`] is about the entity, the rest about this entry.
     pub fn parse(value: &str) -> Result<Self, InvalidPath> {
+        match Self::regex(value)? {
+            Some(regex) => Ok(Self::Regex(PathRegex::parse(regex)?)),
+            None => Ok(Self::Prefix(PathPrefix(value.into()))),
+        }
+    }
+
+    /// Judges a pattern without compiling it: what [`Self::parse`] refuses besides is a regular expression that
+    /// is too large.
+    ///
+    /// # Errors
+    /// As of [`Self::parse`].
+    pub fn check(value: &str) -> Result<(), InvalidPath> {
+        match Self::regex(value)? {
+            Some(regex) => Ok(pattern::check(regex)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Memory of the compiled regular expression at most; 0 for a prefix.
+    pub fn compiled_bytes_max(&self) -> usize {
+        match self {
+            Self::Prefix(_) => 0,
+            Self::Regex(regex) => regex.compiled_bytes_max(),
+        }
+    }
+
+    /// What stands after the `~`; `None` for a prefix that is in order.
+    fn regex(value: &str) -> Result<Option<&str>, InvalidPath> {
         let regex = value.strip_prefix('~');
         if !regex.unwrap_or(value).starts_with('/') {
             return Err(InvalidPath::Start);
@@ -196,15 +224,12 @@ impl PathPattern {
         }) {
             return Err(InvalidPath::Percent(value[at..].chars().take(3).collect()));
         }
-        match regex {
-            Some(regex) => Ok(Self::Regex(PathRegex::parse(regex)?)),
-            None => match normalise(value.as_bytes()) {
-                Cow::Borrowed(_) => Ok(Self::Prefix(PathPrefix(value.into()))),
-                Cow::Owned(normal) => {
-                    Err(InvalidPath::NotNormal(String::from_utf8_lossy(&normal).into_owned().into()))
-                }
-            },
+        if regex.is_none()
+            && let Cow::Owned(normal) = normalise(value.as_bytes())
+        {
+            return Err(InvalidPath::NotNormal(String::from_utf8_lossy(&normal).into_owned().into()));
         }
+        Ok(regex)
     }
 }
 

@@ -20,6 +20,9 @@ use crate::limits::{REGEX_BYTES_MAX, REGEX_COMPILED_BYTES_MAX, REGEX_NESTING_MAX
 /// Memory a thread may use to remember states of one expression: the search is as fast without most of it.
 const LAZY_DFA_BYTES_MAX: usize = 256 * 1024;
 
+/// What nearly every expression stays below, compiled: `/users/\d+/\w{1,64}` takes a quarter of it.
+const USUAL_COMPILED_BYTES_MAX: usize = 64 * 1024;
+
 /// A regular expression over paths, anchored at the start (all of it: `/a|/b` is `^(?:/a|/b)`; the reference
 /// anchors only the first alternative). Cheap to clone.
 #[derive(Clone)]
@@ -28,6 +31,7 @@ pub struct PathRegex(Arc<Compiled>);
 struct Compiled {
     written: Box<str>,
     regex: Regex,
+    bytes_max: usize,
     literal: Box<[u8]>,
 }
 
@@ -39,8 +43,13 @@ impl PathRegex {
     pub fn parse(written: &str) -> Result<Self, InvalidRegex> {
         let (dialect, hir) = read(written)?;
         let literal = Extractor::new().extract(&hir).longest_common_prefix().unwrap_or_default().into();
-        let regex = compile(&format!("^(?:{dialect})"))?;
-        Ok(Self(Arc::new(Compiled { written: written.into(), regex, literal })))
+        let (regex, bytes_max) = compile(&format!("^(?:{dialect})"))?;
+        Ok(Self(Arc::new(Compiled { written: written.into(), regex, bytes_max, literal })))
+    }
+
+    /// Memory it takes compiled, at most: a rough bound, by classes of size.
+    pub fn compiled_bytes_max(&self) -> usize {
+        self.0.bytes_max
     }
 
     /// As written, without the `~`.
@@ -101,7 +110,13 @@ impl<'p> PathCaptures<'p> {
 
 /// A regular expression over header values: unanchored, any case. Cheap to clone.
 #[derive(Clone)]
-pub struct HeaderRegex(Arc<(Box<str>, Regex)>);
+pub struct HeaderRegex(Arc<CompiledHeader>);
+
+struct CompiledHeader {
+    written: Box<str>,
+    regex: Regex,
+    bytes_max: usize,
+}
 
 impl HeaderRegex {
     /// Compiles what stands after the `~*`.
@@ -110,17 +125,23 @@ impl HeaderRegex {
     /// When it is not understood.
     pub fn parse(written: &str) -> Result<Self, InvalidRegex> {
         let (dialect, _) = read(written)?;
-        Ok(Self(Arc::new((written.into(), compile(&format!("(?i:{dialect})"))?))))
+        let (regex, bytes_max) = compile(&format!("(?i:{dialect})"))?;
+        Ok(Self(Arc::new(CompiledHeader { written: written.into(), regex, bytes_max })))
+    }
+
+    /// Memory it takes compiled, at most: a rough bound, by classes of size.
+    pub fn compiled_bytes_max(&self) -> usize {
+        self.0.bytes_max
     }
 
     /// As written, without the `~*`.
     pub fn as_str(&self) -> &str {
-        &self.0.0
+        &self.0.written
     }
 
     /// Whether it is found in `value`.
     pub fn is_match(&self, value: &[u8]) -> bool {
-        self.0.1.is_match(value)
+        self.0.regex.is_match(value)
     }
 }
 
@@ -158,12 +179,23 @@ fn read(written: &str) -> Result<(String, Hir), InvalidRegex> {
     Ok((dialect, hir))
 }
 
-fn compile(dialect: &str) -> Result<Regex, InvalidRegex> {
-    RegexBuilder::new(dialect)
-        .unicode(false)
-        .size_limit(REGEX_COMPILED_BYTES_MAX)
-        .dfa_size_limit(LAZY_DFA_BYTES_MAX)
-        .build()
+/// Judges an expression without compiling it: all that a parser refuses it for, but not whether it is too large.
+pub(crate) fn check(written: &str) -> Result<(), InvalidRegex> {
+    read(written).map(drop)
+}
+
+/// Compiles, and says what it takes at most: the engine does not tell its size, only whether a bound holds it.
+fn compile(dialect: &str) -> Result<(Regex, usize), InvalidRegex> {
+    let within = |bytes_max| {
+        RegexBuilder::new(dialect)
+            .unicode(false)
+            .size_limit(bytes_max)
+            .dfa_size_limit(LAZY_DFA_BYTES_MAX)
+            .build()
+            .map(|regex| (regex, bytes_max))
+    };
+    within(USUAL_COMPILED_BYTES_MAX)
+        .or_else(|_| within(REGEX_COMPILED_BYTES_MAX))
         .map_err(|error| InvalidRegex::Dialect(error.to_string().into()))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! What the pairs of a form mean (nesting, types) is the model's business. Called by the request gate.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
 use percent_encoding::percent_decode;
 use serde_json::Value;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::json;
 use crate::model::Body;
@@ -72,6 +73,9 @@ pub enum BodyError {
     /// 400: the parts of a multipart body could not be told apart.
     #[error("malformed multipart body")]
     NotMultipart,
+    /// 400: more than any entity can have.
+    #[error("too many values")]
+    TooManyValues,
     /// 400.
     #[error("too many arguments")]
     TooManyArguments,
@@ -100,12 +104,13 @@ pub fn media_type(headers: &HeaderMap, has_body: bool) -> Result<Option<MediaTyp
     found.map(|(_, media_type)| Some(media_type)).ok_or(BodyError::UnsupportedMediaType)
 }
 
-/// A body that has been read. A large one holds its permit as long as this lives.
+/// A body that has been read.
 #[derive(Debug)]
-pub struct Collected<'a> {
+pub struct Collected {
     /// All of it.
     pub bytes: Bytes,
-    _large: Option<SemaphorePermit<'a>>,
+    /// Stands for the memory of a large one: to be kept as long as anything of it is, decoded or not.
+    pub memory: Option<OwnedSemaphorePermit>,
 }
 
 /// Reads a whole body. `large` bounds how many bodies past [`SMALL_BYTES_MAX`] are in memory at once; the
@@ -113,12 +118,12 @@ pub struct Collected<'a> {
 ///
 /// # Errors
 /// When it is larger than `bytes_max`, not complete after `timeout`, or breaks off.
-pub async fn collect<'a, B>(
+pub async fn collect<B>(
     body: &mut B,
     bytes_max: usize,
     timeout: Duration,
-    large: &'a Semaphore,
-) -> Result<Collected<'a>, BodyError>
+    large: &Arc<Semaphore>,
+) -> Result<Collected, BodyError>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -134,10 +139,10 @@ where
                 read.extend_from_slice(data);
             }
             if read.len() > SMALL_BYTES_MAX && permit.is_none() {
-                permit = large.acquire().await.ok();
+                permit = Arc::clone(large).acquire_owned().await.ok();
             }
         }
-        Ok(Collected { bytes: read.freeze(), _large: permit })
+        Ok(Collected { bytes: read.freeze(), memory: permit })
     };
     tokio::time::timeout(timeout, read).await.unwrap_or(Err(BodyError::TimedOut))
 }
@@ -152,7 +157,8 @@ pub async fn decode(media_type: MediaType, headers: &HeaderMap, body: Bytes) -> 
             Ok(Value::Object(object)) => Ok(Payload::Json(object)),
             // The reference's language cannot tell an empty array from an empty object.
             Ok(Value::Array(array)) if array.is_empty() => Ok(Payload::Json(Body::new())),
-            Ok(_) | Err(json::InvalidJson) => Err(BodyError::NotJson),
+            Err(json::InvalidJson::TooManyValues) => Err(BodyError::TooManyValues),
+            Ok(_) | Err(json::InvalidJson::Syntax) => Err(BodyError::NotJson),
         },
         MediaType::Form => Ok(Payload::Form(pairs(&body)?)),
         MediaType::Multipart => Ok(Payload::Form(parts(headers, body).await?)),
@@ -300,7 +306,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn large_bodies_wait_for_their_turn_and_small_ones_do_not() {
-        let large = Semaphore::new(1);
+        let large = Arc::new(Semaphore::new(1));
         let collect = async |length| {
             let mut sent = Full::new(Bytes::from(vec![b' '; length]));
             collect(&mut sent, usize::MAX, Duration::from_secs(1), &large).await
@@ -315,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_past_its_limit_is_refused() {
         for (body, want) in [("12345", Ok(Bytes::from("12345"))), ("123456", Err(BodyError::TooLarge))] {
-            let (mut sent, large) = (Full::new(Bytes::from(body)), Semaphore::new(1));
+            let (mut sent, large) = (Full::new(Bytes::from(body)), Arc::new(Semaphore::new(1)));
             let got = collect(&mut sent, 5, Duration::from_secs(1), &large).await;
             assert_eq!(got.map(|body| body.bytes), want);
         }

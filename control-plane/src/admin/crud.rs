@@ -24,8 +24,8 @@ pub(super) async fn collection(state: &AdminState, mut asked: Asked, kind: Kind)
     match asked.verb {
         Verb::Get => list::collection(state, &asked, kind),
         Verb::Post => {
-            let change = Change { kind, op: Op::Create(to_body(&mut asked, kind)), parent: None };
-            Ok(write(state, &asked, change, StatusCode::CREATED).await)
+            let change = Change { kind, op: Op::Create(to_body(&mut asked, kind)?), parent: None };
+            Ok(write(state, &mut asked, change, StatusCode::CREATED).await)
         }
         Verb::Delete | Verb::Patch | Verb::Put => Ok(Reply::method_not_allowed()),
     }
@@ -47,9 +47,9 @@ pub(super) async fn children(
     match asked.verb {
         Verb::Get => list::children(state, &asked, reference, &parent.key),
         Verb::Post => {
-            let body = to_body(&mut asked, reference.child);
+            let body = to_body(&mut asked, reference.child)?;
             let change = Change { kind: reference.child, op: Op::Create(body), parent: Some(parent) };
-            Ok(write(state, &asked, change, StatusCode::CREATED).await)
+            Ok(write(state, &mut asked, change, StatusCode::CREATED).await)
         }
         Verb::Delete | Verb::Patch | Verb::Put => Ok(Reply::method_not_allowed()),
     }
@@ -79,11 +79,11 @@ pub(super) async fn foreign(
                 (Some(entity), _) => Reply::json(StatusCode::OK, &entity.body),
             });
         }
-        Verb::Put => Op::PutReferenced(key, field, to_body(&mut asked, referenced)),
-        Verb::Patch => Op::PatchReferenced(key, field, to_body(&mut asked, referenced)),
+        Verb::Put => Op::PutReferenced(key, field, to_body(&mut asked, referenced)?),
+        Verb::Patch => Op::PatchReferenced(key, field, to_body(&mut asked, referenced)?),
         Verb::Post => return Ok(Reply::method_not_allowed()),
     };
-    Ok(write(state, &asked, Change { kind, op, parent: None }, StatusCode::OK).await)
+    Ok(write(state, &mut asked, Change { kind, op, parent: None }, StatusCode::OK).await)
 }
 
 /// One entity, at the top level or under its parent.
@@ -100,20 +100,20 @@ async fn one(
             let found = head.config.find(kind, &key, parent.as_ref());
             return found.map(|entity| Reply::json(StatusCode::OK, &entity.body)).ok_or(Refusal::NotFound);
         }
-        Verb::Put => Op::Put(key, to_body(&mut asked, kind)),
-        Verb::Patch => Op::Patch(key, to_body(&mut asked, kind)),
+        Verb::Put => Op::Put(key, to_body(&mut asked, kind)?),
+        Verb::Patch => Op::Patch(key, to_body(&mut asked, kind)?),
         Verb::Delete => Op::Delete(key),
         Verb::Post => return Ok(Reply::method_not_allowed()),
     };
-    Ok(write(state, &asked, Change { kind, op, parent }, StatusCode::OK).await)
+    Ok(write(state, &mut asked, Change { kind, op, parent }, StatusCode::OK).await)
 }
 
 /// Commits and answers; with `ok` where there is an entity to show.
-async fn write(state: &AdminState, asked: &Asked, change: Change, ok: StatusCode) -> Reply {
+async fn write(state: &AdminState, asked: &mut Asked, change: Change, ok: StatusCode) -> Reply {
     let author =
         Author { name: asked.peer.ip().to_string(), what: format!("{} {}", asked.verb.name(), asked.path) };
     let began = Instant::now();
-    let committed = match state.store.commit(change, author).await {
+    let committed = match state.store.commit_holding(change, author, asked.memory.take()).await {
         Ok(committed) => committed,
         Err(failed) => return error::commit(&failed),
     };
@@ -134,10 +134,10 @@ async fn write(state: &AdminState, asked: &Asked, change: Change, ok: StatusCode
 }
 
 /// Takes the body of a write; what a form's values are follows from the kind's schema.
-fn to_body(asked: &mut Asked, kind: Kind) -> Body {
+fn to_body(asked: &mut Asked, kind: Kind) -> Result<Body, Refusal> {
     match std::mem::take(&mut asked.payload) {
-        Payload::Empty => Body::new(),
-        Payload::Json(body) => body,
+        Payload::Empty => Ok(Body::new()),
+        Payload::Json(body) => Ok(body),
         Payload::Form(pairs) => form::decode(Inference::Declared(kind), Brackets::Split, &pairs),
     }
 }

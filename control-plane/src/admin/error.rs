@@ -16,6 +16,7 @@ pub fn body(error: BodyError) -> Reply {
         BodyError::MultipleContentTypes => plain("Multiple Content-Type headers not allowed"),
         BodyError::NotJson => plain("Cannot parse JSON body"),
         BodyError::NotMultipart => plain("Cannot parse multipart body"),
+        BodyError::TooManyValues => plain("Too many values in JSON body"),
         BodyError::TooManyArguments => plain("Too many arguments"),
         BodyError::Incomplete => plain("Cannot read body"),
         BodyError::TimedOut => Reply::message(StatusCode::REQUEST_TIMEOUT, "Timed out reading body")
@@ -39,13 +40,16 @@ pub fn commit(error: &CommitError) -> Reply {
         CommitError::Busy => Reply::message(StatusCode::TOO_MANY_REQUESTS, "too many writes are waiting")
             .header(http::header::RETRY_AFTER, 1),
         CommitError::ReadOnly => {
-            let text = "the store is read-only since a write to its disk failed; restart the control plane";
+            let text =
+                "the store is read-only since its writer failed; see the log, then restart the control plane";
             Reply::message(StatusCode::SERVICE_UNAVAILABLE, text)
         }
         CommitError::Io(source) => {
             tracing::error!(error = %source, "a change could not be made durable");
             Reply::unexpected()
         }
+        // The store has logged it.
+        CommitError::Panicked => Reply::unexpected(),
         CommitError::Stopped => {
             Reply::message(StatusCode::SERVICE_UNAVAILABLE, "the control plane is shutting down")
         }

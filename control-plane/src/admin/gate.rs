@@ -12,15 +12,14 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body as HttpBody;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{self, BodyError, Pair, Payload};
 use super::cors::{Trust, Verdict};
 use super::endpoint::{Endpoint, Verb};
 use super::reply::Reply;
-use super::{AdminSettings, AdminState, error};
+use super::{AdminSettings, AdminState, SERVER_NAME, error};
 
-/// `Server` of every answer: the level of the reference that this API keeps to; decK looks for it.
-const SERVER_NAME: HeaderValue = HeaderValue::from_static("kong/3.10.0");
 /// How many whole milliseconds the answer took.
 const ADMIN_LATENCY: HeaderName = HeaderName::from_static("x-kong-admin-latency");
 /// Our own version, beside the level of the reference.
@@ -49,6 +48,8 @@ pub struct Asked {
     pub headers: HeaderMap,
     /// Who asks.
     pub peer: SocketAddr,
+    /// Stands for the memory of a large payload: goes where the payload goes.
+    pub memory: Option<OwnedSemaphorePermit>,
 }
 
 impl Asked {
@@ -89,7 +90,7 @@ where
     state.metrics.request_answered(reply.status);
     let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     reply
-        .header(SERVER, SERVER_NAME)
+        .header(SERVER, HeaderValue::from_static(SERVER_NAME))
         .header(OWN_VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")))
         .header(ADMIN_LATENCY, latency_ms)
         .into_response(&method)
@@ -120,20 +121,15 @@ where
         return Reply::method_not_allowed();
     };
     let AdminSettings { body_bytes_max, body_timeout, .. } = state.settings;
-    // Kept to the end, since a large body's permit stands for its memory.
-    let collected = match media_type {
-        None => None,
+    let (payload, memory) = match media_type {
+        None => (Ok(Payload::Empty), None),
         Some(media_type) => {
             match body::collect(body, body_bytes_max, body_timeout, &state.large_bodies).await {
-                Ok(collected) => Some((media_type, collected)),
+                Ok(collected) => {
+                    (body::decode(media_type, &head.headers, collected.bytes).await, collected.memory)
+                }
                 Err(refused) => return error::body(refused),
             }
-        }
-    };
-    let payload = match &collected {
-        None => Ok(Payload::Empty),
-        Some((media_type, collected)) => {
-            body::decode(*media_type, &head.headers, collected.bytes.clone()).await
         }
     };
     let query = body::pairs(head.uri.query().unwrap_or_default().as_bytes());
@@ -141,7 +137,8 @@ where
         (Err(refused), _) | (Ok(_), Err(refused)) => error::body(refused),
         (Ok(payload), Ok(query)) => {
             let (path, headers) = (head.uri.path().to_owned(), head.headers);
-            let asked = Asked { verb, parameters: found.parameters, path, query, payload, headers, peer };
+            let asked =
+                Asked { verb, parameters: found.parameters, path, query, payload, headers, peer, memory };
             super::answer(state, found.endpoint, asked).await
         }
     }

@@ -179,18 +179,24 @@ pub(super) fn schema(asked: &Asked) -> Reply {
 }
 
 /// `/schemas/{entity}/validate`: an old-style endpoint, so that query arguments count as well, under the body.
-pub(super) fn validate(asked: &Asked) -> Result<Reply, Refusal> {
-    let Some(kind) = kind(asked) else {
-        return Ok(no_entity(asked));
+pub(super) async fn validate(asked: Asked) -> Result<Reply, Refusal> {
+    let Some(kind) = kind(&asked) else {
+        return Ok(no_entity(&asked));
     };
-    let mut body = form::decode(Inference::Plain, Brackets::Literal, &asked.query);
-    match &asked.payload {
-        Payload::Empty => {}
-        Payload::Json(sent) => body.extend(sent.clone()),
-        Payload::Form(pairs) => body.extend(form::decode(Inference::Plain, Brackets::Split, pairs)),
-    }
-    model::validate(kind, &body)?;
-    Ok(Reply::message(StatusCode::OK, "schema validation successful"))
+    // Compiles whatever regular expressions are in it: not on a worker.
+    let judge = move || {
+        let mut body = form::decode(Inference::Plain, Brackets::Literal, &asked.query)?;
+        match asked.payload {
+            Payload::Empty => {}
+            Payload::Json(sent) => body.extend(sent),
+            Payload::Form(pairs) => body.extend(form::decode(Inference::Plain, Brackets::Split, &pairs)?),
+        }
+        model::validate(kind, body)
+    };
+    Ok(match tokio::task::spawn_blocking(judge).await {
+        Ok(verdict) => verdict.map(|()| Reply::message(StatusCode::OK, "schema validation successful"))?,
+        Err(_) => Reply::unexpected(),
+    })
 }
 
 /// The name in the path as text.

@@ -1,12 +1,14 @@
-//! Strict JSON for request bodies: bounded depth without a deep stack. Pure.
+//! Strict JSON for request bodies: bounded depth without a deep stack, bounded memory. Pure.
 //!
 //! The reference accepts nesting up to 1000. A recursive parser would need a stack for that which a runtime's
 //! worker thread does not have, and no schema reaches deeper than a handful of levels; so what lies deeper than
 //! `KEPT_DEPTH` is checked for syntax, iteratively, and then kept only as an empty container of its type.
 
+use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use equipoise_proto::limits::ENTITY_WIRE_BYTES_MAX;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 /// Deepest nesting that parses (the reference's parser has this limit).
@@ -15,22 +17,36 @@ const DEPTH_MAX: usize = 1000;
 /// Deepest nesting whose content is kept: beyond every schema, below serde_json's own recursion limit of 128.
 const KEPT_DEPTH: usize = 100;
 
+/// Values in one body: an entity has no room for more (each counts as 8 bytes there), and here each takes 32.
+const VALUES_MAX: usize = ENTITY_WIRE_BYTES_MAX / 8;
+
 /// Text that is not acceptable JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not acceptable JSON")]
-pub struct InvalidJson;
+pub enum InvalidJson {
+    /// It is none, or nested too deeply.
+    #[error("not acceptable JSON")]
+    Syntax,
+    /// More than [`VALUES_MAX`].
+    #[error("more than {VALUES_MAX} values")]
+    TooManyValues,
+}
 
 /// Parses exactly one JSON value: no byte-order mark, no text after it, the last of equal keys wins.
 ///
 /// # Errors
-/// When it is not JSON, or nested deeper than 1000.
+/// When it is not JSON, is nested deeper than 1000, or has more values than any entity.
 pub fn parse(text: &[u8]) -> Result<Value, InvalidJson> {
     if depth(text) > DEPTH_MAX {
-        return Err(InvalidJson);
+        return Err(InvalidJson::Syntax);
     }
+    let values_left = Cell::new(VALUES_MAX);
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let value = Kept { depth_left: KEPT_DEPTH }.deserialize(&mut deserializer).map_err(|_| InvalidJson)?;
-    deserializer.end().map_err(|_| InvalidJson)?;
+    let kept = Kept { depth_left: KEPT_DEPTH, values_left: &values_left };
+    let value = kept.deserialize(&mut deserializer).map_err(|_| match values_left.get() {
+        0 => InvalidJson::TooManyValues,
+        _ => InvalidJson::Syntax,
+    })?;
+    deserializer.end().map_err(|_| InvalidJson::Syntax)?;
     Ok(value)
 }
 
@@ -61,19 +77,25 @@ fn depth(text: &[u8]) -> usize {
 }
 
 #[derive(Clone, Copy)]
-struct Kept {
+struct Kept<'a> {
     depth_left: usize,
+    values_left: &'a Cell<usize>,
 }
 
-impl<'de> DeserializeSeed<'de> for Kept {
+impl<'de> DeserializeSeed<'de> for Kept<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let left = self.values_left.get().saturating_sub(1);
+        self.values_left.set(left);
+        if left == 0 {
+            return Err(D::Error::custom(InvalidJson::TooManyValues));
+        }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Kept {
+impl<'de> Visitor<'de> for Kept<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,7 +134,7 @@ impl<'de> Visitor<'de> for Kept {
         let mut array = Vec::new();
         match self.depth_left.checked_sub(1) {
             Some(depth_left) => {
-                while let Some(item) = items.next_element_seed(Self { depth_left })? {
+                while let Some(item) = items.next_element_seed(Self { depth_left, ..self })? {
                     array.push(item);
                 }
             }
@@ -126,7 +148,7 @@ impl<'de> Visitor<'de> for Kept {
         match self.depth_left.checked_sub(1) {
             Some(depth_left) => {
                 while let Some(key) = entries.next_key::<String>()? {
-                    object.insert(key, entries.next_value_seed(Self { depth_left })?);
+                    object.insert(key, entries.next_value_seed(Self { depth_left, ..self })?);
                 }
             }
             None => while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {},
@@ -176,6 +198,17 @@ mod tests {
             ("deep and wrong", "[".repeat(900) + "x" + &"]".repeat(900), false),
         ] {
             assert_eq!(parse(text.as_bytes()).is_ok(), is_ok, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_body_has_only_so_many_values() {
+        for (name, values, want) in [
+            ("as many as an entity may have", VALUES_MAX - 2, None),
+            ("more", VALUES_MAX, Some(InvalidJson::TooManyValues)),
+        ] {
+            let text = format!("[0{}]", ",0".repeat(values - 1));
+            assert_eq!(parse(text.as_bytes()).err(), want, "{name}");
         }
     }
 

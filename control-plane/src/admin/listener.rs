@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::stall::Stalling;
 use super::{AdminState, gate};
 
 /// Pause after a failed accept: what fails it (no free descriptors) does not pass by trying at once.
@@ -45,23 +46,23 @@ async fn accept(
     shutdown: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
+    // Accepted first, so that a listener that nobody connects to holds no permit.
+    let mut waiting = None;
     loop {
-        let accepted = async {
-            let permit = Arc::clone(&permits).acquire_owned().await;
-            (permit, listener.accept().await)
-        };
         tokio::select! {
             () = shutdown.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            (Ok(permit), accepted) = accepted => match accepted {
-                Ok((stream, peer)) => {
-                    let (state, shutdown) = (Arc::clone(&state), shutdown.clone());
-                    connections.spawn(async move {
-                        let counted = state.metrics.connection_accepted();
-                        serve_connection(stream, peer, &state, &shutdown).await;
-                        drop((permit, counted));
-                    });
-                }
+            Ok(permit) = Arc::clone(&permits).acquire_owned(), if waiting.is_some() => {
+                let Some((stream, peer)) = waiting.take() else { continue };
+                let (state, shutdown) = (Arc::clone(&state), shutdown.clone());
+                connections.spawn(async move {
+                    let counted = state.metrics.connection_accepted();
+                    serve_connection(stream, peer, &state, &shutdown).await;
+                    drop((permit, counted));
+                });
+            }
+            accepted = listener.accept(), if waiting.is_none() => match accepted {
+                Ok(accepted) => waiting = Some(accepted),
                 Err(error) if is_of_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "an Admin API connection could not be accepted");
@@ -70,7 +71,7 @@ async fn accept(
             },
         }
     }
-    drop(listener);
+    drop((listener, waiting));
     while connections.join_next().await.is_some() {}
 }
 
@@ -93,7 +94,7 @@ async fn serve_connection(
         .max_buf_size(settings.head_bytes_max)
         .max_headers(settings.headers_max)
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Stalling::new(stream, settings.write_timeout)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

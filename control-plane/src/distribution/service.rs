@@ -87,6 +87,12 @@ impl Distribution {
             hello::HelloError::Protocol { .. } => Status::failed_precondition(error.to_string()),
             _ => Status::invalid_argument(error.to_string()),
         })?;
+        let position = said.serving.map(|serving| serving.position);
+        if let Some(position) = &position {
+            // Before it counts as connected: a wait for a later write must not take its revision for ours.
+            let met = self.shared.store.meet(position).await;
+            met.map_err(|error| Status::unavailable(error.to_string()))?;
+        }
         let (node, hostname) = (said.info.id, said.info.hostname.clone());
         let session = self
             .shared
@@ -94,7 +100,6 @@ impl Distribution {
             .join(said.info, said.serving, SystemTime::now())
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         info!(%node, %hostname, "node connected");
-        let position = said.serving.map(|serving| serving.position);
         let mut stream = Stream::new(self, session, outbound, position, said.resume);
         let ended = stream.run(inbound).await;
         info!(%node, %hostname, "node gone");

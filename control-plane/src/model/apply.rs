@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use equipoise_proto::limits::{ENTITIES_MAX, ENTITY_WIRE_BYTES_MAX};
+use equipoise_proto::limits::ENTITIES_MAX;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -17,19 +17,19 @@ impl Config {
     ///
     /// # Errors
     /// When a check refuses it; `self` is what stays in force.
-    pub fn apply(&self, change: &Change, context: &mut Context<'_>) -> Result<(Self, Effect), Refusal> {
+    pub fn apply(&self, change: Change, context: &mut Context<'_>) -> Result<(Self, Effect), Refusal> {
         let mut draft = Draft { config: self.clone(), mutations: Vec::new(), context };
         let (kind, parent) = (change.kind, change.parent.as_ref());
-        let answer = match &change.op {
+        let answer = match change.op {
             Op::Create(body) => Answer::Entity(draft.create(kind, parent, body)?),
-            Op::Put(key, body) => Answer::Entity(draft.put(kind, parent, key, body)?),
-            Op::Patch(key, body) => Answer::Entity(draft.patch(kind, parent, key, body)?),
-            Op::Delete(key) => draft.delete(kind, parent, key)?,
+            Op::Put(key, body) => Answer::Entity(draft.put(kind, parent, &key, body)?),
+            Op::Patch(key, body) => Answer::Entity(draft.patch(kind, parent, &key, body)?),
+            Op::Delete(key) => draft.delete(kind, parent, &key)?,
             Op::PutReferenced(key, field, body) => {
-                Answer::Entity(draft.put_referenced(kind, parent, key, field, body)?)
+                Answer::Entity(draft.put_referenced(kind, parent, &key, field, body)?)
             }
             Op::PatchReferenced(key, field, body) => {
-                let child = draft.config.find(kind, key, parent).ok_or(Refusal::NotFound)?;
+                let child = draft.config.find(kind, &key, parent).ok_or(Refusal::NotFound)?;
                 let (referenced, id) = referenced(child, field)?;
                 let id = id.ok_or(Refusal::NotFound)?;
                 Answer::Entity(draft.patch(referenced, None, &Key::Id(id), body)?)
@@ -47,9 +47,13 @@ struct Draft<'a, 'c> {
 }
 
 impl Draft<'_, '_> {
-    fn create(&mut self, kind: Kind, parent: Option<&Parent>, body: &Body) -> Result<Arc<Entity>, Refusal> {
+    fn create(
+        &mut self,
+        kind: Kind,
+        parent: Option<&Parent>,
+        mut body: Body,
+    ) -> Result<Arc<Entity>, Refusal> {
         let schema = Schema::of(kind);
-        let mut body = body.clone();
         self.force_parent(parent, &mut body)?;
         if let Some(first) = schema.first {
             first(&body).map_err(ErrorObject::schema_violation)?;
@@ -69,14 +73,13 @@ impl Draft<'_, '_> {
         kind: Kind,
         parent: Option<&Parent>,
         key: &Key,
-        body: &Body,
+        mut body: Body,
     ) -> Result<Arc<Entity>, Refusal> {
         let schema = Schema::of(kind);
         match schema.put {
             Put::Replace => {}
             Put::Merge => return self.patch(kind, parent, key, body),
         }
-        let mut body = body.clone();
         self.force_parent(parent, &mut body)?;
         self.resolve(schema, &mut body)?;
         let before = self.config.get(kind, key).cloned();
@@ -98,7 +101,7 @@ impl Draft<'_, '_> {
         kind: Kind,
         parent: Option<&Parent>,
         key: &Key,
-        body: &Body,
+        mut body: Body,
     ) -> Result<Arc<Entity>, Refusal> {
         let schema = Schema::of(kind);
         let Some(before) = self.config.find(kind, key, parent).cloned() else {
@@ -112,7 +115,6 @@ impl Draft<'_, '_> {
                 }
             });
         };
-        let mut body = body.clone();
         self.resolve(schema, &mut body)?;
         let body = schema.update(&before.body, body, self.stamp(before.id))?;
         let after = Entity { kind, id: before.id, body };
@@ -134,7 +136,7 @@ impl Draft<'_, '_> {
         parent: Option<&Parent>,
         key: &Key,
         field: &'static str,
-        body: &Body,
+        body: Body,
     ) -> Result<Arc<Entity>, Refusal> {
         let child = self.config.find(kind, key, parent).cloned().ok_or(Refusal::NotFound)?;
         let (referenced, id) = referenced(&child, field)?;
@@ -144,7 +146,7 @@ impl Draft<'_, '_> {
         let id = (self.context.new_id)();
         let made = self.put(referenced, None, &Key::Id(id), body)?;
         let link = Body::from_iter([(field.to_owned(), json!({ "id": id.to_string() }))]);
-        self.patch(kind, None, &Key::Id(child.id), &link)?;
+        self.patch(kind, None, &Key::Id(child.id), link)?;
         Ok(made)
     }
 
@@ -203,10 +205,6 @@ impl Draft<'_, '_> {
     fn check_bounds(&self, before: Option<&Entity>, after: &Entity) -> Result<(), Refusal> {
         if before.is_none() && self.config.len() >= ENTITIES_MAX {
             return Err(refused("@entity", json!([format!("no more than {ENTITIES_MAX} entities in all")])));
-        }
-        if after.body.values().map(bytes).sum::<usize>() > ENTITY_WIRE_BYTES_MAX {
-            let text = format!("larger than {ENTITY_WIRE_BYTES_MAX} bytes");
-            return Err(refused("@entity", json!([text])));
         }
         if let Some((field, most)) = Schema::of(after.kind).children_max {
             let parent = reference(&after.body, field);
@@ -275,16 +273,6 @@ fn unresolved_text(kind: Kind, name: &str, value: &str) -> String {
 
 fn refused(field: &str, error: Value) -> Refusal {
     ErrorObject::schema_violation(Map::from_iter([(field.to_owned(), error)])).into()
-}
-
-/// About what a value takes, wherever it is encoded: numbers and the like count as 8.
-fn bytes(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
-        Value::String(text) => text.len() + 8,
-        Value::Array(items) => items.iter().map(bytes).sum(),
-        Value::Object(map) => map.iter().map(|(key, value)| key.len() + bytes(value)).sum(),
-    }
 }
 
 /// What a foreign field refers to: the kind, and the id unless it is null.

@@ -36,11 +36,6 @@ impl Kind {
         }
     }
 
-    /// Foreign fields that refer to kinds of this build: the field, and the kind.
-    pub fn references(self) -> impl Iterator<Item = (&'static str, Self)> {
-        Schema::of(self).foreign().filter_map(|(field, referenced, _)| Some((field, referenced.kind()?)))
-    }
-
     /// The kind with this collection name.
     pub fn from_collection(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.collection() == name)

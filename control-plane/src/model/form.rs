@@ -6,13 +6,17 @@ use serde_json::{Map, Value};
 
 use super::number::number;
 use super::schema::{Field, Referenced, Schema, Shape};
-use super::{Body, Kind};
+use super::{Body, ErrorObject, Kind, Refusal};
 
 /// Parts of one key; a deeper one is taken literally, so that no key can exhaust the stack.
 const DEPTH_MAX: usize = 32;
 
 /// Largest index `a[1000]`: a gap-free list needs no more, since a request has at most as many arguments.
 const INDEX_MAX: usize = 1000;
+
+/// Elements of all lists that one form may make, those included that stand for nothing before a high index: far
+/// above what its arguments can fill.
+const ELEMENTS_MAX: usize = 10_000;
 
 /// What gives values their types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +39,14 @@ pub enum Brackets {
 /// Builds a body from decoded pairs in the order they were sent; `None` stands for a key without `=`.
 ///
 /// Multipart bodies keep only the last of parts with the same name: the caller drops the others.
-pub fn decode(inference: Inference, brackets: Brackets, pairs: &[(String, Option<String>)]) -> Body {
+///
+/// # Errors
+/// Code 2, when high indices would make more elements than a form may have.
+pub fn decode(
+    inference: Inference,
+    brackets: Brackets,
+    pairs: &[(String, Option<String>)],
+) -> Result<Body, Refusal> {
     let mut root = BTreeMap::new();
     for (key, value) in pairs {
         let value = value.clone().map_or(Value::Bool(true), Value::String);
@@ -44,8 +55,12 @@ pub fn decode(inference: Inference, brackets: Brackets, pairs: &[(String, Option
         node.put(&rest, value);
     }
     let mut body = Body::new();
+    let mut elements_left = ELEMENTS_MAX;
     for (key, node) in root {
-        let mut value = node.into_value();
+        let Some(mut value) = node.into_value(&mut elements_left) else {
+            let text = format!("lists of a form have no more than {ELEMENTS_MAX} elements in all");
+            return Err(ErrorObject::schema_violation(Map::from_iter([(key, text.into())])).into());
+        };
         match inference {
             Inference::Declared(kind) => {
                 if let Some(field) = Schema::of(kind).input(&key) {
@@ -56,7 +71,7 @@ pub fn decode(inference: Inference, brackets: Brackets, pairs: &[(String, Option
         }
         body.insert(key, value);
     }
-    body
+    Ok(body)
 }
 
 /// One part of a key after the first.
@@ -128,21 +143,30 @@ impl Node {
         }
     }
 
-    fn into_value(self) -> Value {
-        match self {
+    /// `None` when its lists take more than `elements_left`.
+    fn into_value(self, elements_left: &mut usize) -> Option<Value> {
+        Some(match self {
             Self::Empty => Value::Null,
             Self::Leaf(value) => value,
-            Self::List(values) => Value::Array(values),
+            Self::List(values) => {
+                *elements_left = elements_left.checked_sub(values.len())?;
+                Value::Array(values)
+            }
             Self::Indexed(map) => {
-                let mut list = Vec::new();
+                let length = map.last_key_value().map_or(0, |(last, _)| *last);
+                *elements_left = elements_left.checked_sub(length)?;
+                let mut list = Vec::with_capacity(length);
                 for (at, node) in map {
                     list.resize(at.saturating_sub(1), Value::Null);
-                    list.push(node.into_value());
+                    list.push(node.into_value(elements_left)?);
                 }
                 Value::Array(list)
             }
-            Self::Map(map) => map.into_iter().map(|(key, node)| (key, node.into_value())).collect(),
-        }
+            Self::Map(map) => {
+                let below = map.into_iter().map(|(key, node)| Some((key, node.into_value(elements_left)?)));
+                Value::Object(below.collect::<Option<_>>()?)
+            }
+        })
     }
 }
 

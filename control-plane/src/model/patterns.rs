@@ -1,13 +1,14 @@
 //! Formats of texts. What nodes parse too is parsed by `equipoise_proto`, so that nothing is accepted here that
 //! a node refuses; the messages are Kong's.
 
-use std::net::IpAddr;
-
 use equipoise_proto::header::InvalidHeaderPattern;
 use equipoise_proto::host::InvalidHostName;
 use equipoise_proto::limits::{HOST_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
 use equipoise_proto::path::InvalidPath;
-use equipoise_proto::{HeaderPattern, Host, HostPattern, HostPort, PathPattern, SniPattern, TargetAddress};
+use equipoise_proto::{
+    HeaderPattern, HeaderValue, Host, HostPattern, HostPort, NetworkRange, PathPattern, SniPattern,
+    TargetAddress,
+};
 
 /// The outcome of a check, with the message for the field.
 type Verdict = Result<(), String>;
@@ -111,30 +112,37 @@ pub(super) fn path(text: &str) -> Verdict {
     bounded(text, PATH_BYTES_MAX)
 }
 
-/// An entry of `routes.paths`, as far as it is an error of that entry; see [`path_in_router`].
+/// An entry of `routes.paths`, as far as it is an error of that entry, and not compiled yet; see
+/// [`path_in_router`].
 pub(super) fn route_path(text: &str) -> Verdict {
-    match PathPattern::parse(text) {
-        Ok(_) | Err(InvalidPath::Dialect(_)) => Ok(()),
+    match PathPattern::check(text) {
+        Ok(()) | Err(InvalidPath::Dialect(_)) => Ok(()),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// The rest of what the router says of an entry of `routes.paths`: an error of the route.
-pub(super) fn path_in_router(text: &str) -> Verdict {
-    verdict(PathPattern::parse(text))
+/// An entry of `routes.paths` as the router compiles it; what is wrong with it then is an error of the route.
+pub(super) fn path_in_router(text: &str) -> Result<PathPattern, String> {
+    PathPattern::parse(text).map_err(|error| error.to_string())
 }
 
-/// A wanted value of a header, as far as it is an error of that value; see [`header_in_router`].
-pub(super) fn header_value(text: &str) -> Verdict {
-    match HeaderPattern::parse(text) {
-        Ok(_) | Err(InvalidHeaderPattern::Regex(_)) => Ok(()),
+/// A wanted value of a header, as far as it is an error of that value, and not compiled yet; see
+/// [`header_in_router`].
+pub(super) fn header_pattern(text: &str) -> Verdict {
+    match HeaderPattern::check(text) {
+        Ok(()) | Err(InvalidHeaderPattern::Regex(_)) => Ok(()),
         Err(error @ (InvalidHeaderPattern::Empty | InvalidHeaderPattern::TooLong)) => Err(error.to_string()),
     }
 }
 
-/// The rest of what the router says of a wanted value of a header: an error of the route.
-pub(super) fn header_in_router(text: &str) -> Verdict {
-    verdict(HeaderPattern::parse(text))
+/// A wanted value of a header as the router compiles it; what is wrong with it then is an error of the route.
+pub(super) fn header_in_router(text: &str) -> Result<HeaderPattern, String> {
+    HeaderPattern::parse(text).map_err(|error| error.to_string())
+}
+
+/// A value of a header that nodes send.
+pub(super) fn header_value(text: &str) -> Verdict {
+    verdict(HeaderValue::parse(text))
 }
 
 /// Name of a header.
@@ -157,14 +165,7 @@ pub(super) fn cookie_name(text: &str) -> Verdict {
 
 /// An address, perhaps with the length of a network prefix.
 pub(super) fn ip_or_cidr(text: &str) -> Verdict {
-    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let is_fine = address.parse::<IpAddr>().is_ok_and(|address| {
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        bits.is_none_or(|bits| {
-            !bits.starts_with('+') && bits.len() <= 3 && bits.parse::<u8>().is_ok_and(|bits| bits <= most)
-        })
-    });
-    if is_fine { Ok(()) } else { Err(format!("invalid ip or cidr range: '{text}'")) }
+    verdict(NetworkRange::parse(text))
 }
 
 /// The parts of a service's `url`; none of them is judged here.

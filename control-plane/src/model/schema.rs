@@ -15,10 +15,11 @@ mod upstreams;
 
 use std::sync::LazyLock;
 
-use serde_json::{Map, Value};
+use equipoise_proto::limits::ENTITY_WIRE_BYTES_MAX;
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-pub(super) use check::{Check, Custom, If, Then, When};
+pub(super) use check::{Check, Custom, Fault, If, Then, When};
 pub(super) use engine::Op;
 pub(super) use field::{Field, Named, OnDelete, Shape};
 pub(super) use rule::{Pattern, Rule};
@@ -266,10 +267,15 @@ impl Schema {
         }
         let mut merged = base.clone();
         merge(&self.fields, &mut merged, body);
-        self.finish(merged, Op::Update, stamp)
+        self.finish(merged, Op::Update(base), stamp)
     }
 
-    fn finish(&self, mut body: Body, op: Op, stamp: Stamp) -> Result<Body, ErrorObject> {
+    fn finish(&self, mut body: Body, op: Op<'_>, stamp: Stamp) -> Result<Body, ErrorObject> {
+        // Before anything that takes time: what follows costs in proportion to what is there. Defaults add little.
+        if body.values().map(engine::bytes).sum::<usize>() > ENTITY_WIRE_BYTES_MAX {
+            let error = json!([format!("larger than {ENTITY_WIRE_BYTES_MAX} bytes")]);
+            return Err(ErrorObject::schema_violation(Map::from_iter([("@entity".to_owned(), error)])));
+        }
         body.insert("updated_at".to_owned(), self.time("updated_at", stamp.now_ms));
         if body.get("id").is_none_or(Value::is_null) {
             body.insert("id".to_owned(), stamp.id.to_string().into());
@@ -282,7 +288,7 @@ impl Schema {
         Ok(body)
     }
 
-    fn check(&self, body: &mut Body, op: Op) -> Map<String, Value> {
+    fn check(&self, body: &mut Body, op: Op<'_>) -> Map<String, Value> {
         let Some(variants) = &self.variants else {
             return engine::check_fields(&self.fields, &self.checks, body, op);
         };
@@ -371,10 +377,10 @@ pub fn schema_json(kind: Kind) -> Value {
 ///
 /// # Errors
 /// Code 2.
-pub fn validate(kind: Kind, body: &Body) -> Result<(), Refusal> {
+pub fn validate(kind: Kind, body: Body) -> Result<(), Refusal> {
     // Any moment and id will do: nothing is stored.
     let stamp = Stamp { now_ms: 1000, id: Uuid::nil() };
-    Schema::of(kind).insert(body.clone(), stamp).map(drop).map_err(Refusal::from)
+    Schema::of(kind).insert(body, stamp).map(drop).map_err(Refusal::from)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl World {
             Uuid::from_u128(*ids)
         };
         let mut context = Context { now_ms: self.now_ms, new_id: &mut new_id };
-        let (config, effect) = self.config.apply(&change, &mut context)?;
+        let (config, effect) = self.config.apply(change, &mut context)?;
         self.config = config;
         let answer = match &effect.answer {
             Answer::Entity(entity) => Value::Object(entity.body.clone()),
@@ -460,6 +460,69 @@ fn an_upstream_has_only_so_many_targets() {
     let (status, error) = world.refused("POST /upstreams/u/targets", json!({"target": "more"}));
     assert_eq!((status, &error["code"]), (400, &json!(2)));
     world.ok("PATCH /upstreams/u/targets/t1:8000", json!({"weight": 1}));
+}
+
+#[test]
+fn what_is_too_large_is_refused_before_its_parts_are_looked_at() {
+    let mut world = world();
+    // None of these elements is in order, but none is looked at.
+    let peers: Vec<_> = (0..1_001).map(|n| json!({"port": n, "x": n})).collect();
+    let (_, error) = world.refused("PATCH /routes/r", json!({"protocols": ["tcp"], "sources": peers}));
+    assert_eq!(error["fields"]["sources"], "length must be at most 1000");
+    let headers: serde_json::Map<_, _> = (0..1_001).map(|n| (format!("h {n}"), json!(n))).collect();
+    let (_, error) = world.refused("PATCH /routes/r", json!({"headers": headers}));
+    assert_eq!(error["fields"]["headers"], "length must be at most 1000");
+    let (_, error) = world.refused("PATCH /services/s", json!({"tags": vec![json!([]); 200_000]}));
+    assert_eq!(error["fields"], json!({"@entity": ["larger than 1048576 bytes"]}));
+    // But the type comes first.
+    let (_, error) = world.refused("PATCH /routes/r", json!({"hosts": "a".repeat(2_000)}));
+    assert_eq!(error["fields"]["hosts"], "expected an array");
+}
+
+#[test]
+fn a_set_keeps_the_first_of_equal_ones() {
+    let mut world = world();
+    let peers = json!([{"port": 1}, {"port": 2}, {"port": 1}, {"ip": "10.0.0.1", "port": 1}]);
+    let got = world.ok("POST /routes", json!({"protocols": ["tcp"], "sources": peers}));
+    let want = [
+        json!({"ip": null, "port": 1}),
+        json!({"ip": null, "port": 2}),
+        json!({"ip": "10.0.0.1", "port": 1}),
+    ];
+    assert_eq!(got["sources"], json!(want));
+}
+
+#[test]
+fn a_route_has_only_so_many_regular_expressions() {
+    let mut world = world();
+    let small = |count: usize| (0..count).map(|n| format!("~/{n}/\\d+$")).collect::<Vec<_>>();
+    let large =
+        |count: usize| (0..count).map(|n| format!("~/{n}(?:\\w{{1,100}}/){{20}}")).collect::<Vec<_>>();
+    world.ok("PATCH /routes/r", json!({"paths": small(100)}));
+    world.ok("PATCH /routes/r", json!({"paths": large(8)}));
+    let count = "no more than 100 regular expressions in one route";
+    let bytes = "regular expressions take more than 8388608 bytes in one route";
+    for (name, body, field, want) in [
+        ("count", json!({"paths": small(101)}), "paths", count),
+        ("bytes", json!({"paths": large(9)}), "paths", bytes),
+        ("with headers", json!({"paths": small(100), "headers": {"a": ["~*a"]}}), "headers", count),
+    ] {
+        let (status, error) = world.refused("PATCH /routes/r", body);
+        assert_eq!((status, &error["code"]), (400, &json!(2)), "{name}");
+        assert_eq!(error["fields"], json!({field: want}), "{name}");
+    }
+}
+
+#[test]
+fn a_value_that_would_end_its_header_line_is_not_sent_by_checks() {
+    let mut world = world();
+    let body = |value: &str| json!({"healthchecks": {"active": {"headers": {"x": [value]}}}});
+    world.ok("PATCH /upstreams/u", body("a\tb \u{e9}"));
+    for value in ["a\r\nb: c", "\u{7f}", "\u{0}"] {
+        let (_, error) = world.refused("PATCH /upstreams/u", body(value));
+        let headers = &error["fields"]["healthchecks"]["active"]["headers"];
+        assert_eq!(headers, &json!(["must not contain control characters"]), "{value:?}");
+    }
 }
 
 #[test]

@@ -17,12 +17,15 @@ pub enum CommitError {
     /// More commits are waiting than the settings allow (503).
     #[error("too many writes are waiting for the disk")]
     Busy,
-    /// A sync failed earlier: the store is read-only until a restart (503).
-    #[error("the store is read-only since a write to its disk failed")]
+    /// A sync failed earlier, or the writer broke: the store is read-only until a restart (503).
+    #[error("the store is read-only since its writer failed")]
     ReadOnly,
     /// This write could not be made durable (500). It may still be found whole at the next start.
     #[error("the change could not be made durable")]
     Io(#[source] Arc<io::Error>),
+    /// A fault of this program: applying or encoding the change panicked; nothing was changed (500).
+    #[error("the change could not be applied")]
+    Panicked,
     /// The writer has stopped (503).
     #[error("the store is shutting down")]
     Stopped,

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use equipoise_proto::Position;
 use prost::Message;
@@ -25,6 +26,14 @@ const FILL_ROWS: usize = 1_000;
 
 /// sled writes what it has in memory this often; after a kill, the journal has the rest.
 const FLUSH_EVERY_MS: u64 = 500;
+
+/// How long sled may go on holding its files. Its background tasks outlive the handle that was dropped, so that
+/// a store that is closed and opened again in one process meets its own lock; the lock of the data directory
+/// says that it can be nobody else's.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Clone, PartialEq, Message)]
 struct StoredState {
@@ -54,6 +63,11 @@ pub(super) enum RowsError {
 }
 
 impl RowsError {
+    /// Whether sled's files are still held by a copy that was open before; sled has no kind of its own for it.
+    fn is_locked(&self) -> bool {
+        matches!(self, Self::Sled(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock"))
+    }
+
     /// The bytes that could not be understood, if that is why.
     pub(super) fn invalid(&self) -> Option<&InvalidRecord> {
         match self {
@@ -93,10 +107,17 @@ impl Rows {
         let path = path(directory);
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&path).map_err(RowsError::Directory)?;
-        attempt(|| {
-            let config = sled::Config::new().path(&path).cache_capacity(cache_bytes);
-            Ok(Self { db: config.flush_every_ms(Some(FLUSH_EVERY_MS)).open()? })
-        })
+        let config = sled::Config::new().path(&path).cache_capacity(cache_bytes);
+        let config = config.flush_every_ms(Some(FLUSH_EVERY_MS));
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match attempt(|| Ok(Self { db: config.open()? })) {
+                Err(error) if error.is_locked() && Instant::now() < deadline => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// What it holds, checked; `None` when no state was ever completely written to it.
@@ -173,4 +194,22 @@ fn checked(value: &[u8]) -> Result<&[u8], RowsError> {
 /// sled asserts on some damage where it could return an error; to us they are the same.
 fn attempt<T>(work: impl FnOnce() -> Result<T, RowsError>) -> Result<T, RowsError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(RowsError::Panicked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_is_still_being_let_go_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = Rows::open(directory.path(), 1 << 20).unwrap();
+        std::thread::scope(|scope| {
+            let again = scope.spawn(|| Rows::open(directory.path(), 1 << 20).map(drop));
+            // So that the other one meets the lock; should it be later, there is nothing to wait for.
+            std::thread::sleep(LOCK_PAUSE * 4);
+            drop(held);
+            again.join().unwrap().unwrap();
+        });
+    }
 }

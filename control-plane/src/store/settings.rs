@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+/// Checkpoints that are written while the log fills up once. The log reaches back to the older of two: with
+/// the time that writing one takes, and a segment that is not full yet, that is less than all of it.
+const CHECKPOINTS_IN_LOG: u64 = 4;
+
 /// Settings of one store. Bounds of 0 are read as 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreSettings {
@@ -16,16 +20,12 @@ pub struct StoreSettings {
     /// Bytes of the journal after which a batch takes no further commit.
     pub batch_bytes_max: usize,
     /// Revisions that the log keeps: how far back history and deltas reach. It is shortened by an eighth at a
-    /// time and never past the older of two checkpoints, so it may hold twice [`Self::checkpoint_revisions`].
+    /// time and never past the older of two checkpoints; these are written often enough for that.
     pub log_revisions_max: u64,
     /// Bytes of journal that the log keeps.
     pub log_bytes_max: u64,
     /// Bytes of wire changes held in memory for deltas.
     pub window_bytes_max: usize,
-    /// Revisions after which a checkpoint is written.
-    pub checkpoint_revisions: u64,
-    /// Bytes of journal after which a checkpoint is written.
-    pub checkpoint_bytes: u64,
     /// Bytes that sled may cache; it is read at boot only, so little helps.
     pub rows_cache_bytes: u64,
 }
@@ -42,9 +42,17 @@ impl StoreSettings {
             log_revisions_max: 10_000,
             log_bytes_max: 256 << 20,
             window_bytes_max: 64 << 20,
-            checkpoint_revisions: 2_500,
-            checkpoint_bytes: 64 << 20,
             rows_cache_bytes: 32 << 20,
         }
+    }
+
+    /// Revisions after which a checkpoint is written.
+    pub(super) fn checkpoint_revisions(&self) -> u64 {
+        (self.log_revisions_max / CHECKPOINTS_IN_LOG).max(1)
+    }
+
+    /// Bytes of journal after which a checkpoint is written.
+    pub(super) fn checkpoint_bytes(&self) -> u64 {
+        (self.log_bytes_max / CHECKPOINTS_IN_LOG).max(1)
     }
 }

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use equipoise_proto::limits::{CONFIG_WIRE_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX};
 use equipoise_proto::{ContentHash, EntityKind, Position, Revision};
 use imbl::OrdMap;
 
 use super::record::{InvalidRecord, Record, Row, RowChange, StoredChange, cut_author};
 use super::{Author, Encode, Head};
-use crate::model::{Change, Config, Context, Effect, Entity, Key, Kind, Mutation, Refusal};
+use crate::model::{Change, Config, Context, Effect, Entity, ErrorObject, Key, Kind, Mutation, Refusal};
 
 /// What a change comes to, before it is durable.
 #[derive(Debug)]
@@ -45,7 +46,13 @@ impl ReplayError {
 impl Head {
     /// Nothing yet.
     pub(super) fn empty(position: Position) -> Self {
-        Self { position, config: Config::default(), wires: OrdMap::new() }
+        Self { position, config: Config::default(), wires: OrdMap::new(), wire_bytes: 0 }
+    }
+
+    /// Whether `seen`, which a node serves, has a revision of this very epoch that was never made here: the
+    /// files are older than what was published, so that revisions would come to be used twice.
+    pub(super) fn is_outrun_by(&self, seen: &Position) -> bool {
+        seen.epoch == self.position.epoch && seen.revision > self.position.revision
     }
 
     /// Each entity with its bytes on the wire, parents before what refers to them.
@@ -63,6 +70,7 @@ impl Head {
         if let Some(wire) = &row.wire {
             self.position.content_hash.add(wire.kind, row.entity.id, &wire.bytes);
             self.wires.insert((wire.kind, row.entity.id), wire.bytes.clone());
+            self.wire_bytes += record_bytes(&wire.bytes);
         }
     }
 
@@ -70,8 +78,14 @@ impl Head {
     fn unset_wire(&mut self, kind: EntityKind, id: uuid::Uuid) -> Option<bytes::Bytes> {
         let bytes = self.wires.remove(&(kind, id))?;
         self.position.content_hash.remove(kind, id, &bytes);
+        self.wire_bytes -= record_bytes(&bytes);
         Some(bytes)
     }
+}
+
+/// Most that an entity takes in a snapshot.
+fn record_bytes(wire: &bytes::Bytes) -> u64 {
+    u64::try_from(wire.len()).unwrap_or(u64::MAX).saturating_add(RECORD_OVERHEAD_BYTES_MAX)
 }
 
 /// The wire kind of a kind; `None` for those that nodes do not get.
@@ -87,7 +101,7 @@ const fn wire_kind(kind: Kind) -> Option<EntityKind> {
 /// Applies a change to `head`.
 pub(super) fn stage(
     head: &Head,
-    change: &Change,
+    change: Change,
     author: &Author,
     context: &mut Context<'_>,
     encode: Encode,
@@ -102,6 +116,12 @@ pub(super) fn stage(
         .collect();
     if changes.is_empty() {
         return Ok(Staged { head: head.clone(), effect, record: None });
+    }
+    // What is too large already may still be changed, as long as it does not grow.
+    if next.wire_bytes > CONFIG_WIRE_BYTES_MAX.max(head.wire_bytes) {
+        let text = format!("the whole config would be larger than {CONFIG_WIRE_BYTES_MAX} bytes");
+        let errors = serde_json::Map::from_iter([("@entity".to_owned(), serde_json::json!([text]))]);
+        return Err(ErrorObject::schema_violation(errors).into());
     }
     next.position.revision = head.position.revision.next();
     let Author { name, what } = cut_author(author);
@@ -182,6 +202,44 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    fn create(head: &Head, name: &str) -> Result<Staged, Refusal> {
+        let body = serde_json::from_value(serde_json::json!({"name": name, "host": "h"})).unwrap();
+        let change = Change { kind: Kind::Service, op: crate::model::Op::Create(body), parent: None };
+        commit(head, change)
+    }
+
+    fn commit(head: &Head, change: Change) -> Result<Staged, Refusal> {
+        let mut context = Context { now_ms: 1_000, new_id: &mut Uuid::new_v4 };
+        let encode: Encode = |entity| {
+            let bytes = entity.body["name"].as_str().unwrap().to_owned().into();
+            Some(super::super::Wire { kind: EntityKind::Service, bytes })
+        };
+        stage(head, change, &Author::default(), &mut context, encode)
+    }
+
+    fn empty() -> Head {
+        let epoch = equipoise_proto::Epoch::new(Uuid::nil());
+        Head::empty(Position { epoch, revision: Revision::ZERO, content_hash: ContentHash::EMPTY })
+    }
+
+    #[test]
+    fn the_size_of_a_snapshot_is_counted_and_bounded() {
+        let mut head = create(&empty(), "abc").unwrap().head;
+        assert_eq!(head.wire_bytes, 3 + RECORD_OVERHEAD_BYTES_MAX);
+        let delete = |name: &str| {
+            let op = crate::model::Op::Delete(Key::Name(name.to_owned()));
+            Change { kind: Kind::Service, op, parent: None }
+        };
+        assert_eq!(commit(&head, delete("abc")).unwrap().head.wire_bytes, 0);
+        head.wire_bytes = CONFIG_WIRE_BYTES_MAX - RECORD_OVERHEAD_BYTES_MAX - 1;
+        let refusal = create(&head, "de").unwrap_err().to_json();
+        assert_eq!(refusal["fields"]["@entity"][0], "the whole config would be larger than 536870912 bytes");
+        head = create(&head, "d").unwrap().head;
+        // Beyond the bound, by an older build's doing, it can still shrink.
+        head.wire_bytes += 1_000;
+        assert!(commit(&head, delete("abc")).is_ok());
+    }
 
     #[test]
     fn an_entity_that_gets_another_id_is_one_that_goes_and_one_that_comes() {

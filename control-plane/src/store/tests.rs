@@ -5,8 +5,9 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use equipoise_proto::{EntityKind, Revision};
+use equipoise_proto::{EntityKind, Epoch, Revision};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::disk::{Medium, RealMedium};
 use super::{Author, CommitError, Committed, OpenError, Store, StoreSettings, Wire};
@@ -25,6 +26,8 @@ enum Mood {
     Unsynced,
     /// Syncs wait until the mood changes.
     Slow,
+    /// Not a disk's fault, but ours.
+    Panicking,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +59,7 @@ impl Medium for MoodyMedium {
         self.appended.lock().unwrap().extend(bytes);
         match self.mood() {
             Mood::Well | Mood::Unsynced | Mood::Slow => RealMedium.append(file, bytes),
+            Mood::Panicking => panic!("as the test wants it"),
             Mood::Full => Err(io::ErrorKind::StorageFull.into()),
             Mood::HalfFull => {
                 RealMedium.append(file, &bytes[..bytes.len() / 2])?;
@@ -71,7 +75,7 @@ impl Medium for MoodyMedium {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         match *mood {
             Mood::Unsynced => Err(io::Error::other("the disk is gone")),
-            Mood::Well | Mood::Full | Mood::HalfFull | Mood::Slow => RealMedium.sync(file),
+            Mood::Well | Mood::Full | Mood::HalfFull | Mood::Slow | Mood::Panicking => RealMedium.sync(file),
         }
     }
 }
@@ -127,6 +131,106 @@ impl Bench {
             tokio::task::yield_now().await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_node_ahead_of_a_restored_store_begins_another_epoch_for_good() {
+    let bench = Bench::new();
+    let mut epochs = Vec::new();
+    for store in [bench.open().unwrap(), Store::in_memory(encode)] {
+        create(&store, "a").await.unwrap();
+        let head = store.head().position;
+        let older = equipoise_proto::Position { revision: Revision::ZERO, ..head };
+        let foreign = equipoise_proto::Position { epoch: Epoch::new(Uuid::from_u128(9)), ..head };
+        for known in [head, older, equipoise_proto::Position { revision: Revision::new(50), ..foreign }] {
+            store.meet(&known).await.unwrap();
+            assert_eq!(store.head().position, head, "{known}");
+        }
+        let ahead = equipoise_proto::Position { revision: Revision::new(50), ..head };
+        store.meet(&ahead).await.unwrap();
+        let renamed = store.head().position;
+        assert_ne!(renamed.epoch, head.epoch);
+        assert_eq!(renamed, equipoise_proto::Position { epoch: renamed.epoch, ..head });
+        // Others that were ahead change nothing any more, and a node at the head is only told the new name.
+        store.meet(&ahead).await.unwrap();
+        assert_eq!(store.head().position, renamed);
+        assert_eq!(store.changes_since(&head), Some(Vec::new()));
+        assert_eq!(store.changes_since(&ahead), None);
+        let next = create(&store, "b").await.unwrap().position;
+        assert_eq!((next.epoch, next.revision), (renamed.epoch, Revision::new(2)));
+        epochs.push(next.epoch);
+        store.close().await;
+    }
+    let again = bench.open().unwrap();
+    assert_eq!(again.head().position.epoch, epochs[0]);
+    assert!(holds(&again, "a") && holds(&again, "b"));
+}
+
+#[tokio::test]
+async fn a_change_that_panics_costs_itself_alone() {
+    fn encode_or_panic(entity: &Entity) -> Option<Wire> {
+        assert_ne!(entity.body["name"], "panic", "as the test wants it");
+        encode(entity)
+    }
+    let bench = Bench::new();
+    let on_disk = Store::open_on(bench.settings(), encode_or_panic, Arc::clone(&bench.medium) as _).unwrap();
+    for store in [on_disk, Store::in_memory(encode_or_panic)] {
+        create(&store, "before").await.unwrap();
+        let failed = create(&store, "panic").await;
+        assert!(matches!(failed, Err(CommitError::Panicked)), "{failed:?}");
+        assert!(!store.is_read_only());
+        create(&store, "after").await.unwrap();
+        assert!(holds(&store, "before") && !holds(&store, "panic") && holds(&store, "after"));
+        assert_eq!(store.head().position.revision, Revision::new(2));
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_panics_leaves_a_read_only_store() {
+    let bench = Bench::new();
+    let store = bench.open().unwrap();
+    create(&store, "before").await.unwrap();
+    bench.medium.set(Mood::Panicking);
+    let failed = create(&store, "lost").await;
+    assert!(matches!(failed, Err(CommitError::Stopped | CommitError::ReadOnly)), "{failed:?}");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !store.is_read_only() {
+        assert!(std::time::Instant::now() < deadline, "the store does not turn read-only");
+        tokio::task::yield_now().await;
+    }
+    bench.medium.set(Mood::Well);
+    let refused = create(&store, "later").await;
+    assert!(matches!(refused, Err(CommitError::ReadOnly)), "{refused:?}");
+    store.close().await;
+    drop(store);
+    assert!(holds(&bench.open().unwrap(), "before"));
+}
+
+#[tokio::test]
+async fn a_large_change_gives_its_memory_back_when_it_is_applied_and_not_before() {
+    let bench = Bench::new();
+    let store = bench.open().unwrap();
+    let permits = Arc::new(tokio::sync::Semaphore::new(1));
+    bench.medium.set(Mood::Slow);
+    let first = tokio::spawn({
+        let store = store.clone();
+        async move { create(&store, "first").await }
+    });
+    bench.writer_waits().await;
+    let body = serde_json::from_value(json!({"name": "large", "host": "example.com"})).unwrap();
+    let change = Change { kind: Kind::Service, op: Op::Create(body), parent: None };
+    let memory = Arc::clone(&permits).acquire_owned().await.unwrap();
+    let commit = store.commit_holding(change, Author::default(), Some(memory));
+    // The client goes away: its change stays in the queue, and so does what it takes.
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(1), commit).await.is_err());
+    assert_eq!(permits.available_permits(), 0);
+    bench.medium.set(Mood::Well);
+    first.await.unwrap().unwrap();
+    let freed = tokio::time::timeout(std::time::Duration::from_secs(60), permits.acquire()).await;
+    drop(freed.expect("the permit comes back").unwrap());
+    store.close().await;
+    assert!(holds(&store, "large"));
 }
 
 #[tokio::test]

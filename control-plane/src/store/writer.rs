@@ -1,17 +1,18 @@
 //! The writer thread: takes what is queued, applies it in order, makes it durable by one sync, answers.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use equipoise_proto::Revision;
-use tokio::sync::{mpsc, oneshot};
+use equipoise_proto::{Epoch, Position, Revision};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::disk::Medium;
-use super::identity::Acknowledged;
+use super::identity::{Acknowledged, write_identity};
 use super::journal::Journal;
 use super::record::Record;
 use super::rows::Rows;
@@ -25,6 +26,8 @@ use crate::model::{Change, Context};
 pub(super) struct Job {
     pub change: Change,
     pub author: Author,
+    /// Stands for the memory of a large change.
+    pub memory: Option<OwnedSemaphorePermit>,
     pub answer: oneshot::Sender<Result<Committed, CommitError>>,
 }
 
@@ -32,6 +35,8 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) enum Request {
     Commit(Box<Job>),
+    /// Take another epoch if this position, which a node serves, is beyond the head in the head's own epoch.
+    Rewound(Position, oneshot::Sender<Result<(), CommitError>>),
     /// After this one, nothing is committed any more.
     Close,
 }
@@ -63,48 +68,88 @@ pub(super) fn now_ms() -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Applies a change with the clock and randomness of this process.
+/// Applies a change with the clock and randomness of this process. A panic costs this change alone: `head` is
+/// never changed in place.
 pub(super) fn stage_now(
     head: &Head,
-    change: &Change,
+    change: Change,
     author: &Author,
     encode: Encode,
 ) -> Result<Staged, CommitError> {
     let mut context = Context { now_ms: now_ms(), new_id: &mut Uuid::new_v4 };
-    Ok(stage(head, change, author, &mut context, encode)?)
+    let staged = catch_unwind(AssertUnwindSafe(|| stage(head, change, author, &mut context, encode)));
+    staged.map_or_else(
+        |_| {
+            error!(author = author.name, what = author.what, "a change made the store panic");
+            Err(CommitError::Panicked)
+        },
+        |staged| Ok(staged?),
+    )
+}
+
+/// Turns the store read-only should the writer end by a panic: else writes would be refused without a reason,
+/// and nothing would show it.
+struct Watched(Arc<Shared>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.turn_read_only();
+            error!("the store's writer panicked: read-only until a restart");
+        }
+    }
 }
 
 impl Writer {
     /// Runs until it is told to close, or nobody is left to tell it.
     pub(super) fn run(mut self) {
+        let _watched = Watched(Arc::clone(&self.shared));
         while let Some(request) = self.requests.blocking_recv() {
-            let (jobs, last) = self.drain(request);
+            let (jobs, then) = self.drain(request);
             let intact = jobs.is_empty() || self.commit(jobs);
-            if !intact {
-                return self.refuse_all();
-            }
-            if last == Last::Yes {
-                break;
+            match then {
+                Then::GoOn if intact => {}
+                Then::Rewound(seen, answer) if intact => drop(answer.send(self.leave_epoch(&seen))),
+                Then::Close if intact => break,
+                // Who waits for an answer is told by its being dropped.
+                Then::GoOn | Then::Rewound(..) | Then::Close => return self.refuse_all(),
             }
         }
         self.finish();
     }
 
+    /// Begins another epoch, durably, if `seen` proves that revisions were used that the files do not hold.
+    fn leave_epoch(&mut self, seen: &Position) -> Result<(), CommitError> {
+        if !self.head.is_outrun_by(seen) {
+            return Ok(());
+        }
+        let epoch = Epoch::new(Uuid::new_v4());
+        let directory = &self.settings.directory;
+        write_identity(directory, epoch, &self.checkpoints.medium).map_err(|failure| {
+            error!(error = %failure, "another epoch cannot be begun");
+            CommitError::Io(Arc::new(failure))
+        })?;
+        self.head.position.epoch = epoch;
+        self.shared.publish(std::iter::empty(), self.head.clone());
+        Ok(())
+    }
+
     /// What is queued, up to the bounds of a batch.
-    fn drain(&mut self, first: Request) -> (Vec<Job>, Last) {
+    fn drain(&mut self, first: Request) -> (Vec<Job>, Then) {
         let mut jobs = Vec::new();
         let mut next = Some(first);
         while let Some(request) = next {
             match request {
                 Request::Commit(job) => jobs.push(*job),
-                Request::Close => return (jobs, Last::Yes),
+                Request::Rewound(seen, answer) => return (jobs, Then::Rewound(seen, answer)),
+                Request::Close => return (jobs, Then::Close),
             }
             if jobs.len() >= self.settings.batch_commits_max {
                 break;
             }
             next = self.requests.try_recv().ok();
         }
-        (jobs, Last::No)
+        (jobs, Then::GoOn)
     }
 
     /// Commits a batch, in parts where it is large; `false` when the disk failed.
@@ -115,13 +160,14 @@ impl Writer {
             let (mut records, mut waiting) = (Vec::new(), Vec::new());
             let mut bytes = 0;
             while bytes < self.settings.batch_bytes_max.max(1) {
-                let Some(Job { change, author, answer: job_answer }) = jobs.next() else { break };
-                let answer = stage_now(&next, &change, &author, self.encode).map(|staged| {
+                let Some(Job { change, author, memory, answer: job_answer }) = jobs.next() else { break };
+                let answer = stage_now(&next, change, &author, self.encode).map(|staged| {
                     next = staged.head;
                     bytes += staged.record.as_ref().map_or(0, prost::Message::encoded_len);
                     records.extend(staged.record);
                     Committed { position: next.position, effect: staged.effect }
                 });
+                drop(memory);
                 // A refusal waits too: it may rest on a change that is not durable yet.
                 waiting.push(Waiting { job_answer, answer });
             }
@@ -178,6 +224,7 @@ impl Writer {
         while let Some(request) = self.requests.blocking_recv() {
             match request {
                 Request::Commit(job) => respond(job.answer, Err(CommitError::ReadOnly)),
+                Request::Rewound(_, answer) => drop(answer.send(Err(CommitError::ReadOnly))),
                 Request::Close => break,
             }
         }
@@ -190,6 +237,7 @@ impl Writer {
         while let Ok(request) = self.requests.try_recv() {
             match request {
                 Request::Commit(job) => respond(job.answer, Err(CommitError::Stopped)),
+                Request::Rewound(_, answer) => drop(answer.send(Err(CommitError::Stopped))),
                 Request::Close => {}
             }
         }
@@ -203,10 +251,11 @@ impl Writer {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Last {
-    Yes,
-    No,
+/// What comes after a batch.
+enum Then {
+    GoOn,
+    Rewound(Position, oneshot::Sender<Result<(), CommitError>>),
+    Close,
 }
 
 /// Who asked may have gone away; the change stands.
@@ -262,8 +311,8 @@ impl Checkpoints {
 
     /// Hands `head` over if a checkpoint is due and the thread is free.
     fn offer(&mut self, settings: &StoreSettings, head: &Head) {
-        let due = self.revisions >= settings.checkpoint_revisions.max(1)
-            || self.bytes >= settings.checkpoint_bytes.max(1);
+        let due =
+            self.revisions >= settings.checkpoint_revisions() || self.bytes >= settings.checkpoint_bytes();
         let Some(heads) = self.heads.as_ref().filter(|_| due) else { return };
         if heads.try_send(head.clone()).is_ok() {
             (self.revisions, self.bytes) = (0, 0);

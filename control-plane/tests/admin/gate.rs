@@ -5,7 +5,7 @@ use std::time::Duration;
 use equipoise_control_plane::admin::AdminSettings;
 use serde_json::json;
 
-use crate::support::{Admin, FORM, JSON};
+use crate::support::{Admin, Client, FORM, JSON};
 
 const TYPE_JSON: (&str, &str) = ("Content-Type", "application/json");
 const TYPE_TEXT: (&str, &str) = ("Content-Type", "text/plain");
@@ -274,4 +274,38 @@ async fn stopping_closes_idle_connections_and_returns() {
     admin.shutdown.cancel();
     tokio::time::timeout(crate::support::DEADLINE, admin.serving).await.unwrap().unwrap();
     assert!(idle.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_listener_without_connections_holds_no_place() {
+    let settings = AdminSettings { connections_max: 1, ..AdminSettings::default() };
+    let listener = async || tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listeners = vec![listener().await, listener().await, listener().await];
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    let admin = Admin::start_on(listeners, settings);
+    for address in addresses.iter().chain(&addresses) {
+        let mut client = Client::connect(*address).await;
+        assert_eq!(
+            client.send("GET", "/status", &[("Connection", "close")], "").await.status,
+            200,
+            "{address}"
+        );
+    }
+    admin.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn who_never_reads_its_answers_loses_its_place() {
+    let settings = AdminSettings {
+        connections_max: 1,
+        write_timeout: Duration::from_millis(50),
+        ..AdminSettings::default()
+    };
+    let admin = Admin::start_with(settings).await;
+    let mut deaf = tokio::net::TcpStream::connect(admin.address).await.unwrap();
+    let requests = "GET /schemas/upstreams HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2_000);
+    tokio::io::AsyncWriteExt::write_all(&mut deaf, requests.as_bytes()).await.unwrap();
+    // Waits for the only place.
+    assert_eq!(admin.get("/status").await.status, 200);
+    drop(deaf);
 }

@@ -56,17 +56,20 @@ impl Admin {
     }
 
     pub async fn start_with(settings: AdminSettings) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        Self::start_on(vec![TcpListener::bind("127.0.0.1:0").await.unwrap()], settings)
+    }
+
+    pub fn start_on(listeners: Vec<TcpListener>, settings: AdminSettings) -> Self {
+        let address = listeners[0].local_addr().unwrap();
         let (store, nodes) = (Store::in_memory(|_| None), Nodes::default());
         let state = AdminState::new(store.clone(), nodes.clone(), Metrics::new(), settings);
         let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(serve(vec![listener], state, shutdown.clone()));
+        let serving = tokio::spawn(serve(listeners, state, shutdown.clone()));
         Self { address, nodes, store, shutdown, serving }
     }
 
     pub async fn connect(&self) -> Client {
-        Client { stream: TcpStream::connect(self.address).await.unwrap(), read: Vec::new() }
+        Client::connect(self.address).await
     }
 
     /// One request on a connection of its own.
@@ -100,6 +103,10 @@ pub struct Client {
 }
 
 impl Client {
+    pub async fn connect(address: std::net::SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.unwrap(), read: Vec::new() }
+    }
+
     pub async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
         let mut request = format!("{method} {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {

@@ -159,7 +159,6 @@ async fn the_log_is_bounded_and_checkpoints_hold_what_left_it() {
     let directory = tempfile::tempdir().unwrap();
     let mut settings = StoreSettings::new(directory.path());
     settings.log_revisions_max = 80;
-    settings.checkpoint_revisions = 20;
     let store = Store::open(settings.clone(), encode).unwrap();
     let first = store.head().position;
     // A checkpoint is skipped while one is being written, so the log may be longer for a while.
@@ -184,6 +183,35 @@ async fn the_log_is_bounded_and_checkpoints_hold_what_left_it() {
     let store = Store::open(settings, encode).unwrap();
     assert_eq!(store.head().position, head.position);
     assert_eq!(store.head().config, head.config);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_log_of_few_bytes_stays_so() {
+    const BYTES_MAX: u64 = 64 << 10;
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = StoreSettings::new(directory.path());
+    settings.log_bytes_max = BYTES_MAX;
+    let store = Store::open(settings, encode).unwrap();
+    let size = || -> u64 {
+        files(directory.path(), "journal-")
+            .iter()
+            .filter_map(|path| path.metadata().ok())
+            .map(|m| m.len())
+            .sum()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut written = 0;
+    // Past the bound many times, and below it again.
+    for n in 0.. {
+        let before = size();
+        commit(&store, create_service(&format!("svc-{n}"))).await.unwrap();
+        written += size().saturating_sub(before);
+        if written > 4 * BYTES_MAX && size() <= BYTES_MAX {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "the log has {} bytes", size());
+    }
     store.close().await;
 }
 

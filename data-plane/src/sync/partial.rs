@@ -1,9 +1,10 @@
 //! A snapshot that is arriving, chunk by chunk: pure. It survives a broken stream and is resumed.
 
 use bytes::Bytes;
+use equipoise_proto::limits::{CONFIG_WIRE_BYTES_MAX, SNAPSHOT_COMPRESSED_BYTES_MAX};
 use equipoise_proto::{PROTOCOL, Position, v1};
 
-use super::replica::{COMPRESSED_BYTES_MAX, RAW_BYTES_MAX, ReplicaError, position};
+use super::replica::{ReplicaError, position};
 
 /// Chunks demanded at the start; each one that arrives demands the next, so this many are under way.
 pub(super) const WINDOW: u32 = 8;
@@ -24,7 +25,7 @@ impl Partial {
         if begin.min_protocol > PROTOCOL {
             return Err(ReplicaError::Protocol(begin.min_protocol));
         }
-        if begin.compressed_bytes > COMPRESSED_BYTES_MAX || begin.raw_bytes > RAW_BYTES_MAX {
+        if begin.compressed_bytes > SNAPSHOT_COMPRESSED_BYTES_MAX || begin.raw_bytes > CONFIG_WIRE_BYTES_MAX {
             return Err(ReplicaError::TooLarge);
         }
         let position = position(begin.position.as_ref())?;

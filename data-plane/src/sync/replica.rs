@@ -4,19 +4,13 @@
 //! only when the table has taken it.
 
 use bytes::Bytes;
+use equipoise_proto::limits::CONFIG_WIRE_BYTES_MAX;
 use equipoise_proto::{ContentHash, EntityKind, PROTOCOL, Position, entity_id, v1};
 use imbl::OrdMap;
 use prost::Message;
 use uuid::Uuid;
 
 use crate::table::Record;
-
-/// Largest config a node takes, uncompressed. The largest that was measured, 10,000 routes with 100,000 targets,
-/// has 3.65 MB.
-pub const RAW_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-
-/// Largest compressed snapshot a node takes.
-pub const COMPRESSED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// All entities a node has, at a position.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,7 +105,7 @@ impl Replica {
     /// When it is damaged, not understood, too large, or has another hash than `position`.
     pub fn decompress(position: Position, compressed: &[u8], raw_bytes: u64) -> Result<Self, ReplicaError> {
         use std::io::Read;
-        if raw_bytes > RAW_BYTES_MAX {
+        if raw_bytes > CONFIG_WIRE_BYTES_MAX {
             return Err(ReplicaError::TooLarge);
         }
         let damaged = |_| ReplicaError::Malformed("the snapshot does not decompress");

@@ -87,6 +87,17 @@ fn what_this_engine_has_not_is_refused_by_name() {
 }
 
 #[test]
+fn the_size_of_a_regex_is_known_by_its_class() {
+    for (regex, want) in [
+        (r"/users/(?<id>\d+)/\w{1,64}", USUAL_COMPILED_BYTES_MAX),
+        (r"/(?:\w{1,100}/){20}", REGEX_COMPILED_BYTES_MAX),
+    ] {
+        assert_eq!(PathRegex::parse(regex).unwrap().compiled_bytes_max(), want, "{regex}");
+        assert_eq!(HeaderRegex::parse(regex).unwrap().compiled_bytes_max(), want, "{regex}");
+    }
+}
+
+#[test]
 fn what_is_no_regex_anywhere_is_a_syntax_error() {
     for regex in ["/(", "/)", "/a)|(b", "/[a", "/[z-a]", "/a\\", "/(?<>a)", "/**"] {
         match PathRegex::parse(regex) {
@@ -131,6 +142,9 @@ proptest! {
         regex in r"/[a-c/.*+?|()\[\]\\{}^$,:<>&~dwsbx0-9-]{0,16}",
         path in "/[a-c/]{0,8}",
     ) {
+        if PathRegex::parse(&regex).is_ok() {
+            prop_assert_eq!(check(&regex), Ok(()));
+        }
         if let Ok(regex) = PathRegex::parse(&regex) && regex.match_len(path.as_bytes()).is_some() {
             prop_assert!(path.as_bytes().starts_with(regex.literal_prefix()));
         }

@@ -116,6 +116,46 @@ fn an_upstream_without_checks_gets_their_defaults() {
     assert!(active.https_verify_certificate);
 }
 
+/// Sets every field to null that may be null and has a default; `fields` are as `/schemas` shows them.
+fn nullify(fields: &Value, body: &mut Value) {
+    for (name, field) in fields.as_array().unwrap().iter().flat_map(|field| field.as_object().unwrap()) {
+        if field["type"] == "record" {
+            nullify(&field["fields"], &mut body[name]);
+        } else if field["required"] != true && !field["default"].is_null() {
+            body[name] = Value::Null;
+        }
+    }
+}
+
+#[test]
+fn what_is_null_is_sent_as_the_default_of_the_schema() {
+    use crate::model::{Change, Config, Context, Op, schema_json};
+    for (kind, body) in [
+        (Kind::Service, json!({"host": "a"})),
+        (Kind::Route, json!({"paths": ["/"]})),
+        (Kind::Upstream, json!({"name": "u"})),
+        (Kind::Target, json!({"target": "a:1", "upstream": {"id": Uuid::from_u128(1).to_string()}})),
+    ] {
+        let mut config = Config::default();
+        let mut create = |kind, body: Value| {
+            let op = Op::Create(body.as_object().unwrap().clone());
+            let mut context = Context { now_ms: 1_000, new_id: &mut || Uuid::from_u128(1) };
+            let change = Change { kind, op, parent: None };
+            let (next, effect) = config.apply(change, &mut context).unwrap();
+            config = next;
+            effect.mutations[0].after.as_deref().unwrap().clone()
+        };
+        if kind == Kind::Target {
+            create(Kind::Upstream, json!({"name": "u"}));
+        }
+        let filled = create(kind, body);
+        let mut nulls = Value::Object(filled.body.clone());
+        nullify(&schema_json(kind)["fields"], &mut nulls);
+        assert_ne!(nulls, Value::Object(filled.body.clone()), "{kind:?}");
+        assert_eq!(encode(&entity(kind, nulls)), encode(&filled), "{kind:?}");
+    }
+}
+
 #[test]
 fn hash_inputs_carry_what_they_hash() {
     use v1::hash_input::Input;

@@ -344,3 +344,18 @@ async fn a_large_change_comes_as_a_snapshot() {
     assert_eq!(node.take_snapshot().await, last);
     assert_eq!(plane.distribution.sent().deltas, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_ahead_of_a_restored_store_is_not_taken_for_one_that_applied() {
+    let plane = plane();
+    let head = plane.start().await;
+    let revision = equipoise_proto::Revision::new(head.revision.get() + 10);
+    let ahead = Position { revision, content_hash: ContentHash::EMPTY, ..head };
+    let mut node = plane.node(1, Some(&ahead)).await;
+    let given = node.take_snapshot().await;
+    assert_eq!((given.revision, given.content_hash), (head.revision, head.content_hash));
+    assert_ne!(plane.store.head().position.epoch, head.epoch);
+    let written = plane.write("after").await;
+    let outcome = plane.nodes.wait(&written).until(tokio::time::sleep(Duration::from_millis(1))).await;
+    assert_eq!((outcome.applied, outcome.pending), (0, 1));
+}

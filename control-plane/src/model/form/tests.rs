@@ -26,7 +26,7 @@ fn every_form_vector_of_a_known_kind_holds() {
         checked += 1;
         let brackets = if vector["method"] == "GET" { Brackets::Literal } else { Brackets::Split };
         let encoded = vector["encoded"].as_str().unwrap();
-        let got = decode(Inference::Declared(kind), brackets, &pairs(encoded));
+        let got = decode(Inference::Declared(kind), brackets, &pairs(encoded)).unwrap();
         assert_eq!(Value::Object(got), vector["decoded"], "{encoded}");
     }
     assert_eq!(checked, 40);
@@ -68,9 +68,27 @@ fn keys_and_values_beyond_the_vectors() {
             json!({"port": "80", "enabled": true, "tags": ["a"], "name": null, "x": {"y": false}}),
         ),
     ] {
-        let got = decode(inference, Brackets::Split, &pairs(encoded));
+        let got = decode(inference, Brackets::Split, &pairs(encoded)).unwrap();
         assert_eq!(Value::Object(got), want, "{name}");
     }
+}
+
+#[test]
+fn high_indices_make_only_so_many_elements() {
+    let nested = |key: &str, levels: usize| format!("{key}{}=x", "[1000]".repeat(levels));
+    for (name, encoded, is_ok) in [
+        ("one", nested("a", 1), true),
+        ("nine levels", nested("a", 9), true),
+        ("as deep as keys go", nested("a", 32), false),
+        ("many lists", (0..20).map(|n| nested(&format!("a{n:02}"), 1)).collect::<Vec<_>>().join("&"), false),
+        ("a thousand elements", vec!["a[]=x"; 1000].join("&"), true),
+    ] {
+        let got = decode(Inference::Plain, Brackets::Split, &pairs(&encoded));
+        assert_eq!(got.is_ok(), is_ok, "{name}");
+    }
+    let refusal = decode(Inference::Plain, Brackets::Split, &pairs(&nested("a", 32))).unwrap_err();
+    assert_eq!(refusal.status(), 400);
+    assert_eq!(refusal.to_json()["fields"]["a"], "lists of a form have no more than 10000 elements in all");
 }
 
 proptest! {
@@ -79,8 +97,9 @@ proptest! {
         ("(paths|tags|a|healthchecks)?[.\\[\\]a-c0-9%]{0,12}", prop::option::of("[a-z0-9.]{0,4}")), 0..8,
     )) {
         for kind in Kind::ALL {
-            let body = decode(Inference::Declared(kind), Brackets::Split, &pairs);
-            prop_assert_eq!(body.is_empty(), pairs.is_empty());
+            if let Ok(body) = decode(Inference::Declared(kind), Brackets::Split, &pairs) {
+                prop_assert_eq!(body.is_empty(), pairs.is_empty());
+            }
         }
     }
 }

@@ -59,7 +59,22 @@ pub(in crate::model) struct Custom {
     /// As `/schemas` says it; here no field is ever missing.
     pub(super) runs_with_missing_fields: bool,
     pub(super) when: When,
-    pub(super) accept: fn(&Body) -> Result<(), String>,
+    pub(super) accept: fn(&Body) -> Result<(), Fault>,
+}
+
+/// What a [`Check::Custom`] finds wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::model) enum Fault {
+    /// The fields together.
+    Entity(String),
+    /// One field.
+    Field(&'static str, String),
+}
+
+impl From<String> for Fault {
+    fn from(text: String) -> Self {
+        Self::Entity(text)
+    }
 }
 
 /// When a [`Check::Custom`] runs.
@@ -67,7 +82,7 @@ pub(in crate::model) struct Custom {
 pub(in crate::model) enum When {
     /// Whatever is wrong with fields.
     Always,
-    /// Last, and only if nothing else was found wrong.
+    /// Last, only if nothing else was found wrong, and only if one of its sources changed: it may be costly.
     NoOtherError,
 }
 
@@ -96,9 +111,9 @@ impl Check {
         }))
     }
 
-    /// Runs it on `body`, whose faulty fields are in `errors`; returns the text of the entity's error. A
-    /// conditional also puts its verdict on the dependent field into `errors`.
-    pub(super) fn run(&self, body: &Body, errors: &mut Map<String, Value>, op: Op) -> Option<String> {
+    /// Runs it on `body`, whose faulty fields are in `errors`; returns the text of the entity's error. What is
+    /// wrong with one field goes into `errors`, and so does a conditional's verdict on the dependent field.
+    pub(super) fn run(&self, body: &Body, errors: &mut Map<String, Value>, op: Op<'_>) -> Option<String> {
         match self {
             Self::Conditional(conditional) => conditional.run(body, errors),
             Self::AtLeastOneOf(fields) => {
@@ -106,7 +121,7 @@ impl Check {
                 let fails = runs && fields.iter().all(|field| body.get(*field).is_none_or(is_empty));
                 let prefix = match op {
                     Op::Insert => "",
-                    Op::Update => "when updating, ",
+                    Op::Update(_) => "when updating, ",
                 };
                 fails.then(|| {
                     format!("{prefix}at least one of these fields must be non-empty: {}", quoted(fields))
@@ -124,10 +139,30 @@ impl Check {
             Self::Custom(custom) => {
                 let runs = match custom.when {
                     When::Always => true,
-                    When::NoOtherError => errors.is_empty(),
+                    When::NoOtherError => errors.is_empty() && custom.has_news(body, op),
                 };
-                if runs { (custom.accept)(body).err() } else { None }
+                if !runs {
+                    return None;
+                }
+                match (custom.accept)(body) {
+                    Ok(()) => None,
+                    Err(Fault::Entity(text)) => Some(text),
+                    Err(Fault::Field(field, text)) => {
+                        errors.insert(field.to_owned(), text.into());
+                        None
+                    }
+                }
             }
+        }
+    }
+}
+
+impl Custom {
+    /// Whether `body` has not been accepted before with these sources.
+    fn has_news(&self, body: &Body, op: Op<'_>) -> bool {
+        match op {
+            Op::Insert => true,
+            Op::Update(stored) => self.sources.iter().any(|field| body.get(*field) != stored.get(*field)),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Checks values against declarations, and brings them into their stored form.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value, json};
 
 use super::{Body, Check, Field, Named, Schema, Shape};
@@ -8,12 +10,12 @@ use crate::model::entity::uuid;
 use crate::model::number::whole;
 
 /// Whether an entity is made or changed; a few messages differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::model) enum Op {
+#[derive(Debug, Clone, Copy)]
+pub(in crate::model) enum Op<'a> {
     /// POST and PUT.
     Insert,
-    /// PATCH.
-    Update,
+    /// PATCH, of what is stored.
+    Update(&'a Body),
 }
 
 impl Field {
@@ -25,7 +27,12 @@ impl Field {
         if let Some(rule @ super::Rule::Null(_)) = self.rules.first() {
             rule.check(value)?;
         }
-        self.shape.check(value)?;
+        self.shape.admit(value)?;
+        // Before its parts, which may be many.
+        if let Some(rule) = self.rules.iter().find(|rule| matches!(rule, super::Rule::LenMax(_))) {
+            rule.check(value)?;
+        }
+        self.shape.check_parts(value)?;
         for rule in &self.rules {
             rule.check(value)?;
         }
@@ -47,7 +54,9 @@ impl Field {
 }
 
 impl Shape {
-    fn check(&self, value: &mut Value) -> Result<(), Value> {
+    /// Checks the type of a value, and gives it the form that the rest relies on; costs the same whatever its
+    /// size.
+    fn admit(&self, value: &mut Value) -> Result<(), Value> {
         match self {
             Self::String => match value {
                 Value::String(_) => Ok(()),
@@ -70,24 +79,32 @@ impl Shape {
                 Value::Bool(_) => Ok(()),
                 _ => Err("expected a boolean".into()),
             },
-            Self::Array(element) => check_items(element, items(value, "expected an array")?),
-            Self::Set(element) => {
-                let items = items(value, "expected a set")?;
+            Self::Array(_) => admit_list(value, "expected an array"),
+            Self::Set(_) => admit_list(value, "expected a set"),
+            Self::Map { .. } => admit_table(value, "expected a map"),
+            Self::Record { .. } => admit_table(value, "expected a record"),
+            Self::Foreign { .. } if value.is_object() => Ok(()),
+            Self::Foreign { .. } => Err(missing_key()),
+        }
+    }
+
+    /// Checks what an admitted value consists of.
+    fn check_parts(&self, value: &mut Value) -> Result<(), Value> {
+        match (self, value) {
+            (Self::Array(element), Value::Array(items)) => check_items(element, items),
+            (Self::Set(element), Value::Array(items)) => {
                 check_items(element, items)?;
                 drop_duplicates(items);
                 Ok(())
             }
-            Self::Map { keys, values } => check_map(keys, values, value),
-            Self::Record { fields, checks } => {
-                // An empty list is an empty table where schemas come from.
-                if value.as_array().is_some_and(Vec::is_empty) {
-                    *value = Value::Object(Map::new());
-                }
-                let Value::Object(map) = value else { return Err("expected a record".into()) };
+            (Self::Map { keys, values }, Value::Object(map)) => check_map(keys, values, map),
+            (Self::Record { fields, checks }, Value::Object(map)) => {
                 let errors = check_fields(fields, checks, map, Op::Insert);
                 if errors.is_empty() { Ok(()) } else { Err(Value::Object(errors)) }
             }
-            Self::Foreign { referenced, .. } => check_foreign(referenced.kind(), value),
+            (Self::Foreign { referenced, .. }, value) => check_foreign(referenced.kind(), value),
+            (Self::String | Self::Integer | Self::Number | Self::Boolean, _)
+            | (Self::Array(_) | Self::Set(_) | Self::Map { .. } | Self::Record { .. }, _) => Ok(()),
         }
     }
 }
@@ -98,7 +115,7 @@ pub(super) fn check_fields(
     fields: &[Named],
     checks: &[Check],
     body: &mut Body,
-    op: Op,
+    op: Op<'_>,
 ) -> Map<String, Value> {
     let mut errors = Map::new();
     let sent = body.len();
@@ -148,11 +165,30 @@ pub(super) fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn items<'a>(value: &'a mut Value, error: &str) -> Result<&'a mut Vec<Value>, Value> {
+/// About what a value takes, in memory and wherever it is encoded: numbers and the like count as 8.
+pub(super) fn bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len() + 8,
+        Value::Array(items) => items.iter().map(bytes).sum::<usize>() + 8,
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + bytes(value)).sum::<usize>() + 8,
+    }
+}
+
+/// An empty table is an empty list where schemas come from.
+fn admit_list(value: &mut Value, error: &str) -> Result<(), Value> {
     if value.as_object().is_some_and(Map::is_empty) {
         *value = Value::Array(Vec::new());
     }
-    value.as_array_mut().ok_or_else(|| error.into())
+    if value.is_array() { Ok(()) } else { Err(error.into()) }
+}
+
+/// And the other way round.
+fn admit_table(value: &mut Value, error: &str) -> Result<(), Value> {
+    if value.as_array().is_some_and(Vec::is_empty) {
+        *value = Value::Object(Map::new());
+    }
+    if value.is_object() { Ok(()) } else { Err(error.into()) }
 }
 
 fn check_items(element: &Field, items: &mut [Value]) -> Result<(), Value> {
@@ -167,28 +203,16 @@ fn check_items(element: &Field, items: &mut [Value]) -> Result<(), Value> {
     if errors.is_empty() { Ok(()) } else { Err(Value::Array(errors)) }
 }
 
-/// Keeps the first of equal ones, in order. Texts, the usual case, cost O(n log n).
+/// Keeps the first of equal ones, in order. Cost: O(n).
 fn drop_duplicates(items: &mut Vec<Value>) {
-    let mut texts = std::collections::BTreeSet::new();
-    let mut others: Vec<Value> = Vec::new();
-    items.retain(|item| match item {
-        Value::String(text) => texts.insert(text.clone()),
-        other => {
-            let is_new = !others.contains(other);
-            if is_new {
-                others.push(other.clone());
-            }
-            is_new
-        }
-    });
+    let mut seen = HashSet::with_capacity(items.len());
+    let is_new: Vec<bool> = items.iter().map(|item| seen.insert(item)).collect();
+    let mut is_new = is_new.into_iter();
+    items.retain(|_| is_new.next().unwrap_or(true));
 }
 
 /// A map reports one error for the whole of it: the first bad key or value.
-fn check_map(keys: &Field, values: &Field, value: &mut Value) -> Result<(), Value> {
-    if value.as_array().is_some_and(Vec::is_empty) {
-        *value = Value::Object(Map::new());
-    }
-    let Value::Object(map) = value else { return Err("expected a map".into()) };
+fn check_map(keys: &Field, values: &Field, map: &mut Body) -> Result<(), Value> {
     for (key, value) in map.iter_mut() {
         keys.check(&mut Value::String(key.clone()))?;
         if value.is_null() {
@@ -201,8 +225,7 @@ fn check_map(keys: &Field, values: &Field, value: &mut Value) -> Result<(), Valu
 
 /// Stores `{"id":…}` only. A reference without id is judged as a part of what it refers to.
 fn check_foreign(referenced: Option<Kind>, value: &mut Value) -> Result<(), Value> {
-    let missing = || Err(json!({ "id": "missing primary key" }));
-    let Value::Object(reference) = value else { return missing() };
+    let Value::Object(reference) = value else { return Err(missing_key()) };
     match reference.get("id") {
         Some(Value::String(text)) if uuid(text).is_some() => {
             *value = json!({ "id": text.to_ascii_lowercase() });
@@ -210,10 +233,14 @@ fn check_foreign(referenced: Option<Kind>, value: &mut Value) -> Result<(), Valu
         }
         Some(Value::Null) | None => match referenced.map(|kind| Schema::of(kind).check_part(reference)) {
             Some(errors) if !errors.is_empty() => Err(Value::Object(errors)),
-            Some(_) | None => missing(),
+            Some(_) | None => Err(missing_key()),
         },
         Some(_) => Err(json!({ "id": "expected a valid UUID" })),
     }
+}
+
+fn missing_key() -> Value {
+    json!({ "id": "missing primary key" })
 }
 
 impl Schema {

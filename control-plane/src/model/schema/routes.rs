@@ -1,12 +1,12 @@
 //! Routes.
 
-use equipoise_proto::limits::ROUTE_LIST_MAX;
+use equipoise_proto::limits::{ROUTE_LIST_MAX, ROUTE_REGEX_COMPILED_BYTES_MAX, ROUTE_REGEXES_MAX};
 use serde_json::{Value, json};
 
 use super::engine::is_empty;
 use super::format::{EMPTY_SEGMENTS, header_name, id, name, port, protocol, seconds, tags};
 use super::{
-    Body, Check, Custom, EndpointKey, Field, If, Named, Pattern, Referenced, Rule, Schema, Then, When,
+    Body, Check, Custom, EndpointKey, Fault, Field, If, Named, Pattern, Referenced, Rule, Schema, Then, When,
 };
 use crate::model::{Kind, patterns};
 
@@ -75,41 +75,41 @@ fn null(fields: &[&'static str], protocols: &str) -> Vec<Named> {
     fields.iter().copied().map(refused).collect()
 }
 
-fn needs(accept: fn(&Body) -> Result<(), String>) -> Check {
+fn needs(accept: fn(&Body) -> Result<(), Fault>) -> Check {
     let sources = vec!["methods", "hosts", "headers", "paths", "snis", "sources", "destinations"];
     Check::Custom(Custom { sources, runs_with_missing_fields: true, when: When::Always, accept })
 }
 
-fn http_needs(body: &Body) -> Result<(), String> {
+fn http_needs(body: &Body) -> Result<(), Fault> {
     if has(body, "https") {
         return must_set(body, &["methods", "hosts", "headers", "paths", "snis"], "'https'");
     }
     must_set(body, &["methods", "hosts", "headers", "paths"], "'http'")
 }
 
-fn stream_needs(body: &Body) -> Result<(), String> {
+fn stream_needs(body: &Body) -> Result<(), Fault> {
     must_set(body, &["sources", "destinations", "snis"], "'tcp', 'tls' or 'udp'")
 }
 
-fn passthrough_needs(body: &Body) -> Result<(), String> {
+fn passthrough_needs(body: &Body) -> Result<(), Fault> {
     if body.get("snis").is_some_and(|value| !is_empty(value)) {
         return Ok(());
     }
-    Err("must set snis when 'protocols' is 'tls_passthrough'".to_owned())
+    Err("must set snis when 'protocols' is 'tls_passthrough'".to_owned().into())
 }
 
-fn grpc_needs(body: &Body) -> Result<(), String> {
+fn grpc_needs(body: &Body) -> Result<(), Fault> {
     if has(body, "grpcs") {
         return must_set(body, &["hosts", "headers", "paths", "snis"], "'grpcs'");
     }
     must_set(body, &["hosts", "headers", "paths"], "'grpc'")
 }
 
-fn must_set(body: &Body, fields: &[&str], protocols: &str) -> Result<(), String> {
+fn must_set(body: &Body, fields: &[&str], protocols: &str) -> Result<(), Fault> {
     if fields.iter().any(|field| body.get(*field).is_some_and(|value| !is_empty(value))) {
         return Ok(());
     }
-    Err(format!("must set one of '{}' when 'protocols' is {protocols}", fields.join("', '")))
+    Err(format!("must set one of '{}' when 'protocols' is {protocols}", fields.join("', '")).into())
 }
 
 fn has(body: &Body, protocol: &str) -> bool {
@@ -151,22 +151,47 @@ fn checks() -> Vec<Check> {
     ]
 }
 
-/// What the router's dialect of regular expressions refuses is an error of the route, not of a field.
-fn compiles(body: &Body) -> Result<(), String> {
+/// What the router's dialect of regular expressions refuses is an error of the route, not of a field. The only
+/// place where they are compiled: what they come to is bounded for the route as a whole.
+fn compiles(body: &Body) -> Result<(), Fault> {
+    let mut regexes = Regexes::default();
     let items = |field: &str| body.get(field).and_then(Value::as_array).into_iter().flatten();
     for path in items("paths").filter_map(Value::as_str) {
-        patterns::path_in_router(path)?;
+        regexes.add("paths", patterns::path_in_router(path)?.compiled_bytes_max())?;
     }
     for (name, values) in body.get("headers").and_then(Value::as_object).into_iter().flatten() {
         let values = values.as_array().map(Vec::as_slice).unwrap_or_default();
         if values.is_empty() {
-            return Err(format!("Router Expression failed validation: no value for header '{name}'"));
+            return Err(format!("Router Expression failed validation: no value for header '{name}'").into());
         }
         for value in values.iter().filter_map(Value::as_str) {
-            patterns::header_in_router(value)?;
+            regexes.add("headers", patterns::header_in_router(value)?.compiled_bytes_max())?;
         }
     }
     Ok(())
+}
+
+/// The regular expressions of a route so far.
+#[derive(Debug, Default)]
+struct Regexes {
+    count: usize,
+    compiled_bytes: usize,
+}
+
+impl Regexes {
+    /// Counts one more; what is none takes no bytes.
+    fn add(&mut self, field: &'static str, compiled_bytes: usize) -> Result<(), Fault> {
+        self.count += usize::from(compiled_bytes > 0);
+        self.compiled_bytes += compiled_bytes;
+        let text = if self.count > ROUTE_REGEXES_MAX {
+            format!("no more than {ROUTE_REGEXES_MAX} regular expressions in one route")
+        } else if self.compiled_bytes > ROUTE_REGEX_COMPILED_BYTES_MAX {
+            format!("regular expressions take more than {ROUTE_REGEX_COMPILED_BYTES_MAX} bytes in one route")
+        } else {
+            return Ok(());
+        };
+        Err(Fault::Field(field, text))
+    }
 }
 
 fn peers() -> Field {
@@ -222,6 +247,6 @@ fn headers() -> Field {
         error: "cannot contain 'host' header, which must be specified in the 'hosts' attribute",
     };
     let values =
-        Field::array(Field::string().custom(patterns::header_value)).rule(Rule::LenMax(ROUTE_LIST_MAX));
+        Field::array(Field::string().custom(patterns::header_pattern)).rule(Rule::LenMax(ROUTE_LIST_MAX));
     Field::map(header_name().rule(Rule::MatchNone(vec![host])), values)
 }

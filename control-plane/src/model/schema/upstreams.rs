@@ -87,7 +87,7 @@ fn healthchecks() -> Field {
                 ("interval", seconds(0)),
             ]),
         ),
-        ("headers", Field::map(header_name(), Field::array(Field::string())).optional()),
+        ("headers", check_headers().optional()),
         ("timeout", seconds(1)),
         ("type", kind()),
         ("concurrency", Field::integer().between(1, 2_147_483_648).default(10)),
@@ -124,6 +124,11 @@ fn healthchecks() -> Field {
     ])
     // The reference does not list `threshold` here, and clients compare.
     .default(json!({ "active": {}, "passive": {} }))
+}
+
+/// What each probe sends.
+fn check_headers() -> Field {
+    Field::map(header_name(), Field::array(Field::string().custom(patterns::header_value)))
 }
 
 fn statuses(default: &[u16]) -> Named {

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use equipoise_proto::limits::SNAPSHOT_COMPRESSED_BYTES_MAX;
 use equipoise_proto::{Position, v1};
 use prost::Message;
 use tracing::{info, warn};
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 use super::entry::{Entry, decode_all};
 use super::replay::{State, replay};
 use super::{Loaded, Pending, TAIL_BYTES_MIN};
-use crate::sync::replica::{COMPRESSED_BYTES_MAX, Replica};
+use crate::sync::replica::Replica;
 
 /// First bytes of a snapshot file; the last one is the format's version. A blake3 checksum of the rest follows, then
 /// the header, then the compressed config.
@@ -22,7 +23,7 @@ const HEAD_BYTES_MAX: u64 = 1024;
 /// Only its owner reads it: it holds private keys.
 const MODE: u32 = 0o600;
 /// Largest tail that is read back. Folding keeps it near the size of its snapshot.
-const TAIL_BYTES_MAX: u64 = 4 * COMPRESSED_BYTES_MAX;
+const TAIL_BYTES_MAX: u64 = 2 * SNAPSHOT_COMPRESSED_BYTES_MAX;
 
 /// Held while a process uses the cache.
 const LOCK: &str = "config.lock";
@@ -314,7 +315,8 @@ impl Disk {
 
     fn read(&self, generation: u64) -> io::Result<(State, Tail)> {
         let damaged = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
-        let snapshot = read_bounded(&self.snapshot_path(generation), COMPRESSED_BYTES_MAX + HEAD_BYTES_MAX)?;
+        let snapshot =
+            read_bounded(&self.snapshot_path(generation), SNAPSHOT_COMPRESSED_BYTES_MAX + HEAD_BYTES_MAX)?;
         let rest = snapshot.strip_prefix(&MAGIC).ok_or_else(|| damaged("not a cached config"))?;
         let (checksum, mut rest) = rest.split_first_chunk::<32>().ok_or_else(|| damaged("too short"))?;
         if blake3::hash(rest).as_bytes() != checksum {

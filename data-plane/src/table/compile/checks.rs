@@ -3,7 +3,7 @@
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use equipoise_proto::v1;
+use equipoise_proto::{HeaderValue, v1};
 
 use crate::health::{Active, Checks, Limits, Passive, ProbeKind, Statuses};
 
@@ -117,10 +117,10 @@ fn statuses(field: &'static str, wire: &[u32]) -> Result<Statuses, InvalidChecks
 fn push_header(lines: &mut String, name: &str, value: &str) -> Result<(), InvalidChecks> {
     let field = "healthchecks.active.headers";
     http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid(field, "not a header name"))?;
-    http::HeaderValue::from_bytes(value.as_bytes()).map_err(|_| invalid(field, "not a header value"))?;
+    let value = HeaderValue::parse(value).map_err(|_| invalid(field, "not a header value"))?;
     lines.push_str(name);
     lines.push_str(": ");
-    lines.push_str(value);
+    lines.push_str(value.as_str());
     lines.push_str("\r\n");
     Ok(())
 }
