@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -54,6 +55,19 @@ impl Deref for OwnTable {
 
     fn deref(&self) -> &Table {
         &self.0
+    }
+}
+
+impl Drop for OwnTable {
+    fn drop(&mut self) {
+        // Once a table and worker. Whoever holds a table last frees it, which takes milliseconds if it is large: not on
+        // a thread that serves requests. Outside the runtime there are none to serve.
+        if Arc::strong_count(&self.0) == 1
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let table = std::mem::take(&mut self.0);
+            drop(runtime.spawn_blocking(move || drop(table)));
+        }
     }
 }
 
