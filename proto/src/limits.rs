@@ -64,3 +64,21 @@ pub const SNAPSHOT_COMPRESSED_BYTES_MAX: u64 = CONFIG_WIRE_BYTES_MAX + CONFIG_WI
 
 /// Most that a snapshot adds to the bytes of one entity: kind, id, lengths.
 pub const RECORD_OVERHEAD_BYTES_MAX: u64 = 32;
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::v1;
+
+    #[test]
+    fn a_snapshot_adds_no_more_to_an_entity_than_is_reckoned() {
+        for length in [0, 1, ENTITY_WIRE_BYTES_MAX] {
+            let (id, wire) = (vec![0; 16].into(), vec![0; length].into());
+            let record = v1::EntityRecord { kind: i32::MAX, id, wire };
+            let added = record.encode_length_delimited_to_vec().len() - length;
+            assert!(u64::try_from(added).unwrap() <= RECORD_OVERHEAD_BYTES_MAX, "{added} bytes at {length}");
+        }
+    }
+}

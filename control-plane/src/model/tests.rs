@@ -514,6 +514,20 @@ fn a_route_has_only_so_many_regular_expressions() {
 }
 
 #[test]
+fn a_patch_does_not_judge_again_what_it_leaves_as_it_is() {
+    let mut world = world();
+    let route = world.config.get(Kind::Route, &Key::Name("r".to_owned())).unwrap().clone();
+    // As an older build may have accepted it.
+    let mut body = route.body.clone();
+    body.insert("paths".to_owned(), json!((0..101).map(|n| format!("~/{n}")).collect::<Vec<_>>()));
+    let after = Some(Arc::new(Entity { body, ..Entity::clone(&route) }));
+    world.config.restore(&Mutation { before: Some(route), after });
+    world.ok("PATCH /routes/r", json!({"tags": ["a"], "preserve_host": true}));
+    world.refused("PATCH /routes/r", json!({"headers": {"a": ["b"]}}));
+    world.ok("PATCH /routes/r", json!({"paths": ["/"]}));
+}
+
+#[test]
 fn a_value_that_would_end_its_header_line_is_not_sent_by_checks() {
     let mut world = world();
     let body = |value: &str| json!({"healthchecks": {"active": {"headers": {"x": [value]}}}});

@@ -309,3 +309,25 @@ async fn who_never_reads_its_answers_loses_its_place() {
     assert_eq!(admin.get("/status").await.status, 200);
     drop(deaf);
 }
+
+#[tokio::test]
+async fn what_would_take_too_much_memory_is_refused_plainly() {
+    let admin = Admin::start().await;
+    let many = format!("{{\"a\":[0{}]}}", ",0".repeat(140_000));
+    let deep = format!("a{}=x", "[1000]".repeat(32));
+    for path in ["/services", "/schemas/services/validate"] {
+        let refused = admin.send("POST", path, &[TYPE_JSON], &many).await;
+        assert_eq!(
+            (refused.status, refused.text()),
+            (400, r#"{"message":"Too many values in JSON body"}"#),
+            "{path}"
+        );
+        let refused = admin.form("POST", path, &deep).await;
+        assert_eq!((refused.status, &refused.json()["code"]), (400, &json!(2)), "{path}");
+        assert_eq!(
+            refused.json()["fields"]["a"],
+            "lists of a form have no more than 10000 elements in all",
+            "{path}"
+        );
+    }
+}
