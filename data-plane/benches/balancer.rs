@@ -2,11 +2,12 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use equipoise_data_plane::balancer::{
-    Ask, Balancer, ConsistentHashing, Ewma, Latency, LeastConnections, Live, RingMember, RoundRobin,
+    Algorithm, Ask, Balancer, Ewma, HashInput, Latency, LeastConnections, Live, RingMember, RoundRobin,
 };
 use equipoise_data_plane::table::{Target, Tried, Upstream};
 use std::hint::black_box;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Instant;
 
 const SIZES: [usize; 3] = [2, 100, 10_000];
 
@@ -32,20 +33,15 @@ fn picks(criterion: &mut Criterion) {
     for size in SIZES {
         let alternating: Vec<u16> = (0..size).map(|at| if at % 2 == 0 { 100 } else { 50 }).collect();
         let distinct: Vec<u16> = (0_u16..).take(size).map(|at| 65_535 - at).collect();
-        let addresses: Vec<_> = (0..size).map(|at| format!("10.0.{}.{}:80", at / 250, at % 250)).collect();
-        let members = addresses.iter().map(|address| RingMember { address, weight: 100 });
+        let address = |at: u32| SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + at), 80));
+        let members = (0..).take(size).map(|at| RingMember { address: address(at), host: "", weight: 100 });
+        let algorithm =
+            Algorithm::ConsistentHashing { slots: 10_000, hash_on: HashInput::Ip, fallback: HashInput::None };
         let balancers = [
             ("round-robin, sequence", Balancer::RoundRobin(RoundRobin::new(&alternating))),
             ("round-robin, rotation", Balancer::RoundRobin(RoundRobin::new(&distinct))),
             ("least-connections", Balancer::LeastConnections(LeastConnections::new(&alternating))),
-            (
-                "consistent-hashing",
-                Balancer::ConsistentHashing(ConsistentHashing::new(
-                    &members.collect::<Vec<_>>(),
-                    size,
-                    10_000,
-                )),
-            ),
+            ("consistent-hashing", algorithm.prepare(members, size)),
             ("latency", Balancer::Latency(Latency::new(&alternating))),
         ];
         for (name, balancer) in balancers {
@@ -67,8 +63,9 @@ fn picks(criterion: &mut Criterion) {
             Target::new(SocketAddr::from(([127, 0, 0, 1], port)), "127.0.0.1")
         };
         let upstream = Upstream::new(Some("u"), (0..size).map(target).collect());
+        let now = Instant::now();
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
-            bencher.iter(|| black_box(upstream.pick(&mut Tried::default()).is_ok()));
+            bencher.iter(|| black_box(upstream.pick(&mut Tried::default(), now, |_, _| 0).is_ok()));
         });
     }
     group.finish();

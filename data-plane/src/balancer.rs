@@ -3,6 +3,7 @@
 //! Members are named by their place in the weights that a balancer was built from. Nothing here changes by a pick:
 //! what goes on (turns, requests under way, answer times) belongs to the caller, who outlives a change of members.
 
+mod algorithm;
 mod consistent_hashing;
 mod latency;
 mod least_connections;
@@ -12,6 +13,9 @@ mod scored;
 mod shares;
 mod threshold;
 
+use std::sync::Arc;
+
+pub use algorithm::{Algorithm, HashInput};
 pub use consistent_hashing::{ConsistentHashing, POINTS_MAX, RingMember, hash};
 pub use latency::{Ewma, Latency};
 pub use least_connections::LeastConnections;
@@ -28,7 +32,7 @@ pub enum Balancer {
     /// The fewest requests under way, by weight.
     LeastConnections(LeastConnections),
     /// The same key to the same member.
-    ConsistentHashing(ConsistentHashing),
+    ConsistentHashing(Arc<ConsistentHashing>),
     /// The shortest answer times, by weight.
     Latency(Latency),
 }
@@ -45,6 +49,16 @@ pub struct Ask {
 }
 
 impl Balancer {
+    /// Whether picks look at turns before: then the caller keeps them.
+    pub const fn compares_turns(&self) -> bool {
+        matches!(self, Self::LeastConnections(_) | Self::Latency(_))
+    }
+
+    /// Whether picks look at answer times: then the caller keeps them.
+    pub const fn compares_latency(&self) -> bool {
+        matches!(self, Self::Latency(_))
+    }
+
     /// Chooses among the members for which `may_take` holds; `None` when there is none of them.
     pub fn pick(&self, ask: Ask, live: &impl Live, may_take: impl Fn(usize) -> bool) -> Option<usize> {
         match self {

@@ -13,6 +13,7 @@ mod connection;
 mod error;
 mod exchange;
 mod forward;
+mod hash;
 mod pool;
 mod relay;
 mod reply;

@@ -7,6 +7,7 @@ mod active;
 mod assemble;
 mod build;
 mod changes;
+mod clock;
 pub mod compile;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -22,6 +23,7 @@ mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_proto::pattern::PathCaptures;
 use imbl::Vector;
 use uuid::Uuid;
 
@@ -34,7 +36,7 @@ pub use build::{Applied, ApplyError, Builder, Directory, Request, Seams, Updates
 pub use compile::{CellKey, CompileError, Record, Update};
 pub use live::{Answer, FORGET_AFTER, Resolved, SrvPart};
 pub use mark::{MARKS_MAX, Mark, carry_marks};
-pub use members::{Member, MemberTarget, Members, Origin, Readiness};
+pub use members::{Member, MemberTarget, Members, Origin, Readiness, Terms};
 pub use plan::{Names, ProbePlan, Probes};
 pub use report::{AddressReport, AddressState, Reports, TargetReport};
 pub use target::{Lease, Target};
@@ -60,6 +62,12 @@ impl Table {
     pub fn resolve(&self, query: &Query<'_>) -> Option<(&Arc<Route>, Match)> {
         let found = self.router.find(query)?;
         Some((self.routes.get(found.route)?.as_ref()?, found))
+    }
+
+    /// The groups of the regex by which the route matched; `None` if it was no regex, or has no group. `path` is the
+    /// query's.
+    pub fn captures<'p>(&self, found: &Match, path: &'p [u8]) -> Option<PathCaptures<'p>> {
+        self.router.captures(found, path)
     }
 }
 

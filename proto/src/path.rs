@@ -25,10 +25,15 @@ pub fn normalise(path: &[u8]) -> Cow<'_, [u8]> {
     if is_normal(path) {
         return Cow::Borrowed(path);
     }
-    let decoded = decode(path);
-    let mut resolved = resolve_dots(&decoded);
+    Cow::Owned(resolve(&decode(path)))
+}
+
+/// The last two steps of [`normalise`], for a path of which all was decoded: dot segments resolved, runs of `/` made
+/// one.
+pub fn resolve(decoded: &[u8]) -> Vec<u8> {
+    let mut resolved = resolve_dots(decoded);
     resolved.dedup_by(|next, previous| *next == b'/' && *previous == b'/');
-    Cow::Owned(resolved)
+    resolved
 }
 
 /// Appends `path` with every byte percent-encoded that an upstream must not see raw. A `%` stays: in a

@@ -7,6 +7,8 @@
 //! when a member leaves, and fails when the ring is full. Here both stay, and the rest of the key's hash decides
 //! between them: no key moves but those of the member that left, and there is no limit on members.
 
+use std::net::{IpAddr, SocketAddr};
+
 use twox_hash::XxHash32;
 
 /// Points of a member of average weight.
@@ -26,8 +28,10 @@ pub fn hash(key: &[u8]) -> u32 {
 /// What is known of a member when the ring is made.
 #[derive(Debug, Clone, Copy)]
 pub struct RingMember<'a> {
-    /// `ip:port`; of an SRV answer `name:port`.
-    pub address: &'a str,
+    /// Where it listens. Its `ip:port`, an IPv6 address in brackets, decides its places.
+    pub address: SocketAddr,
+    /// Tells members at one address apart.
+    pub host: &'a str,
     /// Its share.
     pub weight: u16,
 }
@@ -64,7 +68,11 @@ impl ConsistentHashing {
         let mut points = Vec::new();
         for (at, member) in (0_u32..).zip(members).filter(|(_, member)| member.weight > 0) {
             let count = (u64::from(member.weight) * wanted / total).max(1);
-            let (host, port) = member.address.rsplit_once(':').unwrap_or((member.address, ""));
+            let host = match member.address.ip() {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => format!("[{ip}]"),
+            };
+            let port = member.address.port();
             for point in 1..=count {
                 let hash = hash(format!("{host}::{port} {point}").as_bytes());
                 points.push(Point { place: hash % places, rest: hash / places, member: at });
@@ -72,8 +80,9 @@ impl ConsistentHashing {
         }
         // Two points of one hash: the address decides, so that the order of members does not.
         points.sort_unstable_by(|a, b| {
-            let address = |point: &Point| members.get(index(point.member)).map(|member| member.address);
-            (a.place, a.rest).cmp(&(b.place, b.rest)).then_with(|| address(a).cmp(&address(b)))
+            let name =
+                |point: &Point| members.get(index(point.member)).map(|member| (member.address, member.host));
+            (a.place, a.rest).cmp(&(b.place, b.rest)).then_with(|| name(a).cmp(&name(b)))
         });
         let mut starts = Vec::with_capacity(index(places) + 1);
         for (at, point) in (0_u32..).zip(&points) {

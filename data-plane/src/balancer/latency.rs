@@ -19,8 +19,12 @@ pub struct Ewma {
 
 impl Ewma {
     /// An average of `seconds` as of `now_ms`.
-    pub const fn new(seconds: f32, now_ms: u32) -> Self {
-        Self { seconds, at_ms: now_ms }
+    pub const fn new(seconds: f64, now_ms: u32) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "24 bits of an answer time are more than its noise"
+        )]
+        Self { seconds: seconds as f32, at_ms: now_ms }
     }
 
     /// After an answer that took `sample_seconds`.

@@ -13,6 +13,7 @@ use super::connection::Client;
 use super::error::Problem;
 use super::exchange::{Failure, Picked};
 use super::forward::BodyHeader;
+use super::hash::GivenCookie;
 use super::pool::Pooled;
 use super::relay::{Encoding, Patience, Progress, Relay, RelayError};
 use super::reply::{self, Reply, ReplyBody};
@@ -39,6 +40,8 @@ pub struct Aim<'a> {
     pub matched: &'a Matched<'a>,
     /// The target.
     pub lease: &'a Lease,
+    /// A cookie that the client is to be given.
+    pub cookie: Option<&'a GivenCookie>,
     /// When that was picked.
     pub picked: Picked,
     /// Whether a pooled connection will do.
@@ -397,6 +400,7 @@ impl Attempt {
             upstream_ms,
             proxy_ms,
             request_id: &facts.request_id,
+            cookie: aim.cookie,
             added: worker.settings.response_headers,
         };
         reply::push_head(&mut out, &head, &with);

@@ -11,6 +11,7 @@ use super::attempt::{self, Attempt, Failed};
 use super::body::{Body, Remains, read_body};
 use super::connection::Client;
 use super::error::Problem;
+use super::hash::GivenCookie;
 use super::relay::RelayError;
 use super::request::{self, Facts, First, Matched, Opened};
 use super::retry::{self, Fault, Origin, Verdict};
@@ -114,16 +115,17 @@ async fn proxy(
     body: &mut Body,
 ) -> After {
     let mut tried = Tried::default();
+    let mut cookie = None;
     let mut retries_left = matched.service.retries;
     let mut seen = Answering { facts, route: Some(matched.route), picked: None };
     let mut attempt = None;
     'targets: loop {
         let (lease, mut composed, at) = match first.take() {
-            Some(First { lease, head, tried: first_tried }) => {
-                tried = first_tried;
+            Some(First { lease, head, tried: first_tried, cookie: first_cookie }) => {
+                (tried, cookie) = (first_tried, first_cookie);
                 (lease, Some(head), facts.started)
             }
-            None => match pick(client, matched, &mut tried).await {
+            None => match pick(client, worker, matched, &mut tried, &mut cookie).await {
                 Ok(lease) => (lease, None, Instant::now()),
                 Err(Failure::Problem(Problem::Pick(error))) => {
                     let problem =
@@ -137,7 +139,8 @@ async fn proxy(
         seen.picked = Some(picked);
         let mut may_pool = true;
         loop {
-            let target = attempt::Aim { facts, matched, lease: &lease, picked, may_pool };
+            let target =
+                attempt::Aim { facts, matched, lease: &lease, cookie: cookie.as_deref(), picked, may_pool };
             let attempted = attempt::run(&mut attempt, client, worker, &target, body, composed.take()).await;
             let Failed { origin, sent, failure } = match attempted {
                 Ok(()) => return relay(client, worker, &target, seen, body, &mut attempt).await,
@@ -186,9 +189,15 @@ fn observe(lease: &Lease, fault: Fault, origin: Origin) {
 }
 
 /// Picks a target; waits for a name's first answer, within the connect timeout.
-async fn pick(client: &mut Client, matched: &Matched<'_>, tried: &mut Tried) -> Result<Lease, Failure> {
+async fn pick(
+    client: &mut Client,
+    worker: &Worker,
+    matched: &Matched<'_>,
+    tried: &mut Tried,
+    cookie: &mut Option<Box<GivenCookie>>,
+) -> Result<Lease, Failure> {
     let upstream = &matched.service.upstream;
-    match upstream.pick(tried) {
+    match request::pick(client, worker, matched, tried, cookie) {
         Ok(lease) => return Ok(lease),
         Err(PickError::Pending) => {}
         Err(error) => return Err(Failure::Problem(Problem::Pick(error))),
@@ -207,7 +216,7 @@ async fn pick(client: &mut Client, matched: &Matched<'_>, tried: &mut Tried) -> 
             client.timer.poll_expired(cx).map(|()| Ok(false))
         })
         .await?;
-        match upstream.pick(tried) {
+        match request::pick(client, worker, matched, tried, cookie) {
             Ok(lease) => return Ok(lease),
             Err(PickError::Pending) if has_resolved => {}
             Err(error) => return Err(Failure::Problem(Problem::Pick(error))),
@@ -227,6 +236,7 @@ async fn relay(
     let Some(attempt) = slot else { return After::Gone };
     let attempt::Aim { facts, matched, lease, picked, .. } = *target;
     lease.observe(Outcome::Replied(attempt.status));
+    lease.answered(attempt.head_at.saturating_duration_since(picked.at), attempt.head_at);
     attempt.buffer.release();
     let held_body = body.use_up(client);
     let mut has_waited = false;

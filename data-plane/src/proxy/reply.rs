@@ -2,6 +2,7 @@
 //!
 //! Source: Kong 3.10 (`proxy.md` 5).
 
+use super::hash::GivenCookie;
 use super::settings::{ResponseHeaders, SERVER_TOKEN};
 use crate::http1::{Name, ResponseBody, ResponseHead, push_decimal};
 
@@ -31,6 +32,8 @@ pub struct Reply<'a> {
     pub proxy_ms: u64,
     /// 32 hex digits.
     pub request_id: &'a [u8; 32],
+    /// A cookie to give; takes the place of the upstream's of that name.
+    pub cookie: Option<&'a GivenCookie>,
     /// What is added.
     pub added: ResponseHeaders,
 }
@@ -77,7 +80,12 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
             | Name::XForwardedPort
             | Name::XForwardedPrefix
             | Name::XForwardedProto
-            | Name::XRealIp => !head.connection.names_headers || !head.is_named_by_connection(header.name),
+            | Name::XRealIp => {
+                (!head.connection.names_headers || !head.is_named_by_connection(header.name))
+                    && !with.cookie.is_some_and(|cookie| {
+                        header.name.eq_ignore_ascii_case("set-cookie") && cookie.is_set_by(header.value)
+                    })
+            }
         };
         if passes {
             out.extend_from_slice(b"\r\n");
@@ -121,6 +129,10 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
         }
         out.extend_from_slice(b"1.1 ");
         out.extend_from_slice(SERVER_TOKEN.as_bytes());
+    }
+    if let Some(cookie) = with.cookie {
+        out.extend_from_slice(b"\r\nSet-Cookie: ");
+        cookie.push(out);
     }
     if with.added.request_id {
         out.extend_from_slice(b"\r\nX-Kong-Request-Id: ");

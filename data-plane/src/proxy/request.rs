@@ -4,17 +4,21 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
+use uuid::Uuid;
+
 use super::attempt::{self, Aim};
 use super::body::Body;
 use super::connection::Client;
 use super::error::Problem;
 use super::forward::{self, BodyHeader, Forward, Peer};
+use super::hash::{self, GivenCookie, Parts};
 use super::retry::Method;
 use super::rewrite::{self, Scheme, Strip};
 use super::worker::Worker;
+use crate::balancer::HashInput;
 use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version};
-use crate::router::{Headers, Query};
-use crate::table::{Lease, Route, Service, Table, Tried};
+use crate::router::{Headers, Match, Query};
+use crate::table::{Lease, PickError, Route, Service, Table, Tried};
 
 /// What is remembered of a request.
 #[derive(Debug, Clone)]
@@ -56,8 +60,10 @@ pub struct Matched<'t> {
     pub route: &'t Route,
     /// What it leads to.
     pub service: &'t Service,
-    /// Bytes of the normalised path that the route matched.
-    pub prefix_bytes: usize,
+    /// What of the request the route matched.
+    pub found: Match,
+    /// Where the route is from.
+    pub table: &'t Table,
 }
 
 /// Why a request goes nowhere, and its route if it has one.
@@ -97,6 +103,8 @@ pub struct First {
     pub tried: Tried,
     /// The head that goes there.
     pub head: Vec<u8>,
+    /// A cookie to give to the client.
+    pub cookie: Option<Box<GivenCookie>>,
 }
 
 impl Facts {
@@ -155,10 +163,61 @@ fn prepare(
 ) -> Option<First> {
     let mut tried = Tried::default();
     // A failed pick is made again where it can be waited for and answered.
-    let lease = matched.service.upstream.pick(&mut tried).ok()?;
+    let mut cookie = None;
+    let key = |hash_on: &_, fallback: &_| hash(asked, worker, matched, (hash_on, fallback), &mut cookie);
+    let lease = matched.service.upstream.pick(&mut tried, facts.started, key).ok()?;
     let with = Composing { facts, matched, lease: &lease, body: attempt::body_header(body, facts.framing) };
     let head = push_request(asked, worker, &with);
-    Some(First { lease, tried, head })
+    Some(First { lease, tried, head, cookie })
+}
+
+/// Picks a target for a request whose head was parsed before.
+///
+/// # Errors
+/// When there is nobody to send to, or not yet.
+pub fn pick(
+    client: &Client,
+    worker: &Worker,
+    matched: &Matched<'_>,
+    tried: &mut Tried,
+    cookie: &mut Option<Box<GivenCookie>>,
+) -> Result<Lease, PickError> {
+    matched.service.upstream.pick(tried, Instant::now(), |hash_on, fallback| {
+        let mut storage = HeadStorage::new();
+        // It was read before and is held since: that it cannot be read is not reachable.
+        client.head(&mut storage).map_or(0, |head| {
+            let path = equipoise_proto::path::normalise(head.target.path);
+            let asked = Asked { head: &head, path: &path, peer: &client.peer };
+            hash(asked, worker, matched, (hash_on, fallback), cookie)
+        })
+    })
+}
+
+/// The key of a request where its upstream hashes; a cookie to give is left in `cookie`.
+fn hash(
+    asked: Asked<'_>,
+    worker: &Worker,
+    matched: &Matched<'_>,
+    (hash_on, fallback): (&HashInput, &HashInput),
+    cookie: &mut Option<Box<GivenCookie>>,
+) -> u32 {
+    let Asked { head, path, peer } = asked;
+    let capture = |name: &str| {
+        let groups = matched.table.captures(&matched.found, path)?;
+        let numbered = || groups.get(name.parse().ok()?);
+        groups.name(name).or_else(numbered).map(<[u8]>::to_vec)
+    };
+    let parts = Parts {
+        client: &peer.client(head, &worker.settings),
+        path: head.target.path,
+        query: head.target.query,
+        headers: head,
+        capture: &capture,
+    };
+    let mut given = None;
+    let key = hash::key(hash_on, fallback, &parts, &mut given, || Uuid::new_v4().to_string());
+    *cookie = given.map(Box::new);
+    key
 }
 
 fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Matched<'t>, Unserved<'t>> {
@@ -185,7 +244,7 @@ fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Ma
         return refuse(Problem::TooLarge);
     }
     let Some(service) = &route.service else { return refuse(Problem::NoService) };
-    Ok(Matched { route, service, prefix_bytes: found.prefix_bytes })
+    Ok(Matched { route, service, found, table })
 }
 
 /// Lower case, without trailing dot.
@@ -243,12 +302,15 @@ pub fn compose(client: &Client, worker: &Worker, aim: &Aim<'_>, body: BodyHeader
 
 fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<u8> {
     let Asked { head, path, peer } = asked;
-    let Composing { facts, matched: Matched { route, service, prefix_bytes }, lease, body } = *with;
+    let Composing { facts, matched: Matched { route, service, found, .. }, lease, body } = *with;
     let mut out = worker.buffers.take_output();
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
-    let strip =
-        if route.strip_path && *prefix_bytes > 0 { Strip::Prefix(*prefix_bytes) } else { Strip::Nothing };
+    let strip = if route.strip_path && found.prefix_bytes > 0 {
+        Strip::Prefix(found.prefix_bytes)
+    } else {
+        Strip::Nothing
+    };
     rewrite::push_target(&mut out, service.path.as_deref(), path, strip, head.target.query);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match head.host {

@@ -188,7 +188,7 @@ pub(super) struct Core {
     cold: BTreeSet<CellKey>,
     warm: Option<oneshot::Sender<()>>,
     reaper: Reaper,
-    /// Upstreams that asked for an algorithm or a probe that is not there: each is told once.
+    /// Upstreams that asked for a probe that is not there: each is told once.
     warned: BTreeSet<(Uuid, &'static str)>,
 }
 
@@ -436,12 +436,8 @@ impl Core {
     fn warn_of_gaps(&mut self, key: &CellKey, spec: &CellSpec) {
         match (key, spec) {
             (CellKey::Upstream(id), CellSpec::Upstream(upstream, _)) => {
-                if let Some(algorithm) = upstream.unsupported_algorithm()
-                    && self.warned.insert((*id, algorithm))
-                {
-                    warn!(upstream = %upstream.name, algorithm, "not supported yet, served round-robin");
-                }
-                if let Some(kind) = upstream.checks.as_ref().and_then(|checks| checks.active.unsupported())
+                if let Some(kind) =
+                    upstream.terms.checks.as_ref().and_then(|checks| checks.active.unsupported())
                     && self.warned.insert((*id, kind))
                 {
                     warn!(upstream = %upstream.name, kind, "probes not supported yet, targets are not probed");

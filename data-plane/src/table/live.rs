@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::changes::{Bell, Changes};
+use super::clock;
 use super::compile::{CellKey, CellSpec, Host};
-use super::members::{Member, MemberTarget, Members, Origin, literal_host};
+use super::members::{Member, MemberTarget, Members, Origin, Terms, literal_host};
 use super::target::Target;
 use super::upstream::{PickError, Upstream};
+use crate::balancer::{Algorithm, Ewma};
 use crate::health::Checks;
 use crate::observability::NodeState;
 
@@ -65,7 +67,6 @@ pub(super) struct Cell {
     states: HashMap<Place, Arc<Target>>,
     bell: Arc<Bell>,
     checks: Option<Arc<Checks>>,
-    threshold: f64,
 }
 
 /// States of removed targets, waiting to be forgotten.
@@ -123,16 +124,16 @@ impl Live {
     /// Computes the members of a cell anew, by its spec, the answers and the health of its targets. Makes
     /// the cell if it is not there, but puts nothing in force.
     pub(super) fn rebuild(&mut self, key: &CellKey, spec: &CellSpec, now: Instant) -> Rebuilt {
-        let (checks, threshold) = match spec {
-            CellSpec::Upstream(upstream, _) => (upstream.checks.clone(), upstream.threshold_percent),
-            CellSpec::Implicit { .. } | CellSpec::Unsupported { .. } => (None, 0.0),
+        let terms = match spec {
+            CellSpec::Upstream(upstream, _) => upstream.terms.clone(),
+            CellSpec::Implicit { .. } | CellSpec::Unsupported { .. } => Terms::default(),
         };
+        let wants_averages = *terms.algorithm == Algorithm::Latency;
         let mut cell = self.cells.remove(key).unwrap_or_else(|| self.fresh(key));
-        if cell.checks != checks {
-            cell.states.values().for_each(|state| state.set_checks(checks.clone()));
-            cell.checks = checks;
+        if cell.checks != terms.checks {
+            cell.states.values().for_each(|state| state.set_checks(terms.checks.clone()));
+            cell.checks.clone_from(&terms.checks);
         }
-        cell.threshold = threshold;
         let mut adopting = Adopting {
             before: std::mem::take(&mut cell.states),
             after: HashMap::new(),
@@ -154,7 +155,7 @@ impl Live {
                     };
                     asked.resolve(&self.answers, &mut names, &mut adopting)
                 });
-                let members = Members::new(targets.collect(), cell.checks.clone(), threshold);
+                let members = Members::new(targets.collect(), terms);
                 Rebuilt {
                     name: Some((&*upstream.name).into()),
                     host_header: upstream.host_header.clone(),
@@ -169,7 +170,7 @@ impl Live {
                 let weight = super::members::DEFAULT_WEIGHT;
                 let asked = Asked { id: None, label, host, port: *port, weight, uses_srv_name: false };
                 let target = asked.resolve(&self.answers, &mut names, &mut adopting);
-                Rebuilt { name: None, host_header: None, members: Members::new(vec![target], None, 0.0) }
+                Rebuilt { name: None, host_header: None, members: Members::new(vec![target], terms) }
             }
             CellSpec::Unsupported { protocol } => {
                 let reason = format!("services of protocol {protocol} are not supported yet");
@@ -178,6 +179,9 @@ impl Live {
             }
         };
         cell.states = adopting.finish(now);
+        if wants_averages {
+            begin_averages(&cell.states, now);
+        }
         if self.retired.0.get(key).is_some_and(HashMap::is_empty) {
             self.retired.0.remove(key);
         }
@@ -190,8 +194,7 @@ impl Live {
     /// Computes who serves anew, after the health of targets changed.
     pub(super) fn rejudge(&self, key: &CellKey) -> Option<(&Cell, Members)> {
         let cell = self.cells.get(key)?;
-        let members = cell.upstream.members();
-        let again = Members::new(members.targets().to_vec(), members.checks().cloned(), cell.threshold);
+        let again = cell.upstream.members().judged_again();
         Some((cell, again))
     }
 
@@ -227,7 +230,6 @@ impl Live {
             states: HashMap::new(),
             bell: Arc::new(bell),
             checks: None,
-            threshold: 0.0,
         }
     }
 
@@ -256,6 +258,19 @@ impl Live {
         }
         idle
     }
+}
+
+/// New targets begin with the mean of all that are available, themselves counted as 0: better than what is known, so
+/// that they get their first requests, but not all of them.
+///
+/// Source: Kong 3.10 (`spec/balancer.md` section 6).
+fn begin_averages(states: &HashMap<Place, Arc<Target>>, now: Instant) {
+    let available = || states.values().filter(|state| state.is_available());
+    let (sum, count) = available()
+        .fold((0.0, 0.0), |(sum, count), state| (sum + f64::from(state.ewma().seconds()), count + 1.0));
+    let mean = if count > 0.0 { sum / count } else { 0.0 };
+    let begin = Ewma::new(mean, clock::millis(now));
+    states.values().for_each(|state| state.begin_ewma(begin));
 }
 
 /// A target whose addresses are wanted.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::report::AddressState;
 use super::target::Target;
 use super::upstream::{PickError, Upstream};
-use crate::balancer::{Balancer, RoundRobin, is_enough};
+use crate::balancer::{Algorithm, Balancer, RingMember, is_enough};
 use crate::health::Checks;
 
 /// Weight of a target that nobody gave one.
@@ -18,10 +18,22 @@ pub(super) const DEFAULT_WEIGHT: u16 = 100;
 #[derive(Debug)]
 pub struct Members {
     targets: Vec<MemberTarget>,
-    checks: Option<Arc<Checks>>,
-    /// Those with weight that were available; the balancer names them by their place.
+    terms: Terms,
+    /// Those with weight that were available, and the others too where the algorithm keeps their places; the balancer
+    /// names them by their place.
     serving: Vec<Arc<Target>>,
     readiness: Readiness,
+}
+
+/// What an upstream asks for, beside its targets.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// `None` where checks are not in use.
+    pub checks: Option<Arc<Checks>>,
+    /// An upstream whose available share of the weight is not above it serves nobody.
+    pub threshold_percent: f64,
+    /// How a target is chosen.
+    pub algorithm: Arc<Algorithm>,
 }
 
 /// A target with the addresses it has.
@@ -76,26 +88,54 @@ pub enum Readiness {
 
 impl Members {
     /// Computes who serves. An upstream whose available share is not above the threshold serves nobody.
-    pub(super) fn new(targets: Vec<MemberTarget>, checks: Option<Arc<Checks>>, threshold: f64) -> Self {
-        let mut total = 0;
+    pub(super) fn new(targets: Vec<MemberTarget>, terms: Terms) -> Self {
+        Self::judge(targets, terms, None)
+    }
+
+    /// Computes anew who serves, after the health of targets changed.
+    pub(super) fn judged_again(&self) -> Self {
+        Self::judge(self.targets.clone(), self.terms.clone(), Some(self))
+    }
+
+    /// `before`: the same members, who may have been available or not.
+    fn judge(targets: Vec<MemberTarget>, terms: Terms, before: Option<&Self>) -> Self {
+        let (mut total, mut available) = (0, 0);
         let mut serving = Vec::new();
-        let mut weights = Vec::new();
-        for member in targets.iter().flat_map(|target| &target.addresses) {
+        let with_weight = targets.iter().flat_map(|target| &target.addresses).filter(|one| one.weight > 0);
+        for member in with_weight {
             total += u64::from(member.weight);
-            if member.weight > 0 && member.target.is_available() {
-                serving.push(Arc::clone(&member.target));
-                weights.push(member.weight);
+            let is_available = member.target.is_available();
+            if is_available {
+                available += u64::from(member.weight);
+            }
+            if is_available || terms.algorithm.keeps_places() {
+                serving.push(member);
             }
         }
-        let available = weights.iter().copied().map(u64::from).sum();
         let readiness = if total == 0 {
             Readiness::Refused(why_empty(&targets))
-        } else if is_enough(available, total, threshold) {
-            Readiness::Serving(Balancer::RoundRobin(RoundRobin::new(&weights)))
-        } else {
+        } else if !is_enough(available, total, terms.threshold_percent) {
             Readiness::Refused(PickError::NoPeer)
+        } else {
+            // A large ring takes tens of milliseconds to lay out.
+            let kept = before.and_then(|before| match &before.readiness {
+                Readiness::Serving(Balancer::ConsistentHashing(ring)) => Some(Arc::clone(ring)),
+                Readiness::Serving(_) | Readiness::Refused(_) | Readiness::Moved(_) => None,
+            });
+            Readiness::Serving(kept.map_or_else(
+                || {
+                    let members = serving.iter().map(|member| RingMember {
+                        address: member.target.address(),
+                        host: member.target.host(),
+                        weight: member.weight,
+                    });
+                    terms.algorithm.prepare(members, targets.len())
+                },
+                Balancer::ConsistentHashing,
+            ))
         };
-        Self { targets, checks, serving, readiness }
+        let serving = serving.into_iter().map(|member| Arc::clone(&member.target)).collect();
+        Self { targets, terms, serving, readiness }
     }
 
     /// Members of equal weight, without checks.
@@ -107,19 +147,19 @@ impl Members {
             origin: Origin::Literal,
             addresses: vec![Member { target, weight: DEFAULT_WEIGHT }],
         };
-        Self::new(targets.into_iter().map(member).collect(), None, 0.0)
+        Self::new(targets.into_iter().map(member).collect(), Terms::default())
     }
 
     /// Nobody, for a reason.
     pub(super) fn refused(error: PickError) -> Self {
         let readiness = Readiness::Refused(error);
-        Self { targets: Vec::new(), checks: None, serving: Vec::new(), readiness }
+        Self { targets: Vec::new(), terms: Terms::default(), serving: Vec::new(), readiness }
     }
 
     /// Whoever the cell that took this one's place has.
     pub(super) fn moved(to: Arc<Upstream>) -> Self {
         let readiness = Readiness::Moved(to);
-        Self { targets: Vec::new(), checks: None, serving: Vec::new(), readiness }
+        Self { targets: Vec::new(), terms: Terms::default(), serving: Vec::new(), readiness }
     }
 
     /// All targets, in order of creation.
@@ -129,7 +169,12 @@ impl Members {
 
     /// The checks, where they are in use.
     pub const fn checks(&self) -> Option<&Arc<Checks>> {
-        self.checks.as_ref()
+        self.terms.checks.as_ref()
+    }
+
+    /// How a target is chosen.
+    pub fn algorithm(&self) -> &Algorithm {
+        &self.terms.algorithm
     }
 
     /// Whether this upstream can serve at all.
@@ -155,7 +200,7 @@ impl Members {
     ///
     /// Source: Kong 3.10 (`spec/health.md` section 7).
     pub fn set_health(&self, target: Uuid, only: Option<SocketAddr>, is_healthy: bool) {
-        if self.checks.is_none() {
+        if self.terms.checks.is_none() {
             return;
         }
         let targets = self.targets.iter().filter(|one| one.id == Some(target));
@@ -168,7 +213,7 @@ impl Members {
 
     /// How an address is, as reports say it.
     pub fn state_of(&self, member: &Member) -> AddressState {
-        if self.checks.is_none() || member.weight == 0 {
+        if self.terms.checks.is_none() || member.weight == 0 {
             AddressState::ChecksOff
         } else if member.target.is_available() {
             AddressState::Healthy

@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
 use super::changes::Bell;
+use super::clock;
+use crate::balancer::{Balancer, Ewma};
 use crate::health::{Checks, Health, Limits, Outcome, Report};
 
 /// Live state keyed by (upstream, host, address, port); outlives tables. Everything a pick or an attempt
@@ -18,6 +21,10 @@ pub struct Target {
     address: SocketAddr,
     host: Box<str>,
     in_flight: AtomicU32,
+    /// The turn of its upstream in which it was last picked, where that matters to the algorithm.
+    last_turn: AtomicU64,
+    /// [`Ewma::to_bits`] of its answer times, where they matter to the algorithm.
+    ewma: AtomicU64,
     /// [`Health::to_bits`], with [`Health::UNCHECKED`] while no checks are on: so that a report under way when they
     /// go cannot change the state afterwards.
     health: AtomicU64,
@@ -42,6 +49,8 @@ impl Target {
             address,
             host: host.into(),
             in_flight: AtomicU32::new(0),
+            last_turn: AtomicU64::new(0),
+            ewma: AtomicU64::new(Ewma::default().to_bits()),
             health: AtomicU64::new(Health::UNCHECKED),
             checks: ArcSwapOption::empty(),
             is_probed: AtomicBool::new(false),
@@ -67,6 +76,36 @@ impl Target {
     /// Requests that hold a lease now.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The turn of its upstream in which it was last picked; 0 if never.
+    pub(super) fn last_turn(&self) -> u64 {
+        self.last_turn.load(Ordering::Relaxed)
+    }
+
+    /// How long its answers take.
+    pub fn ewma(&self) -> Ewma {
+        Ewma::from_bits(self.ewma.load(Ordering::Relaxed))
+    }
+
+    /// Gives an average to one that has none yet.
+    pub(super) fn begin_ewma(&self, ewma: Ewma) {
+        let none = Ewma::default().to_bits();
+        // Where an answer has just come, that is better.
+        self.ewma
+            .compare_exchange(none, ewma.to_bits(), Ordering::Relaxed, Ordering::Relaxed)
+            .unwrap_or(none);
+    }
+
+    fn answered(&self, took: Duration, now_ms: u32) {
+        let mut before = self.ewma.load(Ordering::Relaxed);
+        loop {
+            let after = Ewma::from_bits(before).after(took.as_secs_f64(), now_ms).to_bits();
+            match self.ewma.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => before = now,
+            }
+        }
     }
 
     /// Whether traffic may go there.
@@ -163,12 +202,25 @@ impl Target {
 #[derive(Debug)]
 pub struct Lease {
     target: Arc<Target>,
+    /// Whether the algorithm that chose it wants answer times.
+    wants_latency: bool,
 }
 
 impl Lease {
-    pub(super) fn new(target: Arc<Target>) -> Self {
+    /// The hold of a pick in `turn` by `balancer`.
+    pub(super) fn new(target: Arc<Target>, balancer: &Balancer, turn: u64) -> Self {
         target.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { target }
+        if balancer.compares_turns() {
+            target.last_turn.store(turn, Ordering::Relaxed);
+        }
+        Self { target, wants_latency: balancer.compares_latency() }
+    }
+
+    /// A response head came at `now`, this long after the pick.
+    pub fn answered(&self, took: Duration, now: Instant) {
+        if self.wants_latency {
+            self.target.answered(took, clock::millis(now));
+        }
     }
 
     /// Where to connect.
@@ -198,9 +250,9 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU8;
-    use std::time::Duration;
 
     use super::*;
+    use crate::balancer::LeastConnections;
     use crate::health::{Active, Passive, ProbeKind, Statuses};
 
     #[test]
@@ -244,7 +296,9 @@ mod tests {
     #[test]
     fn a_lease_counts_until_it_is_dropped() {
         let target = Target::new("127.0.0.1:1".parse().unwrap(), "127.0.0.1");
-        let lease = Lease::new(Arc::clone(&target));
+        let balancer = Balancer::LeastConnections(LeastConnections::new(&[1]));
+        let lease = Lease::new(Arc::clone(&target), &balancer, 7);
+        assert_eq!(target.last_turn(), 7);
         assert_eq!(target.in_flight(), 1);
         drop(lease);
         assert_eq!(target.in_flight(), 0);

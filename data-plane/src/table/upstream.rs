@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::clock;
 use super::members::{Members, Readiness};
 use super::target::{Lease, Target};
-use crate::balancer::{Ask, Ewma, Live};
+use crate::balancer::{Algorithm, Ask, Ewma, HashInput, Live};
 
 /// One upstream cell.
 #[derive(Debug)]
@@ -35,21 +37,23 @@ impl Live for Serving<'_> {
         self.0.get(place).map_or(0, |target| target.in_flight())
     }
 
-    fn last_turn(&self, _place: usize) -> u64 {
-        0
+    fn last_turn(&self, place: usize) -> u64 {
+        self.0.get(place).map_or(0, |target| target.last_turn())
     }
 
-    fn ewma(&self, _place: usize) -> Ewma {
-        Ewma::default()
+    fn ewma(&self, place: usize) -> Ewma {
+        self.0.get(place).map_or_else(Ewma::default, |target| target.ewma())
     }
 }
 
 /// Targets that a request remembers without allocating.
 const TRIED_INLINE: usize = 6;
 
-/// The targets that a request has tried.
+/// The targets that a request has tried, and what it is hashed by.
 #[derive(Debug, Default)]
 pub struct Tried {
+    /// Computed at the first pick that wants it; the same for all that follow.
+    key: Option<u32>,
     first: [u64; TRIED_INLINE],
     count: usize,
     more: Vec<u64>,
@@ -126,21 +130,36 @@ impl Upstream {
     }
 
     /// Chooses a target; prefers one that is not in `tried`, and adds the choice to it. When all that are
-    /// available were tried, `tried` starts over.
+    /// available were tried, `tried` starts over. `key` hashes the request by an input or the one it falls back on;
+    /// it is called at most once a request, and only if the algorithm wants it.
     ///
     /// # Errors
     /// When there is nobody to send to.
-    pub fn pick(&self, tried: &mut Tried) -> Result<Lease, PickError> {
+    pub fn pick(
+        &self,
+        tried: &mut Tried,
+        now: Instant,
+        key: impl FnOnce(&HashInput, &HashInput) -> u32,
+    ) -> Result<Lease, PickError> {
         let members = self.members.load();
         let balancer = match members.readiness() {
             Readiness::Serving(balancer) => balancer,
             Readiness::Refused(error) => return Err(error.clone()),
-            Readiness::Moved(upstream) => return upstream.pick(tried),
+            Readiness::Moved(upstream) => return upstream.pick(tried, now, key),
         };
+        let key = match members.algorithm() {
+            Algorithm::ConsistentHashing { hash_on, fallback, .. } => {
+                *tried.key.get_or_insert_with(|| key(hash_on, fallback))
+            }
+            Algorithm::RoundRobin | Algorithm::LeastConnections | Algorithm::Latency => 0,
+        };
+        let now_ms = if balancer.compares_latency() { clock::millis(now) } else { 0 };
+        // 0 stands for no turn at all.
+        let turn = self.cursor.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let ask = Ask { turn, key, now_ms };
         let serving = members.serving();
         let is_open = |place: usize| serving.get(place).is_some_and(|target| target.is_available());
         let is_new = |place: usize| serving.get(place).is_some_and(|target| !tried.contains(target));
-        let ask = Ask { turn: self.cursor.0.fetch_add(1, Ordering::Relaxed), key: 0, now_ms: 0 };
         let live = Serving(serving);
         let mut chosen = balancer.pick(ask, &live, |place| is_open(place) && is_new(place));
         if chosen.is_none() && !tried.is_empty() {
@@ -149,7 +168,7 @@ impl Upstream {
         }
         let target = chosen.and_then(|place| serving.get(place)).ok_or(PickError::NoPeer)?;
         tried.add(target);
-        Ok(Lease::new(Arc::clone(target)))
+        Ok(Lease::new(Arc::clone(target), balancer, turn))
     }
 
     /// Waits until a pick no longer gives [`PickError::Pending`]; returns at once if it does not now.

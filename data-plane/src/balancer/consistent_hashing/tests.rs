@@ -3,8 +3,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn ring(members: &[(&str, u16)], targets: usize, slots: u32) -> ConsistentHashing {
-    let members: Vec<_> =
-        members.iter().map(|(address, weight)| RingMember { address, weight: *weight }).collect();
+    let member = |(address, weight): &(&str, u16)| RingMember {
+        address: address.parse().unwrap(),
+        host: "",
+        weight: *weight,
+    };
+    let members: Vec<_> = members.iter().map(member).collect();
     ConsistentHashing::new(&members, targets, slots)
 }
 
@@ -36,13 +40,28 @@ fn hashes_are_those_of_the_specification() {
 fn points_are_those_of_the_specification() {
     type Row = (&'static str, &'static [(&'static str, u16)], usize, &'static [usize]);
     let rows: [Row; 7] = [
-        ("three alike", &[("a:1", 100), ("b:1", 100), ("c:1", 100)], 3, &[160, 160, 160]),
-        ("half", &[("a:1", 100), ("b:1", 50)], 2, &[213, 106]),
-        ("at least one", &[("a:1", 65_535), ("b:1", 1)], 2, &[319, 1]),
-        ("weight 0", &[("a:1", 100), ("b:1", 0)], 2, &[320, 0]),
-        ("two addresses and one", &[("a:1", 100), ("b:1", 100), ("c:1", 100)], 2, &[106, 106, 106]),
-        ("one target, two addresses", &[("a:1", 100), ("b:1", 100)], 1, &[80, 80]),
-        ("25, 25 of one target, 10", &[("a:1", 25), ("b:1", 25), ("c:1", 10)], 2, &[133, 133, 53]),
+        (
+            "three alike",
+            &[("10.0.0.1:1", 100), ("10.0.0.2:1", 100), ("10.0.0.3:1", 100)],
+            3,
+            &[160, 160, 160],
+        ),
+        ("half", &[("10.0.0.1:1", 100), ("10.0.0.2:1", 50)], 2, &[213, 106]),
+        ("at least one", &[("10.0.0.1:1", 65_535), ("10.0.0.2:1", 1)], 2, &[319, 1]),
+        ("weight 0", &[("10.0.0.1:1", 100), ("10.0.0.2:1", 0)], 2, &[320, 0]),
+        (
+            "two addresses and one",
+            &[("10.0.0.1:1", 100), ("10.0.0.2:1", 100), ("10.0.0.3:1", 100)],
+            2,
+            &[106, 106, 106],
+        ),
+        ("one target, two addresses", &[("10.0.0.1:1", 100), ("10.0.0.2:1", 100)], 1, &[80, 80]),
+        (
+            "25, 25 of one target, 10",
+            &[("10.0.0.1:1", 25), ("10.0.0.2:1", 25), ("10.0.0.3:1", 10)],
+            2,
+            &[133, 133, 53],
+        ),
     ];
     for (name, members, targets, want) in rows {
         let ring = ring(members, targets, 10_000);
@@ -111,7 +130,7 @@ fn there_is_no_limit_on_members_and_a_bound_on_points() {
 #[test]
 fn nobody_with_weight_gives_nobody() {
     assert_eq!(ring(&[], 0, 10_000).pick(7, |_| true), None);
-    assert_eq!(ring(&[("a:1", 0)], 1, 10_000).pick(7, |_| true), None);
+    assert_eq!(ring(&[("10.0.0.1:1", 0)], 1, 10_000).pick(7, |_| true), None);
 }
 
 proptest! {

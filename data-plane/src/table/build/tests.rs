@@ -6,10 +6,15 @@ use proptest::prelude::*;
 use super::super::fixture::{
     gone, id, passive, position, route, route_with, service, service_with, target, upstream, upstream_with,
 };
-use super::super::{FORGET_AFTER, Outcome, Readiness, Record, Resolved, Route, SrvPart, Tried};
+use super::super::{FORGET_AFTER, Lease, Outcome, Readiness, Record, Resolved, Route, SrvPart, Tried};
 use super::*;
 use crate::observability::NodeState;
 use crate::router::{Headers, Query};
+
+/// A pick by an algorithm that does not hash.
+fn pick(upstream: &Upstream, tried: &mut Tried) -> Result<Lease, PickError> {
+    upstream.pick(tried, Instant::now(), |_, _| panic!("nothing is hashed"))
+}
 
 struct NoHeaders;
 
@@ -64,7 +69,7 @@ impl Node {
 
     fn picks(&self, path: &str, count: usize) -> Vec<SocketAddr> {
         let upstream = self.upstream(path);
-        (0..count).map(|_| upstream.pick(&mut Tried::default()).unwrap().address()).collect()
+        (0..count).map(|_| pick(&upstream, &mut Tried::default()).unwrap().address()).collect()
     }
 
     fn shares(&self, path: &str, count: usize, addresses: &[&str]) -> Vec<usize> {
@@ -77,7 +82,7 @@ impl Node {
     }
 
     fn refusal(&self, path: &str) -> PickError {
-        self.upstream(path).pick(&mut Tried::default()).unwrap_err()
+        pick(&self.upstream(path), &mut Tried::default()).unwrap_err()
     }
 
     /// Lets the next pick of `address` fail `times` times.
@@ -87,7 +92,7 @@ impl Node {
         for _ in 0..times {
             let mut tried = Tried::default();
             let lease = loop {
-                let lease = upstream.pick(&mut tried).unwrap();
+                let lease = pick(&upstream, &mut tried).unwrap();
                 if lease.address() == address {
                     break lease;
                 }
@@ -164,7 +169,7 @@ fn a_change_of_both_levels_comes_into_force_with_the_table_alone() {
     node.delta(vec![target(12, 1, B, 0), route(4, Some(2), "/new")]);
     let mut tried = Tried::default();
     let addresses: Vec<_> =
-        [before.pick(&mut tried), before.pick(&mut tried)].map(|lease| lease.unwrap().address()).into();
+        [pick(&before, &mut tried), pick(&before, &mut tried)].map(|lease| lease.unwrap().address()).into();
     assert!(addresses.contains(&B.parse().unwrap()), "the old table still has the old members");
     assert_eq!(node.shares("/new", 10, &[A, B]), [10, 0]);
     assert_eq!(node.shares("/u", 10, &[A, B]), [10, 0]);
@@ -343,7 +348,7 @@ fn a_removed_target_leaves_new_picks_while_its_request_goes_on() {
     let mut node = Node::with(two_targets(|_| {}));
     let upstream = node.upstream("/u");
     let mut tried = Tried::default();
-    let leases = [upstream.pick(&mut tried).unwrap(), upstream.pick(&mut tried).unwrap()];
+    let leases = [pick(&upstream, &mut tried).unwrap(), pick(&upstream, &mut tried).unwrap()];
     node.delta(vec![gone(EntityKind::Target, 11)]);
     assert_eq!(node.shares("/u", 4, &[A, B]), [0, 4]);
     leases.iter().for_each(|lease| lease.observe(Outcome::Replied(200)));
@@ -356,9 +361,9 @@ fn retries_prefer_targets_not_tried_and_then_start_over() {
     let upstream = node.upstream("/u");
     for _ in 0..50 {
         let mut tried = Tried::default();
-        let first: BTreeSet<_> = (0..3).map(|_| upstream.pick(&mut tried).unwrap().address()).collect();
+        let first: BTreeSet<_> = (0..3).map(|_| pick(&upstream, &mut tried).unwrap().address()).collect();
         assert_eq!(first.len(), 3);
-        assert!(upstream.pick(&mut tried).is_ok(), "all were tried");
+        assert!(pick(&upstream, &mut tried).is_ok(), "all were tried");
     }
 }
 
@@ -394,7 +399,7 @@ fn a_failed_look_up_answers_for_a_service_by_its_cause() {
     );
     node.answer("a.test", records(&["10.0.0.1"]));
     assert_eq!(node.shares("/u", 1, &["10.0.0.1:80"]), [1]);
-    assert_eq!(node.upstream("/u").pick(&mut Tried::default()).unwrap().host(), "a.test");
+    assert_eq!(pick(&node.upstream("/u"), &mut Tried::default()).unwrap().host(), "a.test");
 }
 
 #[test]
@@ -427,7 +432,7 @@ fn hosts_are_read_as_the_control_plane_reads_them() {
     node.delta(vec![service(2, "API.", 80)]);
     assert_eq!(node.names(), ["api.".into()], "the dot keeps search suffixes away");
     node.answer("api.", records(&["10.0.0.1"]));
-    assert_eq!(node.upstream("/u").pick(&mut Tried::default()).unwrap().host(), "api");
+    assert_eq!(pick(&node.upstream("/u"), &mut Tried::default()).unwrap().host(), "api");
 }
 
 #[tokio::test]
@@ -438,7 +443,7 @@ async fn a_request_that_waits_for_a_name_wakes_with_its_answer_even_across_a_swa
         let upstream = Arc::clone(&upstream);
         async move {
             upstream.resolved().await;
-            upstream.pick(&mut Tried::default()).map(|lease| lease.address())
+            pick(&upstream, &mut Tried::default()).map(|lease| lease.address())
         }
     });
     tokio::task::yield_now().await;
@@ -446,7 +451,7 @@ async fn a_request_that_waits_for_a_name_wakes_with_its_answer_even_across_a_swa
     node.delta(vec![service(2, "b.test", 80)]);
     node.delta(vec![service(2, "a.test", 80)]);
     node.delta(vec![upstream_with(1, "a.test", |_| {}), target(11, 1, "a.test:80", 1)]);
-    assert_eq!(upstream.pick(&mut Tried::default()).unwrap_err(), PickError::Pending);
+    assert_eq!(pick(&upstream, &mut Tried::default()).unwrap_err(), PickError::Pending);
     node.delta(vec![gone(EntityKind::Upstream, 1), gone(EntityKind::Target, 11)]);
     node.answer("a.test", records(&["10.0.0.1"]));
     let woken = tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
@@ -659,4 +664,130 @@ async fn the_position_comes_into_force_with_its_update() {
     assert_eq!(node.revision(), 3);
     seams.updates.apply(position(5), Update::Delta(Vec::new())).await.unwrap();
     assert_eq!(node.revision(), 5, "the same content under another name");
+}
+
+/// Targets 1 to `count` of upstream 1, behind `/u`, by an algorithm.
+fn balanced(algorithm: v1::upstream::Algorithm, count: u128) -> Vec<Record> {
+    let mut records = vec![
+        upstream_with(1, "u", |upstream| {
+            upstream.algorithm = algorithm.into();
+            passive(upstream, 1);
+        }),
+        service(2, "u", 80),
+        route(3, Some(2), "/u"),
+    ];
+    records.extend((1..=count).map(|number| target(10 + number, 1, &format!("10.0.0.{number}:80"), 100)));
+    records
+}
+
+fn keyed(upstream: &Upstream, key: u32) -> SocketAddr {
+    upstream.pick(&mut Tried::default(), Instant::now(), |_, _| key).unwrap().address()
+}
+
+#[test]
+fn least_connections_sends_to_the_least_busy_and_counts_through_a_swap() {
+    let mut node = Node::with(balanced(v1::upstream::Algorithm::LeastConnections, 3));
+    let upstream = node.upstream("/u");
+    let hold = |upstream: &Upstream| pick(upstream, &mut Tried::default()).unwrap();
+    let held: Vec<_> = (0..6).map(|_| hold(&upstream)).collect();
+    let busy = held[0].address();
+    assert_eq!(held.iter().filter(|lease| lease.address() == busy).count(), 2);
+    // Two of three are let go of; whoever is still busy gets nothing until the others have caught up.
+    let held: Vec<_> = held.into_iter().filter(|lease| lease.address() == busy).collect();
+    node.delta(vec![target(14, 1, "10.0.0.4:80", 100)]);
+    let upstream = node.upstream("/u");
+    let next: Vec<_> = (0..6).map(|_| hold(&upstream)).collect();
+    assert!(next.iter().all(|lease| lease.address() != busy));
+    assert_eq!(held.len(), 2);
+}
+
+#[test]
+fn the_same_key_goes_to_the_same_target_and_only_keys_of_one_that_left_move() {
+    let mut node = Node::with(balanced(v1::upstream::Algorithm::ConsistentHashing, 5));
+    let before: Vec<_> = (0..500).map(|key| keyed(&node.upstream("/u"), key * 7_919)).collect();
+    let again: Vec<_> = (0..500).map(|key| keyed(&node.upstream("/u"), key * 7_919)).collect();
+    assert_eq!(before, again);
+    let gone_address: SocketAddr = "10.0.0.3:80".parse().unwrap();
+    // Out of service: its keys go elsewhere, and come back with it.
+    let upstream = node.upstream("/u");
+    let members = upstream.members();
+    let member = members.addresses().find(|member| member.target.address() == gone_address).unwrap();
+    member.target.set_health(false);
+    node.settle();
+    let moved: Vec<_> = (0..500).map(|key| keyed(&node.upstream("/u"), key * 7_919)).collect();
+    for (before, after) in before.iter().zip(&moved) {
+        assert!(before == after || (*before == gone_address && *after != gone_address));
+    }
+    member.target.set_health(true);
+    node.settle();
+    assert_eq!(before, (0..500).map(|key| keyed(&node.upstream("/u"), key * 7_919)).collect::<Vec<_>>());
+    // Removed: the same as out of service.
+    node.delta(vec![gone(EntityKind::Target, 13)]);
+    assert_eq!(moved, (0..500).map(|key| keyed(&node.upstream("/u"), key * 7_919)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_retry_by_key_goes_to_another_target_and_hashes_once() {
+    let node = Node::with(balanced(v1::upstream::Algorithm::ConsistentHashing, 3));
+    let upstream = node.upstream("/u");
+    let mut tried = Tried::default();
+    let mut hashed = 0;
+    let picks: BTreeSet<_> = (0..3)
+        .map(|_| {
+            let key = |_: &_, _: &_| {
+                hashed += 1;
+                7
+            };
+            upstream.pick(&mut tried, Instant::now(), key).unwrap().address()
+        })
+        .collect();
+    assert_eq!((picks.len(), hashed), (3, 1));
+}
+
+#[test]
+fn latency_prefers_the_fastest_and_a_new_target_gets_its_chance() {
+    let mut node = Node::with(balanced(v1::upstream::Algorithm::Latency, 3));
+    let fastest: SocketAddr = "10.0.0.2:80".parse().unwrap();
+    let now = Instant::now();
+    let upstream = node.upstream("/u");
+    for _ in 0..20 {
+        let mut tried = Tried::default();
+        for _ in 0..3 {
+            let lease = pick(&upstream, &mut tried).unwrap();
+            let took = if lease.address() == fastest { 10 } else { 200 };
+            lease.answered(Duration::from_millis(took), now + Duration::from_secs(5));
+        }
+    }
+    for _ in 0..10 {
+        assert_eq!(pick(&upstream, &mut Tried::default()).unwrap().address(), fastest);
+    }
+    // A newcomer starts at the mean: not before the fastest, but before those that are slow.
+    node.delta(vec![target(14, 1, "10.0.0.4:80", 100)]);
+    let upstream = node.upstream("/u");
+    let mut tried = Tried::default();
+    let order: Vec<_> = (0..4).map(|_| pick(&upstream, &mut tried).unwrap().address().to_string()).collect();
+    assert_eq!(order[..2], ["10.0.0.2:80", "10.0.0.4:80"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_the_algorithm_a_swap_keeps_requests_under_way(
+        algorithm in 0_i32..4, weights in prop::collection::vec(0_u32..4, 1..6), held in 0_u32..20,
+    ) {
+        let algorithm = v1::upstream::Algorithm::try_from(algorithm).unwrap();
+        let mut node = Node::with(balanced(algorithm, 6));
+        let upstream = node.upstream("/u");
+        let leases: Vec<_> = (0..held)
+            .map(|key| upstream.pick(&mut Tried::default(), Instant::now(), |_, _| key).unwrap())
+            .collect();
+        let changed = (1..).zip(&weights);
+        node.delta(changed.map(|(number, weight)| target(10 + number, 1, &format!("10.0.0.{number}:80"), *weight)).collect());
+        let members = node.upstream("/u").members();
+        let count: u32 = members.addresses().map(|member| member.target.in_flight()).sum();
+        prop_assert_eq!(count as usize, leases.len());
+        drop(leases);
+        prop_assert!(members.addresses().all(|member| member.target.in_flight() == 0));
+    }
 }

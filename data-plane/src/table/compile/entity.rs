@@ -11,8 +11,9 @@ use equipoise_proto::{
 };
 use uuid::Uuid;
 
+use super::super::members::Terms;
 use super::CompileError;
-use crate::health::Checks;
+use crate::balancer::{Algorithm, HashInput};
 use crate::router::{HeaderRule, Rule};
 
 /// What changes an entity's compiled form: the bytes it came as.
@@ -58,24 +59,9 @@ pub struct Route {
 pub struct Upstream {
     pub(super) digest: Digest,
     pub(crate) name: Arc<str>,
-    pub(crate) algorithm: v1::upstream::Algorithm,
     pub(crate) host_header: Option<Box<str>>,
     pub(crate) uses_srv_name: bool,
-    /// `None` where checks are not in use.
-    pub(crate) checks: Option<Arc<Checks>>,
-    pub(crate) threshold_percent: f64,
-}
-
-impl Upstream {
-    /// The algorithm that this build lacks, if one is asked for: round-robin stands in.
-    pub(crate) const fn unsupported_algorithm(&self) -> Option<&'static str> {
-        match self.algorithm {
-            v1::upstream::Algorithm::RoundRobin => None,
-            v1::upstream::Algorithm::LeastConnections => Some("least-connections"),
-            v1::upstream::Algorithm::ConsistentHashing => Some("consistent-hashing"),
-            v1::upstream::Algorithm::Latency => Some("latency"),
-        }
-    }
+    pub(crate) terms: Terms,
 }
 
 /// A target.
@@ -212,8 +198,17 @@ impl Reading {
         if read.name.is_empty() {
             return Err(self.error("name", "missing"));
         }
-        let algorithm = v1::upstream::Algorithm::try_from(read.algorithm)
-            .map_err(|_| self.error("algorithm", "unknown to this node"))?;
+        let algorithm = match v1::upstream::Algorithm::try_from(read.algorithm) {
+            Ok(v1::upstream::Algorithm::RoundRobin) => Algorithm::RoundRobin,
+            Ok(v1::upstream::Algorithm::LeastConnections) => Algorithm::LeastConnections,
+            Ok(v1::upstream::Algorithm::ConsistentHashing) => Algorithm::ConsistentHashing {
+                slots: read.slots,
+                hash_on: hash_input(read.hash_on),
+                fallback: hash_input(read.hash_fallback),
+            },
+            Ok(v1::upstream::Algorithm::Latency) => Algorithm::Latency,
+            Err(_) => return Err(self.error("algorithm", "unknown to this node")),
+        };
         let health = read.healthchecks.unwrap_or_default();
         let checks =
             super::checks::read(&health).map_err(|invalid| self.error(invalid.field, invalid.reason))?;
@@ -224,11 +219,9 @@ impl Reading {
         Ok(Upstream {
             digest: digest(wire),
             name: read.name.into(),
-            algorithm,
             host_header: read.host_header.filter(|header| !header.is_empty()).map(Into::into),
             uses_srv_name: read.use_srv_name,
-            checks: checks.map(Arc::new),
-            threshold_percent,
+            terms: Terms { checks: checks.map(Arc::new), threshold_percent, algorithm: Arc::new(algorithm) },
         })
     }
 
@@ -245,6 +238,22 @@ impl Reading {
             created_at_ms: read.created_at_ms,
             label: read.target.into(),
         })
+    }
+}
+
+fn hash_input(read: Option<v1::HashInput>) -> HashInput {
+    use v1::hash_input::Input;
+    match read.and_then(|read| read.input) {
+        None | Some(Input::None(_)) => HashInput::None,
+        Some(Input::Consumer(_)) => HashInput::Consumer,
+        Some(Input::Ip(_)) => HashInput::Ip,
+        Some(Input::Path(_)) => HashInput::Path,
+        Some(Input::Header(name)) => HashInput::Header(name.into()),
+        Some(Input::Cookie(cookie)) => {
+            HashInput::Cookie { name: cookie.name.into(), path: cookie.path.into() }
+        }
+        Some(Input::QueryArg(name)) => HashInput::QueryArg(name.into()),
+        Some(Input::UriCapture(name)) => HashInput::UriCapture(name.into()),
     }
 }
 

@@ -1,0 +1,71 @@
+//! What an upstream asks for: an algorithm, and what requests are hashed by.
+
+use super::{Balancer, ConsistentHashing, Latency, LeastConnections, RingMember, RoundRobin};
+
+/// How an upstream chooses among its targets.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Algorithm {
+    /// In turn, by weight.
+    #[default]
+    RoundRobin,
+    /// The fewest requests under way, by weight.
+    LeastConnections,
+    /// The same key to the same target.
+    ConsistentHashing {
+        /// Places on the ring.
+        slots: u32,
+        /// What makes the key.
+        hash_on: HashInput,
+        /// What makes it where a request lacks the first. Where it lacks both, the key is empty.
+        fallback: HashInput,
+    },
+    /// The shortest answer times, by weight.
+    Latency,
+}
+
+/// A part of a request that it can be hashed by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashInput {
+    /// Nothing.
+    None,
+    /// The authenticated consumer.
+    Consumer,
+    /// The client's address.
+    Ip,
+    /// The path, without query.
+    Path,
+    /// A header.
+    Header(Box<str>),
+    /// A cookie; a request that has none is given one.
+    Cookie {
+        /// Its name.
+        name: Box<str>,
+        /// Its `Path` attribute, where it is given.
+        path: Box<str>,
+    },
+    /// An argument of the query.
+    QueryArg(Box<str>),
+    /// A group of the route's regex path, by name or number.
+    UriCapture(Box<str>),
+}
+
+impl Algorithm {
+    /// Prepares it for `members`, the addresses of `targets` targets.
+    pub fn prepare<'a>(&self, members: impl Iterator<Item = RingMember<'a>>, targets: usize) -> Balancer {
+        let members: Vec<_> = members.collect();
+        let weights = || members.iter().map(|member| member.weight).collect::<Vec<_>>();
+        match self {
+            Self::RoundRobin => Balancer::RoundRobin(RoundRobin::new(&weights())),
+            Self::LeastConnections => Balancer::LeastConnections(LeastConnections::new(&weights())),
+            Self::ConsistentHashing { slots, .. } => {
+                Balancer::ConsistentHashing(ConsistentHashing::new(&members, targets, *slots).into())
+            }
+            Self::Latency => Balancer::Latency(Latency::new(&weights())),
+        }
+    }
+
+    /// Whether who is available changes nothing for the rest: a ring keeps the places of those that are not.
+    pub const fn keeps_places(&self) -> bool {
+        matches!(self, Self::ConsistentHashing { .. })
+    }
+}

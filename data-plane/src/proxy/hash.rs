@@ -1,0 +1,226 @@
+//! What a request is hashed by, where its upstream hashes: pure but for the cookie that the caller makes.
+//!
+//! Source: `balancer.md` 5.3 and 5.4.
+
+use std::borrow::Cow;
+
+use equipoise_proto::path::resolve;
+use percent_encoding::percent_decode;
+
+use crate::balancer::{HashInput, hash};
+use crate::router::Headers;
+
+/// Arguments of a query that are looked at.
+///
+/// Source: Kong 3.10 (`lua_max_uri_args`).
+const ARGUMENTS_MAX: usize = 100;
+
+/// The parts of a request.
+pub struct Parts<'a> {
+    /// The client's address, as text.
+    pub client: &'a str,
+    /// As received.
+    pub path: &'a [u8],
+    /// Behind the `?`.
+    pub query: Option<&'a [u8]>,
+    /// Its headers.
+    pub headers: &'a dyn Headers,
+    /// A group of the route's regex, by name or number.
+    pub capture: &'a dyn Fn(&str) -> Option<Vec<u8>>,
+}
+
+/// A cookie that the client is given, so that its next request goes to the same target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenCookie {
+    name: Box<str>,
+    value: Box<str>,
+    path: Box<str>,
+}
+
+impl GivenCookie {
+    /// The value of a Set-Cookie header.
+    ///
+    /// Unlike Kong, which spells it `Same-Site`, which browsers ignore.
+    pub fn push(&self, out: &mut Vec<u8>) {
+        for part in [&*self.name, "=", &self.value, "; Path=", &self.path, "; SameSite=Lax; HttpOnly"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    /// Whether this Set-Cookie value of an upstream sets the same cookie; ours takes its place.
+    pub fn is_set_by(&self, value: &[u8]) -> bool {
+        let name = value.split(|byte| *byte == b'=').next().unwrap_or_default();
+        name.trim_ascii() == self.name.as_bytes()
+    }
+}
+
+/// The key of a request: by `hash_on`, else by `fallback`, else that of nothing. `new_cookie` makes the value of a
+/// cookie that is missing; then the cookie to give is left in `given`.
+pub fn key(
+    hash_on: &HashInput,
+    fallback: &HashInput,
+    parts: &Parts<'_>,
+    given: &mut Option<GivenCookie>,
+    new_cookie: impl Fn() -> String,
+) -> u32 {
+    let mut value = |input: &HashInput| match input {
+        // Consumers are not known yet.
+        HashInput::None | HashInput::Consumer => None,
+        HashInput::Ip => Some(Cow::Borrowed(parts.client.as_bytes())),
+        HashInput::Path => Some(Cow::Owned(resolve(&percent_decode(parts.path).collect::<Vec<_>>()))),
+        HashInput::Header(name) => header(parts.headers, name).map(Cow::Owned),
+        HashInput::Cookie { name, path } => {
+            Some(Cow::Owned(cookie(parts.headers, name).unwrap_or_else(|| {
+                let value = new_cookie();
+                let bytes = value.clone().into_bytes();
+                *given = Some(GivenCookie { name: name.clone(), value: value.into(), path: path.clone() });
+                bytes
+            })))
+        }
+        HashInput::QueryArg(name) => argument(parts.query.unwrap_or_default(), name).map(Cow::Owned),
+        HashInput::UriCapture(name) => (parts.capture)(name).map(Cow::Owned),
+    };
+    let found = value(hash_on).or_else(|| value(fallback));
+    hash(&found.unwrap_or_default())
+}
+
+/// All lines of a header, as one.
+fn header(headers: &dyn Headers, name: &str) -> Option<Vec<u8>> {
+    let mut all: Option<Vec<u8>> = None;
+    headers.each(name, &mut |value| match &mut all {
+        None => all = Some(value.to_vec()),
+        Some(all) => {
+            all.extend_from_slice(b", ");
+            all.extend_from_slice(value);
+        }
+    });
+    all
+}
+
+/// The first cookie of this name.
+fn cookie(headers: &dyn Headers, name: &str) -> Option<Vec<u8>> {
+    let mut found = None;
+    headers.each("cookie", &mut |line| {
+        if found.is_none() {
+            found = line.split(|byte| *byte == b';').find_map(|pair| {
+                let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+                Some(value.to_vec())
+            });
+        }
+    });
+    found
+}
+
+/// All values of an argument, sorted and joined; one without `=` counts as `true`.
+fn argument(query: &[u8], name: &str) -> Option<Vec<u8>> {
+    let arguments = query.split(|byte| *byte == b'&').filter(|argument| !argument.is_empty());
+    let mut values: Vec<Vec<u8>> = arguments
+        .take(ARGUMENTS_MAX)
+        .filter_map(|argument| {
+            let (key, value) = match argument.iter().position(|byte| *byte == b'=') {
+                Some(at) => (&argument[..at], Some(&argument[at + 1..])),
+                None => (argument, None),
+            };
+            (decode(key) == name.as_bytes()).then(|| value.map_or_else(|| b"true".to_vec(), decode))
+        })
+        .collect();
+    values.sort_unstable();
+    (!values.is_empty()).then(|| values.join(&b','))
+}
+
+/// As forms are written: `+` is a space, then percent-encoding.
+fn decode(text: &[u8]) -> Vec<u8> {
+    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    percent_decode(&spaced).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Lines(Vec<(&'static str, &'static str)>);
+
+    impl Headers for Lines {
+        fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) {
+            for (key, value) in &self.0 {
+                if key.eq_ignore_ascii_case(name) {
+                    found(value.as_bytes());
+                }
+            }
+        }
+    }
+
+    fn parts<'a>(headers: &'a Lines, capture: &'a dyn Fn(&str) -> Option<Vec<u8>>) -> Parts<'a> {
+        Parts {
+            client: "10.1.2.3",
+            path: b"/a%2Fb/./c//d%41/../e",
+            query: Some(b"foo=s&foo&foo=1&foo=&bar=x%2Cy+z&%66oo2=2&empty="),
+            headers,
+            capture,
+        }
+    }
+
+    #[test]
+    fn every_input_gives_its_value_or_falls_back() {
+        let headers = Lines(vec![
+            ("X-Tenant", "one"),
+            ("x-tenant", "two"),
+            ("X-Empty", ""),
+            ("Cookie", "a=1; session=abc=="),
+            ("Cookie", "session=later; b=2"),
+        ]);
+        let capture = |name: &str| (name == "id" || name == "1").then(|| b"42".to_vec());
+        let header = |name: &str| HashInput::Header(name.into());
+        let argument = |name: &str| HashInput::QueryArg(name.into());
+        let captured = |name: &str| HashInput::UriCapture(name.into());
+        let cookie = HashInput::Cookie { name: "session".into(), path: "/".into() };
+        let none = || HashInput::None;
+        let rows = [
+            ("ip", HashInput::Ip, none(), "10.1.2.3"),
+            ("path, reserved bytes decoded too", HashInput::Path, none(), "/a/b/c/e"),
+            ("lines of a header are one", header("x-tenant"), none(), "one, two"),
+            ("an empty header is there", header("x-empty"), HashInput::Ip, ""),
+            ("a header with a dash that is missing", header("x-none"), HashInput::Ip, "10.1.2.3"),
+            ("the first cookie", cookie, none(), "abc=="),
+            ("values sorted and joined", argument("foo"), none(), ",1,s,true"),
+            ("decoded", argument("bar"), none(), "x,y z"),
+            ("name decoded", argument("foo2"), none(), "2"),
+            ("an empty value is there", argument("empty"), HashInput::Ip, ""),
+            ("no such argument", argument("none"), HashInput::Path, "/a/b/c/e"),
+            ("a group by name", captured("id"), none(), "42"),
+            ("a group by number", captured("1"), none(), "42"),
+            ("no such group", captured("2"), argument("foo2"), "2"),
+            ("neither", argument("none"), header("x-none"), ""),
+            ("consumers are not known", HashInput::Consumer, HashInput::Ip, "10.1.2.3"),
+        ];
+        for (name, hash_on, fallback, want) in rows {
+            let mut given = None;
+            let found = key(&hash_on, &fallback, &parts(&headers, &capture), &mut given, String::new);
+            assert_eq!(found, hash(want.as_bytes()), "{name}");
+            assert_eq!(given, None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_missing_cookie_is_given_and_hashed() {
+        let headers = Lines(vec![("Cookie", "xsession=1; sessionx=2; session")]);
+        let input = HashInput::Cookie { name: "session".into(), path: "/app".into() };
+        let mut given = None;
+        let found =
+            key(&input, &HashInput::None, &parts(&headers, &|_| None), &mut given, || "new".to_owned());
+        assert_eq!(found, hash(b"new"));
+        let given = given.unwrap();
+        let mut text = Vec::new();
+        given.push(&mut text);
+        assert_eq!(text, b"session=new; Path=/app; SameSite=Lax; HttpOnly");
+        assert!(given.is_set_by(b"session=theirs; Path=/") && given.is_set_by(b" session = x"));
+        assert!(!given.is_set_by(b"sessions=theirs") && !given.is_set_by(b"other=session"));
+    }
+
+    #[test]
+    fn only_the_first_arguments_count() {
+        let query = format!("{}late=1", "a=1&".repeat(ARGUMENTS_MAX));
+        assert_eq!(argument(query.as_bytes(), "late"), None);
+        assert_eq!(argument(query.as_bytes(), "a").unwrap().len(), 2 * ARGUMENTS_MAX - 1);
+    }
+}
