@@ -45,13 +45,21 @@ impl ControlPlaneSettings {
         }
         let directory =
             settings.path(&keys::STORE_DIR).map_or_else(|| PathBuf::from("equipoise-data"), PathBuf::from);
+        let reported_targets_max: usize = settings.number(&keys::CLUSTER_REPORTED_TARGETS_MAX);
         let nodes_max: usize = settings.number(&keys::CLUSTER_NODES_MAX);
         Ok(Self {
             admin_listen: settings.listen(&keys::ADMIN_LISTEN).to_vec(),
             cluster_listen,
             admin: AdminSettings {
                 connections_max: settings.number(&keys::ADMIN_CONNECTIONS_MAX),
+                head_timeout: settings.duration(&keys::ADMIN_HEAD_TIMEOUT),
+                body_timeout: settings.duration(&keys::ADMIN_BODY_TIMEOUT),
+                write_timeout: settings.duration(&keys::ADMIN_WRITE_TIMEOUT),
                 body_bytes_max: settings.number(&keys::ADMIN_BODY_BYTES_MAX),
+                large_bodies_max: settings.number(&keys::ADMIN_LARGE_BODIES_MAX),
+                head_bytes_max: settings.number(&keys::ADMIN_HEAD_BYTES_MAX),
+                headers_max: settings.number(&keys::ADMIN_HEADERS_MAX),
+                drain_timeout: settings.duration(&keys::ADMIN_DRAIN_TIMEOUT),
                 gui_urls: settings.list(&keys::ADMIN_GUI_URL).to_vec(),
                 configuration: configuration(settings),
                 ..AdminSettings::default()
@@ -59,13 +67,21 @@ impl ControlPlaneSettings {
             store: StoreSettings {
                 log_revisions_max: settings.number(&keys::STORE_LOG_REVISIONS_MAX),
                 log_bytes_max: settings.number(&keys::STORE_LOG_BYTES_MAX),
+                waiting_commits_max: settings.number(&keys::STORE_WAITING_COMMITS_MAX),
+                window_bytes_max: settings.number(&keys::STORE_WINDOW_BYTES_MAX),
                 ..StoreSettings::new(directory)
             },
             distribution: distribution::Settings {
                 connections_max: distribution::Settings::connections_for(nodes_max),
+                answer_timeout: settings.duration(&keys::CLUSTER_ANSWER_TIMEOUT),
+                snapshot_streams_max: settings.number(&keys::CLUSTER_SNAPSHOT_STREAMS_MAX),
                 ..distribution::Settings::default()
             },
-            nodes: Limits { nodes_max, ..Limits::default() },
+            nodes: Limits {
+                nodes_max,
+                reported_targets_max,
+                reported_addresses_max: 2 * reported_targets_max,
+            },
         })
     }
 }

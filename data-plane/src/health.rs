@@ -7,6 +7,7 @@
 
 mod checks;
 
+use std::io;
 use std::num::NonZeroU8;
 
 pub use checks::{Active, Checks, Limits, Passive, ProbeKind, Statuses};
@@ -46,6 +47,15 @@ pub enum Outcome {
     Refused,
     /// The connection broke before a response head was complete.
     Reset,
+}
+
+/// Whether an error of connecting is this machine's own: no descriptor, port or memory is left. It says nothing of the
+/// target, which must not be ejected for it.
+pub fn is_own(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    Errno::from_io_error(error).is_some_and(|errno| {
+        [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM].contains(&errno)
+    })
 }
 
 /// What a check or an attempt told of an address.

@@ -193,7 +193,10 @@ pub async fn start(
             active: active.clone(),
             directory: Arc::clone(&directory),
         };
-        tasks.spawn("the Status API", status::serve(listener, sources, stopping.clone()));
+        tasks.spawn(
+            "the Status API",
+            status::serve(listener, settings.status_connections_max, sources, stopping.clone()),
+        );
     }
     let (marks, mark_queue) = mpsc::channel(table::MARKS_MAX);
     tasks.spawn("setting health by hand", table::carry_marks(mark_queue, directory));
@@ -315,6 +318,7 @@ mod tests {
             proxy: ProxySettings { listen: vec![any], workers: 1, ..ProxySettings::default() },
             drain_timeout: Duration::from_secs(1),
             status_listen: vec![Listen { address: any, backlog: 16 }],
+            status_connections_max: 8,
             probes_max: 4,
             dns: dns::Settings::default(),
             dns_servers: vec![nobody],

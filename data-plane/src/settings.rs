@@ -35,6 +35,8 @@ pub struct NodeSettings {
     pub drain_timeout: Duration,
     /// Where the Status API listens.
     pub status_listen: Vec<Listen>,
+    /// Connections to one of its addresses at once.
+    pub status_connections_max: usize,
     /// Active checks at once.
     pub probes_max: usize,
     /// How names are kept resolved.
@@ -61,13 +63,14 @@ impl NodeSettings {
             proxy: proxy(settings)?,
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
             status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
+            status_connections_max: settings.number(&keys::STATUS_CONNECTIONS_MAX),
             probes_max: settings.number(&keys::PROBE_CONCURRENCY_MAX),
             dns: dns::Settings {
+                lookups_max: settings.number(&keys::DNS_LOOKUPS_MAX),
                 stale_ttl: settings.duration(&keys::DNS_STALE_TTL),
                 not_found_ttl: settings.duration(&keys::DNS_NOT_FOUND_TTL),
                 error_ttl: settings.duration(&keys::DNS_ERROR_TTL),
                 valid_ttl: Some(settings.duration(&keys::DNS_VALID_TTL)).filter(|ttl| !ttl.is_zero()),
-                ..dns::Settings::default()
             },
             dns_servers: dns_servers(settings)?,
         })

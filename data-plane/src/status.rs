@@ -40,9 +40,6 @@ const HEAD_BYTES_MAX: usize = 8192;
 /// How long a connection may take for the next request head: longer than scrapes are apart, so that theirs live.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Connections at once to one address; more wait in the kernel's queue. Scrapers and load balancers are few.
-const CONNECTIONS_MAX: usize = 64;
-
 /// Pause after a failed accept: what fails it (no free descriptors) does not pass by trying at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,15 +56,16 @@ pub struct Sources {
     pub directory: Arc<ArcSwap<Directory>>,
 }
 
-/// Answers on `listener` until `stop`; requests that are under way then are finished.
-pub async fn serve(listener: TcpListener, sources: Sources, stop: CancellationToken) {
+/// Answers on `listener` until `stop`; requests that are under way then are finished. More than `connections_max`
+/// connections at once wait in the kernel's queue.
+pub async fn serve(listener: TcpListener, connections_max: usize, sources: Sources, stop: CancellationToken) {
     let router = router(sources);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept(), if connections.len() < connections_max => match accepted {
                 Ok((stream, _)) => drop(connections.spawn(answer(stream, router.clone(), stop.clone()))),
                 Err(error) => {
                     tracing::debug!(%error, "a connection to the Status API could not be accepted");

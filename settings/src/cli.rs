@@ -52,14 +52,14 @@ pub fn start<T>(
         return Start::Exit(ExitCode::SUCCESS);
     }
     for warning in &settings.warnings {
-        eprintln!("warning: {warning}");
+        to_stderr(format_args!("warning: {warning}"));
     }
     let plane = match typed(&settings) {
         Ok(plane) => plane,
         Err(problem) => return refused(&[problem]),
     };
     if matches.get_flag("check") {
-        eprintln!("settings are valid");
+        to_stderr(format_args!("settings are valid"));
         return Start::Exit(ExitCode::SUCCESS);
     }
     Start::Run(Box::new(settings), Box::new(plane), matches)
@@ -67,7 +67,7 @@ pub fn start<T>(
 
 fn refused<T>(problems: &[Problem]) -> Start<T> {
     for problem in problems {
-        eprintln!("error: {problem}");
+        to_stderr(format_args!("error: {problem}"));
     }
     Start::Exit(ExitCode::from(EX_CONFIG))
 }
@@ -125,13 +125,18 @@ pub fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
     drop(write(&mut out).and_then(|()| out.flush()));
 }
 
+/// Writes a line to standard error, which nobody may read any more either.
+fn to_stderr(line: fmt::Arguments<'_>) {
+    drop(writeln!(io::stderr(), "{line}"));
+}
+
 /// Says why a process could not start or go on, with all causes, as one sentence.
 pub fn exit_code<E: fmt::Display>(result: Result<(), E>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // `{:#}` is how `anyhow` prints the whole chain.
-            eprintln!("error: {error:#}");
+            to_stderr(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -132,6 +132,20 @@ keys! {
         "Largest body the Admin API takes.";
     ADMIN_CONNECTIONS_MAX = "admin.connections_max", None, Kind::Int { min: 1, max: 100_000 }, "1024", Control,
         "Connections to the Admin API at once.";
+    ADMIN_HEAD_TIMEOUT = "admin.head_timeout", None, seconds(100), "60s", Control,
+        "Time for a whole request head, and for an idle connection to send the next one.";
+    ADMIN_BODY_TIMEOUT = "admin.body_timeout", None, seconds(100), "60s", Control,
+        "Time for a whole request body.";
+    ADMIN_WRITE_TIMEOUT = "admin.write_timeout", None, seconds(100), "60s", Control,
+        "How long a client may take no byte of an answer.";
+    ADMIN_HEAD_BYTES_MAX = "admin.head_bytes_max", None, Kind::Size { min: 8 << 10, max: 1 << 20 }, "64k", Control,
+        "Largest head of a request, path included.";
+    ADMIN_HEADERS_MAX = "admin.headers_max", None, Kind::Int { min: 10, max: 1000 }, "100", Control,
+        "Headers of a request.";
+    ADMIN_LARGE_BODIES_MAX = "admin.large_bodies_max", None, Kind::Int { min: 1, max: 10_000 }, "16", Control,
+        "Bodies over 64 KiB in memory at once; more wait.";
+    ADMIN_DRAIN_TIMEOUT = "admin.drain_timeout", None, seconds(0), "10s", Control,
+        "How long a stopping control plane lets requests finish.";
 
     STORE_DIR = "store.dir", None, Kind::Path, "equipoise-data", Control,
         "Directory of the durable config; made if it is not there.";
@@ -139,6 +153,10 @@ keys! {
         "Revisions kept for nodes that come back and for history.";
     STORE_LOG_BYTES_MAX = "store.log_bytes_max", None, Kind::Size { min: 1 << 20, max: 1 << 40 }, "256m", Control,
         "Bytes of the same log, whichever bound is met first.";
+    STORE_WAITING_COMMITS_MAX = "store.waiting_commits_max", None, Kind::Int { min: 1, max: 1_000_000 }, "4096", Control,
+        "Writes in progress at once; one more is answered 429.";
+    STORE_WINDOW_BYTES_MAX = "store.window_bytes_max", None, Kind::Size { min: 1 << 20, max: 1 << 40 }, "64m", Control,
+        "Bytes of latest changes kept in memory for nodes that come back.";
 
     CLUSTER_LISTEN = "cluster.listen", Some("cluster_listen"), Kind::Listen, "127.0.0.1:8005", ControlApart,
         "Where nodes reach the control plane; loopback only while it is plaintext.";
@@ -146,6 +164,12 @@ keys! {
         NodeApart, "Control planes to connect to, in order of preference.";
     CLUSTER_NODES_MAX = "cluster.nodes_max", None, Kind::Int { min: 1, max: 100_000 }, "5000", Control,
         "Nodes that may be connected at once.";
+    CLUSTER_ANSWER_TIMEOUT = "cluster.answer_timeout", None, seconds(1000), "30s", Control,
+        "How long a node may take to answer; then its stream ends.";
+    CLUSTER_SNAPSHOT_STREAMS_MAX = "cluster.snapshot_streams_max", None, Kind::Int { min: 1, max: 10_000 }, "32", Control,
+        "Nodes that receive a snapshot at the same time; others wait.";
+    CLUSTER_REPORTED_TARGETS_MAX = "cluster.reported_targets_max", None, Kind::Int { min: 1, max: 10_000_000 },
+        "200000", Control, "Targets whose health one node may report; twice as many addresses.";
 
     NODE_ID = "node.id", Some("node_id"), Kind::Text, "", Data,
         "UUID of this node; made and kept in the cache directory if not set.";
@@ -207,6 +231,8 @@ keys! {
 
     DNS_RESOLVER = "dns.resolver", Some("dns_resolver"), Kind::List, "", Data,
         "DNS servers in place of the system's.";
+    DNS_LOOKUPS_MAX = "dns.lookups_max", None, Kind::Int { min: 1, max: 10_000 }, "64", Data,
+        "Look-ups at once.";
     DNS_STALE_TTL = "dns.stale_ttl", Some("dns_stale_ttl"), seconds(0), "3600s", Data,
         "How long an answer may serve after it ran out, while no newer one can be had.";
     DNS_NOT_FOUND_TTL = "dns.not_found_ttl", Some("dns_not_found_ttl"), seconds(100), "30s", Data,
@@ -221,6 +247,8 @@ keys! {
 
     STATUS_LISTEN = "status.listen", Some("status_listen"), Kind::Listen, "127.0.0.1:8100", Data,
         "Where a node's Status API listens.";
+    STATUS_CONNECTIONS_MAX = "status.connections_max", None, Kind::Int { min: 1, max: 100_000 }, "64", Data,
+        "Connections to one address of the Status API at once; more wait.";
 
     LOG_LEVEL = "log.level", Some("log_level"), Kind::OneOf(LEVELS), "notice", Every, "Least level that is logged.";
     LOG_FORMAT = "log.format", None, Kind::OneOf(&["text", "json"]), "text", Every,

@@ -101,7 +101,9 @@ impl Layers {
                     Some(text) => self.put(key, text, source.clone()),
                     None => self.problems.push(Problem::new(
                         &source,
-                        format!("`{full}` must be a string, a number, a boolean or an array of strings"),
+                        format!(
+                            "`{full}` must be a string, a whole number, a boolean or an array of strings"
+                        ),
                     )),
                 }
             }
@@ -270,6 +272,11 @@ impl Settings {
         self.values.get(key.name)
     }
 
+    /// Whether nobody set this key.
+    pub fn is_default(&self, key: &Key) -> bool {
+        self.get(key).is_none_or(|(_, source)| *source == Source::Default)
+    }
+
     /// What is in force, under the reference's names.
     pub fn by_kong_name(&self) -> impl Iterator<Item = (&'static str, &Value)> {
         keys::ALL.iter().filter_map(|key| Some((key.kong?, &self.get(key)?.0)))
@@ -400,7 +407,7 @@ mod tests {
             text,
             [
                 "a.toml: unknown setting `admin.lisen`; did you mean `admin.listen`?",
-                "a.toml: `proxy.listen` must be a string, a number, a boolean or an array of strings",
+                "a.toml: `proxy.listen` must be a string, a whole number, a boolean or an array of strings",
                 "environment EQUIPOISE_PROXY_LISEN: unknown setting `proxy_lisen`; did you mean \
                  `EQUIPOISE_PROXY_LISTEN`?",
                 "environment EQUIPOISE_LOG_LEVEL: `log.level` = `loud`: must be one of debug, info, notice, \

@@ -1,11 +1,13 @@
 //! The planes as an operator starts them: both in one process, or apart.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use tempfile::TempDir;
 
+use crate::process::binary;
 use crate::{Client, PATIENCE, Process, eventually};
 
 /// Any free port of loopback.
@@ -18,6 +20,10 @@ pub struct Standalone {
     dir: TempDir,
 }
 
+/// Every listener on a free port.
+const ARGUMENTS: [&str; 8] =
+    ["--admin-listen", ANY, "--proxy-listen", ANY, "--status-listen", ANY, "--proxy-workers", "2"];
+
 impl Standalone {
     /// Starts one with an empty store.
     ///
@@ -29,14 +35,25 @@ impl Standalone {
         Ok(standalone)
     }
 
+    /// Starts one by a shell, with an empty store; `script` ends with `exec "$@"`, which starts it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_by(script: &str) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let program = binary("equipoise");
+        let shell = [OsStr::new("-c"), OsStr::new(script), OsStr::new("sh"), program.as_os_str()];
+        let arguments: Vec<_> = shell.into_iter().chain(ARGUMENTS.map(OsStr::new)).collect();
+        let process = Some(Process::start_at(Path::new("/bin/sh"), dir.path(), &arguments)?);
+        Ok(Self { process, dir })
+    }
+
     /// Starts it on the store it left behind.
     ///
     /// # Errors
     /// When it does not start.
     pub fn start_again(&mut self) -> Result<()> {
-        let arguments =
-            ["--admin-listen", ANY, "--proxy-listen", ANY, "--status-listen", ANY, "--proxy-workers", "2"];
-        self.process = Some(Process::start("equipoise", self.dir.path(), &arguments)?);
+        self.process = Some(Process::start("equipoise", self.dir.path(), &ARGUMENTS)?);
         Ok(())
     }
 

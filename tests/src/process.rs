@@ -142,8 +142,13 @@ impl Process {
 
     /// Asks it to stop (SIGTERM).
     pub fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
-        assert!(status.is_ok_and(|status| status.success()), "SIGTERM must reach the process");
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal, named without `SIG`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "SIG{name} must reach the process");
     }
 
     /// Waits until it has ended by itself.

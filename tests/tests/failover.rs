@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use equipoise_tests::cluster::{Standalone, balance, write};
 use equipoise_tests::{Client, Load, Origin, PATIENCE, eventually};
@@ -49,6 +51,30 @@ fn with_health_checks_traffic_moves_and_comes_back() {
     let since = |name| tally.by_origin.get(name).unwrap_or(&0) - before.by_origin.get(name).unwrap_or(&0);
     let (stays, dies) = (since("stays"), since("dies"));
     assert!(stays.abs_diff(dies) <= 20, "equal shares again, not {stays} and {dies}");
+}
+
+#[test]
+fn a_node_without_descriptors_does_not_blame_its_targets() {
+    // Room for itself and for a part of the clients only: each needs two.
+    let standalone = Standalone::start_by("ulimit -n 80; exec \"$@\"").unwrap();
+    let only = Origin::start("only");
+    let mut admin = standalone.process().client("admin");
+    let passive = "&healthchecks.passive.unhealthy.tcp_failures=1&healthchecks.passive.healthy.successes=1";
+    balance(&mut admin, passive, &[only.address()]);
+    let address = standalone.process().address("proxy");
+    let mut crowd: Vec<_> = (0..100).filter_map(|_| TcpStream::connect(address).ok()).collect();
+    for client in &mut crowd {
+        client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        client.write_all(b"GET /mock HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    }
+    let is_refused = |mut client: &TcpStream| {
+        let mut answer = [0; 11];
+        client.read_exact(&mut answer).is_ok() && answer.starts_with(b"HTTP/1.1 50")
+    };
+    assert!(crowd.iter().any(|client| is_refused(client)), "there was not enough for all");
+    drop(crowd);
+    let mut proxy = Client::new(address);
+    eventually("the node to recover", PATIENCE, || (proxy.get("/mock").ok()?.status == 200).then_some(()));
 }
 
 #[test]

@@ -4,8 +4,9 @@
 
 use std::net::TcpListener;
 
-use equipoise_tests::cluster::Standalone;
+use equipoise_tests::cluster::{Standalone, balance};
 use equipoise_tests::process::run;
+use equipoise_tests::{Client, Origin, PATIENCE, Process, eventually};
 
 const QUIET: [&str; 6] =
     ["--admin-listen", "127.0.0.1:0", "--proxy-listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"];
@@ -40,6 +41,57 @@ fn a_port_in_use_is_named() {
         let error = output.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
         assert!(error.contains(&address) && error.contains("in use"), "{what}: {output}");
     }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_costs_nothing_but_itself() {
+    let standalone = Standalone::start_by("exec \"$@\" 2>/dev/full").unwrap();
+    let origin = Origin::start("only");
+    let mut admin = standalone.process().client("admin");
+    balance(&mut admin, "", &[origin.address()]);
+    assert_eq!(standalone.process().client("proxy").get("/mock").unwrap().status, 200);
+    let (mut standalone, deadline) = (standalone, PATIENCE);
+    let mut process = standalone.process.take().unwrap();
+    process.terminate();
+    assert!(process.wait(deadline).success());
+}
+
+#[test]
+fn signals_that_do_not_stop_leave_it_running_and_sigquit_drains() {
+    let mut standalone = Standalone::start().unwrap();
+    let origin = Origin::start("only");
+    let mut admin = standalone.process().client("admin");
+    balance(&mut admin, "", &[origin.address()]);
+    for name in ["HUP", "USR1", "USR2"] {
+        standalone.process().signal(name);
+    }
+    let mut process = standalone.process.take().unwrap();
+    let address = process.address("proxy");
+    origin.hold();
+    let client = std::thread::spawn(move || Client::new(address).get("/mock").unwrap().status);
+    eventually("the request to be with the target", PATIENCE, || (origin.requests() > 0).then_some(()));
+    process.signal("QUIT");
+    eventually("the port to be closed", PATIENCE, || std::net::TcpStream::connect(address).err());
+    origin.release();
+    assert_eq!(client.join().unwrap(), 200);
+    assert!(process.wait(PATIENCE).success());
+}
+
+#[test]
+fn the_demo_keeps_its_hands_off_the_operators_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["demo"];
+    arguments.extend(QUIET);
+    let mut demo = Process::start("equipoise", dir.path(), &arguments).unwrap();
+    let mut proxy = demo.client("proxy");
+    eventually("the demo to be balanced", PATIENCE, || {
+        (proxy.get("/mock/headers").ok()?.status == 200).then_some(())
+    });
+    demo.terminate();
+    assert!(demo.wait(PATIENCE).success());
+    let made: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(made, ["equipoise-demo"]);
 }
 
 #[test]

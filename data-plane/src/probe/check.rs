@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::health::{ProbeKind, Report};
+use crate::health::{ProbeKind, Report, is_own};
 use crate::table::{ProbePlan, Target};
 
 /// Longest status line that is read; a longer one is none.
@@ -24,6 +24,7 @@ pub(super) async fn check(target: &Target, plan: &ProbePlan) -> Option<Report> {
     match timeout(whole, attempt(target, plan)).await.unwrap_or(Err(Failure::Timeout)) {
         Ok(report) => report,
         Err(Failure::Timeout) => Some(Report::Timeout),
+        Err(Failure::Own) => None,
         Err(Failure::Broken) => Some(Report::Tcp),
         Err(Failure::NoHttp) => Some(Report::Http),
     }
@@ -31,6 +32,8 @@ pub(super) async fn check(target: &Target, plan: &ProbePlan) -> Option<Report> {
 
 /// Why there is no status.
 enum Failure {
+    /// Of this machine, not of the target.
+    Own,
     Timeout,
     Broken,
     NoHttp,
@@ -53,6 +56,7 @@ async fn attempt(target: &Target, plan: &ProbePlan) -> Result<Option<Report>, Fa
 async fn within<T>(limit: Duration, step: impl Future<Output = std::io::Result<T>>) -> Result<T, Failure> {
     match timeout(limit, step).await {
         Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) if is_own(&error) => Err(Failure::Own),
         Ok(Err(_)) => Err(Failure::Broken),
         Err(_) => Err(Failure::Timeout),
     }

@@ -21,6 +21,7 @@ use super::request::{self, Facts, Matched};
 use super::retry::{Fault, Method, Origin, Sent};
 use super::stream::Stream;
 use super::worker::Worker;
+use crate::health::is_own;
 use crate::http1::{
     BodyDecoder, Framing, HeadScan, HeadStorage, InvalidResponse, ResponseBody, ResponseHead, Version,
     push_chunk_size,
@@ -168,7 +169,9 @@ async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -
     let mut connecting = Box::pin(Stream::connect(address));
     poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
-            return Poll::Ready(connected.map_err(|_| Failure::Fault(Fault::Connect)));
+            return Poll::Ready(connected.map_err(|error| {
+                Failure::Fault(if is_own(&error) { Fault::Exhausted } else { Fault::Connect })
+            }));
         }
         if client.is_gone(cx) {
             return Poll::Ready(Err(Failure::ClientGone));

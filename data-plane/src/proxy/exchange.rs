@@ -179,6 +179,7 @@ fn observe(lease: &Lease, fault: Fault, origin: Origin) {
     let outcome = match (fault, origin) {
         // A connection that went stale in the pool says nothing of the target.
         (Fault::Broken, Origin::Pooled) => return,
+        (Fault::Exhausted, _) => return,
         // The connection was fine: the reference sees the 502 that the client gets.
         (Fault::Invalid, _) => Outcome::Replied(502),
         (Fault::Connect, _) => Outcome::Refused,

@@ -7,6 +7,8 @@
 pub enum Fault {
     /// No connection.
     Connect,
+    /// No connection, for want of something on this machine: says nothing of the target.
+    Exhausted,
     /// No connection in time.
     ConnectTimeout,
     /// The connection broke.
@@ -70,11 +72,11 @@ pub enum Verdict {
 pub fn judge(fault: Fault, method: Method, sent: Sent, origin: Origin, retries_left: u16) -> Verdict {
     let give_up = match fault {
         Fault::ConnectTimeout | Fault::TimedOut => Verdict::GatewayTimeout,
-        Fault::Connect | Fault::Broken | Fault::Invalid => Verdict::BadGateway,
+        Fault::Connect | Fault::Exhausted | Fault::Broken | Fault::Invalid => Verdict::BadGateway,
     };
     let may_repeat = match (fault, sent, method) {
         (Fault::Invalid, _, _) | (_, Sent::Consumed, _) => false,
-        (Fault::Connect | Fault::ConnectTimeout, _, _) | (_, Sent::Nothing, _) => true,
+        (Fault::Connect | Fault::Exhausted | Fault::ConnectTimeout, _, _) | (_, Sent::Nothing, _) => true,
         (Fault::Broken | Fault::TimedOut, Sent::Replayable, method) => method == Method::Repeatable,
     };
     match (may_repeat, fault, origin) {
@@ -87,7 +89,7 @@ pub fn judge(fault: Fault, method: Method, sent: Sent, origin: Origin, retries_l
 
 #[cfg(test)]
 mod tests {
-    use super::Fault::{Broken, Connect, ConnectTimeout, Invalid, TimedOut};
+    use super::Fault::{Broken, Connect, ConnectTimeout, Exhausted, Invalid, TimedOut};
     use super::Method::{Once, Repeatable};
     use super::Origin::{Fresh, Pooled};
     use super::Sent::{Consumed, Nothing, Replayable};
@@ -99,6 +101,8 @@ mod tests {
         ("refused, GET", Connect, Repeatable, Nothing, Fresh, 1, Next),
         ("refused, POST", Connect, Once, Nothing, Fresh, 1, Next),
         ("refused, none left", Connect, Repeatable, Nothing, Fresh, 0, BadGateway),
+        ("nothing left here, POST", Exhausted, Once, Nothing, Fresh, 1, Next),
+        ("nothing left here, none left", Exhausted, Repeatable, Nothing, Fresh, 0, BadGateway),
         ("connect timeout, GET", ConnectTimeout, Repeatable, Nothing, Fresh, 1, Next),
         ("connect timeout, POST", ConnectTimeout, Once, Nothing, Fresh, 1, Next),
         ("connect timeout, none left", ConnectTimeout, Once, Nothing, Fresh, 0, GatewayTimeout),

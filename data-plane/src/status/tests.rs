@@ -10,7 +10,10 @@ use uuid::Uuid;
 use super::*;
 use crate::observability::{RequestSample, Source};
 use crate::table::fixture::{id, passive, position, route, service, target, upstream_with};
-use crate::table::{Update, builder};
+use crate::table::{CellKey, Update, builder};
+
+/// Few, so that a test can have all of them.
+const CONNECTIONS_MAX: usize = 8;
 
 struct Answer {
     status: StatusCode,
@@ -48,14 +51,12 @@ async fn node() -> Sources {
     Sources { node, workers: Workers::new(2), active: seams.active.clone(), directory }
 }
 
-use crate::table::CellKey;
-
 /// A Status API on loopback, and what stops it.
 async fn listening() -> (std::net::SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve(listener, node().await, stop.clone()));
+    let serving = tokio::spawn(serve(listener, CONNECTIONS_MAX, node().await, stop.clone()));
     (address, stop, serving)
 }
 

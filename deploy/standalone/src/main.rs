@@ -9,11 +9,14 @@ use clap::Command;
 use equipoise_control_plane::settings::ControlPlaneSettings;
 use equipoise_data_plane::settings::NodeSettings;
 use equipoise_settings::cli::{self, Start};
-use equipoise_settings::{Problem, Process, Settings, logs, signal::StopSignals};
+use equipoise_settings::{Problem, Process, Settings, keys, logs, signal::StopSignals};
 use tokio::sync::mpsc;
 
 /// Pipes that may wait to be taken: the node opens one at a time.
 const PIPES_WAITING: usize = 4;
+
+/// Where the demo keeps its config, unless a directory is set.
+const DEMO_DIRECTORY: &str = "equipoise-demo";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -31,8 +34,14 @@ fn main() -> ExitCode {
     match cli::start(command, Process::Standalone, std::env::args_os(), std::env::vars_os(), read) {
         Start::Exit(code) => code,
         Start::Run(settings, planes, matches) => {
+            let (mut control, mut node) = *planes;
             let mode = if matches.subcommand_name() == Some("demo") { Mode::Demo } else { Mode::Serve };
-            cli::exit_code(serve(&settings, *planes, mode))
+            if mode == Mode::Demo && settings.is_default(&keys::STORE_DIR) {
+                // Nobody's config: the demo writes what it likes there.
+                control.store.directory = DEMO_DIRECTORY.into();
+                node.cache_dir = control.store.directory.join("node");
+            }
+            cli::exit_code(serve(&settings, (control, node), mode))
         }
     }
 }
