@@ -1,13 +1,17 @@
 //! Picks of each algorithm at 2, 100 and 10,000 targets, and the whole pick of a cell.
 
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use equipoise_data_plane::balancer::{
     Algorithm, Ask, Balancer, Ewma, HashInput, Latency, LeastConnections, Live, RingMember, RoundRobin,
 };
 use equipoise_data_plane::table::{Target, Tried, Upstream};
-use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Instant;
 
 const SIZES: [usize; 3] = [2, 100, 10_000];
 
@@ -26,6 +30,21 @@ impl Live for Idle {
     fn ewma(&self, place: usize) -> Ewma {
         Ewma::default().after(0.001, u32::try_from(place).unwrap_or(0))
     }
+}
+
+/// A cell of so many targets, round-robin.
+fn cell(size: usize) -> Arc<Upstream> {
+    let target = |at: usize| {
+        let port = u16::try_from(at % 60_000).unwrap_or(0);
+        Target::new(SocketAddr::from(([127, 0, 0, 1], port)), "127.0.0.1")
+    };
+    Upstream::new(Some("u"), (0..size).map(target).collect())
+}
+
+/// What this thread has used so far: more threads than cores take turns.
+fn cpu_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec.try_into().unwrap(), used.tv_nsec.try_into().unwrap())
 }
 
 fn picks(criterion: &mut Criterion) {
@@ -56,13 +75,34 @@ fn picks(criterion: &mut Criterion) {
         }
     }
     group.finish();
+    let mut group = criterion.benchmark_group("upstream_pick_and_release, 8 threads");
+    for size in SIZES {
+        let upstream = cell(size);
+        let now = Instant::now();
+        group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
+            bencher.iter_custom(|times| {
+                let each = times.div_ceil(8);
+                std::thread::scope(|scope| {
+                    let threads: Vec<_> = (0..8)
+                        .map(|_| {
+                            scope.spawn(|| {
+                                let start = cpu_time();
+                                for _ in 0..each {
+                                    black_box(upstream.pick(&mut Tried::default(), now, |_, _| 0).is_ok());
+                                }
+                                cpu_time() - start
+                            })
+                        })
+                        .collect();
+                    threads.into_iter().map(|thread| thread.join().unwrap()).sum::<Duration>()
+                })
+            });
+        });
+    }
+    group.finish();
     let mut group = criterion.benchmark_group("upstream_pick_and_release");
     for size in SIZES {
-        let target = |at: usize| {
-            let port = u16::try_from(at % 60_000).unwrap_or(0);
-            Target::new(SocketAddr::from(([127, 0, 0, 1], port)), "127.0.0.1")
-        };
-        let upstream = Upstream::new(Some("u"), (0..size).map(target).collect());
+        let upstream = cell(size);
         let now = Instant::now();
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
             bencher.iter(|| black_box(upstream.pick(&mut Tried::default(), now, |_, _| 0).is_ok()));

@@ -11,6 +11,8 @@ use super::*;
 use crate::observability::NodeState;
 use crate::router::{Headers, Query};
 
+mod algorithms;
+
 /// A pick by an algorithm that does not hash.
 fn pick(upstream: &Upstream, tried: &mut Tried) -> Result<Lease, PickError> {
     upstream.pick(tried, Instant::now(), |_, _| panic!("nothing is hashed"))
@@ -664,130 +666,4 @@ async fn the_position_comes_into_force_with_its_update() {
     assert_eq!(node.revision(), 3);
     seams.updates.apply(position(5), Update::Delta(Vec::new())).await.unwrap();
     assert_eq!(node.revision(), 5, "the same content under another name");
-}
-
-/// Targets 1 to `count` of upstream 1, behind `/u`, by an algorithm.
-fn balanced(algorithm: v1::upstream::Algorithm, count: u128) -> Vec<Record> {
-    let mut records = vec![
-        upstream_with(1, "u", |upstream| {
-            upstream.algorithm = algorithm.into();
-            passive(upstream, 1);
-        }),
-        service(2, "u", 80),
-        route(3, Some(2), "/u"),
-    ];
-    records.extend((1..=count).map(|number| target(10 + number, 1, &format!("10.0.0.{number}:80"), 100)));
-    records
-}
-
-fn keyed(upstream: &Upstream, key: u32) -> SocketAddr {
-    upstream.pick(&mut Tried::default(), Instant::now(), |_, _| key).unwrap().address()
-}
-
-#[test]
-fn least_connections_sends_to_the_least_busy_and_counts_through_a_swap() {
-    let mut node = Node::with(balanced(v1::upstream::Algorithm::LeastConnections, 3));
-    let upstream = node.upstream("/u");
-    let hold = |upstream: &Upstream| pick(upstream, &mut Tried::default()).unwrap();
-    let held: Vec<_> = (0..6).map(|_| hold(&upstream)).collect();
-    let busy = held[0].address();
-    assert_eq!(held.iter().filter(|lease| lease.address() == busy).count(), 2);
-    // Two of three are let go of; whoever is still busy gets nothing until the others have caught up.
-    let held: Vec<_> = held.into_iter().filter(|lease| lease.address() == busy).collect();
-    node.delta(vec![target(14, 1, "10.0.0.4:80", 100)]);
-    let upstream = node.upstream("/u");
-    let next: Vec<_> = (0..6).map(|_| hold(&upstream)).collect();
-    assert!(next.iter().all(|lease| lease.address() != busy));
-    assert_eq!(held.len(), 2);
-}
-
-#[test]
-fn the_same_key_goes_to_the_same_target_and_only_keys_of_one_that_left_move() {
-    let mut node = Node::with(balanced(v1::upstream::Algorithm::ConsistentHashing, 5));
-    let before: Vec<_> = (0..500).map(|key| keyed(&node.upstream("/u"), key * 7_919)).collect();
-    let again: Vec<_> = (0..500).map(|key| keyed(&node.upstream("/u"), key * 7_919)).collect();
-    assert_eq!(before, again);
-    let gone_address: SocketAddr = "10.0.0.3:80".parse().unwrap();
-    // Out of service: its keys go elsewhere, and come back with it.
-    let upstream = node.upstream("/u");
-    let members = upstream.members();
-    let member = members.addresses().find(|member| member.target.address() == gone_address).unwrap();
-    member.target.set_health(false);
-    node.settle();
-    let moved: Vec<_> = (0..500).map(|key| keyed(&node.upstream("/u"), key * 7_919)).collect();
-    for (before, after) in before.iter().zip(&moved) {
-        assert!(before == after || (*before == gone_address && *after != gone_address));
-    }
-    member.target.set_health(true);
-    node.settle();
-    assert_eq!(before, (0..500).map(|key| keyed(&node.upstream("/u"), key * 7_919)).collect::<Vec<_>>());
-    // Removed: the same as out of service.
-    node.delta(vec![gone(EntityKind::Target, 13)]);
-    assert_eq!(moved, (0..500).map(|key| keyed(&node.upstream("/u"), key * 7_919)).collect::<Vec<_>>());
-}
-
-#[test]
-fn a_retry_by_key_goes_to_another_target_and_hashes_once() {
-    let node = Node::with(balanced(v1::upstream::Algorithm::ConsistentHashing, 3));
-    let upstream = node.upstream("/u");
-    let mut tried = Tried::default();
-    let mut hashed = 0;
-    let picks: BTreeSet<_> = (0..3)
-        .map(|_| {
-            let key = |_: &_, _: &_| {
-                hashed += 1;
-                7
-            };
-            upstream.pick(&mut tried, Instant::now(), key).unwrap().address()
-        })
-        .collect();
-    assert_eq!((picks.len(), hashed), (3, 1));
-}
-
-#[test]
-fn latency_prefers_the_fastest_and_a_new_target_gets_its_chance() {
-    let mut node = Node::with(balanced(v1::upstream::Algorithm::Latency, 3));
-    let fastest: SocketAddr = "10.0.0.2:80".parse().unwrap();
-    let now = Instant::now();
-    let upstream = node.upstream("/u");
-    for _ in 0..20 {
-        let mut tried = Tried::default();
-        for _ in 0..3 {
-            let lease = pick(&upstream, &mut tried).unwrap();
-            let took = if lease.address() == fastest { 10 } else { 200 };
-            lease.answered(Duration::from_millis(took), now + Duration::from_secs(5));
-        }
-    }
-    for _ in 0..10 {
-        assert_eq!(pick(&upstream, &mut Tried::default()).unwrap().address(), fastest);
-    }
-    // A newcomer starts at the mean: not before the fastest, but before those that are slow.
-    node.delta(vec![target(14, 1, "10.0.0.4:80", 100)]);
-    let upstream = node.upstream("/u");
-    let mut tried = Tried::default();
-    let order: Vec<_> = (0..4).map(|_| pick(&upstream, &mut tried).unwrap().address().to_string()).collect();
-    assert_eq!(order[..2], ["10.0.0.2:80", "10.0.0.4:80"]);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn whatever_the_algorithm_a_swap_keeps_requests_under_way(
-        algorithm in 0_i32..4, weights in prop::collection::vec(0_u32..4, 1..6), held in 0_u32..20,
-    ) {
-        let algorithm = v1::upstream::Algorithm::try_from(algorithm).unwrap();
-        let mut node = Node::with(balanced(algorithm, 6));
-        let upstream = node.upstream("/u");
-        let leases: Vec<_> = (0..held)
-            .map(|key| upstream.pick(&mut Tried::default(), Instant::now(), |_, _| key).unwrap())
-            .collect();
-        let changed = (1..).zip(&weights);
-        node.delta(changed.map(|(number, weight)| target(10 + number, 1, &format!("10.0.0.{number}:80"), *weight)).collect());
-        let members = node.upstream("/u").members();
-        let count: u32 = members.addresses().map(|member| member.target.in_flight()).sum();
-        prop_assert_eq!(count as usize, leases.len());
-        drop(leases);
-        prop_assert!(members.addresses().all(|member| member.target.in_flight() == 0));
-    }
 }
