@@ -12,7 +12,7 @@ use equipoise_proto::{Position, Revision};
 use tracing::{info, warn};
 
 use super::StoreSettings;
-use super::disk::{Medium, numbered, open_append, sync_directory, write_whole};
+use super::disk::{Medium, is_named, numbered, open_append, sync_directory, write_whole};
 use super::frame::{InvalidSegment, Scan, SegmentHeader, encode_frame, encode_header, scan};
 use super::record::{InvalidRecord, Record, append_record, split_records};
 
@@ -144,6 +144,21 @@ impl Journal {
         Arc::clone(&self.segments)
     }
 
+    /// Checks that the data directory still has the file that is appended to. A file that was removed takes
+    /// writes and syncs as if nothing were wrong, but the next start will not find them; and by then the
+    /// directory may be that of another process.
+    pub(super) fn check_in_place(&self) -> io::Result<()> {
+        let path = self.with_last(|segment| segment.path.clone());
+        if is_named(&self.active, &path)? {
+            return Ok(());
+        }
+        let text = format!(
+            "{} is not the file that is written to: the data directory was removed or replaced while in use",
+            path.display()
+        );
+        Err(io::Error::new(io::ErrorKind::NotFound, text))
+    }
+
     /// Makes `records` durable by one write and one sync; `before` is where they lead on from. Returns the
     /// bytes written.
     ///
@@ -152,6 +167,7 @@ impl Journal {
         let Some(last) = records.last() else { return Ok(0) };
         let mut at = self.with_last(|segment| segment.clone());
         if at.bytes >= self.bytes_max / SEGMENTS || held(&at) >= self.revisions_max.div_ceil(SEGMENTS) {
+            self.check_in_place()?;
             let (segment, header) = create(&self.directory, before, &self.medium)?;
             self.active = open_append(&segment.path)?;
             self.salt = header.salt;
@@ -164,6 +180,7 @@ impl Journal {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a change of 4 GiB"))?;
         self.medium.append(&self.active, &frame)?;
         self.medium.sync(&self.active)?;
+        self.check_in_place()?;
         let written = u64::try_from(frame.len()).unwrap_or(u64::MAX);
         self.with_last(|segment| {
             segment.bytes += written;

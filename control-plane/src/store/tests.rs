@@ -270,6 +270,66 @@ async fn a_failing_disk_makes_the_store_read_only_and_publishes_nothing() {
 }
 
 #[tokio::test]
+async fn a_data_directory_that_is_taken_away_makes_the_store_read_only() {
+    type Take = fn(&std::path::Path);
+    let cases: [(&str, Take); 3] = [
+        ("removed", |directory| std::fs::remove_dir_all(directory).unwrap()),
+        ("moved", |directory| std::fs::rename(directory, directory.with_extension("aside")).unwrap()),
+        ("in the place of a file", |directory| {
+            std::fs::rename(directory, directory.with_extension("aside")).unwrap();
+            std::fs::write(directory, "").unwrap();
+        }),
+    ];
+    for (name, take) in cases {
+        let bench = Bench::new();
+        let directory = bench.directory.path().join("data");
+        let store = bench.open_with(StoreSettings::new(&directory)).unwrap();
+        let before = create(&store, "before").await.unwrap();
+        take(&directory);
+        let failed = create(&store, "lost").await;
+        let Err(CommitError::Io(error)) = &failed else { panic!("{name}: {failed:?}") };
+        assert!(error.to_string().contains("removed or replaced"), "{name}: {error}");
+        assert!(store.is_read_only(), "{name}");
+        assert_eq!(store.head().position, before.position, "{name}");
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_lost_its_directory_writes_nothing_into_the_one_that_took_its_place() {
+    let contents = |directory: &std::path::Path| {
+        let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+        let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+        let mut files: Vec<_> =
+            files.map(|file| (file.file_name(), std::fs::read(file.path()).unwrap())).collect();
+        files.sort();
+        files
+    };
+    for (name, also_commits) in [("closes", false), ("begins a segment", true)] {
+        let bench = Bench::new();
+        let directory = bench.directory.path().join("data");
+        let mut settings = StoreSettings::new(&directory);
+        settings.log_revisions_max = 8;
+        let old = bench.open_with(settings).unwrap();
+        let head = create(&old, "before").await.unwrap().position;
+        std::fs::remove_dir_all(&directory).unwrap();
+        let new = bench.open_with(StoreSettings::new(&directory)).unwrap();
+        let found = contents(&directory);
+        let ahead = equipoise_proto::Position { revision: Revision::new(50), ..head };
+        let renamed = old.meet(&ahead).await;
+        assert!(matches!(renamed, Err(CommitError::Io(_))), "{name}: {renamed:?}");
+        if also_commits {
+            let failed = create(&old, "lost").await;
+            assert!(matches!(failed, Err(CommitError::Io(_))), "{name}: {failed:?}");
+        }
+        old.close().await;
+        assert_eq!(contents(&directory), found, "{name}");
+        create(&new, "kept").await.unwrap();
+        new.close().await;
+    }
+}
+
+#[tokio::test]
 async fn all_of_a_failed_batch_are_told_and_those_behind_it_find_a_read_only_store() {
     let bench = Bench::new();
     let mut settings = bench.settings();

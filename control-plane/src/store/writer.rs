@@ -125,7 +125,11 @@ impl Writer {
         }
         let epoch = Epoch::new(Uuid::new_v4());
         let directory = &self.settings.directory;
-        write_identity(directory, epoch, &self.checkpoints.medium).map_err(|failure| {
+        let written = self
+            .journal
+            .check_in_place()
+            .and_then(|()| write_identity(directory, epoch, &self.checkpoints.medium));
+        written.map_err(|failure| {
             error!(error = %failure, "another epoch cannot be begun");
             CommitError::Io(Arc::new(failure))
         })?;
@@ -241,7 +245,14 @@ impl Writer {
                 Request::Close => {}
             }
         }
-        self.checkpoints.finish(&self.settings, &self.head);
+        match self.journal.check_in_place() {
+            Ok(()) => self.checkpoints.finish(&self.settings, &self.head),
+            // What is written there now could be taken for a part of another store.
+            Err(error) => {
+                self.checkpoints.stop();
+                error!(%error, "no checkpoint is written at the end");
+            }
+        }
         if let Some(Err(error)) = self.rows.as_ref().map(Rows::flush) {
             warn!(%error, "sled cannot be flushed");
         }
