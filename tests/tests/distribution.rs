@@ -313,6 +313,27 @@ async fn equal_content_under_another_epoch_is_only_renamed() {
 }
 
 #[tokio::test]
+async fn a_node_keeps_its_config_until_an_empty_store_is_written_to() {
+    let plane = plane(Transport::Tcp).await;
+    let head = plane.create("one").await;
+    let mut node = node(plane.reach.clone(), None).await;
+    node.accept().await;
+    plane.applied(&head).await;
+    let address = plane.address();
+    soon("the control plane stops", plane.distribution.stop()).await;
+    drop(plane);
+
+    let lost = plane_on(address, Store::in_memory(encode)).await;
+    lost.connected().await;
+    assert_eq!(lost.view().unwrap().position, Some(head));
+    let written = lost.create("two").await;
+    let (position, Update::Snapshot(entities)) = node.accept().await else { panic!("not a snapshot") };
+    assert_eq!((position, entities.len()), (written, 1));
+    lost.applied(&written).await;
+    assert_eq!(lost.distribution.sent().snapshots, 1);
+}
+
+#[tokio::test]
 async fn a_refusal_is_visible_and_mended_by_the_next_revision() {
     for transport in TRANSPORTS {
         let plane = plane(transport).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use equipoise_proto::{EntityKind, Position, v1};
+use equipoise_proto::{EntityKind, Position, Revision, v1};
 use prost::Message;
 use uuid::Uuid;
 
@@ -23,6 +23,8 @@ pub enum Decision {
     Delta(EncodedDelta),
     /// All of it.
     Snapshot,
+    /// Nothing, for now: the node has a config, and this store never had one.
+    Withhold,
 }
 
 /// An encoded [`v1::Delta`]; cloning shares the bytes.
@@ -49,6 +51,11 @@ pub fn resolve(
     }
     if position.content_hash == head.content_hash {
         return Decision::Reposition;
+    }
+    // A directory that was lost or a volume that is not mounted looks like this too, and a fleet emptied at once is
+    // worse than one that waits for its operator. What was written later, even if then deleted, is meant.
+    if head.revision == Revision::ZERO {
+        return Decision::Withhold;
     }
     let Some(changes) = log(position).filter(|changes| !changes.is_empty()) else {
         return Decision::Snapshot;

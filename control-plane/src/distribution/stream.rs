@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use equipoise_proto::{NodeId, Position, v1};
+use equipoise_proto::{NodeId, Position, Revision, v1};
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until, timeout};
@@ -72,6 +72,8 @@ pub(super) struct Stream {
     resume: Option<v1::SnapshotResume>,
     flight: Flight,
     marks: broadcast::Receiver<Mark>,
+    /// The log says that the node gets nothing because nothing was ever written here.
+    is_withheld: bool,
     /// Until the node has the config in which the mark's target was seen. The next ones wait in `marks`.
     mark: Option<Mark>,
 }
@@ -100,6 +102,7 @@ impl Stream {
             resume,
             flight: Flight::Idle,
             marks: of.shared.nodes.marks(),
+            is_withheld: false,
             mark: None,
         }
     }
@@ -204,6 +207,17 @@ impl Stream {
         };
         match decision {
             Decision::Nothing => Ok(()),
+            Decision::Withhold => {
+                if !std::mem::replace(&mut self.is_withheld, true) {
+                    warn!(
+                        node = %self.session.node(), head = %head.position,
+                        position = self.position.map(tracing::field::display),
+                        "the node keeps its config: nothing was ever written in this store, so that its data was \
+                         perhaps lost; put the data directory back, or write something if empty is meant"
+                    );
+                }
+                Ok(())
+            }
             Decision::Reposition => {
                 self.unanswered(head.position, None);
                 self.shared.sent.repositions.inc();
@@ -395,10 +409,12 @@ fn prepare(shared: Arc<Shared>, wanted: Wanted) -> BoxFuture<'static, Prepared> 
         // Not before the turn has come: that may take long, and what was the head then may be far behind.
         let head = wanted.heads.borrow().clone();
         let is_useful = |position: &Position| {
-            wanted.refused.is_none_or(|refused| is_newer(position, &refused))
+            // On the way to what was written first, a node is not emptied either.
+            (position.revision != Revision::ZERO || head.position.revision == Revision::ZERO)
+                && wanted.refused.is_none_or(|refused| is_newer(position, &refused))
                 && match shared.deltas.resolve(&shared.store, Some(position), &head.position) {
                     Decision::Nothing | Decision::Reposition | Decision::Delta(_) => true,
-                    Decision::Snapshot => false,
+                    Decision::Snapshot | Decision::Withhold => false,
                 }
         };
         let held = wanted.resume.and_then(|resume| shared.shelf.by_checksum(&resume.checksum));

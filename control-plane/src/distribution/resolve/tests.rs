@@ -103,6 +103,7 @@ proptest! {
                 prop_assert_eq!(&after, wanted);
             }
             Decision::Snapshot => prop_assert!(false, "the log reaches back to every cursor"),
+            Decision::Withhold => prop_assert!(false, "no cursor is ahead of the first head"),
         }
     }
 
@@ -127,6 +128,7 @@ enum Want {
     Reposition,
     Delta,
     Snapshot,
+    Withhold,
 }
 
 #[test]
@@ -157,6 +159,10 @@ fn what_a_node_has_decides_what_it_gets() {
             Want::Snapshot,
         ),
         ("a later revision than is published yet", Some(at(2)), 1, Want::Snapshot),
+        ("a config that a store without a write does not know", Some(other_epoch(2)), 0, Want::Withhold),
+        ("a revision past a store without a write", Some(at(2)), 0, Want::Withhold),
+        ("an empty config of another store without a write", Some(other_epoch(0)), 0, Want::Reposition),
+        ("a config that a store with one write does not know", Some(other_epoch(2)), 1, Want::Snapshot),
     ];
     for (name, has, head, want) in cases {
         let got = match resolve(has.as_ref(), &history.heads[head].0, |position| history.since(position)) {
@@ -164,6 +170,7 @@ fn what_a_node_has_decides_what_it_gets() {
             Decision::Reposition => Want::Reposition,
             Decision::Delta(_) => Want::Delta,
             Decision::Snapshot => Want::Snapshot,
+            Decision::Withhold => Want::Withhold,
         };
         assert_eq!(got, want, "{name}");
     }

@@ -271,6 +271,24 @@ async fn a_position_the_log_does_not_know_leads_to_a_snapshot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_without_a_write_empties_no_node() {
+    let (old, new) = (plane(), plane());
+    let foreign = old.write("one").await;
+    let mut node = new.node(1, Some(&foreign)).await;
+    let empty = new.store.head().position;
+    match node.next().await.unwrap() {
+        Told::Head(head) => assert_eq!(Position::try_from(head.position.as_ref().unwrap()), Ok(empty)),
+        other => panic!("{other:?}"),
+    }
+    node.silent_for(Duration::from_secs(60)).await;
+    assert_eq!(new.distribution.sent(), Sent::default());
+    // A node that has nothing is told that there is nothing.
+    assert_eq!(new.node(2, None).await.take_snapshot().await, empty);
+    let written = new.write("two").await;
+    assert_eq!(node.take_snapshot().await, written);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_interrupted_snapshot_is_resumed_and_a_delta_follows() {
     let plane = plane();
     let mut name = blake3::Hasher::new().finalize_xof();
