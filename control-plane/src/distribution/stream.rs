@@ -409,8 +409,8 @@ fn prepare(shared: Arc<Shared>, wanted: Wanted) -> BoxFuture<'static, Prepared> 
         // Not before the turn has come: that may take long, and what was the head then may be far behind.
         let head = wanted.heads.borrow().clone();
         let is_useful = |position: &Position| {
-            // On the way to what was written first, a node is not emptied either.
-            (position.revision != Revision::ZERO || head.position.revision == Revision::ZERO)
+            // An older one that is empty would empty a node on its way to the first write.
+            position.revision != Revision::ZERO
                 && wanted.refused.is_none_or(|refused| is_newer(position, &refused))
                 && match shared.deltas.resolve(&shared.store, Some(position), &head.position) {
                     Decision::Nothing | Decision::Reposition | Decision::Delta(_) => true,
