@@ -2,12 +2,13 @@
 //!
 //! What the pairs of a form mean (nesting, types) is the model's business. Called by the request gate.
 
+use std::str::Utf8Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
 use percent_encoding::percent_decode;
@@ -50,7 +51,7 @@ pub enum MediaType {
 }
 
 /// Why a request stops at the gate because of its body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// 415, a page.
     #[error("unsupported media type")]
@@ -73,6 +74,17 @@ pub enum BodyError {
     /// 400: the parts of a multipart body could not be told apart.
     #[error("malformed multipart body")]
     NotMultipart,
+    /// 400: what separates the parts of a multipart body is not said.
+    #[error("multipart body without a boundary")]
+    NoBoundary,
+    /// 400, naming the field: a key or value of a form is not UTF-8.
+    #[error("not UTF-8 at position {at} of {key}")]
+    NotUtf8 {
+        /// The key, as far as it can be read.
+        key: String,
+        /// Which byte of the key or value, from 1.
+        at: usize,
+    },
     /// 400: more than any entity can have.
     #[error("too many values")]
     TooManyValues,
@@ -160,18 +172,32 @@ pub async fn decode(media_type: MediaType, headers: &HeaderMap, body: Bytes) -> 
             Err(json::InvalidJson::TooManyValues) => Err(BodyError::TooManyValues),
             Ok(_) | Err(json::InvalidJson::Syntax) => Err(BodyError::NotJson),
         },
-        MediaType::Form => Ok(Payload::Form(pairs(&body)?)),
+        MediaType::Form => Ok(Payload::Form(form(&body)?)),
         MediaType::Multipart => Ok(Payload::Form(parts(headers, body).await?)),
     }
 }
 
-/// Splits `a=1&b&c=` into decoded pairs.
+/// Decodes the pairs of a query `a=1&b&c=`. What is not UTF-8 is replaced, since nothing of it is stored.
 ///
 /// # Errors
 /// When there are more than [`ARGUMENTS_MAX`].
-pub fn pairs(text: &[u8]) -> Result<Vec<Pair>, BodyError> {
+pub fn query(text: &[u8]) -> Result<Vec<Pair>, BodyError> {
+    let lossy = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(split(text)?.into_iter().map(|(key, value)| (lossy(key), value.map(lossy))).collect())
+}
+
+/// Decodes the pairs of a form `a=1&b&c=`, of which every one may be stored.
+fn form(text: &[u8]) -> Result<Vec<Pair>, BodyError> {
+    split(text)?.into_iter().map(|(key, value)| to_text(key, value)).collect()
+}
+
+/// As [`Pair`], before it is known to be text.
+type RawPair = (Vec<u8>, Option<Vec<u8>>);
+
+/// Splits at `&` and `=`, then unescapes.
+fn split(text: &[u8]) -> Result<Vec<RawPair>, BodyError> {
     let pairs = text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
-    let pairs: Vec<Pair> = pairs
+    let pairs: Vec<_> = pairs
         .take(ARGUMENTS_MAX + 1)
         .map(|pair| match pair.iter().position(|byte| *byte == b'=') {
             Some(at) => (unescape(&pair[..at]), Some(unescape(&pair[at + 1..]))),
@@ -181,29 +207,47 @@ pub fn pairs(text: &[u8]) -> Result<Vec<Pair>, BodyError> {
     if pairs.len() > ARGUMENTS_MAX { Err(BodyError::TooManyArguments) } else { Ok(pairs) }
 }
 
-fn unescape(text: &[u8]) -> String {
+fn unescape(text: &[u8]) -> Vec<u8> {
     let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-    percent_decode(&spaced).decode_utf8_lossy().into_owned()
+    percent_decode(&spaced).collect()
+}
+
+/// A key and a value as texts.
+fn to_text(key: Vec<u8>, value: Option<Vec<u8>>) -> Result<Pair, BodyError> {
+    let not_utf8 = |key: &[u8], error: Utf8Error| BodyError::NotUtf8 {
+        key: String::from_utf8_lossy(key).into_owned(),
+        at: error.valid_up_to() + 1,
+    };
+    let name = std::str::from_utf8(&key).map_err(|error| not_utf8(&key, error))?.to_owned();
+    let value = value.map(String::from_utf8).transpose();
+    let value = value.map_err(|error| not_utf8(&key, error.utf8_error()))?;
+    Ok((name, value))
 }
 
 /// The parts of a multipart body; of equal names the last counts, at the place of the first.
 async fn parts(headers: &HeaderMap, body: Bytes) -> Result<Vec<Pair>, BodyError> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    // Without a boundary the reference finds no parts at all, and so does not complain either.
-    let Some(boundary) = content_type.and_then(|value| multer::parse_boundary(value).ok()) else {
-        return Ok(Vec::new());
-    };
     if body.is_empty() {
         return Ok(Vec::new());
     }
+    // The reference finds no parts then, and says that a write which changed nothing went well.
+    let boundary = content_type.and_then(|value| multer::parse_boundary(value).ok());
+    let boundary = boundary.ok_or(BodyError::NoBoundary)?;
     let stream = futures_util::stream::once(async move { Ok::<_, std::convert::Infallible>(body) });
     let mut multipart = multer::Multipart::new(stream, boundary);
     let mut pairs: Vec<Pair> = Vec::new();
     let mut parts = 0;
     while let Some(field) = multipart.next_field().await.map_err(|_| BodyError::NotMultipart)? {
-        let name = field.name().unwrap_or_default().to_owned();
+        let name = match (field.name(), field.headers().get(CONTENT_DISPOSITION)) {
+            (Some(name), _) => name.to_owned(),
+            // A name that is not UTF-8 is not found there.
+            (None, Some(value)) if std::str::from_utf8(value.as_bytes()).is_err() => {
+                return Err(BodyError::NotMultipart);
+            }
+            (None, _) => String::new(),
+        };
         let content = field.bytes().await.map_err(|_| BodyError::NotMultipart)?;
-        let value = Some(String::from_utf8_lossy(&content).into_owned());
+        let (name, value) = to_text(name.into_bytes(), Some(content.into()))?;
         parts += 1;
         if parts > ARGUMENTS_MAX {
             return Err(BodyError::TooManyArguments);
@@ -258,22 +302,41 @@ mod tests {
 
     #[test]
     fn pairs_are_decoded_once() {
-        let got = pairs(b"a%5B%5D=x+y&&b&c=&d=%252F&e=1=2&%ff=%zz").unwrap();
+        let text = b"a%5B%5D=x+y&&b&c=&d=%252F&e=1=2&f=%zz";
         let want = [
             pair("a[]", Some("x y")),
             pair("b", None),
             pair("c", Some("")),
             pair("d", Some("%2F")),
             pair("e", Some("1=2")),
-            pair("\u{fffd}", Some("%zz")),
+            pair("f", Some("%zz")),
         ];
-        assert_eq!(got, want);
+        assert_eq!(query(text).unwrap(), want);
+        assert_eq!(form(text).unwrap(), want);
+    }
+
+    #[test]
+    fn a_form_is_utf8_and_a_query_is_made_so() {
+        let not_utf8 = |key: &str, at| Err(BodyError::NotUtf8 { key: key.to_owned(), at });
+        for (name, text, want) in [
+            ("a value", &b"name=ab%ff"[..], not_utf8("name", 3)),
+            ("a raw value", b"a=1&name=\xff", not_utf8("name", 1)),
+            ("a cut character", b"name=a%c3", not_utf8("name", 2)),
+            ("a key", b"na%ffme=a", not_utf8("na\u{fffd}me", 3)),
+            ("a key alone", b"%ff", not_utf8("\u{fffd}", 1)),
+            ("what is well", b"name=%C3%A9", Ok(vec![pair("name", Some("\u{e9}"))])),
+        ] {
+            assert_eq!(form(text), want, "{name}");
+        }
+        assert_eq!(query(b"%ff=a%ff"), Ok(vec![pair("\u{fffd}", Some("a\u{fffd}"))]));
     }
 
     #[test]
     fn a_thousand_arguments_are_the_most() {
-        assert_eq!(pairs("a=1&".repeat(1000).as_bytes()).map(|pairs| pairs.len()), Ok(1000));
-        assert_eq!(pairs("a=1&".repeat(1001).as_bytes()), Err(BodyError::TooManyArguments));
+        for decode in [query, form] {
+            assert_eq!(decode("a=1&".repeat(1000).as_bytes()).map(|pairs| pairs.len()), Ok(1000));
+            assert_eq!(decode("a=1&".repeat(1001).as_bytes()), Err(BodyError::TooManyArguments));
+        }
     }
 
     #[tokio::test]
@@ -302,6 +365,35 @@ mod tests {
         assert_eq!(got, Ok(Payload::Form(vec![pair("a", Some("2")), pair("b", Some("file"))])));
         let cut = decode(MediaType::Multipart, &headers, Bytes::from_static(&body.as_bytes()[..60])).await;
         assert_eq!(cut, Err(BodyError::NotMultipart));
+    }
+
+    #[tokio::test]
+    async fn multipart_bodies_are_refused_rather_than_read_as_less() {
+        let part = |disposition: &[u8], content: &[u8]| {
+            let head = b"--X\r\nContent-Disposition: form-data; ".as_slice();
+            Bytes::from([head, disposition, b"\r\n\r\n", content, b"\r\n--X--\r\n"].concat())
+        };
+        let not_utf8 = BodyError::NotUtf8 { key: "a".to_owned(), at: 2 };
+        let latin1_file = Ok(Payload::Form(vec![pair("a", Some("x"))]));
+        for (name, media_type, body, want) in [
+            ("no boundary", "multipart/form-data", part(b"name=\"a\"", b"x"), Err(BodyError::NoBoundary)),
+            ("nothing to separate", "multipart/form-data", Bytes::new(), Ok(Payload::Form(Vec::new()))),
+            ("a value", "multipart/form-data; boundary=X", part(b"name=\"a\"", b"x\xff"), Err(not_utf8)),
+            (
+                "a name",
+                "multipart/form-data; boundary=X",
+                part(b"name=\"\xff\"", b"x"),
+                Err(BodyError::NotMultipart),
+            ),
+            (
+                "the name of a file",
+                "multipart/form-data; boundary=X",
+                part(b"name=\"a\"; filename=\"\xff\"", b"x"),
+                latin1_file,
+            ),
+        ] {
+            assert_eq!(decode(MediaType::Multipart, &headers(&[media_type]), body).await, want, "{name}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -150,9 +150,8 @@ pub(super) fn key(asked: &Asked, at: usize, kind: Kind) -> Result<Key, Refusal> 
     let segment = asked.parameters.get(at).map_or(&[][..], Vec::as_slice);
     match std::str::from_utf8(segment) {
         Ok(segment) => Key::parse(kind, segment),
-        Err(error) => {
-            let at = error.valid_up_to() + 1;
-            let message = format!("invalid utf-8 character sequence detected at position {at}");
+        Err(invalid) => {
+            let message = error::not_utf8(invalid.valid_up_to() + 1);
             Err(ErrorObject::invalid_unique("name", message).into())
         }
     }

@@ -4,7 +4,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::body::BodyError;
 use super::reply::Reply;
-use crate::model::Refusal;
+use crate::model::{Refusal, form};
 use crate::store::CommitError;
 
 /// A body that the gate refuses.
@@ -16,12 +16,19 @@ pub fn body(error: BodyError) -> Reply {
         BodyError::MultipleContentTypes => plain("Multiple Content-Type headers not allowed"),
         BodyError::NotJson => plain("Cannot parse JSON body"),
         BodyError::NotMultipart => plain("Cannot parse multipart body"),
+        BodyError::NoBoundary => plain("Cannot parse multipart body: its Content-Type has no boundary"),
+        BodyError::NotUtf8 { key, at } => refusal(&form::refuse(&key, not_utf8(at))),
         BodyError::TooManyValues => plain("Too many values in JSON body"),
         BodyError::TooManyArguments => plain("Too many arguments"),
         BodyError::Incomplete => plain("Cannot read body"),
         BodyError::TimedOut => Reply::message(StatusCode::REQUEST_TIMEOUT, "Timed out reading body")
             .header(http::header::CONNECTION, HeaderValue::from_static("close")),
     }
+}
+
+/// The text of the reference for what is not UTF-8 from byte `at` on, counted from 1.
+pub fn not_utf8(at: usize) -> String {
+    format!("invalid utf-8 character sequence detected at position {at}")
 }
 
 /// A change or question that the model refuses.

@@ -132,7 +132,7 @@ where
             }
         }
     };
-    let query = body::pairs(head.uri.query().unwrap_or_default().as_bytes());
+    let query = body::query(head.uri.query().unwrap_or_default().as_bytes());
     match (payload, query) {
         (Err(refused), _) | (Ok(_), Err(refused)) => error::body(refused),
         (Ok(payload), Ok(query)) => {

@@ -41,7 +41,8 @@ pub enum Brackets {
 /// Multipart bodies keep only the last of parts with the same name: the caller drops the others.
 ///
 /// # Errors
-/// Code 2, when high indices would make more elements than a form may have.
+/// Code 2, when high indices would make more elements than a form may have, or when a key is sent in ways of
+/// which one would silently undo the other, in whatever order.
 pub fn decode(
     inference: Inference,
     brackets: Brackets,
@@ -51,15 +52,17 @@ pub fn decode(
     for (key, value) in pairs {
         let value = value.clone().map_or(Value::Bool(true), Value::String);
         let (first, rest) = steps(key, brackets);
-        let node = root.entry(first).or_insert(Node::Empty);
-        node.put(&rest, value);
+        let node = root.entry(first.clone()).or_insert(Node::Empty);
+        node.put(&rest, value).map_err(|Mixed| {
+            violation(first, "sent in ways that exclude each other: as a value, by index, by name")
+        })?;
     }
     let mut body = Body::new();
     let mut elements_left = ELEMENTS_MAX;
     for (key, node) in root {
         let Some(mut value) = node.into_value(&mut elements_left) else {
             let text = format!("lists of a form have no more than {ELEMENTS_MAX} elements in all");
-            return Err(ErrorObject::schema_violation(Map::from_iter([(key, text.into())])).into());
+            return Err(violation(key, &text));
         };
         match inference {
             Inference::Declared(kind) => {
@@ -72,6 +75,16 @@ pub fn decode(
         body.insert(key, value);
     }
     Ok(body)
+}
+
+fn violation(field: String, text: &str) -> Refusal {
+    ErrorObject::schema_violation(Map::from_iter([(field, text.into())])).into()
+}
+
+/// The refusal of what a key of a form stands for: `text` is where the value would have been.
+pub fn refuse(key: &str, text: String) -> Refusal {
+    decode(Inference::Plain, Brackets::Split, &[(key.to_owned(), Some(text))])
+        .map_or_else(|refusal| refusal, |errors| ErrorObject::schema_violation(errors).into())
 }
 
 /// One part of a key after the first.
@@ -98,49 +111,52 @@ enum Node {
     Map(BTreeMap<String, Node>),
 }
 
+/// A key is sent in ways of which one would undo the other.
+struct Mixed;
+
 impl Node {
-    fn put(&mut self, steps: &[Step], value: Value) {
+    fn put(&mut self, steps: &[Step], value: Value) -> Result<(), Mixed> {
         let (below, rest) = match steps {
             [] => return self.add(value),
             [Step::Append] => return self.append(value),
             // The reference forgets the list in `a[].b`.
             [Step::Append, rest @ ..] => return self.put(rest, value),
             [Step::Index(at), rest @ ..] => {
-                if !matches!(self, Self::Indexed(_)) {
+                if matches!(self, Self::Empty) {
                     *self = Self::Indexed(BTreeMap::new());
                 }
-                let Self::Indexed(map) = self else { return };
+                let Self::Indexed(map) = self else { return Err(Mixed) };
                 (map.entry(*at).or_insert(Self::Empty), rest)
             }
             [Step::Name(name), rest @ ..] => {
-                if !matches!(self, Self::Map(_)) {
+                if matches!(self, Self::Empty) {
                     *self = Self::Map(BTreeMap::new());
                 }
-                let Self::Map(map) = self else { return };
+                let Self::Map(map) = self else { return Err(Mixed) };
                 (map.entry(name.clone()).or_insert(Self::Empty), rest)
             }
         };
-        below.put(rest, value);
+        below.put(rest, value)
     }
 
-    fn add(&mut self, value: Value) {
+    fn add(&mut self, value: Value) -> Result<(), Mixed> {
         match self {
+            Self::Empty => *self = Self::Leaf(value),
             Self::Leaf(first) => *self = Self::List(vec![first.take(), value]),
             Self::List(list) => list.push(value),
-            Self::Empty | Self::Indexed(_) | Self::Map(_) => *self = Self::Leaf(value),
+            Self::Indexed(_) | Self::Map(_) => return Err(Mixed),
         }
+        Ok(())
     }
 
-    fn append(&mut self, value: Value) {
+    fn append(&mut self, value: Value) -> Result<(), Mixed> {
         match self {
+            Self::Empty => *self = Self::List(vec![value]),
             Self::Leaf(first) => *self = Self::List(vec![first.take(), value]),
             Self::List(list) => list.push(value),
-            Self::Indexed(map) => {
-                let next = map.last_key_value().map_or(1, |(last, _)| last + 1);
-                map.insert(next, Self::Leaf(value));
-            }
-            Self::Empty | Self::Map(_) => *self = Self::List(vec![value]),
+            Self::Indexed(_) | Self::Map(_) => return Err(Mixed),
         }
+        Ok(())
     }
 
     /// `None` when its lists take more than `elements_left`.

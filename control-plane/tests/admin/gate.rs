@@ -331,3 +331,32 @@ async fn what_would_take_too_much_memory_is_refused_plainly() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_form_that_would_be_stored_otherwise_than_sent_is_refused() {
+    let admin = Admin::start().await;
+    admin.create("/services", json!({ "name": "s", "host": "h.com" })).await;
+    let utf8 = "invalid utf-8 character sequence detected at position";
+    let mixed = "sent in ways that exclude each other: as a value, by index, by name";
+    for (body, fields) in [
+        ("host=h&name=%ff", json!({ "name": format!("{utf8} 1") })),
+        ("host=h&tags[]=ab%c3", json!({ "tags": [format!("{utf8} 3")] })),
+        ("host=h&%ff=1", json!({ "\u{fffd}": format!("{utf8} 1") })),
+        ("host.x=b&host=a", json!({ "host": mixed })),
+        ("host=a&host.x=b", json!({ "host": mixed })),
+    ] {
+        for (method, path) in
+            [("POST", "/services"), ("PATCH", "/services/s"), ("POST", "/schemas/services/validate")]
+        {
+            let got = admin.form(method, path, body).await;
+            assert_eq!(got.status, 400, "{method} {path} {body}: {}", got.text());
+            let got = got.json();
+            assert_eq!((&got["code"], &got["fields"]), (&json!(2), &fields), "{method} {path} {body}");
+        }
+    }
+    let headers = [("Content-Type", "multipart/form-data")];
+    let body = "--X\r\nContent-Disposition: form-data; name=\"retries\"\r\n\r\n1\r\n--X--\r\n";
+    let got = admin.send("PATCH", "/services/s", &headers, body).await;
+    let want = r#"{"message":"Cannot parse multipart body: its Content-Type has no boundary"}"#;
+    assert_eq!((got.status, got.text()), (400, want));
+}

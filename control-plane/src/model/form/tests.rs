@@ -53,13 +53,7 @@ fn keys_and_values_beyond_the_vectors() {
         ("encoded twice", Declared(Kind::Route), "paths%255B%255D=/a", json!({"paths": ["/a"]})),
         ("unclosed", Declared(Kind::Route), "paths[=/a", json!({"paths[": "/a"})),
         ("too deep", Declared(Kind::Route), &format!("{deep}=1"), json!({deep.as_str(): "1"})),
-        ("later shape wins", Declared(Kind::Service), "a=1&a.b=2", json!({"a": {"b": "2"}})),
-        (
-            "appended to indices",
-            Declared(Kind::Route),
-            "paths[1]=/a&paths[]=/b",
-            json!({"paths": ["/a", "/b"]}),
-        ),
+        ("value and more", Declared(Kind::Route), "paths=/a&paths[]=/b", json!({"paths": ["/a", "/b"]})),
         ("url", Declared(Kind::Service), "url=", json!({"url": null})),
         (
             "plain numbers",
@@ -70,6 +64,46 @@ fn keys_and_values_beyond_the_vectors() {
     ] {
         let got = decode(inference, Brackets::Split, &pairs(encoded)).unwrap();
         assert_eq!(Value::Object(got), want, "{name}");
+    }
+}
+
+#[test]
+fn what_excludes_another_way_to_send_a_key_is_refused_in_any_order() {
+    for (name, one, other, field) in [
+        ("a value and a name", "host=a", "host.x=b", "host"),
+        ("a value and an index", "paths=/a", "paths[1]=/b", "paths"),
+        ("a list and an index", "paths[]=/a", "paths[1]=/b", "paths"),
+        ("a list and a name", "paths[]=/a", "paths.x=/b", "paths"),
+        ("an index and a name", "paths[1]=/a", "paths[x]=/b", "paths"),
+        (
+            "a value and what is below it",
+            "healthchecks.active=1",
+            "healthchecks.active.timeout=2",
+            "healthchecks",
+        ),
+    ] {
+        for encoded in [format!("{one}&{other}"), format!("{other}&{one}")] {
+            let refusal = decode(Inference::Plain, Brackets::Split, &pairs(&encoded)).unwrap_err();
+            assert_eq!(refusal.status(), 400, "{name}: {encoded}");
+            assert_eq!(
+                refusal.to_json()["fields"],
+                json!({ field: "sent in ways that exclude each other: as a value, by index, by name" }),
+                "{name}: {encoded}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_refusal_names_the_field_of_a_key() {
+    for (key, fields) in [
+        ("name", json!({"name": "no"})),
+        ("healthchecks.active.http_path", json!({"healthchecks": {"active": {"http_path": "no"}}})),
+        ("tags[2]", json!({"tags": [null, "no"]})),
+        (".x", json!({".x": "no"})),
+    ] {
+        let refusal = refuse(key, "no".to_owned());
+        assert_eq!((refusal.status(), &refusal.to_json()["fields"]), (400, &fields), "{key}");
     }
 }
 
