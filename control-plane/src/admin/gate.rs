@@ -25,8 +25,8 @@ const ADMIN_LATENCY: HeaderName = HeaderName::from_static("x-kong-admin-latency"
 /// Our own version, beside the level of the reference.
 const OWN_VERSION: HeaderName = HeaderName::from_static("x-equipoise-version");
 
-/// How long the rest of a body that nobody wants is read and thrown away: a connection closed on unread bytes
-/// is reset, and a client that is still sending then never sees the answer.
+/// How long the rest of a body that nobody wants is read and thrown away after the answer: a connection closed on
+/// unread bytes is reset, and a client that is still sending then never sees it.
 const LINGER: Duration = Duration::from_secs(5);
 /// How much of it.
 const LINGER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -59,8 +59,17 @@ impl Asked {
     }
 }
 
+/// An answer, which does not wait for what is left of the request.
+#[derive(Debug)]
+pub struct Answered<B> {
+    /// To be sent at once.
+    pub response: Response<Full<Bytes>>,
+    /// The rest of the body, where it is to be read off ([`linger`]) while the answer is sent.
+    pub unread: Option<B>,
+}
+
 /// Answers one request.
-pub async fn respond<B>(state: &AdminState, peer: SocketAddr, request: Request<B>) -> Response<Full<Bytes>>
+pub async fn respond<B>(state: &AdminState, peer: SocketAddr, request: Request<B>) -> Answered<B>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -82,18 +91,17 @@ where
         reply
     };
     // Who waits for leave to send has sent nothing, and gets none; who was too slow has had its time.
-    if !expects_continue && reply.status != StatusCode::REQUEST_TIMEOUT {
-        linger(body).await;
-    }
+    let is_due = !body.is_end_stream() && !expects_continue && reply.status != StatusCode::REQUEST_TIMEOUT;
     let reply = if reply.status == StatusCode::PAYLOAD_TOO_LARGE { closing(reply) } else { reply };
     drop(counted);
     state.metrics.request_answered(reply.status);
     let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    reply
+    let response = reply
         .header(SERVER, HeaderValue::from_static(SERVER_NAME))
         .header(OWN_VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")))
         .header(ADMIN_LATENCY, latency_ms)
-        .into_response(&method)
+        .into_response(&method);
+    Answered { response, unread: is_due.then_some(body) }
 }
 
 async fn pass<B>(state: &AdminState, peer: SocketAddr, head: Parts, body: &mut B, verdict: &Verdict) -> Reply
@@ -164,7 +172,7 @@ fn closing(reply: Reply) -> Reply {
 }
 
 /// Reads what is left of a body, for a while, so that the client gets to see the answer.
-async fn linger<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) {
+pub async fn linger<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) {
     let discard = async {
         let mut left = LINGER_BYTES_MAX;
         while let Some(Ok(frame)) = body.frame().await {
@@ -174,6 +182,69 @@ async fn linger<B: HttpBody<Data = Bytes> + Unpin>(mut body: B) {
             }
         }
     };
-    // Whether it came to its end or ran out of time: the answer is sent either way.
+    // Whether it came to its end or ran out of time: the connection goes on or ends accordingly.
     tokio::time::timeout(LINGER, discard).await.unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+    use hyper::body::{Frame, SizeHint};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::nodes::Nodes;
+    use crate::observability::Metrics;
+    use crate::store::Store;
+
+    /// A body of which nothing comes.
+    #[derive(Debug)]
+    struct Silent(u64);
+
+    impl HttpBody for Silent {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Pending
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.0)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_does_not_wait_for_the_body_and_its_rest_is_read_for_a_while() {
+        let state = AdminState::new(
+            Store::in_memory(|_| None),
+            Nodes::default(),
+            Metrics::new(),
+            AdminSettings::default(),
+        );
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        for (path, content_type, length, status) in [
+            ("/services", "application/json", 999_999_999, 413),
+            ("/services", "text/plain", 10, 415),
+            ("/nothing", "application/json", 10, 404),
+        ] {
+            let request = Request::post(path)
+                .header(CONTENT_TYPE, content_type)
+                .header(CONTENT_LENGTH, length)
+                .body(Silent(length))
+                .unwrap();
+            let began = Instant::now();
+            let answered = respond(&state, peer, request).await;
+            assert_eq!(answered.response.status(), status, "{path}");
+            assert_eq!(began.elapsed(), Duration::ZERO, "{path}");
+            linger(answered.unread.expect(path)).await;
+            assert!(began.elapsed() >= LINGER, "{path}");
+        }
+    }
 }

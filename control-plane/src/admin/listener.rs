@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Request;
@@ -15,8 +15,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::AdminState;
+use super::gate::{self, Answered};
 use super::stall::Stalling;
-use super::{AdminState, gate};
 
 /// Pause after a failed accept: what fails it (no free descriptors) does not pass by trying at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -84,8 +85,16 @@ async fn serve_connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "no delay could not be set");
     }
+    // Ends with the connection. At most one lingers: the next request is behind the rest of the one before.
+    let lingering = Mutex::new(JoinSet::new());
     let service = service_fn(async |request: Request<Incoming>| {
-        Ok::<_, Infallible>(gate::respond(state, peer, request).await)
+        let Answered { response, unread } = gate::respond(state, peer, request).await;
+        if let Some(unread) = unread {
+            let mut lingering = lingering.lock().unwrap_or_else(PoisonError::into_inner);
+            while lingering.try_join_next().is_some() {}
+            lingering.spawn(gate::linger(unread));
+        }
+        Ok::<_, Infallible>(response)
     });
     let settings = &state.settings;
     let connection = http1::Builder::new()

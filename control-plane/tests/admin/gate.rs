@@ -226,6 +226,21 @@ async fn who_waits_for_leave_to_send_too_much_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn a_body_sent_after_its_refusal_does_not_end_the_connection() {
+    let admin = Admin::start().await;
+    let mut client = admin.connect().await;
+    for (path, content_type, status) in
+        [("/services", "text/plain", 415), ("/nothing", "application/json", 404)]
+    {
+        let head = format!("Host: a\r\nContent-Type: {content_type}\r\nContent-Length: 10");
+        client.raw(format!("POST {path} HTTP/1.1\r\n{head}\r\n\r\n").as_bytes()).await;
+        assert_eq!(client.response("POST").await.status, status, "{path}");
+        client.raw(b"0123456789").await;
+        assert_eq!(client.send("GET", "/status", &[], "").await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn trace_is_answered_by_a_page() {
     let admin = Admin::start().await;
     let mut client = admin.connect().await;
