@@ -194,9 +194,15 @@ fn compile(dialect: &str) -> Result<(Regex, usize), InvalidRegex> {
             .build()
             .map(|regex| (regex, bytes_max))
     };
-    within(USUAL_COMPILED_BYTES_MAX)
-        .or_else(|_| within(REGEX_COMPILED_BYTES_MAX))
-        .map_err(|error| InvalidRegex::Dialect(error.to_string().into()))
+    // Each try stops at its own bound, so that all together cost little more than the last.
+    let mut bytes_max = USUAL_COMPILED_BYTES_MAX;
+    loop {
+        match within(bytes_max) {
+            Err(_) if bytes_max < REGEX_COMPILED_BYTES_MAX => bytes_max *= 2,
+            Ok(compiled) => return Ok(compiled),
+            Err(error) => return Err(InvalidRegex::Dialect(error.to_string().into())),
+        }
+    }
 }
 
 /// Text that is no regular expression here.

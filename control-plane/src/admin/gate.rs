@@ -4,6 +4,8 @@
 //! body, arguments. Only then does an endpoint see the request. Clients see this order: it must not change.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,7 +13,7 @@ use http::header::{ALLOW, CONNECTION, EXPECT, SERVER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Body as HttpBody;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{self, BodyError, Pair, Payload};
@@ -75,7 +77,8 @@ where
 {
     let began = Instant::now();
     let counted = state.metrics.request_began();
-    let (head, mut body) = request.into_parts();
+    let (head, body) = request.into_parts();
+    let mut body = Polled { body, was_polled: false };
     let method = head.method.clone();
     let expects_continue = head.headers.contains_key(EXPECT);
     let reply = if method == Method::TRACE {
@@ -90,8 +93,10 @@ where
         }
         reply
     };
-    // Who waits for leave to send has sent nothing, and gets none; who was too slow has had its time.
-    let is_due = !body.is_end_stream() && !expects_continue && reply.status != StatusCode::REQUEST_TIMEOUT;
+    // Who waits for leave to send and did not get it has sent nothing; who was too slow has had its time.
+    let is_due = !body.is_end_stream()
+        && (!expects_continue || body.was_polled)
+        && reply.status != StatusCode::REQUEST_TIMEOUT;
     let reply = if reply.status == StatusCode::PAYLOAD_TOO_LARGE { closing(reply) } else { reply };
     drop(counted);
     state.metrics.request_answered(reply.status);
@@ -101,7 +106,34 @@ where
         .header(OWN_VERSION, HeaderValue::from_static(env!("CARGO_PKG_VERSION")))
         .header(ADMIN_LATENCY, latency_ms)
         .into_response(&method);
-    Answered { response, unread: is_due.then_some(body) }
+    Answered { response, unread: is_due.then_some(body.body) }
+}
+
+/// A body, and whether anybody asked for it: hyper gives leave to send when that is done first.
+struct Polled<B> {
+    body: B,
+    was_polled: bool,
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Polled<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        self.was_polled = true;
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 async fn pass<B>(state: &AdminState, peer: SocketAddr, head: Parts, body: &mut B, verdict: &Verdict) -> Reply

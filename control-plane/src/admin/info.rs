@@ -183,8 +183,10 @@ pub(super) async fn validate(asked: Asked) -> Result<Reply, Refusal> {
     let Some(kind) = kind(&asked) else {
         return Ok(no_entity(&asked));
     };
-    // Compiles whatever regular expressions are in it: not on a worker.
+    // Compiles whatever regular expressions are in it: not on a worker. What the body takes is counted until that is done,
+    // even if the client is gone by then.
     let judge = move || {
+        let _memory = asked.memory;
         let mut body = form::decode(Inference::Plain, Brackets::Literal, &asked.query)?;
         match asked.payload {
             Payload::Empty => {}

@@ -234,8 +234,8 @@ impl Stream {
                 let wanted = Wanted {
                     heads: self.heads.clone(),
                     resume: self.resume.clone(),
-                    // Where the copy drifted, the same snapshot is what mends it.
-                    refused: self.refused.filter(|_| self.drift.is_none()),
+                    refused: self.refused,
+                    is_drift: self.drift.is_some(),
                 };
                 self.flight = Flight::Preparing(prepare(Arc::clone(&self.shared), wanted));
                 Ok(())
@@ -279,7 +279,7 @@ impl Stream {
         match message.message {
             Some(Said::Hello(_)) => Err(Status::invalid_argument("hello comes once")),
             Some(Said::Ack(ack)) => self.acked(&ack, now),
-            Some(Said::Nack(nack)) => self.nacked(nack, now),
+            Some(Said::Nack(nack)) => self.nacked(nack, now).await,
             Some(Said::SnapshotDemand(demand)) => self.demanded(demand.chunks.min(DEMAND_MAX)).await,
             // A newer node may say what this build does not know; the contract says it may be ignored.
             None => Ok(()),
@@ -305,7 +305,7 @@ impl Stream {
         Ok(())
     }
 
-    fn nacked(&mut self, nack: v1::Nack, now: SystemTime) -> Result<(), Status> {
+    async fn nacked(&mut self, nack: v1::Nack, now: SystemTime) -> Result<(), Status> {
         let (record, kept) = hello::nack(nack, now).map_err(|error| invalid(&error))?;
         warn!(node = %self.session.node(), position = %record.position, cause = ?record.cause,
             entity = ?record.entity, field = record.field, reason = record.reason, "config refused");
@@ -321,6 +321,9 @@ impl Stream {
             // A node that died on a revision refuses it as soon as it is back: what is being prepared may be it.
             self.flight = Flight::Idle;
         }
+        // It may name a revision that this store does not have, and would otherwise make again.
+        let met = self.shared.store.meet(&record.position).await;
+        met.map_err(|error| Status::unavailable(error.to_string()))?;
         self.refused = Some(record.position);
         match record.cause {
             NackCause::Drift => {
@@ -399,6 +402,8 @@ struct Wanted {
     resume: Option<v1::SnapshotResume>,
     /// What the node does not take: neither that nor anything older helps it.
     refused: Option<Position>,
+    /// Unless its copy drifted: then the same content, as a snapshot, is what mends it.
+    is_drift: bool,
 }
 
 /// A snapshot for a node, and its turn to receive it: the one that it has a part of, if that is still useful.
@@ -411,7 +416,9 @@ fn prepare(shared: Arc<Shared>, wanted: Wanted) -> BoxFuture<'static, Prepared> 
         let is_useful = |position: &Position| {
             // An older one that is empty would empty a node on its way to the first write.
             position.revision != Revision::ZERO
-                && wanted.refused.is_none_or(|refused| is_newer(position, &refused))
+                && wanted.refused.is_none_or(|refused| {
+                    is_newer(position, &refused) || (wanted.is_drift && *position == refused)
+                })
                 && match shared.deltas.resolve(&shared.store, Some(position), &head.position) {
                     Decision::Nothing | Decision::Reposition | Decision::Delta(_) => true,
                     Decision::Snapshot | Decision::Withhold => false,

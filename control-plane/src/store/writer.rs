@@ -111,8 +111,10 @@ impl Writer {
                 Then::GoOn if intact => {}
                 Then::Rewound(seen, answer) if intact => drop(answer.send(self.leave_epoch(&seen))),
                 Then::Close if intact => break,
+                // Nobody else will tell it to close.
+                Then::Close => return self.checkpoints.stop(),
                 // Who waits for an answer is told by its being dropped.
-                Then::GoOn | Then::Rewound(..) | Then::Close => return self.refuse_all(),
+                Then::GoOn | Then::Rewound(..) => return self.refuse_all(),
             }
         }
         self.finish();

@@ -90,7 +90,8 @@ fn what_this_engine_has_not_is_refused_by_name() {
 fn the_size_of_a_regex_is_known_by_its_class() {
     for (regex, want) in [
         (r"/users/(?<id>\d+)/\w{1,64}", USUAL_COMPILED_BYTES_MAX),
-        (r"/(?:\w{1,100}/){20}", REGEX_COMPILED_BYTES_MAX),
+        (r"/\w{1,300}/\w{1,300}", 2 * USUAL_COMPILED_BYTES_MAX),
+        (r"/(?:\w{1,100}/){40}", REGEX_COMPILED_BYTES_MAX),
     ] {
         assert_eq!(PathRegex::parse(regex).unwrap().compiled_bytes_max(), want, "{regex}");
         assert_eq!(HeaderRegex::parse(regex).unwrap().compiled_bytes_max(), want, "{regex}");
