@@ -8,6 +8,7 @@
 mod checks;
 
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroU8;
 
 pub use checks::{Active, Checks, Limits, Passive, ProbeKind, Statuses};
@@ -49,13 +50,16 @@ pub enum Outcome {
     Reset,
 }
 
-/// Whether an error of connecting is this machine's own: no descriptor, port or memory is left. It says nothing of the
-/// target, which must not be ejected for it.
-pub fn is_own(error: &io::Error) -> bool {
+/// Whether an error of connecting to `address` is this machine's own: no descriptor, port or memory is left. It says
+/// nothing of the target, which must not be ejected for it.
+pub fn is_own(error: &io::Error, address: SocketAddr) -> bool {
     use rustix::io::Errno;
-    Errno::from_io_error(error).is_some_and(|errno| {
-        [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM].contains(&errno)
-    })
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => true,
+        // For IPv6 the same error says that this machine has no such address: then the target cannot be reached.
+        Some(Errno::ADDRNOTAVAIL) => address.is_ipv4(),
+        Some(_) | None => false,
+    }
 }
 
 /// What a check or an attempt told of an address.

@@ -40,6 +40,10 @@ const HEAD_BYTES_MAX: usize = 8192;
 /// How long a connection may take for the next request head: longer than scrapes are apart, so that theirs live.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
+/// How long a connection may live; then it is closed once it is idle, and cut off where that takes longer than a request
+/// may. So a client that never reads its answers keeps its place for so long and no longer.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(120);
+
 /// Pause after a failed accept: what fails it (no free descriptors) does not pass by trying at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -87,6 +91,11 @@ async fn answer(stream: TcpStream, router: Router, stop: CancellationToken) {
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = tokio::time::sleep(CONNECTION_AGE_MAX) => {
+            connection.as_mut().graceful_shutdown();
+            // An error is the cut: nothing is left to say.
+            tokio::time::timeout(BODY_TIMEOUT, connection).await.unwrap_or(Ok(()))
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -14,7 +14,8 @@ use twox_hash::XxHash32;
 /// Points of a member of average weight.
 const POINTS: u64 = 160;
 
-/// Most points of a ring (3 MiB): beyond, every member gets half as many, or a quarter, and so on.
+/// Points of a ring (3 MiB) beyond which every target gets half as many, or a quarter, and so on; each address has one
+/// all the same.
 pub const POINTS_MAX: u64 = 262_144;
 
 /// Below this, Kong uses as many.

@@ -9,11 +9,15 @@ use super::scored::Scored;
 /// In this many seconds the weight of an old sample falls to 1/e.
 const DECAY_SECONDS: f64 = 10.0;
 
+/// So much later may a sample be than the clock of who looks at it.
+const SKEW_MS_MAX: u32 = 60_000;
+
 /// An exponentially weighted moving average of answer times.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Ewma {
     seconds: f32,
-    /// Of the last sample, in ms since some start; wraps after 49 days, when nothing is left of the average anyway.
+    /// Of the last sample, in ms since some start. It wraps after 49 days: a target that got nothing for as long is, for
+    /// some seconds, taken for one that has just had its last sample.
     at_ms: u32,
 }
 
@@ -66,7 +70,7 @@ impl Ewma {
     fn kept(self, now_ms: u32) -> f64 {
         // Another worker may have been a moment later with its sample: not 49 days, but nothing, has passed.
         let passed = now_ms.wrapping_sub(self.at_ms);
-        let passed = if passed > u32::MAX / 2 { 0 } else { passed };
+        let passed = if passed > u32::MAX - SKEW_MS_MAX { 0 } else { passed };
         (-f64::from(passed) / 1000.0 / DECAY_SECONDS).exp()
     }
 }

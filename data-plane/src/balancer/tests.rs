@@ -92,6 +92,8 @@ fn averages_of_the_specification() {
     // The clock has wrapped; and another worker was faster.
     near(Ewma::new(0.2, u32::MAX - 4_999).decayed(5_000), 0.2 / std::f64::consts::E);
     near(Ewma::new(0.2, 5_000).decayed(4_999), 0.2);
+    // Idle for 40 days: nothing is left of it.
+    near(Ewma::new(0.2, 0).decayed(40 * 86_400_000), 0.0);
 }
 
 #[test]

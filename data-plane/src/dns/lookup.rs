@@ -166,6 +166,8 @@ impl Resolver {
         let mut services: Vec<SRV> = answer.answers().iter().filter_map(|one| as_srv(&one.data)).collect();
         let best = services.iter().map(|srv| srv.priority).min();
         services.retain(|srv| Some(srv.priority) == best);
+        // Which ones are kept must not depend on the server's order.
+        services.sort_unstable_by(|a, b| (&a.target, a.port, a.weight).cmp(&(&b.target, b.port, b.weight)));
         services.truncate(ADDRESSES_MAX);
         let look_up = |srv: SRV| async move {
             let found = self.addresses(&srv.target).await;
@@ -197,10 +199,11 @@ impl Resolver {
             ttl = ttl.min(PARTIAL_TTL_MAX);
         }
         records.sort_unstable_by(|a, b| {
-            let key = |one: &Resolved| (one.ip, one.srv.as_ref().map(|srv| srv.port));
-            key(a).cmp(&key(b))
+            let part =
+                |one: &Resolved| one.srv.as_ref().map(|srv| (srv.port, Arc::clone(&srv.name), srv.weight));
+            (a.ip, part(a)).cmp(&(b.ip, part(b)))
         });
-        // Only now: which ones are kept must not depend on the server's order either.
+        // Only now, for the same reason.
         records.truncate(ADDRESSES_MAX);
         Found::Records { kind: "SRV", records: records.into(), ttl }
     }

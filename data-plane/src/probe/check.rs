@@ -41,7 +41,12 @@ enum Failure {
 
 async fn attempt(target: &Target, plan: &ProbePlan) -> Result<Option<Report>, Failure> {
     let limit = plan.active.timeout;
-    let mut stream = within(limit, TcpStream::connect(target.address())).await?;
+    let mut stream = match timeout(limit, TcpStream::connect(target.address())).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) if is_own(&error, target.address()) => return Err(Failure::Own),
+        Ok(Err(_)) => return Err(Failure::Broken),
+        Err(_) => return Err(Failure::Timeout),
+    };
     match plan.active.kind {
         ProbeKind::Tcp => Ok(Some(Report::Success)),
         ProbeKind::Http => {
@@ -56,7 +61,6 @@ async fn attempt(target: &Target, plan: &ProbePlan) -> Result<Option<Report>, Fa
 async fn within<T>(limit: Duration, step: impl Future<Output = std::io::Result<T>>) -> Result<T, Failure> {
     match timeout(limit, step).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) if is_own(&error) => Err(Failure::Own),
         Ok(Err(_)) => Err(Failure::Broken),
         Err(_) => Err(Failure::Timeout),
     }

@@ -170,7 +170,7 @@ async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -
     poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
             return Poll::Ready(connected.map_err(|error| {
-                Failure::Fault(if is_own(&error) { Fault::Exhausted } else { Fault::Connect })
+                Failure::Fault(if is_own(&error, address) { Fault::Exhausted } else { Fault::Connect })
             }));
         }
         if client.is_gone(cx) {

@@ -237,7 +237,10 @@ async fn relay(
     let Some(attempt) = slot else { return After::Gone };
     let attempt::Aim { facts, matched, lease, picked, .. } = *target;
     lease.observe(Outcome::Replied(attempt.status));
-    lease.answered(attempt.head_at.saturating_duration_since(picked.at), attempt.head_at);
+    // While a body streams, what passes is the client's time as well.
+    if !matches!(body, Body::Streaming(..)) {
+        lease.answered(attempt.head_at.saturating_duration_since(picked.at), attempt.head_at);
+    }
     attempt.buffer.release();
     let held_body = body.use_up(client);
     let mut has_waited = false;

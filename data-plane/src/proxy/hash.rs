@@ -42,7 +42,9 @@ impl GivenCookie {
     ///
     /// Unlike Kong, which spells it `Same-Site`, which browsers ignore.
     pub fn push(&self, out: &mut Vec<u8>) {
-        for part in [&*self.name, "=", &self.value, "; Path=", &self.path, "; SameSite=Lax; HttpOnly"] {
+        // A path may have a `;`, which would begin another attribute.
+        let path = self.path.replace(';', "%3B");
+        for part in [&*self.name, "=", &self.value, "; Path=", &path, "; SameSite=Lax; HttpOnly"] {
             out.extend_from_slice(part.as_bytes());
         }
     }
@@ -204,7 +206,7 @@ mod tests {
     #[test]
     fn a_missing_cookie_is_given_and_hashed() {
         let headers = Lines(vec![("Cookie", "xsession=1; sessionx=2; session")]);
-        let input = HashInput::Cookie { name: "session".into(), path: "/app".into() };
+        let input = HashInput::Cookie { name: "session".into(), path: "/app;Max-Age=0".into() };
         let mut given = None;
         let found =
             key(&input, &HashInput::None, &parts(&headers, &|_| None), &mut given, || "new".to_owned());
@@ -212,7 +214,7 @@ mod tests {
         let given = given.unwrap();
         let mut text = Vec::new();
         given.push(&mut text);
-        assert_eq!(text, b"session=new; Path=/app; SameSite=Lax; HttpOnly");
+        assert_eq!(text, b"session=new; Path=/app%3BMax-Age=0; SameSite=Lax; HttpOnly");
         assert!(given.is_set_by(b"session=theirs; Path=/") && given.is_set_by(b" session = x"));
         assert!(!given.is_set_by(b"sessions=theirs") && !given.is_set_by(b"other=session"));
     }

@@ -62,11 +62,10 @@ impl Drop for OwnTable {
     fn drop(&mut self) {
         // Once a table and worker. Whoever holds a table last frees it, which takes milliseconds if it is large: not on
         // a thread that serves requests. Outside the runtime there are none to serve.
-        if Arc::strong_count(&self.0) == 1
-            && let Ok(runtime) = Handle::try_current()
-        {
+        if Arc::strong_count(&self.0) == 1 && Handle::try_current().is_ok() {
             let table = std::mem::take(&mut self.0);
-            drop(runtime.spawn_blocking(move || drop(table)));
+            // Where there can be no thread, it is freed here after all.
+            drop(std::thread::Builder::new().spawn(move || drop(table)));
         }
     }
 }
