@@ -26,7 +26,7 @@ pub enum InvalidJson {
     /// It is none, or nested too deeply.
     #[error("not acceptable JSON")]
     Syntax,
-    /// More than [`VALUES_MAX`].
+    /// More than `VALUES_MAX`.
     #[error("more than {VALUES_MAX} values")]
     TooManyValues,
 }
