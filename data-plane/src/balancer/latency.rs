@@ -35,12 +35,7 @@ impl Ewma {
     #[must_use]
     pub fn after(self, sample_seconds: f64, now_ms: u32) -> Self {
         let kept = self.kept(now_ms);
-        let average = f64::from(self.seconds) * kept + sample_seconds * (1.0 - kept);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "24 bits of an answer time are more than its noise"
-        )]
-        Self { seconds: average as f32, at_ms: now_ms }
+        Self::new(f64::from(self.seconds) * kept + sample_seconds * (1.0 - kept), now_ms)
     }
 
     /// The average as it counts now: as if an answer had just taken no time.

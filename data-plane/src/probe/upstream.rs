@@ -181,22 +181,11 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::{Limits, ProbeKind, Statuses};
+    use crate::table::fixture::tcp_checks;
 
     #[tokio::test]
     async fn an_address_whose_probe_broke_off_is_probed_again() {
-        let active = Active {
-            kind: ProbeKind::Tcp,
-            timeout: Duration::from_secs(1),
-            concurrency: 1,
-            path: "/".into(),
-            header_lines: "".into(),
-            healthy_interval: Some(Duration::from_secs(1)),
-            unhealthy_interval: None,
-            limits: Limits::default(),
-            healthy: Statuses::default(),
-            unhealthy: Statuses::default(),
-        };
+        let active = Active { healthy_interval: Some(Duration::from_secs(1)), ..tcp_checks() };
         let target = Target::new("127.0.0.1:1".parse().unwrap(), "127.0.0.1");
         let targets = vec![Arc::clone(&target)];
         let plan = ProbePlan { upstream: "u".into(), active, host_header: None, targets };

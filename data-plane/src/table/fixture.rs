@@ -1,9 +1,12 @@
-//! Configs for tests: records as a control plane sends them.
+//! Configs for tests: records as a control plane sends them, and checks as they are compiled.
+
+use std::time::Duration;
 
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision, v1};
 use uuid::Uuid;
 
 use super::compile::Record;
+use crate::health::{Active, Limits, ProbeKind, Statuses};
 
 pub(crate) fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
@@ -109,4 +112,20 @@ pub(crate) fn passive(upstream: &mut v1::Upstream, tcp_failures: u32) {
         healthy_statuses: vec![200],
         ..Default::default()
     });
+}
+
+/// Active TCP checks that never run.
+pub(crate) fn tcp_checks() -> Active {
+    Active {
+        kind: ProbeKind::Tcp,
+        timeout: Duration::from_secs(1),
+        concurrency: 1,
+        path: "/".into(),
+        header_lines: "".into(),
+        healthy_interval: None,
+        unhealthy_interval: None,
+        limits: Limits::default(),
+        healthy: Statuses::default(),
+        unhealthy: Statuses::default(),
+    }
 }

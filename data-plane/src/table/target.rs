@@ -253,7 +253,8 @@ mod tests {
 
     use super::*;
     use crate::balancer::LeastConnections;
-    use crate::health::{Active, Passive, ProbeKind, Statuses};
+    use crate::health::{Active, Passive};
+    use crate::table::fixture::tcp_checks;
 
     #[test]
     fn state_of_an_address_stays_small() {
@@ -278,18 +279,7 @@ mod tests {
     }
 
     fn checks(limits: Limits) -> Checks {
-        let active = Active {
-            kind: ProbeKind::Tcp,
-            timeout: Duration::from_secs(1),
-            concurrency: 1,
-            path: "/".into(),
-            header_lines: "".into(),
-            healthy_interval: None,
-            unhealthy_interval: None,
-            limits,
-            healthy: Statuses::default(),
-            unhealthy: Statuses::default(),
-        };
+        let active = Active { limits, ..tcp_checks() };
         Checks { active, passive: Passive { limits, ..Passive::default() } }
     }
 
