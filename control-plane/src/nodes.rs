@@ -6,6 +6,8 @@
 //! `?wait=applied`). Neither knows of the other. Nothing whose cost follows the config is done under the lock.
 
 mod barrier;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod health;
 mod registry;
 

@@ -290,11 +290,11 @@ impl fmt::Debug for Metrics {
 
 #[cfg(test)]
 mod tests {
-    use equipoise_proto::{ContentHash, Epoch, NodeId, Position};
+    use equipoise_proto::{ContentHash, Epoch, Position};
     use uuid::Uuid;
 
     use super::*;
-    use crate::nodes::NodeInfo;
+    use crate::nodes::fixture;
 
     fn node(number: u128, nack: Option<NackCause>) -> NodeView {
         let mut hash = [0; 32];
@@ -304,34 +304,7 @@ mod tests {
             revision: Revision::new(1),
             content_hash: ContentHash::from_bytes(hash),
         };
-        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        NodeView {
-            info: NodeInfo {
-                id: NodeId::new(Uuid::from_u128(number)),
-                hostname: "h".to_owned(),
-                address: None,
-                status_address: String::new(),
-                region: String::new(),
-                zone: String::new(),
-                labels: std::collections::BTreeMap::new(),
-                build: "0.1.0".to_owned(),
-                protocol: 1,
-            },
-            position: Some(position),
-            is_warm: false,
-            lag: None,
-            connected_since: Some(at),
-            last_contact: at,
-            last_apply: None,
-            last_nack: nack.map(|cause| NackRecord {
-                position,
-                cause,
-                entity: None,
-                field: String::new(),
-                reason: String::new(),
-                at,
-            }),
-        }
+        fixture::view(number, position, nack)
     }
 
     #[test]

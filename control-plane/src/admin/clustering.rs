@@ -127,6 +127,7 @@ mod tests {
     use equipoise_proto::{ContentHash, Epoch, Position, Revision};
 
     use super::*;
+    use crate::nodes::fixture;
 
     fn position() -> Position {
         Position {
@@ -137,34 +138,8 @@ mod tests {
     }
 
     fn view(is_synced: bool, nack: Option<NackCause>) -> NodeView {
-        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        NodeView {
-            info: crate::nodes::NodeInfo {
-                id: NodeId::new(Uuid::from_u128(7)),
-                hostname: "h".to_owned(),
-                address: None,
-                status_address: String::new(),
-                region: String::new(),
-                zone: String::new(),
-                labels: std::collections::BTreeMap::new(),
-                build: "0.1.0".to_owned(),
-                protocol: 1,
-            },
-            position: is_synced.then(position),
-            is_warm: false,
-            lag: None,
-            connected_since: None,
-            last_contact: at,
-            last_apply: None,
-            last_nack: nack.map(|cause| NackRecord {
-                position: position(),
-                cause,
-                entity: None,
-                field: String::new(),
-                reason: "why".to_owned(),
-                at,
-            }),
-        }
+        let view = fixture::view(7, position(), nack);
+        NodeView { position: is_synced.then(position), connected_since: None, ..view }
     }
 
     #[test]
