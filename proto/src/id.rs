@@ -61,11 +61,13 @@ pub enum EntityKind {
     Upstream,
     /// One member of an upstream.
     Target,
+    /// What an upstream asks for beyond Kong's fields; has its upstream's id.
+    Policy,
 }
 
 impl EntityKind {
     /// Every kind, in reference order.
-    pub const ALL: [Self; 4] = [Self::Service, Self::Route, Self::Upstream, Self::Target];
+    pub const ALL: [Self; 5] = [Self::Service, Self::Route, Self::Upstream, Self::Target, Self::Policy];
 
     /// The singular name that messages use.
     pub const fn as_str(self) -> &'static str {
@@ -74,6 +76,7 @@ impl EntityKind {
             Self::Route => "route",
             Self::Upstream => "upstream",
             Self::Target => "target",
+            Self::Policy => "policy",
         }
     }
 
@@ -84,6 +87,7 @@ impl EntityKind {
             Ok(v1::EntityKind::Route) => Some(Self::Route),
             Ok(v1::EntityKind::Upstream) => Some(Self::Upstream),
             Ok(v1::EntityKind::Target) => Some(Self::Target),
+            Ok(v1::EntityKind::Policy) => Some(Self::Policy),
             Ok(v1::EntityKind::Unspecified) | Err(_) => None,
         }
     }
@@ -95,6 +99,7 @@ impl EntityKind {
             Self::Route => v1::EntityKind::Route,
             Self::Upstream => v1::EntityKind::Upstream,
             Self::Target => v1::EntityKind::Target,
+            Self::Policy => v1::EntityKind::Policy,
         }
     }
 }

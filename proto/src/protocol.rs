@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use crate::EntityKind;
 
 /// Newest version of the contract that this build speaks.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Oldest version of the contract that this build speaks.
 pub const PROTOCOL_MIN: u32 = 1;
@@ -24,6 +24,7 @@ impl EntityKind {
     pub const fn min_protocol(self) -> u32 {
         match self {
             Self::Service | Self::Route | Self::Upstream | Self::Target => 1,
+            Self::Policy => 2,
         }
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use equipoise_proto::EntityKind;
 use uuid::Uuid;
 
-pub use entity::{Host, Route, Service, Target, Upstream};
+pub use entity::{Host, Policy, Route, Service, Target, Upstream};
 pub use state::State;
 
 use entity::Reading;
@@ -167,6 +167,7 @@ enum Entity {
     Route(Arc<Route>),
     Upstream(Arc<Upstream>),
     Target(Arc<Target>),
+    Policy(Arc<Policy>),
 }
 
 fn read(reading: &Reading, wire: &Bytes) -> Result<Entity, CompileError> {
@@ -175,5 +176,6 @@ fn read(reading: &Reading, wire: &Bytes) -> Result<Entity, CompileError> {
         EntityKind::Route => Entity::Route(Arc::new(reading.route(wire)?)),
         EntityKind::Upstream => Entity::Upstream(Arc::new(reading.upstream(wire)?)),
         EntityKind::Target => Entity::Target(Arc::new(reading.target(wire)?)),
+        EntityKind::Policy => Entity::Policy(Arc::new(reading.policy(wire)?)),
     })
 }

@@ -77,6 +77,12 @@ pub struct Target {
     pub(crate) created_at_ms: i64,
 }
 
+/// What an upstream asks for beyond the reference.
+#[derive(Debug)]
+pub struct Policy {
+    pub(super) digest: Digest,
+}
+
 /// Whom a target or a service names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
@@ -238,6 +244,15 @@ impl Reading {
             created_at_ms: read.created_at_ms,
             label: read.target.into(),
         })
+    }
+
+    pub(super) fn policy(&self, wire: &Bytes) -> Result<Policy, CompileError> {
+        let read: v1::Policy = self.decode(wire)?;
+        let upstream = entity_id(&read.upstream).map_err(|error| self.error("upstream", error))?;
+        if upstream != self.id {
+            return Err(self.error("upstream", "not the one whose id it has"));
+        }
+        Ok(Policy { digest: digest(wire) })
     }
 }
 

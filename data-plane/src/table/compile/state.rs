@@ -7,7 +7,7 @@ use equipoise_proto::{EntityKind, v1};
 use imbl::{HashMap, OrdSet};
 use uuid::Uuid;
 
-use super::entity::{Host, Reading, Route, Service, Target, Upstream};
+use super::entity::{Host, Policy, Reading, Route, Service, Target, Upstream};
 use super::{CellKey, CellSpec, CompileError, Dirty, Entity};
 
 type Map<K, V> = HashMap<K, V>;
@@ -19,6 +19,8 @@ pub struct State {
     routes: Map<Uuid, Arc<Route>>,
     upstreams: Map<Uuid, Arc<Upstream>>,
     targets: Map<Uuid, Arc<Target>>,
+    /// By the id of their upstream, which is theirs.
+    policies: Map<Uuid, Arc<Policy>>,
     upstream_by_name: Map<Arc<str>, Uuid>,
     services_by_host: Map<Arc<str>, OrdSet<Uuid>>,
     routes_by_service: Map<Uuid, OrdSet<Uuid>>,
@@ -60,7 +62,8 @@ impl State {
         let routes = self.routes.keys().map(|id| (EntityKind::Route, *id));
         let upstreams = self.upstreams.keys().map(|id| (EntityKind::Upstream, *id));
         let targets = self.targets.keys().map(|id| (EntityKind::Target, *id));
-        services.chain(routes).chain(upstreams).chain(targets)
+        let policies = self.policies.keys().map(|id| (EntityKind::Policy, *id));
+        services.chain(routes).chain(upstreams).chain(targets).chain(policies)
     }
 
     /// Routes of a service.
@@ -132,6 +135,7 @@ impl State {
             EntityKind::Route => self.routes.get(id).map(|held| held.digest),
             EntityKind::Upstream => self.upstreams.get(id).map(|held| held.digest),
             EntityKind::Target => self.targets.get(id).map(|held| held.digest),
+            EntityKind::Policy => self.policies.get(id).map(|held| held.digest),
         };
         held.is_some_and(|held| held == *blake3::hash(wire).as_bytes())
     }
@@ -163,6 +167,11 @@ impl State {
                 if let Some(target) = self.targets.remove(&id) {
                     take(&mut self.targets_by_upstream, &target.upstream, &(target.created_at_ms, id));
                     dirty.cells.insert(CellKey::Upstream(target.upstream));
+                }
+            }
+            EntityKind::Policy => {
+                if self.policies.remove(&id).is_some() {
+                    dirty.cells.insert(CellKey::Upstream(id));
                 }
             }
         }
@@ -201,6 +210,10 @@ impl State {
                 dirty.cells.insert(CellKey::Upstream(target.upstream));
                 self.targets.insert(id, target);
             }
+            Entity::Policy(policy) => {
+                dirty.cells.insert(CellKey::Upstream(id));
+                self.policies.insert(id, policy);
+            }
         }
         Ok(())
     }
@@ -238,6 +251,7 @@ impl State {
     /// Checks what the touched entities refer to, and what refers to those that went.
     pub(super) fn check_references(&self, touched: &[(EntityKind, Uuid)]) -> Result<(), CompileError> {
         let route = |id: Uuid| Reading { kind: EntityKind::Route, id };
+        let policy = |id: Uuid| Reading { kind: EntityKind::Policy, id };
         let target = |id: Uuid| Reading { kind: EntityKind::Target, id };
         for (kind, id) in touched {
             match kind {
@@ -251,6 +265,9 @@ impl State {
                     if let Some((_, left)) = left {
                         return Err(target(*left).error("upstream", format!("there is no upstream {id}")));
                     }
+                    if self.policies.contains_key(id) {
+                        return Err(policy(*id).error("upstream", format!("there is no upstream {id}")));
+                    }
                 }
                 EntityKind::Route => {
                     let service = self.routes.get(id).and_then(|route| route.service);
@@ -262,6 +279,11 @@ impl State {
                     let upstream = self.targets.get(id).map(|target| target.upstream);
                     if let Some(upstream) = upstream.filter(|one| !self.upstreams.contains_key(one)) {
                         return Err(target(*id).error("upstream", format!("there is no upstream {upstream}")));
+                    }
+                }
+                EntityKind::Policy => {
+                    if self.policies.contains_key(id) && !self.upstreams.contains_key(id) {
+                        return Err(policy(*id).error("upstream", format!("there is no upstream {id}")));
                     }
                 }
                 EntityKind::Service | EntityKind::Upstream => {}
