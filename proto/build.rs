@@ -4,6 +4,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = "proto/equipoise/v1/cluster.proto";
     println!("cargo:rerun-if-changed={file}");
     let descriptors = protox::compile([file], ["proto"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    // Sorted, so that the same policy always has the same bytes, and with them the same hash.
+    let sorted = ".equipoise.v1.Locality";
+    tonic_prost_build::configure().bytes(".").btree_map(sorted).compile_fds(descriptors)?;
     Ok(())
 }
