@@ -13,6 +13,7 @@ mod live;
 mod round_robin;
 mod scored;
 mod shares;
+mod slow_start;
 mod threshold;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use levels::{Availability, Draw, Loads, in_panic, priority_loads, weighted_z
 pub use live::Live;
 pub use round_robin::{RoundRobin, SEQUENCE_MAX};
 pub use scored::SCAN_MAX;
+pub use slow_start::{SlowStart, effective_weights};
 pub use threshold::is_enough;
 
 /// An algorithm, ready for one set of members.
