@@ -5,12 +5,15 @@
 
 mod algorithm;
 mod consistent_hashing;
+mod decimal;
 mod latency;
 mod least_connections;
+mod levels;
 mod live;
 mod round_robin;
 mod scored;
 mod shares;
+mod slow_start;
 mod threshold;
 
 use std::sync::Arc;
@@ -19,9 +22,11 @@ pub use algorithm::{Algorithm, HashInput};
 pub use consistent_hashing::{ConsistentHashing, POINTS_MAX, RingMember, hash};
 pub use latency::{Ewma, Latency};
 pub use least_connections::LeastConnections;
+pub use levels::{Availability, Draw, Loads, in_panic, priority_loads, weighted_zones, zone_aware};
 pub use live::Live;
 pub use round_robin::{RoundRobin, SEQUENCE_MAX};
 pub use scored::SCAN_MAX;
+pub use slow_start::{SlowStart, effective_weights};
 pub use threshold::is_enough;
 
 /// An algorithm, ready for one set of members.
