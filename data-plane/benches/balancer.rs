@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use equipoise_data_plane::balancer::{
-    Algorithm, Ask, Balancer, Ewma, HashInput, Latency, LeastConnections, Live, RingMember, RoundRobin,
+    Algorithm, Ask, Balancer, Ewma, HashInput, Latency, LeastConnections, Live, PeakEwma, RingMember,
+    RoundRobin,
 };
 use equipoise_data_plane::table::{Target, Tried, Upstream};
 
@@ -29,6 +30,10 @@ impl Live for Idle {
 
     fn ewma(&self, place: usize) -> Ewma {
         Ewma::default().after(0.001, u32::try_from(place).unwrap_or(0))
+    }
+
+    fn oldest_ms(&self, _place: usize) -> Option<u32> {
+        None
     }
 }
 
@@ -62,6 +67,7 @@ fn picks(criterion: &mut Criterion) {
             ("least-connections", Balancer::LeastConnections(LeastConnections::new(&alternating))),
             ("consistent-hashing", algorithm.prepare(members, size)),
             ("latency", Balancer::Latency(Latency::new(&alternating))),
+            ("peak-ewma", Balancer::PeakEwma(PeakEwma::new(&alternating))),
         ];
         for (name, balancer) in balancers {
             let mut turn = 0_u64;

@@ -10,6 +10,7 @@ mod latency;
 mod least_connections;
 mod levels;
 mod live;
+mod peak_ewma;
 mod round_robin;
 mod scored;
 mod shares;
@@ -20,10 +21,11 @@ use std::sync::Arc;
 
 pub use algorithm::{Algorithm, HashInput};
 pub use consistent_hashing::{ConsistentHashing, POINTS_MAX, RingMember, hash};
-pub use latency::{Ewma, Latency};
+pub use latency::{Averaging, Ewma, Latency};
 pub use least_connections::LeastConnections;
 pub use levels::{Availability, Draw, Loads, in_panic, priority_loads, weighted_zones, zone_aware};
 pub use live::Live;
+pub use peak_ewma::PeakEwma;
 pub use round_robin::{RoundRobin, SEQUENCE_MAX};
 pub use scored::SCAN_MAX;
 pub use slow_start::{SlowStart, effective_weights};
@@ -40,6 +42,8 @@ pub enum Balancer {
     ConsistentHashing(Arc<ConsistentHashing>),
     /// The shortest answer times, by weight.
     Latency(Latency),
+    /// Of two the shorter answer time, sensitive to peaks and requests under way, by weight.
+    PeakEwma(PeakEwma),
 }
 
 /// What is known of a request when a member is picked for it.
@@ -59,9 +63,13 @@ impl Balancer {
         matches!(self, Self::LeastConnections(_) | Self::Latency(_))
     }
 
-    /// Whether picks look at answer times: then the caller keeps them.
-    pub const fn compares_latency(&self) -> bool {
-        matches!(self, Self::Latency(_))
+    /// How the answer times are averaged that picks look at: then the caller keeps them. `None` where no pick does.
+    pub const fn averaging(&self) -> Option<Averaging> {
+        match self {
+            Self::RoundRobin(_) | Self::LeastConnections(_) | Self::ConsistentHashing(_) => None,
+            Self::Latency(_) => Some(Averaging::Even),
+            Self::PeakEwma(_) => Some(Averaging::Peak),
+        }
     }
 
     /// Chooses among the members for which `may_take` holds; `None` when there is none of them.
@@ -71,6 +79,7 @@ impl Balancer {
             Self::LeastConnections(least) => least.pick(ask.turn, live, may_take),
             Self::ConsistentHashing(ring) => ring.pick(ask.key, may_take),
             Self::Latency(latency) => latency.pick(ask.turn, ask.now_ms, live, may_take),
+            Self::PeakEwma(peak) => peak.pick(ask.turn, ask.now_ms, live, may_take),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What an upstream asks for: an algorithm, and what requests are hashed by.
 
-use super::{Balancer, ConsistentHashing, Latency, LeastConnections, RingMember, RoundRobin};
+use super::{Balancer, ConsistentHashing, Latency, LeastConnections, PeakEwma, RingMember, RoundRobin};
 
 /// How an upstream chooses among its targets.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,6 +21,8 @@ pub enum Algorithm {
     },
     /// The shortest answer times, by weight.
     Latency,
+    /// Of two the shorter answer time, sensitive to peaks and requests under way, by weight.
+    PeakEwma,
 }
 
 /// A part of a request that it can be hashed by.
@@ -61,6 +63,7 @@ impl Algorithm {
                 Balancer::ConsistentHashing(ConsistentHashing::new(&members, targets, *slots).into())
             }
             Self::Latency => Balancer::Latency(Latency::new(&weights())),
+            Self::PeakEwma => Balancer::PeakEwma(PeakEwma::new(&weights())),
         }
     }
 

@@ -9,6 +9,16 @@ use super::scored::Scored;
 /// In this many seconds the weight of an old sample falls to 1/e.
 const DECAY_SECONDS: f64 = 10.0;
 
+/// What a member is taken to need before its first answer, where the average is sensitive to peaks.
+const SECONDS_BEFORE_PEAKS: f64 = 0.030;
+
+/// A failure counts as so many times the average.
+const PENALTY: f64 = 5.0;
+
+/// The most that penalties alone make of an average. Without a bound some 50 failures in a row would make it infinite,
+/// and no time would make it decay; from here it takes a minute and a half to come down to 10 ms.
+const PENALTY_SECONDS_MAX: f64 = 60.0;
+
 /// So much later may a sample be than the clock of who looks at it.
 const SKEW_MS_MAX: u32 = 60_000;
 
@@ -36,6 +46,40 @@ impl Ewma {
     pub fn after(self, sample_seconds: f64, now_ms: u32) -> Self {
         let kept = self.kept(now_ms);
         Self::new(f64::from(self.seconds) * kept + sample_seconds * (1.0 - kept), now_ms)
+    }
+
+    /// What a member begins with, where averages are sensitive to peaks.
+    pub const fn before_peaks(now_ms: u32) -> Self {
+        Self::new(SECONDS_BEFORE_PEAKS, now_ms)
+    }
+
+    /// After an answer that took `sample_seconds`, sensitive to peaks: what is above the average takes its place.
+    ///
+    /// Source: `balancer.md` section 10.9.
+    #[must_use]
+    pub fn after_peak(self, sample_seconds: f64, now_ms: u32) -> Self {
+        if sample_seconds > self.decayed(now_ms) {
+            return Self::new(sample_seconds, now_ms);
+        }
+        self.after(sample_seconds, now_ms)
+    }
+
+    /// After an attempt that failed after `sample_seconds`, sensitive to peaks: failing fast is not answering fast.
+    ///
+    /// Source: `balancer.md` section 10.9.
+    #[must_use]
+    pub fn after_failure(self, sample_seconds: f64, now_ms: u32) -> Self {
+        let penalty = (PENALTY * f64::from(self.seconds)).min(PENALTY_SECONDS_MAX);
+        self.after_peak(sample_seconds.max(penalty), now_ms)
+    }
+
+    /// After an answer that took `sample_seconds`, by the rule of an algorithm.
+    #[must_use]
+    pub fn after_answer(self, averaging: Averaging, sample_seconds: f64, now_ms: u32) -> Self {
+        match averaging {
+            Averaging::Even => self.after(sample_seconds, now_ms),
+            Averaging::Peak => self.after_peak(sample_seconds, now_ms),
+        }
     }
 
     /// The average as it counts now: as if an answer had just taken no time.
@@ -68,6 +112,15 @@ impl Ewma {
         let passed = if passed > u32::MAX - SKEW_MS_MAX { 0 } else { passed };
         (-f64::from(passed) / 1000.0 / DECAY_SECONDS).exp()
     }
+}
+
+/// How an average takes samples in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Averaging {
+    /// Each by the time since the last: [`Ewma::after`].
+    Even,
+    /// A peak at once: [`Ewma::after_peak`].
+    Peak,
 }
 
 /// Members to choose from.

@@ -12,6 +12,10 @@ pub trait Live {
 
     /// How long its answers take.
     fn ewma(&self, place: usize) -> Ewma;
+
+    /// How long the oldest of its requests under way has been waiting for an answer; `None` if none waits or it is not
+    /// known.
+    fn oldest_ms(&self, place: usize) -> Option<u32>;
 }
 
 /// Two numbers that look random, from the number of a turn: a pick draws no randomness, and repeats under a

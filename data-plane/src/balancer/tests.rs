@@ -34,6 +34,10 @@ impl Live for Fleet {
     fn ewma(&self, place: usize) -> Ewma {
         self.ewma[place]
     }
+
+    fn oldest_ms(&self, _place: usize) -> Option<u32> {
+        None
+    }
 }
 
 fn near(value: f64, want: f64) {
@@ -146,6 +150,7 @@ proptest! {
         for balancer in [
             Balancer::LeastConnections(LeastConnections::new(&weights)),
             Balancer::Latency(Latency::new(&weights)),
+            Balancer::PeakEwma(PeakEwma::new(&weights)),
         ] {
             let picked = balancer.pick(ask, &fleet, may_take);
             prop_assert_eq!(picked.is_some(), is_possible);

@@ -128,7 +128,7 @@ impl Live {
             CellSpec::Upstream(upstream, _) => upstream.terms.clone(),
             CellSpec::Implicit { .. } | CellSpec::Unsupported { .. } => Terms::default(),
         };
-        let wants_averages = *terms.algorithm == Algorithm::Latency;
+        let algorithm = Arc::clone(&terms.algorithm);
         let mut cell = self.cells.remove(key).unwrap_or_else(|| self.fresh(key));
         if cell.checks != terms.checks {
             cell.states.values().for_each(|state| state.set_checks(terms.checks.clone()));
@@ -179,8 +179,10 @@ impl Live {
             }
         };
         cell.states = adopting.finish(now);
-        if wants_averages {
-            begin_averages(&cell.states, now);
+        match *algorithm {
+            Algorithm::Latency => begin_averages(&cell.states, mean_average(&cell.states, now)),
+            Algorithm::PeakEwma => begin_averages(&cell.states, Ewma::before_peaks(clock::millis(now))),
+            Algorithm::RoundRobin | Algorithm::LeastConnections | Algorithm::ConsistentHashing { .. } => {}
         }
         if self.retired.0.get(key).is_some_and(HashMap::is_empty) {
             self.retired.0.remove(key);
@@ -260,17 +262,21 @@ impl Live {
     }
 }
 
+/// Gives an average to targets that have none.
+fn begin_averages(states: &HashMap<Place, Arc<Target>>, begin: Ewma) {
+    states.values().for_each(|state| state.begin_ewma(begin));
+}
+
 /// New targets begin with the mean of all that are available, themselves counted as 0: better than what is known, so
 /// that they get their first requests, but not all of them.
 ///
 /// Source: Kong 3.10 (`spec/balancer.md` section 6).
-fn begin_averages(states: &HashMap<Place, Arc<Target>>, now: Instant) {
+fn mean_average(states: &HashMap<Place, Arc<Target>>, now: Instant) -> Ewma {
     let available = || states.values().filter(|state| state.is_available());
     let (sum, count) = available()
         .fold((0.0, 0.0), |(sum, count), state| (sum + f64::from(state.ewma().seconds()), count + 1.0));
     let mean = if count > 0.0 { sum / count } else { 0.0 };
-    let begin = Ewma::new(mean, clock::millis(now));
-    states.values().for_each(|state| state.begin_ewma(begin));
+    Ewma::new(mean, clock::millis(now))
 }
 
 /// A target whose addresses are wanted.

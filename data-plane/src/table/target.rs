@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 
 use super::changes::Bell;
 use super::clock;
-use crate::balancer::{Balancer, Ewma};
+use crate::balancer::{Averaging, Balancer, Ewma};
 use crate::health::{Checks, Health, Limits, Outcome, Report};
 
 /// Live state keyed by (upstream, host, address, port); outlives tables. Everything a pick or an attempt
@@ -97,10 +97,10 @@ impl Target {
             .unwrap_or(none);
     }
 
-    fn answered(&self, took: Duration, now_ms: u32) {
+    fn answered(&self, averaging: Averaging, took: Duration, now_ms: u32) {
         let mut before = self.ewma.load(Ordering::Relaxed);
         loop {
-            let after = Ewma::from_bits(before).after(took.as_secs_f64(), now_ms).to_bits();
+            let after = Ewma::from_bits(before).after_answer(averaging, took.as_secs_f64(), now_ms).to_bits();
             match self.ewma.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => before = now,
@@ -202,8 +202,8 @@ impl Target {
 #[derive(Debug)]
 pub struct Lease {
     target: Arc<Target>,
-    /// Whether the algorithm that chose it wants answer times.
-    wants_latency: bool,
+    /// How the algorithm that chose it wants answer times averaged, if it does.
+    averaging: Option<Averaging>,
 }
 
 impl Lease {
@@ -213,13 +213,13 @@ impl Lease {
         if balancer.compares_turns() {
             target.last_turn.store(turn, Ordering::Relaxed);
         }
-        Self { target, wants_latency: balancer.compares_latency() }
+        Self { target, averaging: balancer.averaging() }
     }
 
     /// A response head came at `now`, this long after the pick.
     pub fn answered(&self, took: Duration, now: Instant) {
-        if self.wants_latency {
-            self.target.answered(took, clock::millis(now));
+        if let Some(averaging) = self.averaging {
+            self.target.answered(averaging, took, clock::millis(now));
         }
     }
 

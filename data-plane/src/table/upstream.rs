@@ -44,6 +44,11 @@ impl Live for Serving<'_> {
     fn ewma(&self, place: usize) -> Ewma {
         self.0.get(place).map_or_else(Ewma::default, |target| target.ewma())
     }
+
+    fn oldest_ms(&self, _place: usize) -> Option<u32> {
+        // Leases are counted, not dated.
+        None
+    }
 }
 
 /// Targets that a request remembers without allocating.
@@ -151,9 +156,12 @@ impl Upstream {
             Algorithm::ConsistentHashing { hash_on, fallback, .. } => {
                 *tried.key.get_or_insert_with(|| key(hash_on, fallback))
             }
-            Algorithm::RoundRobin | Algorithm::LeastConnections | Algorithm::Latency => 0,
+            Algorithm::RoundRobin
+            | Algorithm::LeastConnections
+            | Algorithm::Latency
+            | Algorithm::PeakEwma => 0,
         };
-        let now_ms = if balancer.compares_latency() { clock::millis(now) } else { 0 };
+        let now_ms = balancer.averaging().map_or(0, |_| clock::millis(now));
         // 0 stands for no turn at all.
         let turn = self.cursor.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let ask = Ask { turn, key, now_ms };
