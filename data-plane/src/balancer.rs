@@ -58,17 +58,11 @@ pub struct Ask {
 }
 
 impl Balancer {
-    /// Whether picks look at turns before: then the caller keeps them.
-    pub const fn compares_turns(&self) -> bool {
-        matches!(self, Self::LeastConnections(_) | Self::Latency(_))
-    }
-
-    /// How the answer times are averaged that picks look at: then the caller keeps them. `None` where no pick does.
-    pub const fn averaging(&self) -> Option<Averaging> {
+    /// Its ring, if it has one.
+    pub const fn ring(&self) -> Option<&Arc<ConsistentHashing>> {
         match self {
-            Self::RoundRobin(_) | Self::LeastConnections(_) | Self::ConsistentHashing(_) => None,
-            Self::Latency(_) => Some(Averaging::Even),
-            Self::PeakEwma(_) => Some(Averaging::Peak),
+            Self::ConsistentHashing(ring) => Some(ring),
+            Self::RoundRobin(_) | Self::LeastConnections(_) | Self::Latency(_) | Self::PeakEwma(_) => None,
         }
     }
 

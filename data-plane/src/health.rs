@@ -98,6 +98,14 @@ impl Health {
     /// Beside [`Self::to_bits`]: no checks are on, so nothing may change the state, which is the initial one.
     pub const UNCHECKED: u64 = 1 << 63;
 
+    /// Beside [`Self::to_bits`]: outlier detection took it out, whatever the state says.
+    pub const EJECTED: u64 = 1 << 62;
+
+    /// Whether traffic may go there: by the state, and by outlier detection.
+    pub const fn is_open(bits: u64) -> bool {
+        bits & Self::EJECTED == 0 && Self::state_of(bits).is_available()
+    }
+
     /// Whether [`Self::UNCHECKED`] is among the bits.
     pub const fn is_unchecked(bits: u64) -> bool {
         bits & Self::UNCHECKED != 0

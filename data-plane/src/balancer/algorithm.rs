@@ -1,6 +1,6 @@
 //! What an upstream asks for: an algorithm, and what requests are hashed by.
 
-use super::{Balancer, ConsistentHashing, Latency, LeastConnections, PeakEwma, RingMember, RoundRobin};
+use super::{Averaging, Balancer, ConsistentHashing, Latency, LeastConnections, PeakEwma, RingMember, RoundRobin};
 
 /// How an upstream chooses among its targets.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -64,6 +64,20 @@ impl Algorithm {
             }
             Self::Latency => Balancer::Latency(Latency::new(&weights())),
             Self::PeakEwma => Balancer::PeakEwma(PeakEwma::new(&weights())),
+        }
+    }
+
+    /// Whether picks look at turns before: then the caller keeps them.
+    pub const fn compares_turns(&self) -> bool {
+        matches!(self, Self::LeastConnections | Self::Latency)
+    }
+
+    /// How the answer times are averaged that picks look at: then the caller keeps them. `None` where no pick does.
+    pub const fn averaging(&self) -> Option<Averaging> {
+        match self {
+            Self::RoundRobin | Self::LeastConnections | Self::ConsistentHashing { .. } => None,
+            Self::Latency => Some(Averaging::Even),
+            Self::PeakEwma => Some(Averaging::Peak),
         }
     }
 

@@ -10,6 +10,8 @@ use equipoise_proto::{ContentHash, NodeId, Position};
 #[derive(Debug)]
 pub struct NodeState {
     id: NodeId,
+    region: Box<str>,
+    zone: Box<str>,
     has_table: AtomicBool,
     is_draining: AtomicBool,
     is_connected: AtomicBool,
@@ -26,9 +28,16 @@ pub struct NodeState {
 
 impl NodeState {
     /// State of a node that has just started.
-    pub const fn new(id: NodeId) -> Self {
+    pub fn new(id: NodeId) -> Self {
+        Self::at(id, "", "")
+    }
+
+    /// The same, in a region and a zone; "" where none is known.
+    pub fn at(id: NodeId, region: &str, zone: &str) -> Self {
         Self {
             id,
+            region: region.into(),
+            zone: zone.into(),
             has_table: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             is_connected: AtomicBool::new(false),
@@ -47,6 +56,16 @@ impl NodeState {
     /// The node's id.
     pub const fn id(&self) -> NodeId {
         self.id
+    }
+
+    /// The region it is in; "" if none is known.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// The zone it is in; "" if none is known.
+    pub fn zone(&self) -> &str {
+        &self.zone
     }
 
     /// A config was applied, in this time from receipt to swap.

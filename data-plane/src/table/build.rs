@@ -17,10 +17,12 @@ use uuid::Uuid;
 
 use super::Active;
 use super::assemble::Assembly;
-use super::changes::Changes;
+use super::changes::{Changed, Changes};
 use super::compile::{CellKey, CellSpec, CompileError, Dirty, State, Update, compile};
-use super::live::{Answer, Live};
+use super::judge::NodePlace;
+use super::live::{Answer, Cell, Live};
 use super::members::{Members, Origin};
+use super::outliers::Turned;
 use super::plan::{Names, ProbePlan, Probes};
 use super::reaper::Reaper;
 use super::report::Reports;
@@ -148,7 +150,8 @@ impl Builder {
                     None => return,
                 },
                 Some((name, answer)) = self.answers.recv() => self.core.answer(&name, answer, Instant::now()),
-                cells = self.core.changes.take() => self.core.rejudge(cells),
+                changed = self.core.changes.take() => self.core.look(changed, Instant::now()),
+                () = sleep_until(self.core.next_due()) => self.core.pulse(Instant::now()),
                 _ = forget.tick() => self.core.live.forget(Instant::now()),
             }
         }
@@ -186,6 +189,8 @@ pub(super) struct Core {
     node: Arc<NodeState>,
     names_wished: u64,
     cold: BTreeSet<CellKey>,
+    /// Cells in which time alone changes something, by when.
+    dues: BTreeSet<(Instant, CellKey)>,
     warm: Option<oneshot::Sender<()>>,
     reaper: Reaper,
     /// Upstreams that asked for a probe that is not there: each is told once.
@@ -207,7 +212,8 @@ impl Core {
         let (probes, probes_out) = watch::channel(Probes::new());
         let core = Self {
             state: State::default(),
-            live: Live::new(Arc::clone(&changes), Arc::clone(&node)),
+            live: Live::new(Arc::clone(&changes), Arc::clone(&node), place(&node)),
+            dues: BTreeSet::new(),
             assembly: Assembly::default(),
             active: Active::default(),
             directory: Arc::default(),
@@ -287,7 +293,9 @@ impl Core {
         now: Instant,
     ) -> Option<(Arc<Upstream>, Arc<Upstream>)> {
         let is_new = !self.live.contains(key);
+        let due = self.live.get(key).and_then(Cell::due);
         let rebuilt = self.live.rebuild(key, spec, now);
+        self.schedule(key, due);
         self.wish_names(key);
         self.warn_of_gaps(key, spec);
         let before = self.live.get(key).map(|cell| Arc::clone(&cell.upstream))?;
@@ -297,8 +305,7 @@ impl Core {
         // Where services use the cell, a change of its name or host header is structural already.
         let is_renamed = before.name != rebuilt.name || before.host_header != rebuilt.host_header;
         if is_new || is_structural || is_renamed {
-            let after = Upstream::with_members(rebuilt.name, rebuilt.host_header, rebuilt.members);
-            after.continue_from(&before);
+            let after = Upstream::after(&before, rebuilt.name, rebuilt.host_header, rebuilt.members);
             self.live.replace(key, Arc::clone(&after));
             self.list(key, &after);
             superseded = Some((before, after));
@@ -321,24 +328,64 @@ impl Core {
         self.warm_up();
     }
 
-    /// The health of targets changed: computes anew who serves in their cells.
-    pub(super) fn rejudge(&mut self, cells: BTreeSet<CellKey>) {
+    /// The health of targets changed, or they failed often.
+    pub(super) fn look(&mut self, changed: Changed, now: Instant) {
+        let Changed { mut judged, suspect } = changed;
+        judged.extend(suspect.into_iter().filter(|key| self.turn_outliers(key, now)));
+        self.rejudge(judged, now);
+    }
+
+    /// When [`Self::pulse`] is due; `None`: never, as things are.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.dues.first().map(|(due, _)| *due)
+    }
+
+    /// Time has passed: looks at the cells in which that changes something.
+    pub(super) fn pulse(&mut self, now: Instant) {
+        let later = self.dues.split_off(&(now + Duration::from_nanos(1), CellKey::FIRST));
+        let due = std::mem::replace(&mut self.dues, later);
+        let cells: BTreeSet<_> = due.into_iter().map(|(_, key)| key).collect();
+        for key in &cells {
+            self.turn_outliers(key, now);
+        }
+        self.rejudge(cells, now);
+    }
+
+    /// Lets outlier detection look at a cell; whether it took anybody out or let anybody in.
+    fn turn_outliers(&mut self, key: &CellKey, now: Instant) -> bool {
+        let turned = self.live.look_for_outliers(key, now, &mut rand::rng());
+        for turned in &turned {
+            match turned {
+                Turned::Ejected { .. } => self.node.target_ejected(),
+                Turned::Restored { .. } => self.node.target_restored(),
+            }
+        }
+        !turned.is_empty()
+    }
+
+    /// Computes anew who serves in cells.
+    fn rejudge(&mut self, cells: BTreeSet<CellKey>, now: Instant) {
         for key in cells {
-            let Some((cell, members)) = self.live.rejudge(&key) else { continue };
+            let due = self.live.get(&key).and_then(Cell::due);
+            let Some((cell, members)) = self.live.rejudge(&key, now) else { continue };
             let upstream = Arc::clone(&cell.upstream);
             self.reaper.drop_later(upstream.store(members));
-            self.note(&key, Vec::new(), &upstream.members());
-            // The prober looks again: the target is now in the other set.
-            self.probes.send_if_modified(|probes| match probes.get(&key) {
-                Some(plan) => {
-                    let plan = Arc::new(ProbePlan::clone(plan));
-                    probes.insert(key.clone(), plan);
-                    true
-                }
-                None => false,
-            });
+            self.schedule(&key, due);
+            let members = upstream.members();
+            self.note(&key, Vec::new(), &members);
+            // The prober looks again: a target is now in the other set.
+            self.wish_probes(&key, &members, upstream.host_header.clone());
         }
         self.warm_up();
+    }
+
+    /// Notes when to look at a cell again; `before`: when it was to be looked at so far.
+    fn schedule(&mut self, key: &CellKey, before: Option<Instant>) {
+        let due = self.live.get(key).and_then(Cell::due);
+        if let Some(before) = before {
+            self.dues.remove(&(before, key.clone()));
+        }
+        self.dues.extend(due.map(|due| (due, key.clone())));
     }
 
     /// The one cell that all services of a cell that went have now.
@@ -354,6 +401,9 @@ impl Core {
     /// Drops a cell. Requests that wait in it for a first answer go on in its successor, or end.
     fn discard(&mut self, key: &CellKey, successor: Option<Arc<Upstream>>) {
         let Some(cell) = self.live.remove(key) else { return };
+        if let Some(due) = cell.due() {
+            self.dues.remove(&(due, key.clone()));
+        }
         let members = cell.upstream.members();
         if members.is_pending() {
             let to = successor.map_or_else(|| Members::refused(PickError::NoPeer), Members::moved);
@@ -399,12 +449,11 @@ impl Core {
     fn wish_probes(&self, key: &CellKey, members: &Members, host_header: Option<Box<str>>) {
         let plan = members.checks().filter(|checks| checks.active.is_probed()).map(|checks| {
             let upstream = self.live.get(key).and_then(|cell| cell.upstream.name.clone());
-            let targets = members.addresses().filter(|member| member.weight > 0);
             Arc::new(ProbePlan {
                 upstream: upstream.unwrap_or_default(),
                 active: checks.active.clone(),
                 host_header,
-                targets: targets.map(|member| Arc::clone(&member.target)).collect(),
+                targets: members.checked().map(|member| Arc::clone(&member.target)).collect(),
             })
         });
         self.probes.send_if_modified(|probes| match plan {
@@ -435,7 +484,7 @@ impl Core {
 
     fn warn_of_gaps(&mut self, key: &CellKey, spec: &CellSpec) {
         match (key, spec) {
-            (CellKey::Upstream(id), CellSpec::Upstream(upstream, _)) => {
+            (CellKey::Upstream(id), CellSpec::Upstream { upstream, .. }) => {
                 if let Some(kind) =
                     upstream.terms.checks.as_ref().and_then(|checks| checks.active.unsupported())
                     && self.warned.insert((*id, kind))
@@ -449,9 +498,22 @@ impl Core {
                     "services of this protocol are not supported yet, their requests are refused"
                 );
             }
-            (_, CellSpec::Upstream(..) | CellSpec::Implicit { .. }) => {}
+            (_, CellSpec::Upstream { .. } | CellSpec::Implicit { .. }) => {}
         }
     }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Where the node is.
+fn place(node: &NodeState) -> NodePlace {
+    let text = |text: &str| (!text.is_empty()).then(|| text.into());
+    NodePlace { id: node.id().uuid(), region: text(node.region()), zone: text(node.zone()) }
 }
 
 /// Whether something of a cell is not known yet: a name's first answer, or a target's first probe.
@@ -460,8 +522,8 @@ fn is_cold(members: &Members) -> bool {
     let probed = members.checks().map(|checks| &checks.active).filter(|active| active.is_probed());
     let awaits_probe = probed.is_some_and(|active| {
         members
-            .addresses()
-            .filter(|member| member.weight > 0 && !member.target.is_probed())
+            .checked()
+            .filter(|member| !member.target.is_probed())
             .any(|member| active.interval(member.target.health().state).is_some())
     });
     is_pending || awaits_probe

@@ -1,4 +1,4 @@
-//! How workers and probes tell the builder that the availability of a target changed.
+//! How workers and probes tell the builder that the availability of a target changed, or should be looked at.
 //!
 //! At most one entry a cell waits, so nothing is lost and the set is bounded by the number of cells.
 
@@ -10,28 +10,37 @@ use tokio::sync::Notify;
 use super::compile::CellKey;
 use crate::observability::NodeState;
 
-/// Cells with a change that the builder has not looked at.
+/// Cells that the builder has not looked at yet.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    cells: Mutex<BTreeSet<CellKey>>,
+    cells: Mutex<Changed>,
     notify: Notify,
+}
+
+/// Cells that the builder is to look at.
+#[derive(Debug, Default)]
+pub(super) struct Changed {
+    /// The availability of a target changed.
+    pub(super) judged: BTreeSet<CellKey>,
+    /// A target failed often enough to be an outlier.
+    pub(super) suspect: BTreeSet<CellKey>,
 }
 
 impl Changes {
     /// Waits for a change and takes all that are there. Cancel safe.
-    pub(super) async fn take(&self) -> BTreeSet<CellKey> {
+    pub(super) async fn take(&self) -> Changed {
         loop {
             let notified = self.notify.notified();
-            let cells = std::mem::take(&mut *self.cells.lock().unwrap_or_else(PoisonError::into_inner));
-            if !cells.is_empty() {
-                return cells;
+            let changed = std::mem::take(&mut *self.cells.lock().unwrap_or_else(PoisonError::into_inner));
+            if !changed.judged.is_empty() || !changed.suspect.is_empty() {
+                return changed;
             }
             notified.await;
         }
     }
 
-    fn add(&self, cell: &CellKey) {
-        self.cells.lock().unwrap_or_else(PoisonError::into_inner).insert(cell.clone());
+    fn add(&self, add: impl FnOnce(&mut Changed)) {
+        add(&mut self.cells.lock().unwrap_or_else(PoisonError::into_inner));
         self.notify.notify_one();
     }
 }
@@ -52,11 +61,16 @@ impl Bell {
         } else {
             self.node.target_ejected();
         }
-        self.changes.add(&self.cell);
+        self.changes.add(|changed| drop(changed.judged.insert(self.cell.clone())));
     }
 
     /// A target was probed for the first time.
     pub(super) fn ring_probed(&self) {
-        self.changes.add(&self.cell);
+        self.changes.add(|changed| drop(changed.judged.insert(self.cell.clone())));
+    }
+
+    /// A target may be an outlier.
+    pub(super) fn ring_suspect(&self) {
+        self.changes.add(|changed| drop(changed.suspect.insert(self.cell.clone())));
     }
 }

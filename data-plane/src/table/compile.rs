@@ -6,6 +6,7 @@
 
 mod checks;
 mod entity;
+mod policy;
 mod state;
 
 use std::collections::BTreeSet;
@@ -15,10 +16,13 @@ use bytes::Bytes;
 use equipoise_proto::EntityKind;
 use uuid::Uuid;
 
-pub use entity::{Host, Policy, Route, Service, Target, Upstream};
+pub use entity::{Host, Route, Service, Target, Upstream};
+pub use policy::Policy;
 pub use state::State;
 
 use entity::Reading;
+
+use super::members::Terms;
 
 /// One changed entity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +80,15 @@ pub enum CellKey {
 /// What a cell is made from.
 #[derive(Debug)]
 pub enum CellSpec {
-    /// An upstream entity and its targets, by creation and id.
-    Upstream(Arc<Upstream>, Vec<(Uuid, Arc<Target>)>),
+    /// An upstream entity.
+    Upstream {
+        /// Itself.
+        upstream: Arc<Upstream>,
+        /// Its targets, by creation and id.
+        targets: Vec<(Uuid, Arc<Target>)>,
+        /// Its policy, if it has one.
+        policy: Option<Arc<Policy>>,
+    },
     /// One target.
     Implicit {
         /// Whom to connect to.
@@ -90,6 +101,17 @@ pub enum CellSpec {
         /// The protocol's name.
         protocol: &'static str,
     },
+}
+
+impl CellSpec {
+    /// How it balances and checks.
+    pub(super) fn terms(&self) -> Terms {
+        match self {
+            Self::Upstream { upstream, policy: None, .. } => upstream.terms.clone(),
+            Self::Upstream { upstream, policy: Some(policy), .. } => policy.apply(&upstream.terms),
+            Self::Implicit { .. } | Self::Unsupported { .. } => Terms::default(),
+        }
+    }
 }
 
 /// What a compilation changed. Everything else is as before.

@@ -8,15 +8,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use equipoise_proto::placement::Placement;
+use rand::Rng;
 use uuid::Uuid;
 
 use super::changes::{Bell, Changes};
 use super::clock;
 use super::compile::{CellKey, CellSpec, Host};
-use super::members::{Member, MemberTarget, Members, Origin, Terms, literal_host};
+use super::judge::{Judging, Memory, NodePlace, judge};
+use super::members::{Member, MemberTarget, Members, Origin, literal_host};
+use super::outliers::{Outliers, Turned};
 use super::target::Target;
 use super::upstream::{PickError, Upstream};
-use crate::balancer::{Algorithm, Ewma};
+use crate::balancer::{Averaging, Ewma};
 use crate::health::Checks;
 use crate::observability::NodeState;
 
@@ -67,6 +71,15 @@ pub(super) struct Cell {
     states: HashMap<Place, Arc<Target>>,
     bell: Arc<Bell>,
     checks: Option<Arc<Checks>>,
+    memory: Memory,
+    outliers: Option<Outliers>,
+}
+
+impl Cell {
+    /// When time alone changes who serves.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.memory.due.into_iter().chain(self.outliers.as_ref().map(Outliers::due)).min()
+    }
 }
 
 /// States of removed targets, waiting to be forgotten.
@@ -84,6 +97,7 @@ pub(super) struct Live {
     idle: BTreeSet<Arc<str>>,
     changes: Arc<Changes>,
     node: Arc<NodeState>,
+    place: NodePlace,
 }
 
 /// What became of a cell.
@@ -94,8 +108,9 @@ pub(super) struct Rebuilt {
 }
 
 impl Live {
-    pub(super) fn new(changes: Arc<Changes>, node: Arc<NodeState>) -> Self {
+    pub(super) fn new(changes: Arc<Changes>, node: Arc<NodeState>, place: NodePlace) -> Self {
         Self {
+            place,
             cells: HashMap::new(),
             retired: Retired::default(),
             answers: HashMap::new(),
@@ -124,11 +139,8 @@ impl Live {
     /// Computes the members of a cell anew, by its spec, the answers and the health of its targets. Makes
     /// the cell if it is not there, but puts nothing in force.
     pub(super) fn rebuild(&mut self, key: &CellKey, spec: &CellSpec, now: Instant) -> Rebuilt {
-        let terms = match spec {
-            CellSpec::Upstream(upstream, _) => upstream.terms.clone(),
-            CellSpec::Implicit { .. } | CellSpec::Unsupported { .. } => Terms::default(),
-        };
-        let algorithm = Arc::clone(&terms.algorithm);
+        let terms = spec.terms();
+        let averaging = terms.algorithm.averaging();
         let mut cell = self.cells.remove(key).unwrap_or_else(|| self.fresh(key));
         if cell.checks != terms.checks {
             cell.states.values().for_each(|state| state.set_checks(terms.checks.clone()));
@@ -142,8 +154,8 @@ impl Live {
             checks: cell.checks.as_ref(),
         };
         let mut names = BTreeSet::new();
-        let rebuilt = match spec {
-            CellSpec::Upstream(upstream, targets) => {
+        let (name, host_header, targets): (_, _, Result<Vec<_>, _>) = match spec {
+            CellSpec::Upstream { upstream, targets, .. } => {
                 let targets = targets.iter().map(|(id, target)| {
                     let asked = Asked {
                         id: Some(*id),
@@ -151,16 +163,12 @@ impl Live {
                         host: &target.host,
                         port: target.port,
                         weight: target.weight,
+                        placement: &target.placement,
                         uses_srv_name: upstream.uses_srv_name,
                     };
                     asked.resolve(&self.answers, &mut names, &mut adopting)
                 });
-                let members = Members::new(targets.collect(), terms);
-                Rebuilt {
-                    name: Some((&*upstream.name).into()),
-                    host_header: upstream.host_header.clone(),
-                    members,
-                }
+                (Some((&*upstream.name).into()), upstream.host_header.clone(), Ok(targets.collect()))
             }
             CellSpec::Implicit { host, port } => {
                 let label = match host {
@@ -168,22 +176,32 @@ impl Live {
                     Host::Name(name) => format!("{name}:{port}").into(),
                 };
                 let weight = super::members::DEFAULT_WEIGHT;
-                let asked = Asked { id: None, label, host, port: *port, weight, uses_srv_name: false };
-                let target = asked.resolve(&self.answers, &mut names, &mut adopting);
-                Rebuilt { name: None, host_header: None, members: Members::new(vec![target], terms) }
+                let placement = &Arc::default();
+                let asked =
+                    Asked { id: None, label, host, port: *port, weight, placement, uses_srv_name: false };
+                (None, None, Ok(vec![asked.resolve(&self.answers, &mut names, &mut adopting)]))
             }
             CellSpec::Unsupported { protocol } => {
                 let reason = format!("services of protocol {protocol} are not supported yet");
                 let error = PickError::Resolve { host: (*protocol).into(), reason: reason.into() };
-                Rebuilt { name: None, host_header: None, members: Members::refused(error) }
+                (None, None, Err(error))
             }
         };
         cell.states = adopting.finish(now);
-        match *algorithm {
-            Algorithm::Latency => begin_averages(&cell.states, mean_average(&cell.states, now)),
-            Algorithm::PeakEwma => begin_averages(&cell.states, Ewma::before_peaks(clock::millis(now))),
-            Algorithm::RoundRobin | Algorithm::LeastConnections | Algorithm::ConsistentHashing { .. } => {}
+        match averaging {
+            None => {}
+            Some(Averaging::Even) => begin_averages(&cell.states, mean_average(&cell.states, now)),
+            Some(Averaging::Peak) => begin_averages(&cell.states, Ewma::before_peaks(clock::millis(now))),
         }
+        Outliers::follow(&mut cell.outliers, terms.policy.outliers.as_ref(), &cell.states, now);
+        let members = match targets {
+            Ok(targets) => {
+                let mut judging = Judging { now, node: &self.place, memory: &mut cell.memory };
+                judge(targets, terms, &mut judging, Some(&cell.upstream.members()))
+            }
+            Err(error) => Members::refused(error),
+        };
+        let rebuilt = Rebuilt { name, host_header, members };
         if self.retired.0.get(key).is_some_and(HashMap::is_empty) {
             self.retired.0.remove(key);
         }
@@ -194,10 +212,18 @@ impl Live {
     }
 
     /// Computes who serves anew, after the health of targets changed.
-    pub(super) fn rejudge(&self, key: &CellKey) -> Option<(&Cell, Members)> {
-        let cell = self.cells.get(key)?;
-        let again = cell.upstream.members().judged_again();
+    pub(super) fn rejudge(&mut self, key: &CellKey, now: Instant) -> Option<(&Cell, Members)> {
+        let cell = self.cells.get_mut(key)?;
+        let mut judging = Judging { now, node: &self.place, memory: &mut cell.memory };
+        let again = cell.upstream.members().judged_again(&mut judging);
         Some((cell, again))
+    }
+
+    /// Lets outlier detection look at a cell. Whoever it takes out or lets in changes who serves.
+    pub(super) fn look_for_outliers(&mut self, key: &CellKey, now: Instant, rng: &mut impl Rng) -> Vec<Turned> {
+        let Some(cell) = self.cells.get_mut(key) else { return Vec::new() };
+        let Some(outliers) = &mut cell.outliers else { return Vec::new() };
+        outliers.look(&cell.upstream.members(), now, rng)
     }
 
     /// Puts another cell in the place of `key`'s.
@@ -232,6 +258,8 @@ impl Live {
             states: HashMap::new(),
             bell: Arc::new(bell),
             checks: None,
+            memory: Memory::default(),
+            outliers: None,
         }
     }
 
@@ -286,6 +314,7 @@ struct Asked<'a> {
     host: &'a Host,
     port: u16,
     weight: u16,
+    placement: &'a Arc<Placement>,
     uses_srv_name: bool,
 }
 
@@ -315,7 +344,9 @@ impl Asked<'_> {
                 }
             }
         };
-        MemberTarget { id: self.id, label: self.label, weight: self.weight, origin, addresses }
+        addresses.iter().for_each(|member: &Member| member.target.set_state(self.placement.state));
+        let placement = Arc::clone(self.placement);
+        MemberTarget { id: self.id, label: self.label, weight: self.weight, placement, origin, addresses }
     }
 
     fn member(&self, name: &str, record: &Resolved, adopting: &mut Adopting<'_>) -> Member {

@@ -1,14 +1,20 @@
 //! The members of an upstream at one moment: immutable, but for the live state behind them.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
+use equipoise_proto::placement::{Placement, TargetState};
 use uuid::Uuid;
 
+use super::judge::{Judging, Memory, NodePlace, judge};
+use super::policy::Policy;
 use super::report::AddressState;
+use super::serving::Serving;
 use super::target::Target;
 use super::upstream::{PickError, Upstream};
-use crate::balancer::{Algorithm, Balancer, RingMember, is_enough};
+use crate::balancer::Algorithm;
 use crate::health::Checks;
 
 /// Weight of a target that nobody gave one.
@@ -19,10 +25,11 @@ pub(super) const DEFAULT_WEIGHT: u16 = 100;
 pub struct Members {
     targets: Vec<MemberTarget>,
     terms: Terms,
-    /// Those with weight that were available, and the others too where the algorithm keeps their places; the balancer
-    /// names them by their place.
-    serving: Vec<Arc<Target>>,
     readiness: Readiness,
+    /// Serials of the addresses that other nodes use.
+    unused: HashSet<u64>,
+    /// Addresses by the id that sessions know them by; only where there are sessions.
+    sessions: HashMap<u64, Arc<Target>>,
 }
 
 /// What an upstream asks for, beside its targets.
@@ -34,6 +41,8 @@ pub struct Terms {
     pub threshold_percent: f64,
     /// How a target is chosen.
     pub algorithm: Arc<Algorithm>,
+    /// What goes beyond the reference.
+    pub policy: Arc<Policy>,
 }
 
 /// A target with the addresses it has.
@@ -45,6 +54,8 @@ pub struct MemberTarget {
     pub label: Arc<str>,
     /// As configured.
     pub weight: u16,
+    /// Where it is, and whether it is to be used; by its tags.
+    pub placement: Arc<Placement>,
     /// Where its addresses come from.
     pub origin: Origin,
     /// Its addresses; empty while there is no answer or an error.
@@ -78,8 +89,8 @@ pub struct Member {
 /// Whether an upstream can serve.
 #[derive(Debug)]
 pub enum Readiness {
-    /// By this balancer.
-    Serving(Balancer),
+    /// By these.
+    Serving(Serving),
     /// Not, for this reason.
     Refused(PickError),
     /// Another cell took this one's place while it waited for its first answer.
@@ -87,55 +98,20 @@ pub enum Readiness {
 }
 
 impl Members {
-    /// Computes who serves. An upstream whose available share is not above the threshold serves nobody.
-    pub(super) fn new(targets: Vec<MemberTarget>, terms: Terms) -> Self {
-        Self::judge(targets, terms, None)
+    /// What a judgement found; see [`judge`](super::judge::judge).
+    pub(super) const fn judged(
+        targets: Vec<MemberTarget>,
+        terms: Terms,
+        readiness: Readiness,
+        unused: HashSet<u64>,
+        sessions: HashMap<u64, Arc<Target>>,
+    ) -> Self {
+        Self { targets, terms, readiness, unused, sessions }
     }
 
-    /// Computes anew who serves, after the health of targets changed.
-    pub(super) fn judged_again(&self) -> Self {
-        Self::judge(self.targets.clone(), self.terms.clone(), Some(self))
-    }
-
-    /// `before`: the same members, who may have been available or not.
-    fn judge(targets: Vec<MemberTarget>, terms: Terms, before: Option<&Self>) -> Self {
-        let (mut total, mut available) = (0, 0);
-        let mut serving = Vec::new();
-        let with_weight = targets.iter().flat_map(|target| &target.addresses).filter(|one| one.weight > 0);
-        for member in with_weight {
-            total += u64::from(member.weight);
-            let is_available = member.target.is_available();
-            if is_available {
-                available += u64::from(member.weight);
-            }
-            if is_available || terms.algorithm.keeps_places() {
-                serving.push(member);
-            }
-        }
-        let readiness = if total == 0 {
-            Readiness::Refused(why_empty(&targets))
-        } else if !is_enough(available, total, terms.threshold_percent) {
-            Readiness::Refused(PickError::NoPeer)
-        } else {
-            // A large ring takes tens of milliseconds to lay out.
-            let kept = before.and_then(|before| match &before.readiness {
-                Readiness::Serving(Balancer::ConsistentHashing(ring)) => Some(Arc::clone(ring)),
-                Readiness::Serving(_) | Readiness::Refused(_) | Readiness::Moved(_) => None,
-            });
-            Readiness::Serving(kept.map_or_else(
-                || {
-                    let members = serving.iter().map(|member| RingMember {
-                        address: member.target.address(),
-                        host: member.target.host(),
-                        weight: member.weight,
-                    });
-                    terms.algorithm.prepare(members, targets.len())
-                },
-                Balancer::ConsistentHashing,
-            ))
-        };
-        let serving = serving.into_iter().map(|member| Arc::clone(&member.target)).collect();
-        Self { targets, terms, serving, readiness }
+    /// Computes anew who serves, after the health of targets or the time changed.
+    pub(super) fn judged_again(&self, judging: &mut Judging<'_>) -> Self {
+        judge(self.targets.clone(), self.terms.clone(), judging, Some(self))
     }
 
     /// Members of equal weight, without checks.
@@ -144,22 +120,28 @@ impl Members {
             id: None,
             label: target.address().to_string().into(),
             weight: DEFAULT_WEIGHT,
+            placement: Arc::default(),
             origin: Origin::Literal,
             addresses: vec![Member { target, weight: DEFAULT_WEIGHT }],
         };
-        Self::new(targets.into_iter().map(member).collect(), Terms::default())
+        let targets = targets.into_iter().map(member).collect();
+        let (mut memory, node) = (Memory::default(), NodePlace::default());
+        let mut judging = Judging { now: Instant::now(), node: &node, memory: &mut memory };
+        judge(targets, Terms::default(), &mut judging, None)
     }
 
     /// Nobody, for a reason.
     pub(super) fn refused(error: PickError) -> Self {
-        let readiness = Readiness::Refused(error);
-        Self { targets: Vec::new(), terms: Terms::default(), serving: Vec::new(), readiness }
+        Self::of_readiness(Readiness::Refused(error))
     }
 
     /// Whoever the cell that took this one's place has.
     pub(super) fn moved(to: Arc<Upstream>) -> Self {
-        let readiness = Readiness::Moved(to);
-        Self { targets: Vec::new(), terms: Terms::default(), serving: Vec::new(), readiness }
+        Self::of_readiness(Readiness::Moved(to))
+    }
+
+    fn of_readiness(readiness: Readiness) -> Self {
+        Self::judged(Vec::new(), Terms::default(), readiness, HashSet::new(), HashMap::new())
     }
 
     /// All targets, in order of creation.
@@ -182,8 +164,29 @@ impl Members {
         &self.readiness
     }
 
-    pub(super) fn serving(&self) -> &[Arc<Target>] {
-        &self.serving
+    /// What goes beyond the reference.
+    pub fn policy(&self) -> &Policy {
+        &self.terms.policy
+    }
+
+    /// Who serves; `None` where nobody does.
+    pub const fn serving(&self) -> Option<&Serving> {
+        match &self.readiness {
+            Readiness::Serving(serving) => Some(serving),
+            Readiness::Refused(_) | Readiness::Moved(_) => None,
+        }
+    }
+
+    /// The address that a session knows by this id.
+    pub(super) fn session(&self, id: u64) -> Option<&Arc<Target>> {
+        self.sessions.get(&id)
+    }
+
+    /// The addresses that this node checks: with weight, used by it, and not in maintenance.
+    pub fn checked(&self) -> impl Iterator<Item = &Member> {
+        let targets = self.targets.iter().filter(|target| target.placement.state != TargetState::Maint);
+        let addresses = targets.flat_map(|target| &target.addresses);
+        addresses.filter(|one| one.weight > 0 && !self.unused.contains(&one.target.serial()))
     }
 
     pub(super) const fn is_pending(&self) -> bool {
@@ -213,7 +216,9 @@ impl Members {
 
     /// How an address is, as reports say it.
     pub fn state_of(&self, member: &Member) -> AddressState {
-        if self.terms.checks.is_none() || member.weight == 0 {
+        if member.target.is_ejected() {
+            AddressState::Unhealthy
+        } else if self.terms.checks.is_none() || member.weight == 0 {
             AddressState::ChecksOff
         } else if member.target.is_available() {
             AddressState::Healthy
@@ -225,7 +230,7 @@ impl Members {
 
 /// Why no address has weight. An upstream entity says *no peer* whatever the reason; what stands in for a
 /// service's own host says what became of the look-up.
-fn why_empty(targets: &[MemberTarget]) -> PickError {
+pub(super) fn why_empty(targets: &[MemberTarget]) -> PickError {
     if targets.iter().any(|target| target.origin == Origin::Pending && target.weight > 0) {
         return PickError::Pending;
     }
@@ -251,6 +256,13 @@ pub(super) fn literal_host(address: SocketAddr) -> Box<str> {
     match address {
         SocketAddr::V4(v4) => v4.ip().to_string().into(),
         SocketAddr::V6(v6) => format!("[{}]", v6.ip()).into(),
+    }
+}
+
+impl MemberTarget {
+    /// Whether its name has no answer yet.
+    pub(super) fn is_pending(&self) -> bool {
+        self.origin == Origin::Pending
     }
 }
 

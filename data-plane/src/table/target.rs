@@ -7,9 +7,15 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
+use equipoise_proto::placement::TargetState;
+
 use super::changes::Bell;
 use super::clock;
-use crate::balancer::{Averaging, Balancer, Ewma};
+use super::gate::{Passage, take_one};
+use super::policy::Sticky;
+use super::tally::{Tallied, Tally};
+use super::upstream::Picked;
+use crate::balancer::{Averaging, Ewma, target_id};
 use crate::health::{Checks, Health, Limits, Outcome, Report};
 
 /// Live state keyed by (upstream, host, address, port); outlives tables. Everything a pick or an attempt
@@ -30,6 +36,12 @@ pub struct Target {
     health: AtomicU64,
     checks: ArcSwapOption<Checks>,
     is_probed: AtomicBool,
+    tally: Tally,
+    /// Microseconds + [`WARM`] + 1 when it came into service, [`WARM`], or [`OUT_OF_SERVICE`]. Written by the builder.
+    entered: AtomicU64,
+    is_leaving: AtomicBool,
+    /// Ms of the last answer, or of the first pick since there was nothing under way.
+    awaited_since: AtomicU32,
     /// Tells the builder; `None` in a cell that has none.
     bell: Option<Arc<Bell>>,
 }
@@ -54,6 +66,10 @@ impl Target {
             health: AtomicU64::new(Health::UNCHECKED),
             checks: ArcSwapOption::empty(),
             is_probed: AtomicBool::new(false),
+            tally: Tally::default(),
+            entered: AtomicU64::new(OUT_OF_SERVICE),
+            is_leaving: AtomicBool::new(false),
+            awaited_since: AtomicU32::new(0),
             bell,
         })
     }
@@ -71,6 +87,21 @@ impl Target {
     /// The target's own name, or its IP (in brackets if IPv6).
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// The id that sessions know it by: the same on every node, and after a restart.
+    pub fn session_id(&self) -> u64 {
+        target_id(self.address, &self.host)
+    }
+
+    /// Takes room for one more request, unless there are `most`.
+    pub(super) fn take(&self, most: Option<u32>) -> bool {
+        take_one(&self.in_flight, most)
+    }
+
+    /// Gives room back.
+    pub(super) fn give_back(&self) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Requests that hold a lease now.
@@ -97,20 +128,85 @@ impl Target {
             .unwrap_or(none);
     }
 
-    fn answered(&self, averaging: Averaging, took: Duration, now_ms: u32) {
-        let mut before = self.ewma.load(Ordering::Relaxed);
-        loop {
-            let after = Ewma::from_bits(before).after_answer(averaging, took.as_secs_f64(), now_ms).to_bits();
-            match self.ewma.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return,
-                Err(now) => before = now,
+    /// Takes a sample into the average.
+    fn sample(&self, after: impl Fn(Ewma) -> Ewma) {
+        let next = |bits| Some(after(Ewma::from_bits(bits)).to_bits());
+        self.ewma.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_default();
+    }
+
+    /// For how many ms nothing came, if something is awaited. `now_ms` is on the clock of the averages.
+    pub(super) fn unanswered_ms(&self, now_ms: u32) -> Option<u32> {
+        if self.in_flight() == 0 {
+            return None;
+        }
+        let since = self.awaited_since.load(Ordering::Relaxed);
+        let passed = now_ms.wrapping_sub(since);
+        // Another worker may have been a moment later.
+        (passed <= u32::MAX / 2).then_some(passed)
+    }
+
+    /// Notes whether it is in service, and since when if it was not before.
+    pub(super) fn note_service(&self, entered: Option<Entered>) {
+        match entered {
+            None => self.entered.store(OUT_OF_SERVICE, Ordering::Relaxed),
+            Some(entered) => {
+                let entered = match entered {
+                    Entered::Warm => WARM,
+                    Entered::At(at) => clock::micros(at).saturating_add(WARM + 1),
+                };
+                // Where it was in service, that counts.
+                self.entered
+                    .compare_exchange(OUT_OF_SERVICE, entered, Ordering::Relaxed, Ordering::Relaxed)
+                    .unwrap_or_default();
             }
         }
     }
 
+    /// When it came into service; `None` where it is not, or was from the first.
+    pub(super) fn entered(&self) -> Option<Instant> {
+        let entered = self.entered.load(Ordering::Relaxed).checked_sub(WARM + 1)?;
+        Some(clock::instant(entered))
+    }
+
+    /// What its target's tags say of it.
+    pub(super) fn set_state(&self, state: TargetState) {
+        self.is_leaving.store(state != TargetState::Ready, Ordering::Relaxed);
+    }
+
+    /// Whether it gets no requests any more: then its connections are not kept.
+    pub fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
+    }
+
+    /// Counts failures for outlier detection, or does not; see [`Tally::watch`].
+    pub(super) fn watch(&self, limits: Option<(u32, u32)>) {
+        self.tally.watch(limits);
+    }
+
+    /// What outlier detection counted.
+    pub(super) const fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Whether outlier detection took it out.
+    pub fn is_ejected(&self) -> bool {
+        self.health.load(Ordering::Relaxed) & Health::EJECTED != 0
+    }
+
+    /// Takes it out, for outlier detection.
+    pub(super) fn eject(&self) {
+        self.health.fetch_or(Health::EJECTED, Ordering::Relaxed);
+    }
+
+    /// Lets it in again, with all that outlier detection knows of it forgotten.
+    pub(super) fn uneject(&self) {
+        self.tally.clear();
+        self.health.fetch_and(!Health::EJECTED, Ordering::Relaxed);
+    }
+
     /// Whether traffic may go there.
     pub fn is_available(&self) -> bool {
-        Health::state_of(self.health.load(Ordering::Relaxed)).is_available()
+        Health::is_open(self.health.load(Ordering::Relaxed))
     }
 
     /// State and counters.
@@ -149,7 +245,8 @@ impl Target {
             self.checks.store(checks);
             self.health.fetch_and(!Health::UNCHECKED, Ordering::Relaxed);
         } else {
-            self.health.store(Health::UNCHECKED, Ordering::Relaxed);
+            let unchecked = |bits| Some(Health::UNCHECKED | bits & Health::EJECTED);
+            self.health.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unchecked).unwrap_or_default();
             self.checks.store(None);
         }
     }
@@ -160,6 +257,11 @@ impl Target {
     }
 
     fn observe(&self, outcome: Outcome) {
+        if self.tally.add(outcome) == Tallied::Suspect
+            && let Some(bell) = &self.bell
+        {
+            bell.ring_suspect();
+        }
         // Cheaper than a look at the checks, and true of most targets.
         if Health::is_unchecked(self.health.load(Ordering::Relaxed)) {
             return;
@@ -178,15 +280,15 @@ impl Target {
             if Health::is_unchecked(before) {
                 return;
             }
-            let after = next(Health::from_bits(before)).to_bits();
+            let after = next(Health::from_bits(before)).to_bits() | before & Health::EJECTED;
             if after == before {
                 return;
             }
             match self.health.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
                 Err(now) => before = now,
                 Ok(_) => {
-                    let is_available = Health::state_of(after).is_available();
-                    if is_available != Health::state_of(before).is_available()
+                    let is_available = Health::is_open(after);
+                    if is_available != Health::is_open(before)
                         && let Some(bell) = &self.bell
                     {
                         bell.ring(is_available);
@@ -198,28 +300,63 @@ impl Target {
     }
 }
 
+/// How an address comes into service.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Entered {
+    /// With all the others, at the first load.
+    Warm,
+    /// Later.
+    At(Instant),
+}
+
+const OUT_OF_SERVICE: u64 = 0;
+const WARM: u64 = 1;
+
 /// One request's hold on one target, released when its response body ends.
 #[derive(Debug)]
 pub struct Lease {
     target: Arc<Target>,
-    /// How the algorithm that chose it wants answer times averaged, if it does.
+    /// What the algorithm that chose it wants of answer times.
     averaging: Option<Averaging>,
+    /// Makes room at the upstream when it goes.
+    passage: Option<Passage>,
+    /// The client is to be told of its session.
+    sticky: Option<Arc<Sticky>>,
 }
 
 impl Lease {
-    /// The hold of a pick in `turn` by `balancer`.
-    pub(super) fn new(target: Arc<Target>, balancer: &Balancer, turn: u64) -> Self {
-        target.in_flight.fetch_add(1, Ordering::Relaxed);
-        if balancer.compares_turns() {
-            target.last_turn.store(turn, Ordering::Relaxed);
+    /// The hold on a target whose room was taken.
+    pub(super) fn new(
+        target: Arc<Target>,
+        passage: Option<Passage>,
+        averaging: Option<Averaging>,
+        picked: Picked,
+        sticky: Option<&Arc<Sticky>>,
+    ) -> Self {
+        if picked.turn > 0 {
+            target.last_turn.store(picked.turn, Ordering::Relaxed);
         }
-        Self { target, averaging: balancer.averaging() }
+        if averaging == Some(Averaging::Peak) && target.in_flight() == 1 {
+            target.awaited_since.store(clock::millis(picked.now), Ordering::Relaxed);
+        }
+        Self { target, averaging, passage, sticky: sticky.cloned() }
     }
 
     /// A response head came at `now`, this long after the pick.
     pub fn answered(&self, took: Duration, now: Instant) {
-        if let Some(averaging) = self.averaging {
-            self.target.answered(averaging, took, clock::millis(now));
+        let now_ms = clock::millis(now);
+        let Some(averaging) = self.averaging else { return };
+        if averaging == Averaging::Peak {
+            self.target.awaited_since.store(now_ms, Ordering::Relaxed);
+        }
+        self.target.sample(|ewma| ewma.after_answer(averaging, took.as_secs_f64(), now_ms));
+    }
+
+    /// The attempt failed at `now`, this long after the pick.
+    pub fn failed(&self, took: Duration, now: Instant) {
+        if self.averaging == Some(Averaging::Peak) {
+            let now_ms = clock::millis(now);
+            self.target.sample(|ewma| ewma.after_failure(took.as_secs_f64(), now_ms));
         }
     }
 
@@ -233,8 +370,18 @@ impl Lease {
         &self.target.host
     }
 
-    /// Says what happened, once an attempt: feeds passive checks. Not to be called for an attempt that failed
-    /// on a pooled connection before a byte of a response was read, which says nothing of the target's
+    /// Whether the target gets no requests any more.
+    pub fn is_leaving(&self) -> bool {
+        self.target.is_leaving()
+    }
+
+    /// The session that the client is to be given, and the id that it has for the target.
+    pub fn new_session(&self) -> Option<(&Sticky, u64)> {
+        self.sticky.as_deref().map(|sticky| (sticky, self.target.session_id()))
+    }
+
+    /// Says what happened, once an attempt: feeds passive checks and outlier detection. Not to be called for an attempt
+    /// that failed on a pooled connection before a byte of a response was read, which says nothing of the target's
     /// health, nor for one that the client broke off.
     pub fn observe(&self, outcome: Outcome) {
         self.target.observe(outcome);
@@ -243,7 +390,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.target.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.target.give_back();
+        // Afterwards: who is woken by it looks at the target's room.
+        drop(self.passage.take());
     }
 }
 

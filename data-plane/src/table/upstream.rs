@@ -1,16 +1,19 @@
 //! One upstream: its members behind a swap of their own.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::clock;
+use super::gate::Gate;
 use super::members::{Members, Readiness};
+use super::policy::Sticky;
+use super::serving::{Cursor, Picking, Serving};
 use super::target::{Lease, Target};
-use crate::balancer::{Algorithm, Ask, Ewma, HashInput, Live};
+use crate::balancer::{Algorithm, Ask, HashInput};
 
 /// One upstream cell.
 #[derive(Debug)]
@@ -21,44 +24,50 @@ pub struct Upstream {
     pub host_header: Option<Box<str>>,
     members: ArcSwap<Members>,
     cursor: Cursor,
+    /// Shared with the cells before and after this one.
+    gate: Arc<Gate>,
     changed: Notify,
 }
 
-/// Written by every pick of every worker: on a cache line of its own.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Cursor(AtomicU64);
+/// What a pick may want to know of its request.
+pub trait Seeker {
+    /// Hashes the request by an input or, where it lacks that, the one to fall back on. Asked at most once a request.
+    fn hash(&mut self, hash_on: &HashInput, fallback: &HashInput) -> u32;
 
-/// What the balancer sees of those that serve.
-struct Serving<'a>(&'a [Arc<Target>]);
+    /// The id of the target that the request's session is with.
+    fn session(&mut self, sticky: &Sticky) -> Option<u64>;
+}
 
-impl Live for Serving<'_> {
-    fn in_flight(&self, place: usize) -> u32 {
-        self.0.get(place).map_or(0, |target| target.in_flight())
+/// A request without a session, of which only the hash may be wanted.
+impl<F: FnMut(&HashInput, &HashInput) -> u32> Seeker for F {
+    fn hash(&mut self, hash_on: &HashInput, fallback: &HashInput) -> u32 {
+        self(hash_on, fallback)
     }
 
-    fn last_turn(&self, place: usize) -> u64 {
-        self.0.get(place).map_or(0, |target| target.last_turn())
-    }
-
-    fn ewma(&self, place: usize) -> Ewma {
-        self.0.get(place).map_or_else(Ewma::default, |target| target.ewma())
-    }
-
-    fn oldest_ms(&self, _place: usize) -> Option<u32> {
-        // Leases are counted, not dated.
+    fn session(&mut self, _: &Sticky) -> Option<u64> {
         None
     }
+}
+
+/// Whether a request may be picked for while others wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It has not waited: those that do go first.
+    Arrived,
+    /// It has waited, and its turn has come.
+    Waited,
 }
 
 /// Targets that a request remembers without allocating.
 const TRIED_INLINE: usize = 6;
 
-/// The targets that a request has tried, and what it is hashed by.
+/// The targets that a request has tried, and what it asks for.
 #[derive(Debug, Default)]
 pub struct Tried {
     /// Computed at the first pick that wants it; the same for all that follow.
     key: Option<u32>,
+    /// The session's target, once it was looked for.
+    session: Option<Option<u64>>,
     first: [u64; TRIED_INLINE],
     count: usize,
     more: Vec<u64>,
@@ -80,6 +89,10 @@ impl Tried {
             }
             None => self.more.push(target.serial()),
         }
+    }
+
+    fn session(&mut self, find: impl FnOnce() -> Option<u64>) -> Option<u64> {
+        *self.session.get_or_insert_with(find)
     }
 
     const fn is_empty(&self) -> bool {
@@ -112,6 +125,9 @@ pub enum PickError {
     /// A look-up is under way and has no answer yet: wait for [`Upstream::resolved`], then pick again.
     #[error("name not resolved yet")]
     Pending,
+    /// All that could be picked have as much as they may have: take a place in [`Upstream::gate`]'s queue.
+    #[error("all targets are at their limit")]
+    Saturated,
 }
 
 impl Upstream {
@@ -125,58 +141,146 @@ impl Upstream {
         host_header: Option<Box<str>>,
         members: Members,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            name,
-            host_header,
-            members: ArcSwap::from_pointee(members),
-            cursor: Cursor::default(),
-            changed: Notify::new(),
-        })
+        Arc::new(Self::of(name, host_header, members, Arc::default()))
+    }
+
+    fn of(
+        name: Option<Box<str>>,
+        host_header: Option<Box<str>>,
+        members: Members,
+        gate: Arc<Gate>,
+    ) -> Self {
+        let members = ArcSwap::from_pointee(members);
+        Self { name, host_header, members, cursor: Cursor::default(), gate, changed: Notify::new() }
+    }
+
+    /// A cell that takes the place of `before`: it goes on in its turn, and with its counts.
+    pub(super) fn after(
+        before: &Self,
+        name: Option<Box<str>>,
+        host_header: Option<Box<str>>,
+        members: Members,
+    ) -> Arc<Self> {
+        let cell = Self::of(name, host_header, members, Arc::clone(&before.gate));
+        cell.cursor.continue_from(&before.cursor);
+        Arc::new(cell)
     }
 
     /// Chooses a target; prefers one that is not in `tried`, and adds the choice to it. When all that are
-    /// available were tried, `tried` starts over. `key` hashes the request by an input or the one it falls back on;
-    /// it is called at most once a request, and only if the algorithm wants it.
+    /// available were tried, `tried` starts over.
     ///
     /// # Errors
-    /// When there is nobody to send to.
+    /// When there is nobody to send to, or not now.
     pub fn pick(
         &self,
         tried: &mut Tried,
         now: Instant,
-        key: impl FnOnce(&HashInput, &HashInput) -> u32,
+        turn: Turn,
+        seeker: &mut impl Seeker,
     ) -> Result<Lease, PickError> {
         let members = self.members.load();
-        let balancer = match members.readiness() {
-            Readiness::Serving(balancer) => balancer,
+        let serving = match members.readiness() {
+            Readiness::Serving(serving) => serving,
             Readiness::Refused(error) => return Err(error.clone()),
-            Readiness::Moved(upstream) => return upstream.pick(tried, now, key),
+            Readiness::Moved(upstream) => return upstream.pick(tried, now, turn, seeker),
         };
-        let key = match members.algorithm() {
+        let policy = members.policy();
+        if turn == Turn::Arrived && policy.limits.is_on() && self.gate.pending() > 0 {
+            return Err(PickError::Saturated);
+        }
+        if let Some(sticky) = &policy.sticky
+            && let Some(session) = tried.session(|| seeker.session(sticky))
+        {
+            let room = policy.limits.target_requests.map(NonZeroU32::get);
+            match members.session(session).filter(|target| target.is_available() && !tried.contains(target)) {
+                Some(target) if target.take(room) => {
+                    return self.lease(&members, target, tried, Picked { turn: 0, now, starts_session: false });
+                }
+                Some(_) if sticky.is_strict => return Err(PickError::Saturated),
+                None if sticky.is_strict => return Err(PickError::NoPeer),
+                Some(_) | None => {}
+            }
+        }
+        let (turn, key) = match members.algorithm() {
+            // A turn that nobody looks at need not be taken from all workers' one counter.
             Algorithm::ConsistentHashing { hash_on, fallback, .. } => {
-                *tried.key.get_or_insert_with(|| key(hash_on, fallback))
+                (0, *tried.key.get_or_insert_with(|| seeker.hash(hash_on, fallback)))
             }
             Algorithm::RoundRobin
             | Algorithm::LeastConnections
             | Algorithm::Latency
-            | Algorithm::PeakEwma => 0,
+            | Algorithm::PeakEwma => (self.cursor.next(), 0),
         };
-        let now_ms = balancer.averaging().map_or(0, |_| clock::millis(now));
-        // 0 stands for no turn at all.
-        let turn = self.cursor.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        let ask = Ask { turn, key, now_ms };
-        let serving = members.serving();
-        let is_open = |place: usize| serving.get(place).is_some_and(|target| target.is_available());
-        let is_new = |place: usize| serving.get(place).is_some_and(|target| !tried.contains(target));
-        let live = Serving(serving);
-        let mut chosen = balancer.pick(ask, &live, |place| is_open(place) && is_new(place));
-        if chosen.is_none() && !tried.is_empty() {
-            tried.forget();
-            chosen = balancer.pick(ask, &live, is_open);
-        }
-        let target = chosen.and_then(|place| serving.get(place)).ok_or(PickError::NoPeer)?;
+        let now_ms = if members.algorithm().averaging().is_some() { clock::millis(now) } else { 0 };
+        let target = self.choose(&members, serving, tried, Ask { turn, key, now_ms })?;
+        let turn = if members.algorithm().compares_turns() { turn } else { 0 };
+        self.lease(&members, &target, tried, Picked { turn, now, starts_session: true })
+    }
+
+    /// The hold on a target whose room was taken.
+    fn lease(
+        &self,
+        members: &Members,
+        target: &Arc<Target>,
+        tried: &mut Tried,
+        picked: Picked,
+    ) -> Result<Lease, PickError> {
+        let policy = members.policy();
+        let passage = if policy.counts_requests() {
+            let most = policy.limits.upstream_requests.map(NonZeroU32::get);
+            // After the target's room, and given back without waking anybody: two that wait and find nothing would wake
+            // each other for ever.
+            let Some(passage) = self.gate.enter(most) else {
+                target.give_back();
+                return Err(PickError::Saturated);
+            };
+            Some(passage)
+        } else {
+            None
+        };
         tried.add(target);
-        Ok(Lease::new(Arc::clone(target), balancer, turn))
+        let sticky = policy.sticky.as_ref().filter(|_| picked.starts_session);
+        Ok(Lease::new(Arc::clone(target), passage, members.algorithm().averaging(), picked, sticky))
+    }
+
+    /// Chooses among those that serve, and counts the request at whom it chose.
+    fn choose(
+        &self,
+        members: &Members,
+        serving: &Serving,
+        tried: &mut Tried,
+        ask: Ask,
+    ) -> Result<Arc<Target>, PickError> {
+        let room = members.policy().limits.target_requests.map(NonZeroU32::get);
+        let picking = Picking { ask, room, gate: &self.gate };
+        // Turns one after the other are spread over all numbers evenly, whatever the shares.
+        let random = match members.algorithm() {
+            Algorithm::ConsistentHashing { .. } => ask.key,
+            Algorithm::RoundRobin
+            | Algorithm::LeastConnections
+            | Algorithm::Latency
+            | Algorithm::PeakEwma => spread(ask.turn),
+        };
+        // Between the look at the room and its taking others may have been faster, which is rare.
+        for _ in 0..TAKES_MAX {
+            let mut chosen = serving.pick(picking, random, |target| !tried.contains(target));
+            if chosen.is_none() && !tried.is_empty() {
+                tried.forget();
+                chosen = serving.pick(picking, random, |_| true);
+            }
+            match chosen {
+                Some(target) if target.take(room) => return Ok(Arc::clone(target)),
+                Some(_) => {}
+                None if room.is_some() && serving.has_open() => return Err(PickError::Saturated),
+                None => return Err(PickError::NoPeer),
+            }
+        }
+        Err(PickError::Saturated)
+    }
+
+    /// What it has under way and waiting.
+    pub const fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// Waits until a pick no longer gives [`PickError::Pending`]; returns at once if it does not now.
@@ -204,11 +308,27 @@ impl Upstream {
     pub(super) fn store(&self, members: Members) -> Arc<Members> {
         let before = self.members.swap(Arc::new(members));
         self.changed.notify_waiters();
+        // There may be more room.
+        self.gate.look_again();
         before
     }
+}
 
-    /// Goes on in the turn of the cell that this one replaces.
-    pub(super) fn continue_from(&self, before: &Self) {
-        self.cursor.0.store(before.cursor.0.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
+/// How a target was picked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Picked {
+    /// 0: by no turn.
+    pub(super) turn: u64,
+    pub(super) now: Instant,
+    /// Whether the client is to be told whom it has a session with.
+    pub(super) starts_session: bool,
+}
+
+/// Tries to take room at a target that had some.
+const TAKES_MAX: u32 = 8;
+
+/// A number whose sequence over turns is spread evenly over all of its range: Weyl's, by the golden ratio.
+const fn spread(turn: u64) -> u32 {
+    let [_, _, _, _, a, b, c, d] = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use equipoise_proto::{
     self as proto, EntityKind, HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern,
-    TargetAddress, entity_id, v1,
+    TargetAddress, entity_id, placement::Placement, v1,
 };
 use uuid::Uuid;
 
@@ -74,13 +74,8 @@ pub struct Target {
     pub(crate) host: Host,
     pub(crate) port: u16,
     pub(crate) weight: u16,
+    pub(crate) placement: Arc<Placement>,
     pub(crate) created_at_ms: i64,
-}
-
-/// What an upstream asks for beyond the reference.
-#[derive(Debug)]
-pub struct Policy {
-    pub(super) digest: Digest,
 }
 
 /// Whom a target or a service names.
@@ -113,7 +108,7 @@ impl Reading {
         CompileError { kind: self.kind, id: self.id, field, reason: reason.to_string().into() }
     }
 
-    fn decode<M: prost::Message + Default>(&self, wire: &Bytes) -> Result<M, CompileError> {
+    pub(super) fn decode<M: prost::Message + Default>(&self, wire: &Bytes) -> Result<M, CompileError> {
         M::decode(wire.clone()).map_err(|error| self.error("", error))
     }
 
@@ -227,7 +222,12 @@ impl Reading {
             name: read.name.into(),
             host_header: read.host_header.filter(|header| !header.is_empty()).map(Into::into),
             uses_srv_name: read.use_srv_name,
-            terms: Terms { checks: checks.map(Arc::new), threshold_percent, algorithm: Arc::new(algorithm) },
+            terms: Terms {
+                checks: checks.map(Arc::new),
+                threshold_percent,
+                algorithm: Arc::new(algorithm),
+                policy: Arc::default(),
+            },
         })
     }
 
@@ -241,18 +241,11 @@ impl Reading {
             host: Host::from(address.host()),
             port: address.port(),
             weight: self.u16("weight", read.weight)?,
+            // Control planes refuse such tags. One that was stored before they did must not hold all config up.
+            placement: Placement::from_tags(read.tags.iter().map(String::as_str)).unwrap_or_default().into(),
             created_at_ms: read.created_at_ms,
             label: read.target.into(),
         })
-    }
-
-    pub(super) fn policy(&self, wire: &Bytes) -> Result<Policy, CompileError> {
-        let read: v1::Policy = self.decode(wire)?;
-        let upstream = entity_id(&read.upstream).map_err(|error| self.error("upstream", error))?;
-        if upstream != self.id {
-            return Err(self.error("upstream", "not the one whose id it has"));
-        }
-        Ok(Policy { digest: digest(wire) })
     }
 }
 
@@ -272,7 +265,7 @@ fn hash_input(read: Option<v1::HashInput>) -> HashInput {
     }
 }
 
-fn digest(wire: &Bytes) -> Digest {
+pub(super) fn digest(wire: &Bytes) -> Digest {
     *blake3::hash(wire).as_bytes()
 }
 

@@ -7,8 +7,8 @@ use equipoise_proto::{EntityKind, v1};
 use imbl::{HashMap, OrdSet};
 use uuid::Uuid;
 
-use super::entity::{Host, Policy, Reading, Route, Service, Target, Upstream};
-use super::{CellKey, CellSpec, CompileError, Dirty, Entity};
+use super::entity::{Host, Reading, Route, Service, Target, Upstream};
+use super::{CellKey, CellSpec, CompileError, Dirty, Entity, Policy};
 
 type Map<K, V> = HashMap<K, V>;
 
@@ -106,7 +106,11 @@ impl State {
                 let upstream = self.upstreams.get(id)?;
                 let targets = self.targets_by_upstream.get(id).into_iter().flatten();
                 let targets = targets.filter_map(|(_, id)| Some((*id, Arc::clone(self.targets.get(id)?))));
-                Some(CellSpec::Upstream(Arc::clone(upstream), targets.collect()))
+                Some(CellSpec::Upstream {
+                    upstream: Arc::clone(upstream),
+                    targets: targets.collect(),
+                    policy: self.policies.get(id).cloned(),
+                })
             }
             CellKey::Implicit { host, port } => {
                 let named = self.services_by_host.get(host).into_iter().flatten();

@@ -1,0 +1,256 @@
+//! An upstream's policy, from the wire.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use equipoise_proto::{entity_id, v1};
+
+use super::super::members::Terms;
+use super::super::policy::{
+    self, Hedging, Limits, Locality, LocalityMode, Panic, PanicMode, RetryOn, RetryPolicy, Secure, Sticky,
+};
+use super::CompileError;
+use super::entity::{Digest, Reading, digest};
+use crate::balancer::{Algorithm, LoadFactor, RetryBudget, Secret, SlowStart};
+use crate::health::outlier;
+
+/// What an upstream asks for beyond the reference.
+#[derive(Debug)]
+pub struct Policy {
+    pub(super) digest: Digest,
+    policy: Arc<policy::Policy>,
+    overrides_algorithm: bool,
+    load_factor: Option<LoadFactor>,
+}
+
+impl Policy {
+    /// What its upstream asks for, with this.
+    pub(super) fn apply(&self, terms: &Terms) -> Terms {
+        let algorithm = match (&*terms.algorithm, self.load_factor) {
+            _ if self.overrides_algorithm => Algorithm::PeakEwma.into(),
+            (Algorithm::ConsistentHashing { slots, hash_on, fallback, .. }, Some(factor)) => {
+                Algorithm::ConsistentHashing {
+                    slots: *slots,
+                    hash_on: hash_on.clone(),
+                    fallback: fallback.clone(),
+                    load_factor: Some(factor),
+                }
+                .into()
+            }
+            _ => Arc::clone(&terms.algorithm),
+        };
+        Terms { algorithm, policy: Arc::clone(&self.policy), ..terms.clone() }
+    }
+}
+
+impl Reading {
+    pub(super) fn policy(&self, wire: &Bytes) -> Result<Policy, CompileError> {
+        let read: v1::Policy = self.decode(wire)?;
+        let upstream = entity_id(&read.upstream).map_err(|error| self.error("upstream", error))?;
+        if upstream != self.id {
+            return Err(self.error("upstream", "not the one whose id it has"));
+        }
+        let (overrides_algorithm, is_sticky) = match v1::policy::Algorithm::try_from(read.algorithm) {
+            Ok(v1::policy::Algorithm::AsUpstream) => (false, false),
+            Ok(v1::policy::Algorithm::PeakEwma) => (true, false),
+            Ok(v1::policy::Algorithm::StickySessions) => (false, true),
+            Err(_) => return Err(self.error("algorithm", "unknown to this node")),
+        };
+        let sticky = match read.sticky.filter(|_| is_sticky) {
+            Some(sticky) => Some(Arc::new(self.sticky(&sticky)?)),
+            None if is_sticky => return Err(self.error("sticky", "missing")),
+            None => None,
+        };
+        let load_factor = match read.hash_balance_factor {
+            0.0 => None,
+            factor => {
+                let factor = LoadFactor::new(factor);
+                Some(factor.ok_or_else(|| self.error("hash_balance_factor", "below 1"))?)
+            }
+        };
+        let panic = Panic {
+            threshold_percent: self.percent("panic_threshold", read.panic_threshold_percent)?,
+            mode: if read.panic_fails { PanicMode::Fail } else { PanicMode::All },
+        };
+        let policy = policy::Policy {
+            locality: self.locality(read.locality.unwrap_or_default())?,
+            panic,
+            outliers: read.outlier_detection.map(|read| self.outliers(&read)).transpose()?,
+            slow_start: read.slow_start.map(|read| self.slow_start(&read)).transpose()?,
+            limits: read.limits.map_or_else(Limits::default, |read| limits(&read)),
+            retry: self.retry(&read.retry.unwrap_or_default())?,
+            hedging: read.hedging.map(|read| Hedging { delay: duration(read.delay_ms) }),
+            sticky,
+            is_load_bounded: load_factor.is_some(),
+            subset_size: NonZeroU32::new(read.subset_size),
+        };
+        Ok(Policy { digest: digest(wire), policy: policy.into(), overrides_algorithm, load_factor })
+    }
+
+    fn percent(&self, field: &'static str, value: f64) -> Result<f64, CompileError> {
+        if (0.0..=100.0).contains(&value) { Ok(value) } else { Err(self.error(field, "not a percentage")) }
+    }
+
+    fn sticky(&self, read: &v1::StickySessions) -> Result<Sticky, CompileError> {
+        let secret = <[u8; 32]>::try_from(&*read.secret);
+        let secret = secret.map_err(|_| self.error("sticky.secret", "not 32 bytes"))?;
+        // They go into a header as they are.
+        let is_plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';');
+        if !is_plain(&read.cookie_name) || read.cookie_name.contains(['=', ',', '"']) {
+            return Err(self.error("sticky.cookie.name", "not a cookie's name"));
+        }
+        if !is_plain(&read.cookie_path) {
+            return Err(self.error("sticky.cookie.path", "not a cookie's path"));
+        }
+        let http_only = if read.http_only { "; HttpOnly" } else { "" };
+        let same_site = match read.same_site() {
+            v1::sticky_sessions::SameSite::Lax => "Lax",
+            v1::sticky_sessions::SameSite::Strict => "Strict",
+            v1::sticky_sessions::SameSite::None => "None",
+        };
+        Ok(Sticky {
+            upstream: self.id,
+            name: read.cookie_name.as_str().into(),
+            attributes: format!("; Path={}{http_only}; SameSite={same_site}", read.cookie_path).into(),
+            ttl: duration(read.ttl_ms),
+            secure: match read.secure() {
+                v1::sticky_sessions::Secure::Auto => Secure::Auto,
+                v1::sticky_sessions::Secure::Always => Secure::Always,
+                v1::sticky_sessions::Secure::Never => Secure::Never,
+            },
+            hides: read.hide,
+            is_strict: read.strict,
+            secret: Secret::new(secret),
+        })
+    }
+
+    fn locality(&self, read: v1::Locality) -> Result<Locality, CompileError> {
+        let mode = match v1::locality::Mode::try_from(read.mode) {
+            Ok(v1::locality::Mode::Off) => LocalityMode::Off,
+            Ok(v1::locality::Mode::Failover) => LocalityMode::Failover,
+            Ok(v1::locality::Mode::ZoneAware) => LocalityMode::ZoneAware {
+                addresses_min: read.min_cluster_size,
+                node_shares: self.zones("locality.node_shares", read.node_shares)?,
+            },
+            Ok(v1::locality::Mode::Weighted) => {
+                LocalityMode::Weighted(self.zones("locality.zone_weights", read.zone_weights)?)
+            }
+            Err(_) => return Err(self.error("locality.mode", "unknown to this node")),
+        };
+        let overprovisioning = match read.overprovisioning_factor {
+            0.0 => Locality::default().overprovisioning,
+            factor if factor.is_finite() && factor >= 1.0 => factor,
+            _ => return Err(self.error("locality.overprovisioning_factor", "below 1")),
+        };
+        Ok(Locality { mode, overprovisioning, failback_hold: duration(read.failback_hold_ms) })
+    }
+
+    fn zones<C: FromIterator<(Box<str>, f64)>>(
+        &self,
+        field: &'static str,
+        read: impl IntoIterator<Item = (String, f64)>,
+    ) -> Result<C, CompileError> {
+        let zone = |(zone, weight): (String, f64)| {
+            if weight.is_finite() && weight >= 0.0 {
+                Ok((zone.into(), weight))
+            } else {
+                Err(self.error(field, "not a weight"))
+            }
+        };
+        read.into_iter().map(zone).collect()
+    }
+
+    fn slow_start(&self, read: &v1::SlowStart) -> Result<SlowStart, CompileError> {
+        if !(read.aggression.is_finite() && read.aggression > 0.0) {
+            return Err(self.error("slow_start.aggression", "not above 0"));
+        }
+        Ok(SlowStart {
+            window: Duration::from_millis(read.window_ms),
+            aggression: read.aggression,
+            min_weight_percent: self.percent("slow_start.min_weight_percent", read.min_weight_percent)?,
+        })
+    }
+
+    fn retry(&self, read: &v1::RetryPolicy) -> Result<RetryPolicy, CompileError> {
+        let budget = match &read.budget {
+            None => None,
+            Some(budget) => Some(RetryBudget {
+                min_concurrency: budget.min_concurrency,
+                percent: self.percent("retry.budget.percent", budget.percent)?,
+            }),
+        };
+        let conditions = if read.has_conditions { Some(self.conditions(&read.retry_on)?) } else { None };
+        Ok(RetryPolicy {
+            budget,
+            conditions,
+            backoff: duration(read.backoff_ms),
+            per_try_timeout: duration(read.per_try_timeout_ms),
+        })
+    }
+
+    fn conditions(&self, read: &[i32]) -> Result<RetryOn, CompileError> {
+        let mut conditions = RetryOn::default();
+        for condition in read {
+            let named = match v1::RetryOn::try_from(*condition) {
+                Ok(v1::RetryOn::ConnectFailure) => &mut conditions.connect_failure,
+                Ok(v1::RetryOn::Reset) => &mut conditions.reset,
+                Ok(v1::RetryOn::Timeout) => &mut conditions.timeout,
+                Ok(v1::RetryOn::RetryOn429) => &mut conditions.too_many_requests,
+                Ok(v1::RetryOn::RetryOn502) => &mut conditions.bad_gateway,
+                Ok(v1::RetryOn::RetryOn503) => &mut conditions.unavailable,
+                Ok(v1::RetryOn::RetryOn504) => &mut conditions.gateway_timeout,
+                Err(_) => return Err(self.error("retry.retry_on", "unknown to this node")),
+            };
+            *named = true;
+        }
+        Ok(conditions)
+    }
+
+    fn outliers(&self, read: &v1::OutlierDetection) -> Result<outlier::Settings, CompileError> {
+        if read.interval_ms == 0 {
+            return Err(self.error("outlier_detection.interval", "0"));
+        }
+        if !(read.success_rate_stdev_factor.is_finite() && read.success_rate_stdev_factor >= 0.0) {
+            return Err(self.error("outlier_detection.success_rate_stdev_factor", "not a factor"));
+        }
+        Ok(outlier::Settings {
+            consecutive_5xx: read.consecutive_5xx,
+            enforcing_consecutive_5xx: read.enforcing_consecutive_5xx,
+            consecutive_gateway: read.consecutive_gateway,
+            enforcing_consecutive_gateway: read.enforcing_consecutive_gateway,
+            interval: Duration::from_millis(read.interval_ms),
+            base_ejection: Duration::from_millis(read.base_ejection_ms),
+            max_ejection: Duration::from_millis(read.max_ejection_ms),
+            ejection_jitter: Duration::from_millis(read.ejection_jitter_ms),
+            max_ejection_percent: self
+                .percent("outlier_detection.max_ejection_percent", read.max_ejection_percent)?,
+            success_rate_min_hosts: read.success_rate_min_hosts,
+            success_rate_min_volume: read.success_rate_min_volume,
+            success_rate_stdev_factor: read.success_rate_stdev_factor,
+            enforcing_success_rate: read.enforcing_success_rate,
+            failure_percent_threshold: self
+                .percent("outlier_detection.failure_percent_threshold", read.failure_percent_threshold)?,
+            failure_percent_min_hosts: read.failure_percent_min_hosts,
+            failure_percent_min_volume: read.failure_percent_min_volume,
+            enforcing_failure_percent: read.enforcing_failure_percent,
+            successful_check_uneject: read.successful_check_uneject,
+        })
+    }
+}
+
+fn limits(read: &v1::Limits) -> Limits {
+    let of_target = [read.max_requests, read.max_connections].into_iter().filter_map(NonZeroU32::new).min();
+    Limits {
+        target_requests: of_target,
+        upstream_requests: NonZeroU32::new(read.upstream_max_requests),
+        pending_max: read.max_pending,
+        queue_timeout: Duration::from_millis(read.queue_timeout_ms),
+    }
+}
+
+/// 0 means that there is none.
+fn duration(millis: u64) -> Option<Duration> {
+    (millis > 0).then(|| Duration::from_millis(millis))
+}

@@ -1,0 +1,131 @@
+//! How many requests an upstream has under way, waiting and repeated: what limits, the queue and the retry budget
+//! are about.
+//!
+//! One gate an upstream, which outlives its cells as its targets' states do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::sync::Notify;
+
+use crate::balancer::RetryBudget;
+
+/// Counts of one upstream.
+#[derive(Debug, Default)]
+pub struct Gate {
+    active: AtomicU32,
+    pending: AtomicU32,
+    retries: AtomicU32,
+    /// Wakes who has waited longest.
+    released: Notify,
+}
+
+impl Gate {
+    /// Requests under way.
+    pub fn active(&self) -> u32 {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Requests that wait.
+    pub fn pending(&self) -> u32 {
+        self.pending.load(Ordering::SeqCst)
+    }
+
+    /// Retries under way.
+    pub fn retries(&self) -> u32 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more, unless there are `most`.
+    pub(super) fn enter(self: &Arc<Self>, most: Option<u32>) -> Option<Passage> {
+        take_one(&self.active, most).then(|| Passage(Arc::clone(self)))
+    }
+
+    /// Takes a place in the queue, if it has one.
+    pub fn queue(self: &Arc<Self>, most: u32) -> Option<Ticket> {
+        // Ordered with the look at it by whoever leaves: either sees the other.
+        let taken = self.pending.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
+            (now < most).then(|| now.saturating_add(1))
+        });
+        taken.is_ok().then(|| Ticket(Arc::clone(self)))
+    }
+
+    /// Takes part of the retry budget, if any is left.
+    pub fn retry(self: &Arc<Self>, budget: &RetryBudget) -> Option<Retry> {
+        let under_way = self.active().saturating_add(self.pending());
+        let taken = self.retries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |retries| {
+            budget.allows(retries, under_way).then(|| retries.saturating_add(1))
+        });
+        taken.is_ok().then(|| Retry(Arc::clone(self)))
+    }
+
+    /// Lets all that wait look again.
+    pub(super) fn look_again(&self) {
+        self.released.notify_waiters();
+    }
+}
+
+/// Adds one to a counter, unless it is at `most`; exact, however many try at once.
+pub(super) fn take_one(counter: &AtomicU32, most: Option<u32>) -> bool {
+    let Some(most) = most else {
+        counter.fetch_add(1, Ordering::Relaxed);
+        return true;
+    };
+    let taken = counter
+        .fetch_update(Ordering::SeqCst, Ordering::Relaxed, |now| (now < most).then(|| now.saturating_add(1)));
+    taken.is_ok()
+}
+
+/// One request under way.
+#[derive(Debug)]
+pub(super) struct Passage(Arc<Gate>);
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::SeqCst);
+        if self.0.pending.load(Ordering::SeqCst) > 0 {
+            self.0.released.notify_one();
+        }
+    }
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub struct Ticket(Arc<Gate>);
+
+impl Ticket {
+    /// Waits until `look` finds something, which it is asked when it is this request's turn.
+    pub async fn wait<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        let mut is_woken = false;
+        loop {
+            let released = self.0.released.notified();
+            tokio::pin!(released);
+            released.as_mut().enable();
+            // Whatever was let go of before the wait began woke nobody, unless somebody waited already, who then goes
+            // first.
+            if (is_woken || self.0.pending() == 1)
+                && let Some(found) = look()
+            {
+                return found;
+            }
+            released.await;
+            is_woken = true;
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// One retry under way.
+#[derive(Debug)]
+pub struct Retry(Arc<Gate>);
+
+impl Drop for Retry {
+    fn drop(&mut self) {
+        self.0.retries.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,183 @@
+//! Who serves in an upstream: groups of targets, each with a balancer of its own.
+//!
+//! Without a policy there is one group. Priorities, zones and regions make several, of which each request draws one;
+//! the others follow, in order of preference, where that one has nobody for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::gate::Gate;
+use super::target::Target;
+use crate::balancer::{Ask, Balancer, ConsistentHashing, Draw, Ewma, Live, RoundRobin};
+
+/// All groups, best first.
+#[derive(Debug)]
+pub struct Serving {
+    groups: Box<[Group]>,
+    /// Which group a request draws; `None`: the first.
+    draw: Option<Draw>,
+}
+
+/// Number of the last turn. Written by every pick of every worker: on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Cursor(AtomicU64);
+
+impl Cursor {
+    /// The next turn; 0 stands for none at all.
+    pub(super) fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// Goes on where another one is.
+    pub(super) fn continue_from(&self, before: &Self) {
+        self.0.store(before.0.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// Targets that are alike in where they are.
+#[derive(Debug)]
+pub struct Group {
+    pub(super) balancer: Balancer,
+    /// The balancer names them by their place.
+    pub(super) targets: Box<[Arc<Target>]>,
+    /// What the balancer was made for, in the same order.
+    pub(super) weights: Box<[u16]>,
+    /// Whether too few are available for that to count.
+    pub(super) is_in_panic: bool,
+    /// Of its own, where there are several groups: each is to have its shares exact.
+    cursor: Option<Cursor>,
+    /// Whether requests that draw it are refused.
+    is_refusing: bool,
+}
+
+/// Who may be picked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Picking<'a> {
+    pub(super) ask: Ask,
+    /// Most requests under way at one target.
+    pub(super) room: Option<u32>,
+    pub(super) gate: &'a Gate,
+}
+
+impl Serving {
+    /// Of groups, which are at least one, each with its share of the requests. Where there are as many as in `before`, they
+    /// go on in their turns.
+    pub(super) fn new(mut groups: Vec<Group>, shares: &[f64], before: &[Group]) -> Self {
+        let mut draw = None;
+        if groups.len() > 1 {
+            draw = Draw::new(shares);
+            for (at, group) in groups.iter_mut().enumerate() {
+                let cursor = group.cursor.insert(Cursor::default());
+                let same = before.get(at).filter(|_| before.len() == shares.len());
+                if let Some(before) = same.and_then(|group| group.cursor.as_ref()) {
+                    cursor.continue_from(before);
+                }
+            }
+        }
+        Self { groups: groups.into(), draw }
+    }
+
+    /// All groups, best first.
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Chooses a target for which `may_take` holds, in the group that `random` draws if that has one.
+    pub(super) fn pick<'s>(
+        &'s self,
+        picking: Picking<'_>,
+        random: u32,
+        may_take: impl Fn(&Target) -> bool,
+    ) -> Option<&'s Arc<Target>> {
+        let drawn = self.draw.as_ref().map_or(0, |draw| draw.draw(random));
+        let group = self.groups.get(drawn)?;
+        if group.is_refusing {
+            return None;
+        }
+        if let Some(target) = group.pick(picking, &may_take) {
+            return Some(target);
+        }
+        let others = self.groups.iter().enumerate().filter(|(at, _)| *at != drawn);
+        let mut others = others.map(|(_, group)| group);
+        others.find_map(|group| group.pick(picking, &may_take))
+    }
+
+    /// Whether anybody could be picked, were there room.
+    pub(super) fn has_open(&self) -> bool {
+        self.groups.iter().any(|group| group.targets.iter().any(|target| group.is_open(target)))
+    }
+}
+
+impl Group {
+    pub(super) fn new(
+        balancer: Balancer,
+        targets: Box<[Arc<Target>]>,
+        weights: Box<[u16]>,
+        is_in_panic: bool,
+    ) -> Self {
+        Self { balancer, targets, weights, is_in_panic, cursor: None, is_refusing: false }
+    }
+
+    /// One whose requests are refused.
+    pub(super) fn refusing() -> Self {
+        let balancer = Balancer::RoundRobin(RoundRobin::new(&[]));
+        Self { is_refusing: true, ..Self::new(balancer, Box::default(), Box::default(), true) }
+    }
+
+    /// Whether it has exactly these targets, with these weights.
+    pub(super) fn is_of(&self, targets: &[Arc<Target>], weights: &[u16]) -> bool {
+        let is_same = |(mine, other): (&Arc<Target>, &Arc<Target>)| Arc::ptr_eq(mine, other);
+        *self.weights == *weights
+            && self.targets.len() == targets.len()
+            && self.targets.iter().zip(targets).all(is_same)
+    }
+
+    /// Its ring, if it has one.
+    pub(super) const fn ring(&self) -> Option<&Arc<ConsistentHashing>> {
+        self.balancer.ring()
+    }
+
+    fn is_open(&self, target: &Target) -> bool {
+        self.is_in_panic || target.is_available()
+    }
+
+    fn pick(&self, picking: Picking<'_>, may_take: &impl Fn(&Target) -> bool) -> Option<&Arc<Target>> {
+        let Picking { mut ask, room, gate } = picking;
+        if let Some(cursor) = &self.cursor {
+            ask.turn = cursor.next();
+        }
+        let may_take = |place: usize| {
+            self.targets.get(place).is_some_and(|target| {
+                self.is_open(target) && may_take(target) && room.is_none_or(|room| target.in_flight() < room)
+            })
+        };
+        let live = View { targets: &self.targets, now_ms: ask.now_ms, gate };
+        self.targets.get(self.balancer.pick(ask, &live, may_take)?)
+    }
+}
+
+/// What the balancer sees of those that serve.
+struct View<'a> {
+    targets: &'a [Arc<Target>],
+    now_ms: u32,
+    gate: &'a Gate,
+}
+
+impl Live for View<'_> {
+    fn in_flight(&self, place: usize) -> u32 {
+        self.targets.get(place).map_or(0, |target| target.in_flight())
+    }
+
+    fn last_turn(&self, place: usize) -> u64 {
+        self.targets.get(place).map_or(0, |target| target.last_turn())
+    }
+
+    fn ewma(&self, place: usize) -> Ewma {
+        self.targets.get(place).map_or_else(Ewma::default, |target| target.ewma())
+    }
+
+    fn oldest_ms(&self, place: usize) -> Option<u32> {
+        self.targets.get(place).and_then(|target| target.unanswered_ms(self.now_ms))
+    }
+}
