@@ -4,6 +4,7 @@
 //! what goes on (turns, requests under way, answer times) belongs to the caller, who outlives a change of members.
 
 mod algorithm;
+mod bounded;
 mod consistent_hashing;
 mod decimal;
 mod latency;
@@ -20,6 +21,7 @@ mod threshold;
 use std::sync::Arc;
 
 pub use algorithm::{Algorithm, HashInput};
+pub use bounded::{BalanceFactor, Bound};
 pub use consistent_hashing::{ConsistentHashing, POINTS_MAX, RingMember, hash};
 pub use latency::{Averaging, Ewma, Latency};
 pub use least_connections::LeastConnections;
