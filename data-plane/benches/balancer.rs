@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use equipoise_data_plane::balancer::{
-    Algorithm, Ask, Balancer, Ewma, HashInput, Latency, LeastConnections, Live, PeakEwma, RingMember,
-    RoundRobin,
+    Algorithm, Ask, BalanceFactor, Balancer, Bound, ConsistentHashing, Ewma, HashInput, Latency,
+    LeastConnections, Live, PeakEwma, RingMember, RoundRobin,
 };
 use equipoise_data_plane::table::{Target, Tried, Upstream};
 
@@ -79,6 +79,20 @@ fn picks(criterion: &mut Criterion) {
                 });
             });
         }
+        let members: Vec<_> =
+            (0..).take(size).map(|at| RingMember { address: address(at), host: "", weight: 100 }).collect();
+        let ring = ConsistentHashing::new(&members, size, 10_000);
+        // Idle members have 0 to 7 requests under way: about a third of them is full.
+        let in_flight = (0..size).map(|place| u64::from(Idle.in_flight(place))).sum();
+        let factor = BalanceFactor::new(1.25).unwrap();
+        let bound = Bound { factor, in_flight, weight: 100 * u64::try_from(size).unwrap() };
+        let mut turn = 0_u32;
+        group.bench_function(BenchmarkId::new("consistent-hashing, bounded", size), |bencher| {
+            bencher.iter(|| {
+                turn = turn.wrapping_add(1);
+                ring.pick_bounded(black_box(turn.wrapping_mul(2_654_435_761)), &bound, &Idle, |_| true)
+            });
+        });
     }
     group.finish();
     let mut group = criterion.benchmark_group("upstream_pick_and_release, 8 threads");

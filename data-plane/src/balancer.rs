@@ -4,6 +4,7 @@
 //! what goes on (turns, requests under way, answer times) belongs to the caller, who outlives a change of members.
 
 mod algorithm;
+mod bounded;
 mod consistent_hashing;
 mod decimal;
 mod latency;
@@ -11,6 +12,7 @@ mod least_connections;
 mod levels;
 mod live;
 mod peak_ewma;
+mod retry_budget;
 mod round_robin;
 mod scored;
 mod shares;
@@ -20,12 +22,14 @@ mod threshold;
 use std::sync::Arc;
 
 pub use algorithm::{Algorithm, HashInput};
+pub use bounded::{BalanceFactor, Bound};
 pub use consistent_hashing::{ConsistentHashing, POINTS_MAX, RingMember, hash};
 pub use latency::{Averaging, Ewma, Latency};
 pub use least_connections::LeastConnections;
 pub use levels::{Availability, Draw, Loads, in_panic, priority_loads, weighted_zones, zone_aware};
 pub use live::Live;
 pub use peak_ewma::PeakEwma;
+pub use retry_budget::RetryBudget;
 pub use round_robin::{RoundRobin, SEQUENCE_MAX};
 pub use scored::SCAN_MAX;
 pub use slow_start::{SlowStart, effective_weights};

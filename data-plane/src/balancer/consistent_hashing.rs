@@ -46,6 +46,8 @@ pub struct ConsistentHashing {
     starts: Box<[u32]>,
     /// Members with weight: bounds a walk.
     members: usize,
+    /// Of each member, by its place.
+    weights: Box<[u16]>,
 }
 
 /// Ordered by place, then by the rest of the hash.
@@ -93,7 +95,8 @@ impl ConsistentHashing {
         }
         starts.resize(index(places) + 1, u32::try_from(points.len()).unwrap_or(u32::MAX));
         let with_weight = members.iter().filter(|member| member.weight > 0).count();
-        Self { places, points: points.into(), starts: starts.into(), members: with_weight }
+        let weights = members.iter().map(|member| member.weight).collect();
+        Self { places, points: points.into(), starts: starts.into(), members: with_weight, weights }
     }
 
     /// The member for a key with this hash, among those for which `may_take` holds: that of the nearest point
@@ -124,6 +127,11 @@ impl ConsistentHashing {
             end = start;
         }
         None
+    }
+
+    /// Share of a member.
+    pub(super) fn weight(&self, place: usize) -> u16 {
+        self.weights.get(place).copied().unwrap_or(0)
     }
 
     fn start(&self, place: u32) -> usize {
