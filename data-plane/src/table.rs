@@ -11,12 +11,18 @@ mod clock;
 pub mod compile;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod gate;
+mod judge;
 mod live;
 mod mark;
 mod members;
+mod outliers;
 mod plan;
+mod policy;
 mod reaper;
 mod report;
+mod serving;
+mod tally;
 mod target;
 mod upstream;
 
@@ -34,13 +40,17 @@ pub use crate::health::Outcome;
 pub use active::{Active, Reader};
 pub use build::{Applied, ApplyError, Builder, Directory, Request, Seams, Updates, builder};
 pub use compile::{CellKey, CompileError, Record, Update};
+pub use gate::{Gate, Retry, Ticket};
+pub use judge::NodePlace;
 pub use live::{Answer, FORGET_AFTER, Resolved, SrvPart};
 pub use mark::{MARKS_MAX, Mark, carry_marks};
 pub use members::{Member, MemberTarget, Members, Origin, Readiness, Terms};
 pub use plan::{Names, ProbePlan, Probes};
+pub use policy::{Hedging, Limits, Policy, RetryOn, RetryPolicy, Secure, Sticky};
 pub use report::{AddressReport, AddressState, Reports, TargetReport};
+pub use serving::{Group, Serving};
 pub use target::{Lease, Target};
-pub use upstream::{PickError, Tried, Upstream};
+pub use upstream::{PickError, Seeker, Tried, Turn, Upstream};
 
 /// What a request is matched against; loaded once a request. A clone shares everything.
 #[derive(Debug, Clone, Default)]

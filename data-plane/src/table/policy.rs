@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::balancer::{RetryBudget, Secret, SlowStart};
+use crate::balancer::{BalanceFactor, RetryBudget, Secret, SlowStart};
 use crate::health::outlier;
 
 /// An upstream's policy.
@@ -31,8 +31,8 @@ pub struct Policy {
     pub hedging: Option<Hedging>,
     /// Sends a client to where it was before.
     pub sticky: Option<Arc<Sticky>>,
-    /// Whether the ring's targets have a bound to their load.
-    pub is_load_bounded: bool,
+    /// How far above its fair part of the load a target of a ring may be; `None`: as far as keys have it.
+    pub balance_factor: Option<BalanceFactor>,
     /// So many of the targets does one node use.
     pub subset_size: Option<NonZeroU32>,
 }
@@ -40,7 +40,7 @@ pub struct Policy {
 impl Policy {
     /// Whether the requests of the upstream are counted.
     pub const fn counts_requests(&self) -> bool {
-        self.limits.is_on() || self.retry.budget.is_some() || self.is_load_bounded
+        self.limits.is_on() || self.retry.budget.is_some() || self.balance_factor.is_some()
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::gate::Gate;
 use super::target::Target;
-use crate::balancer::{Ask, Balancer, ConsistentHashing, Draw, Ewma, Live, RoundRobin};
+use crate::balancer::{Ask, BalanceFactor, Balancer, Bound, ConsistentHashing, Draw, Ewma, Live, RoundRobin};
 
 /// All groups, best first.
 #[derive(Debug)]
@@ -49,6 +49,7 @@ pub struct Group {
     cursor: Option<Cursor>,
     /// Whether requests that draw it are refused.
     is_refusing: bool,
+    available_weight: u64,
 }
 
 /// Who may be picked.
@@ -57,6 +58,8 @@ pub(super) struct Picking<'a> {
     pub(super) ask: Ask,
     /// Most requests under way at one target.
     pub(super) room: Option<u32>,
+    /// Bounds the load of a ring's targets.
+    pub(super) balance_factor: Option<BalanceFactor>,
     pub(super) gate: &'a Gate,
 }
 
@@ -116,7 +119,10 @@ impl Group {
         weights: Box<[u16]>,
         is_in_panic: bool,
     ) -> Self {
-        Self { balancer, targets, weights, is_in_panic, cursor: None, is_refusing: false }
+        let counts = |target: &Target| is_in_panic || target.is_available();
+        let available = targets.iter().zip(&weights).filter(|(target, _)| counts(target));
+        let available_weight = available.map(|(_, weight)| u64::from(*weight)).sum();
+        Self { balancer, targets, weights, is_in_panic, cursor: None, is_refusing: false, available_weight }
     }
 
     /// One whose requests are refused.
@@ -143,7 +149,7 @@ impl Group {
     }
 
     fn pick(&self, picking: Picking<'_>, may_take: &impl Fn(&Target) -> bool) -> Option<&Arc<Target>> {
-        let Picking { mut ask, room, gate } = picking;
+        let Picking { mut ask, room, balance_factor, gate } = picking;
         if let Some(cursor) = &self.cursor {
             ask.turn = cursor.next();
         }
@@ -152,8 +158,15 @@ impl Group {
                 self.is_open(target) && may_take(target) && room.is_none_or(|room| target.in_flight() < room)
             })
         };
-        let live = View { targets: &self.targets, now_ms: ask.now_ms, gate };
-        self.targets.get(self.balancer.pick(ask, &live, may_take)?)
+        let live = View { targets: &self.targets, now_ms: ask.now_ms };
+        let place = match (balance_factor, &self.balancer) {
+            (Some(factor), Balancer::ConsistentHashing(ring)) => {
+                let bound = Bound { factor, in_flight: gate.active().into(), weight: self.available_weight };
+                ring.pick_bounded(ask.key, &bound, &live, may_take)
+            }
+            (_, balancer) => balancer.pick(ask, &live, may_take),
+        };
+        self.targets.get(place?)
     }
 }
 
@@ -161,7 +174,6 @@ impl Group {
 struct View<'a> {
     targets: &'a [Arc<Target>],
     now_ms: u32,
-    gate: &'a Gate,
 }
 
 impl Live for View<'_> {

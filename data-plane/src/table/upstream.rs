@@ -252,7 +252,8 @@ impl Upstream {
         ask: Ask,
     ) -> Result<Arc<Target>, PickError> {
         let room = members.policy().limits.target_requests.map(NonZeroU32::get);
-        let picking = Picking { ask, room, gate: &self.gate };
+        let balance_factor = members.policy().balance_factor;
+        let picking = Picking { ask, room, balance_factor, gate: &self.gate };
         // Turns one after the other are spread over all numbers evenly, whatever the shares.
         let random = match members.algorithm() {
             Algorithm::ConsistentHashing { .. } => ask.key,

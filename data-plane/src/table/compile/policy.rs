@@ -13,7 +13,7 @@ use super::super::policy::{
 };
 use super::CompileError;
 use super::entity::{Digest, Reading, digest};
-use crate::balancer::{Algorithm, LoadFactor, RetryBudget, Secret, SlowStart};
+use crate::balancer::{Algorithm, BalanceFactor, RetryBudget, Secret, SlowStart};
 use crate::health::outlier;
 
 /// What an upstream asks for beyond the reference.
@@ -21,26 +21,14 @@ use crate::health::outlier;
 pub struct Policy {
     pub(super) digest: Digest,
     policy: Arc<policy::Policy>,
-    overrides_algorithm: bool,
-    load_factor: Option<LoadFactor>,
+    /// In place of the upstream's.
+    algorithm: Option<Arc<Algorithm>>,
 }
 
 impl Policy {
     /// What its upstream asks for, with this.
     pub(super) fn apply(&self, terms: &Terms) -> Terms {
-        let algorithm = match (&*terms.algorithm, self.load_factor) {
-            _ if self.overrides_algorithm => Algorithm::PeakEwma.into(),
-            (Algorithm::ConsistentHashing { slots, hash_on, fallback, .. }, Some(factor)) => {
-                Algorithm::ConsistentHashing {
-                    slots: *slots,
-                    hash_on: hash_on.clone(),
-                    fallback: fallback.clone(),
-                    load_factor: Some(factor),
-                }
-                .into()
-            }
-            _ => Arc::clone(&terms.algorithm),
-        };
+        let algorithm = Arc::clone(self.algorithm.as_ref().unwrap_or(&terms.algorithm));
         Terms { algorithm, policy: Arc::clone(&self.policy), ..terms.clone() }
     }
 }
@@ -52,10 +40,10 @@ impl Reading {
         if upstream != self.id {
             return Err(self.error("upstream", "not the one whose id it has"));
         }
-        let (overrides_algorithm, is_sticky) = match v1::policy::Algorithm::try_from(read.algorithm) {
-            Ok(v1::policy::Algorithm::AsUpstream) => (false, false),
-            Ok(v1::policy::Algorithm::PeakEwma) => (true, false),
-            Ok(v1::policy::Algorithm::StickySessions) => (false, true),
+        let (algorithm, is_sticky) = match v1::policy::Algorithm::try_from(read.algorithm) {
+            Ok(v1::policy::Algorithm::AsUpstream) => (None, false),
+            Ok(v1::policy::Algorithm::PeakEwma) => (Some(Arc::new(Algorithm::PeakEwma)), false),
+            Ok(v1::policy::Algorithm::StickySessions) => (None, true),
             Err(_) => return Err(self.error("algorithm", "unknown to this node")),
         };
         let sticky = match read.sticky.filter(|_| is_sticky) {
@@ -63,10 +51,10 @@ impl Reading {
             None if is_sticky => return Err(self.error("sticky", "missing")),
             None => None,
         };
-        let load_factor = match read.hash_balance_factor {
+        let balance_factor = match read.hash_balance_factor {
             0.0 => None,
             factor => {
-                let factor = LoadFactor::new(factor);
+                let factor = BalanceFactor::new(factor);
                 Some(factor.ok_or_else(|| self.error("hash_balance_factor", "below 1"))?)
             }
         };
@@ -83,10 +71,10 @@ impl Reading {
             retry: self.retry(&read.retry.unwrap_or_default())?,
             hedging: read.hedging.map(|read| Hedging { delay: duration(read.delay_ms) }),
             sticky,
-            is_load_bounded: load_factor.is_some(),
+            balance_factor,
             subset_size: NonZeroU32::new(read.subset_size),
         };
-        Ok(Policy { digest: digest(wire), policy: policy.into(), overrides_algorithm, load_factor })
+        Ok(Policy { digest: digest(wire), policy: policy.into(), algorithm })
     }
 
     fn percent(&self, field: &'static str, value: f64) -> Result<f64, CompileError> {
