@@ -23,6 +23,7 @@ pub mod rewrite;
 mod settings;
 mod stream;
 mod timer;
+mod waiting;
 mod worker;
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub use policy::{Hedging, Limits, Policy, RetryOn, RetryPolicy, Secure, Sticky};
 pub use report::{AddressReport, AddressState, Reports, TargetReport};
 pub use serving::{Group, Serving};
 pub use target::{Lease, Target};
-pub use upstream::{PickError, Seeker, Tried, Turn, Upstream};
+pub use upstream::{Kept, PickError, Seeker, Tried, Turn, Upstream};
 
 /// What a request is matched against; loaded once a request. A clone shares everything.
 #[derive(Debug, Clone, Default)]

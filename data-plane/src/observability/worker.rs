@@ -84,6 +84,10 @@ pub struct WorkerMetrics {
     states: [Counter; 3],
     requests: Counter,
     retries: Counter,
+    retries_over_budget: Counter,
+    queued: Counter,
+    queue_full: Counter,
+    queue_timed_out: Counter,
     pool_hits: Counter,
     pool_misses: Counter,
     unmatched: Box<Shard>,
@@ -106,6 +110,10 @@ impl WorkerMetrics {
             states: Default::default(),
             requests: Counter::default(),
             retries: Counter::default(),
+            retries_over_budget: Counter::default(),
+            queued: Counter::default(),
+            queue_full: Counter::default(),
+            queue_timed_out: Counter::default(),
             pool_hits: Counter::default(),
             pool_misses: Counter::default(),
             unmatched: Box::default(),
@@ -154,6 +162,26 @@ impl WorkerMetrics {
         self.retries.add(1);
     }
 
+    /// A retry was not made for want of budget.
+    pub fn retry_over_budget(&self) {
+        self.retries_over_budget.add(1);
+    }
+
+    /// A request took a place in an upstream's queue.
+    pub fn queued(&self) {
+        self.queued.add(1);
+    }
+
+    /// A request found no place in an upstream's queue.
+    pub fn queue_full(&self) {
+        self.queue_full.add(1);
+    }
+
+    /// A request waited in an upstream's queue in vain.
+    pub fn queue_timed_out(&self) {
+        self.queue_timed_out.add(1);
+    }
+
     /// An attempt got a connection.
     pub fn pool(&self, used: PoolUse) {
         match used {
@@ -170,6 +198,10 @@ impl WorkerMetrics {
         }
         sum.requests += self.requests.get();
         sum.retries += self.retries.get();
+        sum.retries_over_budget += self.retries_over_budget.get();
+        sum.queued += self.queued.get();
+        sum.queue_full += self.queue_full.get();
+        sum.queue_timed_out += self.queue_timed_out.get();
         sum.pool_hits += self.pool_hits.get();
         sum.pool_misses += self.pool_misses.get();
         sum.unmatched.merge_shard(&self.unmatched);
@@ -185,6 +217,10 @@ pub(super) struct WorkerSum {
     pub(super) states: [u64; 3],
     pub(super) requests: u64,
     pub(super) retries: u64,
+    pub(super) retries_over_budget: u64,
+    pub(super) queued: u64,
+    pub(super) queue_full: u64,
+    pub(super) queue_timed_out: u64,
     pub(super) pool_hits: u64,
     pub(super) pool_misses: u64,
     pub(super) unmatched: Sum,

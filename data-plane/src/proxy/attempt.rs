@@ -151,6 +151,39 @@ pub async fn run(
     Err(Failed { origin, sent, failure })
 }
 
+/// [`run`], no longer than the upstream's policy gives one attempt.
+pub async fn run_in_time(
+    slot: &mut Option<Attempt>,
+    client: &mut Client,
+    worker: &Worker,
+    aim: &Aim<'_>,
+    body: &Body,
+    composed: Option<Vec<u8>>,
+) -> Result<(), Failed> {
+    let Some(limit) = aim.lease.policy().and_then(|policy| policy.retry.per_try_timeout) else {
+        return run(slot, client, worker, aim, body, composed).await;
+    };
+    // Boxed: not every connection's task is to be larger for it.
+    let attempt = Box::pin(run(slot, client, worker, aim, body, composed));
+    match tokio::time::timeout(limit, attempt).await {
+        Ok(attempted) => attempted,
+        Err(_) => {
+            let failure = Failure::Fault(Fault::TimedOut);
+            Err(match slot.take() {
+                Some(mut attempt) => {
+                    attempt.buffer.give_back(&worker.buffers);
+                    Failed { origin: Origin::Fresh, sent: attempt.sent(aim), failure }
+                }
+                None => Failed {
+                    origin: Origin::Fresh,
+                    sent: Sent::Nothing,
+                    failure: Failure::Fault(Fault::ConnectTimeout),
+                },
+            })
+        }
+    }
+}
+
 fn take_pooled(worker: &Worker, aim: &Aim<'_>, body: &Body, address: SocketAddr) -> Option<Pooled> {
     let mut pooled = if aim.may_pool { worker.pool.take(address) } else { None };
     // What cannot be sent twice is not sent on a connection that has just been closed.
@@ -262,7 +295,7 @@ impl Attempt {
     }
 
     /// What the target may have seen, for the retry rules.
-    fn sent(&self, aim: &Aim<'_>) -> Sent {
+    pub(super) fn sent(&self, aim: &Aim<'_>) -> Sent {
         let Progress { written, took_body, .. } = self.upload.progress();
         match (written, took_body) {
             (_, true) => Sent::Consumed,
@@ -273,13 +306,27 @@ impl Attempt {
     }
 
     /// Gives everything back: the connection to the pool if it can be used again.
-    pub fn reuse(mut self, worker: &Worker, address: SocketAddr, now: Instant) {
+    pub fn reuse(mut self, worker: &Worker, lease: &Lease, now: Instant) {
         let is_clean = self.buffer.filled().is_empty();
         self.buffer.give_back(&worker.buffers);
         self.download.give_back(&worker.buffers);
-        if self.is_sent() && self.upstream_persists && is_clean {
-            worker.pool.put(address, self.upstream, now);
+        if self.is_sent() && self.upstream_persists && is_clean && !lease.is_leaving() {
+            worker.pool.put(lease.address(), self.upstream, now);
         }
+    }
+
+    /// Drops the response, and its connection with it.
+    pub fn drop_answer(mut self, worker: &Worker) {
+        self.buffer.give_back(&worker.buffers);
+        self.download.give_back(&worker.buffers);
+    }
+
+    /// For how long the response, whose head is held, asks not to be asked again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let mut storage = HeadStorage::new();
+        let head = ResponseHead::parse(self.buffer.held(), false, &mut storage).ok()?;
+        let header = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("retry-after"))?;
+        std::str::from_utf8(header.value).ok()?.trim().parse().ok().map(Duration::from_secs)
     }
 
     /// Sends what is left of the request; true once nothing is.

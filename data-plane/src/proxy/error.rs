@@ -31,6 +31,10 @@ pub enum Problem {
     Pick(PickError),
     /// The same, after another attempt failed: the client is told less.
     PickAgain(PickError),
+    /// All targets are at their limits, and as many requests wait as may.
+    QueueFull,
+    /// They were for as long as a request may wait.
+    QueueTimedOut,
     /// The last attempt failed.
     BadGateway,
     /// The last attempt took too long.
@@ -69,6 +73,8 @@ impl Problem {
                 500 => (500, Engine, "An unexpected error occurred"),
                 status => (status, Engine, "The upstream server is currently unavailable"),
             },
+            Self::QueueFull => (503, Gateway, "upstream queue is full"),
+            Self::QueueTimedOut => (503, Gateway, "upstream queue timed out"),
             Self::BadGateway => (502, Engine, "An invalid response was received from the upstream server"),
             Self::GatewayTimeout => (504, Engine, "The upstream server is timing out"),
         };
@@ -104,6 +110,8 @@ fn pick_status(error: &PickError) -> u16 {
         PickError::Resolve { .. } => 500,
         // The first answer did not come within the connect timeout.
         PickError::Pending => 503,
+        // Whoever finds that waits, or is told of the queue.
+        PickError::Saturated => 503,
     }
 }
 
@@ -147,6 +155,9 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
     }
     if let Problem::Redirect(_, location) = problem {
         push(out, "Location", location);
+    }
+    if matches!(problem, Problem::QueueFull | Problem::QueueTimedOut) {
+        push(out, "Retry-After", b"1");
     }
     if kind != ErrorType::Grpc {
         push(out, "Content-Type", content_type(kind).as_bytes());

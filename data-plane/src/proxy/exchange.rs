@@ -11,14 +11,14 @@ use super::attempt::{self, Attempt, Failed};
 use super::body::{Body, Remains, read_body};
 use super::connection::Client;
 use super::error::Problem;
-use super::hash::GivenCookie;
 use super::relay::RelayError;
 use super::request::{self, Facts, First, Matched, Opened};
 use super::retry::{self, Fault, Origin, Verdict};
+use super::waiting;
 use super::worker::Worker;
 use crate::http1::{HeadError, Refusal};
 use crate::observability::{RequestSample, Source};
-use crate::table::{Lease, Outcome, PickError, Tried};
+use crate::table::{Lease, Outcome, Retry, Tried};
 
 /// What becomes of the client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ async fn proxy(
 ) -> After {
     let mut tried = Tried::default();
     let mut cookie = None;
-    let mut retries_left = matched.service.retries;
+    let mut retries = Retries::of(matched);
     let mut seen = Answering { facts, route: Some(matched.route), picked: None };
     let mut attempt = None;
     'targets: loop {
@@ -125,14 +125,17 @@ async fn proxy(
                 (tried, cookie) = (first_tried, first_cookie);
                 (lease, Some(head), facts.started)
             }
-            None => match pick(client, worker, matched, &mut tried, &mut cookie).await {
+            None => match waiting::pick(client, worker, matched, &mut tried, &mut cookie).await {
                 Ok(lease) => (lease, None, Instant::now()),
                 Err(Failure::Problem(Problem::Pick(error))) => {
                     let problem =
                         if seen.picked.is_some() { Problem::PickAgain(error) } else { Problem::Pick(error) };
                     return answer(client, worker, seen, problem, body.remains()).await;
                 }
-                Err(_) => return abandon(client, worker, seen),
+                Err(Failure::Problem(problem)) => {
+                    return answer(client, worker, seen, problem, body.remains()).await;
+                }
+                Err(Failure::ClientGone | Failure::Fault(_)) => return abandon(client, worker, seen),
             },
         };
         let picked = Picked { at };
@@ -141,41 +144,116 @@ async fn proxy(
         loop {
             let target =
                 attempt::Aim { facts, matched, lease: &lease, cookie: cookie.as_deref(), picked, may_pool };
-            let attempted = attempt::run(&mut attempt, client, worker, &target, body, composed.take()).await;
-            let Failed { origin, sent, failure } = match attempted {
-                Ok(()) => return relay(client, worker, &target, seen, body, &mut attempt).await,
-                Err(failed) => failed,
-            };
-            attempt = None;
-            let fault = match failure {
-                Failure::ClientGone => return abandon(client, worker, seen),
-                Failure::Problem(problem) => {
-                    return answer(client, worker, seen, problem, Remains::Unknown).await;
+            let attempted =
+                attempt::run_in_time(&mut attempt, client, worker, &target, body, composed.take()).await;
+            let (problem, wish) = match attempted {
+                Ok(()) => match retries.after_answer(&mut attempt, worker, &target) {
+                    None => return relay(client, worker, &target, seen, body, &mut attempt).await,
+                    Some(wish) => (None, wish),
+                },
+                Err(Failed { origin, sent, failure }) => {
+                    attempt = None;
+                    let fault = match failure {
+                        Failure::ClientGone => return abandon(client, worker, seen),
+                        Failure::Problem(problem) => {
+                            return answer(client, worker, seen, problem, Remains::Unknown).await;
+                        }
+                        Failure::Fault(fault) => fault,
+                    };
+                    let conditions = lease.policy().and_then(|policy| policy.retry.conditions);
+                    let verdict = retry::judge(fault, facts.method, sent, origin, retries.left, conditions);
+                    debug!(target = %lease.address(), ?fault, ?verdict, "an attempt failed");
+                    observe(&lease, fault, origin, picked);
+                    let is_over_budget = verdict == Verdict::Next && !retries.spend(worker, &target);
+                    let problem = match if is_over_budget { retry::give_up(fault) } else { verdict } {
+                        Verdict::Reconnect => {
+                            may_pool = false;
+                            continue;
+                        }
+                        Verdict::Next => None,
+                        Verdict::BadGateway => Some(Problem::BadGateway),
+                        Verdict::GatewayTimeout => Some(Problem::GatewayTimeout),
+                    };
+                    (problem, None)
                 }
-                Failure::Fault(fault) => fault,
             };
-            let verdict = retry::judge(fault, facts.method, sent, origin, retries_left);
-            debug!(target = %lease.address(), ?fault, ?verdict, "an attempt failed");
-            observe(&lease, fault, origin);
-            let problem = match verdict {
-                Verdict::Reconnect => {
-                    may_pool = false;
-                    continue;
-                }
-                Verdict::Next => {
-                    retries_left = retries_left.saturating_sub(1);
-                    worker.metrics.retried();
-                    continue 'targets;
-                }
-                Verdict::BadGateway => Problem::BadGateway,
-                Verdict::GatewayTimeout => Problem::GatewayTimeout,
-            };
-            return answer(client, worker, seen, problem, body.remains()).await;
+            if let Some(problem) = problem {
+                return answer(client, worker, seen, problem, body.remains()).await;
+            }
+            let pause = retries.pause(worker, &lease, wish);
+            drop(lease);
+            if let Some(pause) = pause
+                && waiting::rest(client, pause).await.is_err()
+            {
+                return abandon(client, worker, seen);
+            }
+            continue 'targets;
         }
     }
 }
 
-fn observe(lease: &Lease, fault: Fault, origin: Origin) {
+/// The extra attempts of a request.
+struct Retries {
+    /// That its service still allows.
+    left: u16,
+    made: u32,
+    /// The part of the upstream's budget that the one under way has.
+    held: Option<Retry>,
+}
+
+impl Retries {
+    fn of(matched: &Matched<'_>) -> Self {
+        Self { left: matched.service.retries, made: 0, held: None }
+    }
+
+    /// Takes one more, if the upstream's budget has it.
+    fn spend(&mut self, worker: &Worker, aim: &attempt::Aim<'_>) -> bool {
+        // The one that failed is over.
+        self.held = None;
+        if let Some(budget) = aim.lease.policy().and_then(|policy| policy.retry.budget) {
+            self.held = aim.matched.service.upstream.gate().retry(&budget);
+            if self.held.is_none() {
+                worker.metrics.retry_over_budget();
+                return false;
+            }
+        }
+        self.left = self.left.saturating_sub(1);
+        self.made = self.made.saturating_add(1);
+        worker.metrics.retried();
+        true
+    }
+
+    /// Whether a response is dropped for another attempt, as the upstream's policy has it; then how long its target
+    /// wishes to be left alone, if it says so.
+    fn after_answer(
+        &mut self,
+        slot: &mut Option<Attempt>,
+        worker: &Worker,
+        aim: &attempt::Aim<'_>,
+    ) -> Option<Option<Duration>> {
+        let conditions = aim.lease.policy().and_then(|policy| policy.retry.conditions)?;
+        let attempt = slot.as_ref()?;
+        let (status, sent) = (attempt.status, attempt.sent(aim));
+        if !retry::is_retried(status, aim.facts.method, sent, self.left, conditions) || !self.spend(worker, aim) {
+            return None;
+        }
+        debug!(target = %aim.lease.address(), status, "a response is dropped for another attempt");
+        aim.lease.observe(Outcome::Replied(status));
+        aim.lease.answered(attempt.head_at.saturating_duration_since(aim.picked.at), attempt.head_at);
+        let wish = attempt.retry_after();
+        slot.take().into_iter().for_each(|attempt| attempt.drop_answer(worker));
+        Some(wish)
+    }
+
+    /// The pause before the attempt that was just taken.
+    fn pause(&self, worker: &Worker, lease: &Lease, wish: Option<Duration>) -> Option<Duration> {
+        let base = lease.policy().and_then(|policy| policy.retry.backoff);
+        let backoff = base.map(|base| retry::pause(base, self.made.saturating_sub(1), worker.random()));
+        backoff.max(wish.filter(|wish| *wish <= retry::PAUSE_MAX))
+    }
+}
+
+fn observe(lease: &Lease, fault: Fault, origin: Origin, picked: Picked) {
     let outcome = match (fault, origin) {
         // A connection that went stale in the pool says nothing of the target.
         (Fault::Broken, Origin::Pooled) => return,
@@ -187,42 +265,8 @@ fn observe(lease: &Lease, fault: Fault, origin: Origin) {
         (Fault::Broken, Origin::Fresh) => Outcome::Reset,
     };
     lease.observe(outcome);
-}
-
-/// Picks a target; waits for a name's first answer, within the connect timeout.
-async fn pick(
-    client: &mut Client,
-    worker: &Worker,
-    matched: &Matched<'_>,
-    tried: &mut Tried,
-    cookie: &mut Option<Box<GivenCookie>>,
-) -> Result<Lease, Failure> {
-    let upstream = &matched.service.upstream;
-    match request::pick(client, worker, matched, tried, cookie) {
-        Ok(lease) => return Ok(lease),
-        Err(PickError::Pending) => {}
-        Err(error) => return Err(Failure::Problem(Problem::Pick(error))),
-    }
-    client.timer.arm(matched.service.connect_timeout);
-    loop {
-        // Boxed: rare, and every connection's task would be as large as its largest wait.
-        let mut resolved = Box::pin(upstream.resolved());
-        let has_resolved = poll_fn(|cx| {
-            if resolved.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Ok(true));
-            }
-            if client.is_gone(cx) {
-                return Poll::Ready(Err(Failure::ClientGone));
-            }
-            client.timer.poll_expired(cx).map(|()| Ok(false))
-        })
-        .await?;
-        match request::pick(client, worker, matched, tried, cookie) {
-            Ok(lease) => return Ok(lease),
-            Err(PickError::Pending) if has_resolved => {}
-            Err(error) => return Err(Failure::Problem(Problem::Pick(error))),
-        }
-    }
+    let now = Instant::now();
+    lease.failed(now.saturating_duration_since(picked.at), now);
 }
 
 /// Streams the response to the client; the lease is held to its end.
@@ -274,7 +318,7 @@ async fn relay(
     match ended {
         Ok(()) => {
             if let Some(attempt) = slot.take() {
-                attempt.reuse(worker, lease.address(), now);
+                attempt.reuse(worker, lease, now);
             }
             match (client_persists, is_sent) {
                 (true, true) => After::Keep,

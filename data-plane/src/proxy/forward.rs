@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use super::hash::without_cookie;
 use super::settings::{ProxySettings, RealIpHeader, SERVER_TOKEN};
 use crate::http1::{Name, RequestHead, Version, list, push_decimal};
 
@@ -103,6 +104,8 @@ pub struct Forward<'a> {
     pub request_id: &'a [u8; 32],
     /// Prefix that was stripped, if it is to be named.
     pub prefix: Option<&'a [u8]>,
+    /// Name of a cookie that is between the client and us.
+    pub hidden_cookie: Option<&'a str>,
     /// How the body goes.
     pub body: BodyHeader,
     /// The node's settings.
@@ -153,8 +156,16 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
                 !head.connection.names_headers || !head.is_named_by_connection(header.name)
             }
         };
-        if passes {
-            push(out, header.name, header.value);
+        if !passes {
+            continue;
+        }
+        match with.hidden_cookie {
+            Some(hidden) if header.name.eq_ignore_ascii_case("cookie") => {
+                if let Some(rest) = without_cookie(header.value, hidden) {
+                    push(out, header.name, &rest);
+                }
+            }
+            _ => push(out, header.name, header.value),
         }
     }
     push_body_header(out, with.body);

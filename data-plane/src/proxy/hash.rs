@@ -7,8 +7,9 @@ use std::borrow::Cow;
 use equipoise_proto::path::resolve;
 use percent_encoding::percent_decode;
 
-use crate::balancer::{HashInput, hash};
+use crate::balancer::{HashInput, Session, hash};
 use crate::router::Headers;
+use crate::table::{Kept, Secure, Sticky};
 
 /// Arguments of a query that are looked at.
 ///
@@ -34,17 +35,43 @@ pub struct Parts<'a> {
 pub struct GivenCookie {
     name: Box<str>,
     value: Box<str>,
-    path: Box<str>,
+    /// As they follow the value.
+    attributes: Box<str>,
 }
 
 impl GivenCookie {
-    /// The value of a Set-Cookie header.
+    /// One that a request is hashed by from now on.
     ///
     /// Unlike Kong, which spells it `Same-Site`, which browsers ignore.
-    pub fn push(&self, out: &mut Vec<u8>) {
+    fn to_hash_by(name: &str, value: String, path: &str) -> Self {
         // A path may have a `;`, which would begin another attribute.
-        let path = self.path.replace(';', "%3B");
-        for part in [&*self.name, "=", &self.value, "; Path=", &path, "; SameSite=Lax; HttpOnly"] {
+        let path = path.replace(';', "%3B");
+        let attributes = format!("; Path={path}; SameSite=Lax; HttpOnly").into();
+        Self { name: name.into(), value: value.into(), attributes }
+    }
+
+    /// One that binds the client to a target. `is_tls`: the client came by TLS.
+    pub fn of_session(sticky: &Sticky, session: Session, is_tls: bool) -> Self {
+        let mut attributes = String::from(&*sticky.attributes);
+        if let Some(ttl) = sticky.ttl {
+            // Rounded up: a cookie of 0 s would be deleted at once.
+            attributes.push_str(&format!("; Max-Age={}", ttl.as_millis().div_ceil(1000)));
+        }
+        let is_secure = match sticky.secure {
+            Secure::Auto => is_tls,
+            Secure::Always => true,
+            Secure::Never => false,
+        };
+        if is_secure {
+            attributes.push_str("; Secure");
+        }
+        let value = session.encode(&sticky.secret, sticky.upstream).into();
+        Self { name: sticky.name.clone(), value, attributes: attributes.into() }
+    }
+
+    /// The value of a Set-Cookie header.
+    pub fn push(&self, out: &mut Vec<u8>) {
+        for part in [&*self.name, "=", &self.value, &self.attributes] {
             out.extend_from_slice(part.as_bytes());
         }
     }
@@ -75,7 +102,7 @@ pub fn key(
             Some(Cow::Owned(cookie(parts.headers, name).unwrap_or_else(|| {
                 let value = new_cookie();
                 let bytes = value.clone().into_bytes();
-                *given = Some(GivenCookie { name: name.clone(), value: value.into(), path: path.clone() });
+                *given = Some(GivenCookie::to_hash_by(name, value, path));
                 bytes
             })))
         }
@@ -84,6 +111,29 @@ pub fn key(
     };
     let found = value(hash_on).or_else(|| value(fallback));
     hash(&found.unwrap_or_default())
+}
+
+/// The session that a request proves to have, at `now_s` since 1970. One that has expired, or was not made by us, is
+/// none.
+///
+/// Source: `balancer.md` 10.10.
+pub fn session(headers: &dyn Headers, sticky: &Sticky, now_s: u64) -> Option<Kept> {
+    let session = Session::decode(&cookie(headers, &sticky.name)?, &sticky.secret, sticky.upstream)?;
+    let ttl_s = sticky.ttl.map(|ttl| ttl.as_secs().max(1));
+    if ttl_s.is_some_and(|ttl_s| session.issued_s.saturating_add(ttl_s) < now_s) {
+        return None;
+    }
+    Some(Kept { target: session.target, is_due: session.is_due(now_s, ttl_s) })
+}
+
+/// A Cookie header's value without the cookie of this name; `None` when nothing is left.
+pub fn without_cookie(line: &[u8], name: &str) -> Option<Vec<u8>> {
+    let is_it = |pair: &[u8]| {
+        pair.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.trim_ascii_start().starts_with(b"="))
+    };
+    let pairs = line.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let kept: Vec<_> = pairs.filter(|pair| !pair.is_empty() && !is_it(pair)).collect();
+    (!kept.is_empty()).then(|| kept.join(&b"; "[..]))
 }
 
 /// All lines of a header, as one.

@@ -15,10 +15,10 @@ use super::hash::{self, GivenCookie, Parts};
 use super::retry::Method;
 use super::rewrite::{self, Scheme, Strip};
 use super::worker::Worker;
-use crate::balancer::HashInput;
+use crate::balancer::{HashInput, Session};
 use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version};
 use crate::router::{Headers, Match, Query};
-use crate::table::{Lease, PickError, Route, Service, Table, Tried};
+use crate::table::{Kept, Lease, PickError, Route, Seeker, Service, Sticky, Table, Tried, Turn};
 
 /// What is remembered of a request.
 #[derive(Debug, Clone)]
@@ -162,10 +162,11 @@ fn prepare(
     matched: &Matched<'_>,
 ) -> Option<First> {
     let mut tried = Tried::default();
-    // A failed pick is made again where it can be waited for and answered.
     let mut cookie = None;
-    let key = |hash_on: &_, fallback: &_| hash(asked, worker, matched, (hash_on, fallback), &mut cookie);
-    let lease = matched.service.upstream.pick(&mut tried, facts.started, key).ok()?;
+    let mut asking = Asking { asked, worker, matched, cookie: &mut cookie };
+    // A failed pick is made again where it can be waited for and answered.
+    let lease = matched.service.upstream.pick(&mut tried, facts.started, Turn::Arrived, &mut asking).ok()?;
+    asking.give_session(&lease);
     let with = Composing { facts, matched, lease: &lease, body: attempt::body_header(body, facts.framing) };
     let head = push_request(asked, worker, &with);
     Some(First { lease, tried, head, cookie })
@@ -174,50 +175,71 @@ fn prepare(
 /// Picks a target for a request whose head was parsed before.
 ///
 /// # Errors
-/// When there is nobody to send to, or not yet.
+/// When there is nobody to send to, or not now.
 pub fn pick(
     client: &Client,
     worker: &Worker,
     matched: &Matched<'_>,
     tried: &mut Tried,
+    turn: Turn,
     cookie: &mut Option<Box<GivenCookie>>,
 ) -> Result<Lease, PickError> {
-    matched.service.upstream.pick(tried, Instant::now(), |hash_on, fallback| {
-        let mut storage = HeadStorage::new();
-        // It was read before and is held since: that it cannot be read is not reachable.
-        client.head(&mut storage).map_or(0, |head| {
-            let path = equipoise_proto::path::normalise(head.target.path);
-            let asked = Asked { head: &head, path: &path, peer: &client.peer };
-            hash(asked, worker, matched, (hash_on, fallback), cookie)
-        })
-    })
+    let mut storage = HeadStorage::new();
+    // It was read before and is held since: that it cannot be read is not reachable.
+    let head = client.head(&mut storage).map_err(|_| PickError::NoPeer)?;
+    let path = equipoise_proto::path::normalise(head.target.path);
+    let asked = Asked { head: &head, path: &path, peer: &client.peer };
+    let mut asking = Asking { asked, worker, matched, cookie };
+    let lease = matched.service.upstream.pick(tried, Instant::now(), turn, &mut asking)?;
+    asking.give_session(&lease);
+    Ok(lease)
 }
 
-/// The key of a request where its upstream hashes; a cookie to give is left in `cookie`.
-fn hash(
-    asked: Asked<'_>,
-    worker: &Worker,
-    matched: &Matched<'_>,
-    (hash_on, fallback): (&HashInput, &HashInput),
-    cookie: &mut Option<Box<GivenCookie>>,
-) -> u32 {
-    let Asked { head, path, peer } = asked;
-    let capture = |name: &str| {
-        let groups = matched.table.captures(&matched.found, path)?;
-        let numbered = || groups.get(name.parse().ok()?);
-        groups.name(name).or_else(numbered).map(<[u8]>::to_vec)
-    };
-    let parts = Parts {
-        client: &peer.client(head, &worker.settings),
-        path: head.target.path,
-        query: head.target.query,
-        headers: head,
-        capture: &capture,
-    };
-    let mut given = None;
-    let key = hash::key(hash_on, fallback, &parts, &mut given, || Uuid::new_v4().to_string());
-    *cookie = given.map(Box::new);
-    key
+/// A request that asks for a target.
+struct Asking<'a> {
+    asked: Asked<'a>,
+    worker: &'a Worker,
+    matched: &'a Matched<'a>,
+    /// Where a cookie to give to the client is left.
+    cookie: &'a mut Option<Box<GivenCookie>>,
+}
+
+impl Asking<'_> {
+    /// Where the client is to be told of its session.
+    fn give_session(&mut self, lease: &Lease) {
+        if let Some((sticky, target)) = lease.new_session() {
+            let session = Session { target, issued_s: self.worker.unix_seconds() };
+            let is_tls = is_forwarded_https(self.asked.head, self.asked.peer);
+            *self.cookie = Some(GivenCookie::of_session(sticky, session, is_tls).into());
+        }
+    }
+}
+
+impl Seeker for Asking<'_> {
+    fn hash(&mut self, hash_on: &HashInput, fallback: &HashInput) -> u32 {
+        let Asked { head, path, peer } = self.asked;
+        let matched = self.matched;
+        let capture = |name: &str| {
+            let groups = matched.table.captures(&matched.found, path)?;
+            let numbered = || groups.get(name.parse().ok()?);
+            groups.name(name).or_else(numbered).map(<[u8]>::to_vec)
+        };
+        let parts = Parts {
+            client: &peer.client(head, &self.worker.settings),
+            path: head.target.path,
+            query: head.target.query,
+            headers: head,
+            capture: &capture,
+        };
+        let mut given = None;
+        let key = hash::key(hash_on, fallback, &parts, &mut given, || Uuid::new_v4().to_string());
+        *self.cookie = given.map(Box::new);
+        key
+    }
+
+    fn session(&mut self, sticky: &Sticky) -> Option<Kept> {
+        hash::session(self.asked.head, sticky, self.worker.unix_seconds())
+    }
 }
 
 fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Matched<'t>, Unserved<'t>> {
@@ -325,6 +347,7 @@ fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<
         peer,
         request_id: &facts.request_id,
         prefix: prefix.as_deref(),
+        hidden_cookie: lease.hidden_cookie(),
         body,
         settings: &worker.settings,
     };

@@ -1,6 +1,11 @@
 //! Whether a failed attempt is followed by another: pure.
 //!
-//! Source: Kong 3.10 with its default conditions (`proxy.md` 6.4).
+//! Source: Kong 3.10 with its default conditions (`proxy.md` 6.4); what an upstream's policy changes of them:
+//! `balancer.md` 10.6.
+
+use std::time::Duration;
+
+use crate::table::RetryOn;
 
 /// How an attempt failed before a response head was complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,12 +73,17 @@ pub enum Verdict {
     GatewayTimeout,
 }
 
-/// Judges a failed attempt. `retries_left`: extra attempts that the service still allows.
-pub fn judge(fault: Fault, method: Method, sent: Sent, origin: Origin, retries_left: u16) -> Verdict {
-    let give_up = match fault {
-        Fault::ConnectTimeout | Fault::TimedOut => Verdict::GatewayTimeout,
-        Fault::Connect | Fault::Exhausted | Fault::Broken | Fault::Invalid => Verdict::BadGateway,
-    };
+/// Judges a failed attempt. `retries_left`: extra attempts that the service still allows; `conditions`: after what alone
+/// one is made, where an upstream's policy says.
+pub fn judge(
+    fault: Fault,
+    method: Method,
+    sent: Sent,
+    origin: Origin,
+    retries_left: u16,
+    conditions: Option<RetryOn>,
+) -> Verdict {
+    let give_up = give_up(fault);
     let may_repeat = match (fault, sent, method) {
         (Fault::Invalid, _, _) | (_, Sent::Consumed, _) => false,
         (Fault::Connect | Fault::Exhausted | Fault::ConnectTimeout, _, _) | (_, Sent::Nothing, _) => true,
@@ -82,9 +92,49 @@ pub fn judge(fault: Fault, method: Method, sent: Sent, origin: Origin, retries_l
     match (may_repeat, fault, origin) {
         (false, _, _) => give_up,
         (true, Fault::Broken, Origin::Pooled) => Verdict::Reconnect,
-        (true, _, _) if retries_left > 0 => Verdict::Next,
+        (true, _, _) if retries_left > 0 && is_named(fault, conditions) => Verdict::Next,
         (true, _, _) => give_up,
     }
+}
+
+/// The verdict on a fault after which there is no further attempt.
+pub const fn give_up(fault: Fault) -> Verdict {
+    match fault {
+        Fault::ConnectTimeout | Fault::TimedOut => Verdict::GatewayTimeout,
+        Fault::Connect | Fault::Exhausted | Fault::Broken | Fault::Invalid => Verdict::BadGateway,
+    }
+}
+
+fn is_named(fault: Fault, conditions: Option<RetryOn>) -> bool {
+    conditions.is_none_or(|conditions| match fault {
+        // What this machine lacks is no target's fault, and a target that never answered a connection had no part in it.
+        Fault::Connect | Fault::Exhausted | Fault::ConnectTimeout => conditions.connect_failure,
+        Fault::Broken => conditions.reset,
+        Fault::TimedOut => conditions.timeout,
+        Fault::Invalid => false,
+    })
+}
+
+/// Whether a response of this status is dropped for another attempt.
+pub fn is_retried(status: u16, method: Method, sent: Sent, retries_left: u16, conditions: RetryOn) -> bool {
+    let is_named = match status {
+        429 => conditions.too_many_requests,
+        502 => conditions.bad_gateway,
+        503 => conditions.unavailable,
+        504 => conditions.gateway_timeout,
+        _ => false,
+    };
+    is_named && retries_left > 0 && method == Method::Repeatable && sent != Sent::Consumed
+}
+
+/// Longest pause before an attempt, and longest wish of a target that is heard.
+pub const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The pause before the `number`th retry, counted from 0: evenly drawn below base x 2^number. `random` is evenly spread
+/// over its range.
+pub fn pause(base: Duration, number: u32, random: u32) -> Duration {
+    let longest = base.saturating_mul(1 << number.min(16)).min(PAUSE_MAX);
+    longest.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
@@ -128,7 +178,7 @@ mod tests {
     #[test]
     fn a_failed_attempt_is_judged_as_the_table_says() {
         for (name, fault, method, sent, origin, retries, want) in CASES {
-            assert_eq!(judge(*fault, *method, *sent, *origin, *retries), *want, "{name}");
+            assert_eq!(judge(*fault, *method, *sent, *origin, *retries, None), *want, "{name}");
         }
     }
 

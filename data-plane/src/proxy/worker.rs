@@ -41,6 +41,7 @@ pub struct Worker {
     pub(super) is_draining: Cell<bool>,
     random: RefCell<StdRng>,
     date: RefCell<String>,
+    unix_seconds: Cell<u64>,
     connections: Cell<usize>,
     /// A connection ended.
     ended: Notify,
@@ -105,10 +106,24 @@ impl Worker {
         id
     }
 
+    /// A random number, evenly spread over its range.
+    pub(super) fn random(&self) -> u32 {
+        self.random.borrow_mut().random()
+    }
+
+    /// Seconds since 1970, at most a second old.
+    pub(super) fn unix_seconds(&self) -> u64 {
+        self.unix_seconds.get()
+    }
+
     /// The time for a Date header, at most a second old.
     pub(super) fn date(&self) -> String {
         self.date.borrow().clone()
     }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Runs a worker on this thread until it has drained.
@@ -136,6 +151,7 @@ pub fn run(
             is_draining: Cell::new(false),
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
+            unix_seconds: Cell::new(unix_seconds()),
             connections: Cell::new(0),
             ended: Notify::new(),
         });
@@ -182,6 +198,7 @@ async fn tick(worker: Rc<Worker>) {
             // An idle worker would pin the table it saw last.
             drop(worker.table());
             *worker.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
+            worker.unix_seconds.set(unix_seconds());
         }
     }
 }

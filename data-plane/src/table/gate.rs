@@ -3,10 +3,12 @@
 //!
 //! One gate an upstream, which outlives its cells as its targets' states do.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::balancer::RetryBudget;
 
@@ -94,23 +96,18 @@ impl Drop for Passage {
 pub struct Ticket(Arc<Gate>);
 
 impl Ticket {
-    /// Waits until `look` finds something, which it is asked when it is this request's turn.
-    pub async fn wait<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
-        let mut is_woken = false;
-        loop {
-            let released = self.0.released.notified();
-            tokio::pin!(released);
-            released.as_mut().enable();
-            // Whatever was let go of before the wait began woke nobody, unless somebody waited already, who then goes
-            // first.
-            if (is_woken || self.0.pending() == 1)
-                && let Some(found) = look()
-            {
-                return found;
-            }
-            released.await;
-            is_woken = true;
-        }
+    /// Whether nobody was there before: whatever was let go of by then woke nobody, so that this request may look for a
+    /// target without a call.
+    pub fn is_alone(&self) -> bool {
+        self.0.pending() == 1
+    }
+
+    /// Waits for a call: it is this request's turn to look. Whoever was there first is called first. A call that comes
+    /// while this is not polled yet is kept.
+    pub fn called(&self) -> Pin<Box<Notified<'_>>> {
+        let mut called = Box::pin(self.0.released.notified());
+        called.as_mut().enable();
+        called
     }
 }
 

@@ -94,7 +94,7 @@ pub(super) fn judge(
 ) -> Members {
     judging.memory.due = None;
     note_arrivals(&targets, judging);
-    let policy = Arc::clone(&terms.policy);
+    let policy = terms.policy_or_none();
     let with_weight = targets.iter().flat_map(|target| {
         target.addresses.iter().filter(|one| one.weight > 0).map(|member| Candidate {
             member,
@@ -191,7 +191,7 @@ fn arrange(
     judging: &mut Judging<'_>,
     before: Option<&Serving>,
 ) -> Option<Serving> {
-    let policy = &terms.policy;
+    let policy = terms.policy_or_none();
     let mut levels: BTreeMap<Level, Vec<Candidate<'_>>> = BTreeMap::new();
     for one in candidates {
         levels.entry(level_of(one.placement, &policy.locality, judging.node)).or_default().push(*one);
@@ -305,7 +305,7 @@ fn part(total: u64, fraction: f64) -> u64 {
 /// Splits a level by zone, with the share of the level's requests that each part gets.
 fn zones<'a>(
     level: Vec<Candidate<'a>>,
-    locality: &Locality,
+    locality: &'a Locality,
     node: &NodePlace,
 ) -> Vec<(Vec<Candidate<'a>>, f64)> {
     let mut zones: BTreeMap<&str, Vec<Candidate<'a>>> = BTreeMap::new();
@@ -364,7 +364,7 @@ fn slow_starts(candidates: &[Candidate<'_>], terms: &Terms, judging: &mut Judgin
     let mut factors = HashMap::new();
     let available = candidates.iter().filter(|one| one.is_available).count();
     // With one address there is nobody to spare it; a ring has no half points.
-    let slow = terms.policy.slow_start.as_ref().filter(|_| available > 1 && !terms.algorithm.keeps_places());
+    let slow = terms.policy_or_none().slow_start.as_ref().filter(|_| available > 1 && !terms.algorithm.keeps_places());
     let Some(slow) = slow else { return factors };
     for target in candidates.iter().filter(|one| one.is_available).map(|one| &one.member.target) {
         let Some(entered) = target.entered() else { continue };

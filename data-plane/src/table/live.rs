@@ -193,7 +193,7 @@ impl Live {
             Some(Averaging::Even) => begin_averages(&cell.states, mean_average(&cell.states, now)),
             Some(Averaging::Peak) => begin_averages(&cell.states, Ewma::before_peaks(clock::millis(now))),
         }
-        Outliers::follow(&mut cell.outliers, terms.policy.outliers.as_ref(), &cell.states, now);
+        Outliers::follow(&mut cell.outliers, terms.policy_or_none().outliers.as_ref(), cell.states.values(), now);
         let members = match targets {
             Ok(targets) => {
                 let mut judging = Judging { now, node: &self.place, memory: &mut cell.memory };

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use equipoise_proto::placement::{Placement, TargetState};
@@ -41,8 +41,16 @@ pub struct Terms {
     pub threshold_percent: f64,
     /// How a target is chosen.
     pub algorithm: Arc<Algorithm>,
-    /// What goes beyond the reference.
-    pub policy: Arc<Policy>,
+    /// What goes beyond the reference; `None`: nothing.
+    pub policy: Option<Arc<Policy>>,
+}
+
+impl Terms {
+    /// What goes beyond the reference, or what stands for nothing.
+    pub(super) fn policy_or_none(&self) -> &Policy {
+        static NOTHING: LazyLock<Policy> = LazyLock::new(Policy::default);
+        self.policy.as_deref().unwrap_or(&NOTHING)
+    }
 }
 
 /// A target with the addresses it has.
@@ -164,9 +172,9 @@ impl Members {
         &self.readiness
     }
 
-    /// What goes beyond the reference.
-    pub fn policy(&self) -> &Policy {
-        &self.terms.policy
+    /// What goes beyond the reference; `None`: nothing.
+    pub const fn policy(&self) -> Option<&Arc<Policy>> {
+        self.terms.policy.as_ref()
     }
 
     /// Who serves; `None` where nobody does.

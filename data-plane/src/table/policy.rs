@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -13,7 +12,7 @@ use crate::balancer::{BalanceFactor, RetryBudget, Secret, SlowStart};
 use crate::health::outlier;
 
 /// An upstream's policy.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Policy {
     /// Which levels and zones its targets make.
     pub locality: Locality,
@@ -30,7 +29,7 @@ pub struct Policy {
     /// A second attempt for a request that waits long.
     pub hedging: Option<Hedging>,
     /// Sends a client to where it was before.
-    pub sticky: Option<Arc<Sticky>>,
+    pub sticky: Option<Sticky>,
     /// How far above its fair part of the load a target of a ring may be; `None`: as far as keys have it.
     pub balance_factor: Option<BalanceFactor>,
     /// So many of the targets does one node use.
@@ -114,6 +113,14 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Most requests under way at one address.
+    pub const fn room(&self) -> Option<u32> {
+        match self.target_requests {
+            Some(most) => Some(most.get()),
+            None => None,
+        }
+    }
+
     /// Whether there is any limit.
     pub const fn is_on(&self) -> bool {
         self.target_requests.is_some() || self.upstream_requests.is_some()

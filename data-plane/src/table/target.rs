@@ -12,7 +12,7 @@ use equipoise_proto::placement::TargetState;
 use super::changes::Bell;
 use super::clock;
 use super::gate::{Passage, take_one};
-use super::policy::Sticky;
+use super::policy::{Policy, Sticky};
 use super::tally::{Tallied, Tally};
 use super::upstream::Picked;
 use crate::balancer::{Averaging, Ewma, target_id};
@@ -320,8 +320,10 @@ pub struct Lease {
     averaging: Option<Averaging>,
     /// Makes room at the upstream when it goes.
     passage: Option<Passage>,
-    /// The client is to be told of its session.
-    sticky: Option<Arc<Sticky>>,
+    /// Of the upstream, if it has one.
+    policy: Option<Arc<Policy>>,
+    /// The client is to be told of its session, if the policy has such.
+    starts_session: bool,
 }
 
 impl Lease {
@@ -331,7 +333,7 @@ impl Lease {
         passage: Option<Passage>,
         averaging: Option<Averaging>,
         picked: Picked,
-        sticky: Option<&Arc<Sticky>>,
+        policy: Option<Arc<Policy>>,
     ) -> Self {
         if picked.turn > 0 {
             target.last_turn.store(picked.turn, Ordering::Relaxed);
@@ -339,7 +341,7 @@ impl Lease {
         if averaging == Some(Averaging::Peak) && target.in_flight() == 1 {
             target.awaited_since.store(clock::millis(picked.now), Ordering::Relaxed);
         }
-        Self { target, averaging, passage, sticky: sticky.cloned() }
+        Self { target, averaging, passage, policy, starts_session: picked.starts_session }
     }
 
     /// A response head came at `now`, this long after the pick.
@@ -370,6 +372,17 @@ impl Lease {
         &self.target.host
     }
 
+    /// What its upstream asks for beyond the reference, if anything.
+    pub fn policy(&self) -> Option<&Policy> {
+        self.policy.as_deref()
+    }
+
+    /// Name of a cookie that the target is not shown.
+    pub fn hidden_cookie(&self) -> Option<&str> {
+        let sticky = self.policy.as_deref()?.sticky.as_ref()?;
+        sticky.hides.then_some(&*sticky.name)
+    }
+
     /// Whether the target gets no requests any more.
     pub fn is_leaving(&self) -> bool {
         self.target.is_leaving()
@@ -377,7 +390,8 @@ impl Lease {
 
     /// The session that the client is to be given, and the id that it has for the target.
     pub fn new_session(&self) -> Option<(&Sticky, u64)> {
-        self.sticky.as_deref().map(|sticky| (sticky, self.target.session_id()))
+        let sticky = self.policy.as_deref()?.sticky.as_ref()?;
+        self.starts_session.then(|| (sticky, self.target.session_id()))
     }
 
     /// Says what happened, once an attempt: feeds passive checks and outlier detection. Not to be called for an attempt

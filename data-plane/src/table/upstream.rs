@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::clock;
 use super::gate::Gate;
 use super::members::{Members, Readiness};
-use super::policy::Sticky;
+use super::policy::{Policy, Sticky};
 use super::serving::{Cursor, Picking, Serving};
 use super::target::{Lease, Target};
 use crate::balancer::{Algorithm, Ask, HashInput};
@@ -34,8 +34,17 @@ pub trait Seeker {
     /// Hashes the request by an input or, where it lacks that, the one to fall back on. Asked at most once a request.
     fn hash(&mut self, hash_on: &HashInput, fallback: &HashInput) -> u32;
 
-    /// The id of the target that the request's session is with.
-    fn session(&mut self, sticky: &Sticky) -> Option<u64>;
+    /// The session that the request has, by what it proves. Asked at most once a request.
+    fn session(&mut self, sticky: &Sticky) -> Option<Kept>;
+}
+
+/// A session that a request has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// [`Target::session_id`] of whom it is with.
+    pub target: u64,
+    /// Whether its proof is old enough to be given anew.
+    pub is_due: bool,
 }
 
 /// A request without a session, of which only the hash may be wanted.
@@ -44,7 +53,7 @@ impl<F: FnMut(&HashInput, &HashInput) -> u32> Seeker for F {
         self(hash_on, fallback)
     }
 
-    fn session(&mut self, _: &Sticky) -> Option<u64> {
+    fn session(&mut self, _: &Sticky) -> Option<Kept> {
         None
     }
 }
@@ -67,7 +76,7 @@ pub struct Tried {
     /// Computed at the first pick that wants it; the same for all that follow.
     key: Option<u32>,
     /// The session's target, once it was looked for.
-    session: Option<Option<u64>>,
+    session: Option<Option<Kept>>,
     first: [u64; TRIED_INLINE],
     count: usize,
     more: Vec<u64>,
@@ -91,7 +100,7 @@ impl Tried {
         }
     }
 
-    fn session(&mut self, find: impl FnOnce() -> Option<u64>) -> Option<u64> {
+    fn session(&mut self, find: impl FnOnce() -> Option<Kept>) -> Option<Kept> {
         *self.session.get_or_insert_with(find)
     }
 
@@ -184,23 +193,18 @@ impl Upstream {
             Readiness::Refused(error) => return Err(error.clone()),
             Readiness::Moved(upstream) => return upstream.pick(tried, now, turn, seeker),
         };
-        let policy = members.policy();
-        if turn == Turn::Arrived && policy.limits.is_on() && self.gate.pending() > 0 {
-            return Err(PickError::Saturated);
-        }
-        if let Some(sticky) = &policy.sticky
-            && let Some(session) = tried.session(|| seeker.session(sticky))
-        {
-            let room = policy.limits.target_requests.map(NonZeroU32::get);
-            match members.session(session).filter(|target| target.is_available() && !tried.contains(target)) {
-                Some(target) if target.take(room) => {
-                    return self.lease(&members, target, tried, Picked { turn: 0, now, starts_session: false });
+        let room = match members.policy() {
+            None => None,
+            Some(policy) => {
+                if turn == Turn::Arrived && policy.limits.is_on() && self.gate.pending() > 0 {
+                    return Err(PickError::Saturated);
                 }
-                Some(_) if sticky.is_strict => return Err(PickError::Saturated),
-                None if sticky.is_strict => return Err(PickError::NoPeer),
-                Some(_) | None => {}
+                if let Some(lease) = self.session(&members, policy, tried, now, seeker)? {
+                    return Ok(lease);
+                }
+                policy.limits.room()
             }
-        }
+        };
         let (turn, key) = match members.algorithm() {
             // A turn that nobody looks at need not be taken from all workers' one counter.
             Algorithm::ConsistentHashing { hash_on, fallback, .. } => {
@@ -212,9 +216,32 @@ impl Upstream {
             | Algorithm::PeakEwma => (self.cursor.next(), 0),
         };
         let now_ms = if members.algorithm().averaging().is_some() { clock::millis(now) } else { 0 };
-        let target = self.choose(&members, serving, tried, Ask { turn, key, now_ms })?;
+        let target = self.choose(&members, serving, tried, Ask { turn, key, now_ms }, room)?;
         let turn = if members.algorithm().compares_turns() { turn } else { 0 };
         self.lease(&members, &target, tried, Picked { turn, now, starts_session: true })
+    }
+
+    /// The target that the request's session is with, if it has one and may go there.
+    fn session(
+        &self,
+        members: &Members,
+        policy: &Policy,
+        tried: &mut Tried,
+        now: Instant,
+        seeker: &mut impl Seeker,
+    ) -> Result<Option<Lease>, PickError> {
+        let Some(sticky) = &policy.sticky else { return Ok(None) };
+        let Some(session) = tried.session(|| seeker.session(sticky)) else { return Ok(None) };
+        let target = members.session(session.target);
+        match target.filter(|target| target.is_available() && !tried.contains(target)) {
+            Some(target) if target.take(policy.limits.room()) => {
+                let picked = Picked { turn: 0, now, starts_session: session.is_due };
+                self.lease(members, target, tried, picked).map(Some)
+            }
+            Some(_) if sticky.is_strict => Err(PickError::Saturated),
+            None if sticky.is_strict => Err(PickError::NoPeer),
+            Some(_) | None => Ok(None),
+        }
     }
 
     /// The hold on a target whose room was taken.
@@ -226,21 +253,19 @@ impl Upstream {
         picked: Picked,
     ) -> Result<Lease, PickError> {
         let policy = members.policy();
-        let passage = if policy.counts_requests() {
+        let mut passage = None;
+        if let Some(policy) = policy.filter(|policy| policy.counts_requests()) {
             let most = policy.limits.upstream_requests.map(NonZeroU32::get);
             // After the target's room, and given back without waking anybody: two that wait and find nothing would wake
             // each other for ever.
-            let Some(passage) = self.gate.enter(most) else {
+            let Some(entered) = self.gate.enter(most) else {
                 target.give_back();
                 return Err(PickError::Saturated);
             };
-            Some(passage)
-        } else {
-            None
-        };
+            passage = Some(entered);
+        }
         tried.add(target);
-        let sticky = policy.sticky.as_ref().filter(|_| picked.starts_session);
-        Ok(Lease::new(Arc::clone(target), passage, members.algorithm().averaging(), picked, sticky))
+        Ok(Lease::new(Arc::clone(target), passage, members.algorithm().averaging(), picked, policy.cloned()))
     }
 
     /// Chooses among those that serve, and counts the request at whom it chose.
@@ -250,9 +275,9 @@ impl Upstream {
         serving: &Serving,
         tried: &mut Tried,
         ask: Ask,
+        room: Option<u32>,
     ) -> Result<Arc<Target>, PickError> {
-        let room = members.policy().limits.target_requests.map(NonZeroU32::get);
-        let balance_factor = members.policy().balance_factor;
+        let balance_factor = members.policy().and_then(|policy| policy.balance_factor);
         let picking = Picking { ask, room, balance_factor, gate: &self.gate };
         // Turns one after the other are spread over all numbers evenly, whatever the shares.
         let random = match members.algorithm() {

@@ -226,7 +226,7 @@ impl Reading {
                 checks: checks.map(Arc::new),
                 threshold_percent,
                 algorithm: Arc::new(algorithm),
-                policy: Arc::default(),
+                policy: None,
             },
         })
     }

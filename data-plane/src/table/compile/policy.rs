@@ -29,7 +29,7 @@ impl Policy {
     /// What its upstream asks for, with this.
     pub(super) fn apply(&self, terms: &Terms) -> Terms {
         let algorithm = Arc::clone(self.algorithm.as_ref().unwrap_or(&terms.algorithm));
-        Terms { algorithm, policy: Arc::clone(&self.policy), ..terms.clone() }
+        Terms { algorithm, policy: Some(Arc::clone(&self.policy)), ..terms.clone() }
     }
 }
 
@@ -47,7 +47,7 @@ impl Reading {
             Err(_) => return Err(self.error("algorithm", "unknown to this node")),
         };
         let sticky = match read.sticky.filter(|_| is_sticky) {
-            Some(sticky) => Some(Arc::new(self.sticky(&sticky)?)),
+            Some(sticky) => Some(self.sticky(&sticky)?),
             None if is_sticky => return Err(self.error("sticky", "missing")),
             None => None,
         };
