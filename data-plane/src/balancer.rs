@@ -15,6 +15,7 @@ mod peak_ewma;
 mod retry_budget;
 mod round_robin;
 mod scored;
+mod session;
 mod shares;
 mod slow_start;
 mod threshold;
@@ -32,6 +33,7 @@ pub use peak_ewma::PeakEwma;
 pub use retry_budget::RetryBudget;
 pub use round_robin::{RoundRobin, SEQUENCE_MAX};
 pub use scored::SCAN_MAX;
+pub use session::{Secret, Session, target_id};
 pub use slow_start::{SlowStart, effective_weights};
 pub use threshold::is_enough;
 
