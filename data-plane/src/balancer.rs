@@ -18,6 +18,7 @@ mod scored;
 mod session;
 mod shares;
 mod slow_start;
+mod subset;
 mod threshold;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use round_robin::{RoundRobin, SEQUENCE_MAX};
 pub use scored::SCAN_MAX;
 pub use session::{Secret, Session, target_id};
 pub use slow_start::{SlowStart, effective_weights};
+pub use subset::{rank, subset};
 pub use threshold::is_enough;
 
 /// An algorithm, ready for one set of members.
