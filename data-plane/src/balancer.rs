@@ -15,8 +15,10 @@ mod peak_ewma;
 mod retry_budget;
 mod round_robin;
 mod scored;
+mod session;
 mod shares;
 mod slow_start;
+mod subset;
 mod threshold;
 
 use std::sync::Arc;
@@ -32,7 +34,9 @@ pub use peak_ewma::PeakEwma;
 pub use retry_budget::RetryBudget;
 pub use round_robin::{RoundRobin, SEQUENCE_MAX};
 pub use scored::SCAN_MAX;
+pub use session::{Secret, Session, target_id};
 pub use slow_start::{SlowStart, effective_weights};
+pub use subset::{rank, subset};
 pub use threshold::is_enough;
 
 /// An algorithm, ready for one set of members.
