@@ -24,6 +24,11 @@ impl NodeId {
         entity_id(bytes).map(Self)
     }
 
+    /// The id as a UUID.
+    pub const fn as_uuid(self) -> Uuid {
+        self.0
+    }
+
     /// The 16 bytes that cross the wire.
     pub fn to_wire(self) -> bytes::Bytes {
         bytes::Bytes::copy_from_slice(self.0.as_bytes())

@@ -24,7 +24,7 @@ use super::consistent_hashing::RingMember;
 use super::session::target_id;
 
 /// How much a node is for a member: the higher, the sooner it uses it. The same on every run.
-pub fn rank(node: Uuid, address: SocketAddr, host: &str) -> u64 {
+pub fn subset_rank(node: Uuid, address: SocketAddr, host: &str) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(node.as_bytes()).update(&target_id(address, host).to_le_bytes());
     let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
@@ -38,7 +38,7 @@ pub fn subset(node: Uuid, members: &[RingMember<'_>], size: usize) -> Vec<usize>
     let mut ranked: Vec<_> = with_weight
         // The address decides between equal ranks, so that the order of members does not.
         .map(|(place, member)| {
-            (Reverse((rank(node, member.address, member.host), member.address, member.host)), place)
+            (Reverse((subset_rank(node, member.address, member.host), member.address, member.host)), place)
         })
         .collect();
     if size < ranked.len() {

@@ -36,6 +36,10 @@ pub const CONFIG_APPLIED: &str = "equipoise_config_applied_total";
 pub const CONFIG_REFUSED: &str = "equipoise_config_refused_total";
 /// Attempts after the first.
 pub const RETRIES: &str = "equipoise_upstream_retries_total";
+/// Retries that the budget did not allow.
+pub const RETRIES_OVER_BUDGET: &str = "equipoise_upstream_retries_over_budget_total";
+/// Requests that waited for room in an upstream, and those that found no place to.
+pub const QUEUE: &str = "equipoise_upstream_queue_total";
 /// Targets that stopped being available.
 pub const EJECTIONS: &str = "equipoise_target_ejections_total";
 /// Targets that became available again.

@@ -65,7 +65,7 @@ pub(super) async fn probe(
                 // The semaphore is never closed.
                 let _permit = permits.acquire().await;
                 if let Some(report) = check(&target, &plan).await {
-                    target.report(report, &plan.active.limits);
+                    target.probe_report(report, &plan.active.limits);
                 }
             });
             slots.started(serial, task, now);

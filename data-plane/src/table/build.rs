@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use equipoise_proto::Position;
 use imbl::OrdMap;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::warn;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::Active;
@@ -342,9 +342,13 @@ impl Core {
 
     /// Time has passed: looks at the cells in which that changes something.
     pub(super) fn pulse(&mut self, now: Instant) {
-        let later = self.dues.split_off(&(now + Duration::from_nanos(1), CellKey::FIRST));
-        let due = std::mem::replace(&mut self.dues, later);
-        let cells: BTreeSet<_> = due.into_iter().map(|(_, key)| key).collect();
+        let mut cells = BTreeSet::new();
+        while let Some((due, _)) = self.dues.first()
+            && *due <= now
+            && let Some((_, key)) = self.dues.pop_first()
+        {
+            cells.insert(key);
+        }
         for key in &cells {
             self.turn_outliers(key, now);
         }
@@ -356,8 +360,14 @@ impl Core {
         let turned = self.live.look_for_outliers(key, now, &mut rand::rng());
         for turned in &turned {
             match turned {
-                Turned::Ejected { .. } => self.node.target_ejected(),
-                Turned::Restored { .. } => self.node.target_restored(),
+                Turned::Ejected(target, cause) => {
+                    info!(%target, ?cause, "an outlier was taken out of service");
+                    self.node.target_ejected();
+                }
+                Turned::Restored(target) => {
+                    info!(%target, "an outlier is back in service");
+                    self.node.target_restored();
+                }
             }
         }
         !turned.is_empty()
@@ -453,7 +463,7 @@ impl Core {
                 upstream: upstream.unwrap_or_default(),
                 active: checks.active.clone(),
                 host_header,
-                targets: members.checked().map(|member| Arc::clone(&member.target)).collect(),
+                targets: members.checked().map(|(_, member)| Arc::clone(&member.target)).collect(),
             })
         });
         self.probes.send_if_modified(|probes| match plan {
@@ -513,7 +523,7 @@ async fn sleep_until(due: Option<Instant>) {
 /// Where the node is.
 fn place(node: &NodeState) -> NodePlace {
     let text = |text: &str| (!text.is_empty()).then(|| text.into());
-    NodePlace { id: node.id().uuid(), region: text(node.region()), zone: text(node.zone()) }
+    NodePlace { id: node.id().as_uuid(), region: text(node.region()), zone: text(node.zone()) }
 }
 
 /// Whether something of a cell is not known yet: a name's first answer, or a target's first probe.
@@ -523,8 +533,8 @@ fn is_cold(members: &Members) -> bool {
     let awaits_probe = probed.is_some_and(|active| {
         members
             .checked()
-            .filter(|member| !member.target.is_probed())
-            .any(|member| active.interval(member.target.health().state).is_some())
+            .filter(|(_, member)| !member.target.is_probed())
+            .any(|(_, member)| active.interval(member.target.health().state).is_some())
     });
     is_pending || awaits_probe
 }

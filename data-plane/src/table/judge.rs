@@ -2,6 +2,7 @@
 //!
 //! Called by the builder, whenever targets, health or, where a policy has it so, time alone changed something.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -61,11 +62,11 @@ struct Held {
     rising_since: Option<Instant>,
 }
 
-/// Levels in order of preference: by priority, then by how far it is.
-type Level = (u8, Distance);
+/// A level; they order by preference: by priority, then by how far it is.
+pub(super) type Level = (u8, Distance);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Distance {
+pub(super) enum Distance {
     Zone,
     Region,
     Elsewhere,
@@ -149,9 +150,9 @@ fn note_arrivals(targets: &[MemberTarget], judging: &mut Judging<'_>) {
 fn keep_subset(candidates: &mut Vec<Candidate<'_>>, size: u32, node: Uuid) -> HashSet<u64> {
     let rank = |one: &Candidate<'_>| {
         let target = &one.member.target;
-        subset_rank(node, target.address(), target.host(), one.member.weight)
+        (Reverse(subset_rank(node, target.address(), target.host())), target.address())
     };
-    candidates.sort_by_cached_key(|one| std::cmp::Reverse(Ranked(rank(one))));
+    candidates.sort_by_cached_key(rank);
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     let mut available = 0;
     let mut kept = 0;
@@ -163,18 +164,6 @@ fn keep_subset(candidates: &mut Vec<Candidate<'_>>, size: u32, node: Uuid) -> Ha
         available += usize::from(one.is_available);
     }
     candidates.drain(kept..).map(|one| one.member.target.serial()).collect()
-}
-
-/// Orders ranks, which are never NaN.
-#[derive(PartialEq, PartialOrd)]
-struct Ranked(f64);
-
-impl Eq for Ranked {}
-
-impl Ord for Ranked {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.total_cmp(&other.0)
-    }
 }
 
 fn sessions(targets: &[MemberTarget]) -> HashMap<u64, Arc<Target>> {
@@ -230,7 +219,7 @@ fn arrange(
     (!groups.is_empty()).then(|| Serving::new(groups, &shares, making.before))
 }
 
-fn level_of(placement: &Placement, locality: &Locality, node: &NodePlace) -> Level {
+pub(super) fn level_of(placement: &Placement, locality: &Locality, node: &NodePlace) -> Level {
     let is_same = |of_target: &Option<Box<str>>, of_node: &Option<Box<str>>| {
         of_target.is_some() && of_target == of_node
     };

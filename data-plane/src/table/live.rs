@@ -223,7 +223,7 @@ impl Live {
     pub(super) fn look_for_outliers(&mut self, key: &CellKey, now: Instant, rng: &mut impl Rng) -> Vec<Turned> {
         let Some(cell) = self.cells.get_mut(key) else { return Vec::new() };
         let Some(outliers) = &mut cell.outliers else { return Vec::new() };
-        outliers.look(&cell.upstream.members(), now, rng)
+        outliers.look(&cell.upstream.members(), &self.place, now, rng)
     }
 
     /// Puts another cell in the place of `key`'s.

@@ -190,11 +190,16 @@ impl Members {
         self.sessions.get(&id)
     }
 
-    /// The addresses that this node checks: with weight, used by it, and not in maintenance.
-    pub fn checked(&self) -> impl Iterator<Item = &Member> {
+    /// What goes beyond the reference, or what stands for nothing.
+    pub(super) fn policy_or_none(&self) -> &Policy {
+        self.terms.policy_or_none()
+    }
+
+    /// The addresses that this node checks, with where they are: with weight, used by it, and not in maintenance.
+    pub fn checked(&self) -> impl Iterator<Item = (&Placement, &Member)> {
         let targets = self.targets.iter().filter(|target| target.placement.state != TargetState::Maint);
-        let addresses = targets.flat_map(|target| &target.addresses);
-        addresses.filter(|one| one.weight > 0 && !self.unused.contains(&one.target.serial()))
+        let addresses = targets.flat_map(|target| target.addresses.iter().map(|one| (&*target.placement, one)));
+        addresses.filter(|(_, one)| one.weight > 0 && !self.unused.contains(&one.target.serial()))
     }
 
     pub(super) const fn is_pending(&self) -> bool {

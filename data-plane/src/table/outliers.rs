@@ -3,16 +3,17 @@
 //! Workers count outcomes at the targets themselves ([`Tally`](super::tally::Tally)) and ring when a row of failures is
 //! as long as its limit; the builder decides, and lets in again what it took out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt as _};
 
-use super::members::{Member, Members};
+use super::judge::{Level, NodePlace, level_of};
+use super::members::Members;
 use super::target::Target;
-use crate::health::outlier::{self, Cause, Record, Settings};
+use crate::health::outlier::{self, Cause, Host, Record, Settings, Swept};
 
 /// What detection remembers of an upstream.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(super) struct Outliers {
     settings: Settings,
     /// By serial.
     records: HashMap<u64, Record>,
-    /// When records count from.
+    /// Records count time from here.
     began: Instant,
     next_sweep: Instant,
 }
@@ -52,23 +53,23 @@ impl Outliers {
             return;
         };
         let outliers = slot.get_or_insert_with(|| Self {
-            settings: *settings,
+            settings: settings.clone(),
             records: HashMap::new(),
             began: now,
             next_sweep: now + settings.interval,
         });
-        outliers.settings = *settings;
+        outliers.settings.clone_from(settings);
         outliers.next_sweep = outliers.next_sweep.min(now + settings.interval);
-        // Counting goes on for a limit that nobody reaches, where only rates are looked at.
-        let limit = |limit: u32| if limit == 0 { u32::MAX } else { limit };
-        let limits = (limit(settings.consecutive_5xx), limit(settings.consecutive_gateway));
-        let mut known = HashMap::new();
+        let mut before = std::mem::take(&mut outliers.records);
         for target in states {
-            target.watch(Some(limits));
-            let record = outliers.records.remove(&target.serial()).unwrap_or_default();
-            known.insert(target.serial(), record);
+            target.watch(Some((settings.consecutive_5xx, settings.consecutive_gateway)));
+            // One that was away while detection was on comes back with nothing against it.
+            let record = before.remove(&target.serial()).unwrap_or_else(|| {
+                target.uneject();
+                Record::default()
+            });
+            outliers.records.insert(target.serial(), record);
         }
-        outliers.records = known;
     }
 
     /// When it has to look again, whatever is rung.
@@ -77,26 +78,91 @@ impl Outliers {
     }
 
     /// Looks at rows of failures and, when the interval is over, at rates and at the end of ejections.
-    pub(super) fn look(&mut self, members: &Members, now: Instant, rng: &mut impl Rng) -> Vec<Turned> {
-        let members: Vec<_> = members.checked().collect();
-        let mut turned = Vec::new();
-        self.restore_checked(&members, &mut turned);
+    pub(super) fn look(
+        &mut self,
+        members: &Members,
+        node: &NodePlace,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Vec<Turned> {
+        let mut levels: BTreeMap<Level, Vec<&Arc<Target>>> = BTreeMap::new();
+        let locality = &members.policy_or_none().locality;
+        for (placement, member) in members.checked() {
+            levels.entry(level_of(placement, locality, node)).or_default().push(&member.target);
+        }
         let is_sweep = now >= self.next_sweep;
         if is_sweep {
             self.next_sweep = now + self.settings.interval;
-            self.restore(&members, now, &mut turned);
         }
-        let suspects: Vec<_> = members
-            .iter()
-            .filter(|member| !member.target.is_ejected())
-            .filter_map(|member| Some((*member, outlier::detect(&self.settings, &member.target.tally().host(), || rng.random_range(0..100))?)))
-            .collect();
-        for (member, cause) in suspects {
-            self.eject(&members, member, cause, now, rng, &mut turned);
-        }
-        if is_sweep {
-            self.sweep(&members, now, rng, &mut turned);
+        let mut turned = Vec::new();
+        for targets in levels.values() {
+            self.restore(targets, is_sweep, now, &mut turned);
+            for target in targets.iter().filter(|target| !target.is_ejected()) {
+                let cause = outlier::detect(&self.settings, target.tally().take_rows(), rng.random_range(0..100));
+                if let Some(cause) = cause {
+                    self.eject(targets, target, cause, now, rng, &mut turned);
+                }
+            }
+            if is_sweep {
+                let hosts: Vec<Host> = targets.iter().map(|target| target.tally().take_interval()).collect();
+                let chances: Vec<u8> = targets.iter().map(|_| rng.random_range(0..100)).collect();
+                let chance = |place: usize| chances.get(place).copied().unwrap_or_default();
+                for (place, cause) in outlier::sweep(&self.settings, &hosts, chance) {
+                    if let Some(target) = targets.get(place) {
+                        self.eject(targets, target, cause, now, rng, &mut turned);
+                    }
+                }
+            }
         }
         turned
+    }
+
+    /// Lets in who has served its time, and whom a probe found well.
+    fn restore(&mut self, targets: &[&Arc<Target>], is_sweep: bool, now: Instant, turned: &mut Vec<Turned>) {
+        let now = self.since_began(now);
+        for target in targets {
+            let Some(record) = self.records.get_mut(&target.serial()) else { continue };
+            let mut swept = Swept::Same;
+            if target.take_probed_well() {
+                (*record, swept) = record.checked(&self.settings);
+            }
+            if is_sweep && swept == Swept::Same {
+                (*record, swept) = record.swept(now);
+            }
+            if swept == Swept::Returned {
+                target.uneject();
+                turned.push(Turned::Restored(target.address()));
+            }
+        }
+    }
+
+    fn eject(
+        &mut self,
+        level: &[&Arc<Target>],
+        target: &Target,
+        cause: Cause,
+        now: Instant,
+        rng: &mut impl Rng,
+        turned: &mut Vec<Turned>,
+    ) {
+        let out = level.iter().filter(|target| target.is_ejected()).count();
+        if target.is_ejected() || !outlier::may_eject(&self.settings, out, level.len()) {
+            return;
+        }
+        let now = self.since_began(now);
+        let Some(record) = self.records.get_mut(&target.serial()) else { return };
+        *record = record.ejected(&self.settings, now, rng.random_range(0.0..1.0));
+        target.eject();
+        turned.push(Turned::Ejected(target.address(), cause));
+    }
+
+    fn since_began(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began)
+    }
+
+    /// How often an address was taken out, less the intervals that it has done well since, and until when it is out.
+    pub(super) fn record(&self, target: &Target) -> Option<(u32, Option<Instant>)> {
+        let record = self.records.get(&target.serial())?;
+        Some((record.ejections, record.ejected_until.map(|until| self.began + until)))
     }
 }

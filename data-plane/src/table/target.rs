@@ -13,7 +13,7 @@ use super::changes::Bell;
 use super::clock;
 use super::gate::{Passage, take_one};
 use super::policy::{Policy, Sticky};
-use super::tally::{Tallied, Tally};
+use super::tally::{RowLimits, Tallied, Tally};
 use super::upstream::Picked;
 use crate::balancer::{Averaging, Ewma, target_id};
 use crate::health::{Checks, Health, Limits, Outcome, Report};
@@ -36,6 +36,8 @@ pub struct Target {
     health: AtomicU64,
     checks: ArcSwapOption<Checks>,
     is_probed: AtomicBool,
+    /// A probe found it well while outlier detection had it out.
+    is_probed_well: AtomicBool,
     tally: Tally,
     /// Microseconds + [`WARM`] + 1 when it came into service, [`WARM`], or [`OUT_OF_SERVICE`]. Written by the builder.
     entered: AtomicU64,
@@ -66,6 +68,7 @@ impl Target {
             health: AtomicU64::new(Health::UNCHECKED),
             checks: ArcSwapOption::empty(),
             is_probed: AtomicBool::new(false),
+            is_probed_well: AtomicBool::new(false),
             tally: Tally::default(),
             entered: AtomicU64::new(OUT_OF_SERVICE),
             is_leaving: AtomicBool::new(false),
@@ -179,8 +182,13 @@ impl Target {
     }
 
     /// Counts failures for outlier detection, or does not; see [`Tally::watch`].
-    pub(super) fn watch(&self, limits: Option<(u32, u32)>) {
+    pub(super) fn watch(&self, limits: Option<RowLimits>) {
         self.tally.watch(limits);
+    }
+
+    /// Whether a probe found it well since this was asked last.
+    pub(super) fn take_probed_well(&self) -> bool {
+        self.is_probed_well.swap(false, Ordering::Relaxed)
     }
 
     /// What outlier detection counted.
@@ -218,6 +226,17 @@ impl Target {
     pub fn report(&self, report: Report, limits: &Limits) {
         let limit = limits.of(report);
         self.change(|health| health.after(report, limit));
+    }
+
+    /// Counts what a probe found.
+    pub fn probe_report(&self, report: Report, limits: &Limits) {
+        self.report(report, limits);
+        if report == Report::Success && self.is_ejected() {
+            self.is_probed_well.store(true, Ordering::Relaxed);
+            if let Some(bell) = &self.bell {
+                bell.ring_suspect();
+            }
+        }
     }
 
     /// Sets the state by hand and clears the counters; not where no checks are on.

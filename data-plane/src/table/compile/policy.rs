@@ -14,7 +14,7 @@ use super::super::policy::{
 use super::CompileError;
 use super::entity::{Digest, Reading, digest};
 use crate::balancer::{Algorithm, BalanceFactor, RetryBudget, Secret, SlowStart};
-use crate::health::outlier;
+use crate::health::outlier::{self, Enforcing, FailurePercent, SuccessRate};
 
 /// What an upstream asks for beyond the reference.
 #[derive(Debug)]
@@ -203,29 +203,53 @@ impl Reading {
         if !(read.success_rate_stdev_factor.is_finite() && read.success_rate_stdev_factor >= 0.0) {
             return Err(self.error("outlier_detection.success_rate_stdev_factor", "not a factor"));
         }
+        let chance = |field: &'static str, percent: u32| match u8::try_from(percent) {
+            Ok(percent @ 0..=100) => Ok(percent),
+            Ok(_) | Err(_) => Err(self.error(field, "not a percentage")),
+        };
         Ok(outlier::Settings {
-            consecutive_5xx: read.consecutive_5xx,
-            enforcing_consecutive_5xx: read.enforcing_consecutive_5xx,
-            consecutive_gateway: read.consecutive_gateway,
-            enforcing_consecutive_gateway: read.enforcing_consecutive_gateway,
+            consecutive_5xx: NonZeroU32::new(read.consecutive_5xx),
+            consecutive_gateway: NonZeroU32::new(read.consecutive_gateway),
             interval: Duration::from_millis(read.interval_ms),
             base_ejection: Duration::from_millis(read.base_ejection_ms),
             max_ejection: Duration::from_millis(read.max_ejection_ms),
-            ejection_jitter: Duration::from_millis(read.ejection_jitter_ms),
-            max_ejection_percent: self
-                .percent("outlier_detection.max_ejection_percent", read.max_ejection_percent)?,
-            success_rate_min_hosts: read.success_rate_min_hosts,
-            success_rate_min_volume: read.success_rate_min_volume,
-            success_rate_stdev_factor: read.success_rate_stdev_factor,
-            enforcing_success_rate: read.enforcing_success_rate,
-            failure_percent_threshold: self
-                .percent("outlier_detection.failure_percent_threshold", read.failure_percent_threshold)?,
-            failure_percent_min_hosts: read.failure_percent_min_hosts,
-            failure_percent_min_volume: read.failure_percent_min_volume,
-            enforcing_failure_percent: read.enforcing_failure_percent,
+            jitter: Duration::from_millis(read.ejection_jitter_ms),
+            max_ejection_percent: chance("outlier_detection.max_ejection_percent", read.max_ejection_percent)?,
+            success_rate: SuccessRate {
+                min_hosts: size(read.success_rate_min_hosts),
+                min_volume: read.success_rate_min_volume.into(),
+                stdev_factor: read.success_rate_stdev_factor,
+            },
+            failure_percent: FailurePercent {
+                threshold: chance(
+                    "outlier_detection.failure_percent_threshold",
+                    read.failure_percent_threshold,
+                )?,
+                min_hosts: size(read.failure_percent_min_hosts),
+                min_volume: read.failure_percent_min_volume.into(),
+            },
             successful_check_uneject: read.successful_check_uneject,
+            enforcing: Enforcing {
+                consecutive_5xx: chance(
+                    "outlier_detection.enforcing_consecutive_5xx",
+                    read.enforcing_consecutive_5xx,
+                )?,
+                consecutive_gateway: chance(
+                    "outlier_detection.enforcing_consecutive_gateway",
+                    read.enforcing_consecutive_gateway,
+                )?,
+                success_rate: chance("outlier_detection.enforcing_success_rate", read.enforcing_success_rate)?,
+                failure_percent: chance(
+                    "outlier_detection.enforcing_failure_percent",
+                    read.enforcing_failure_percent,
+                )?,
+            },
         })
     }
+}
+
+fn size(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 fn limits(read: &v1::Limits) -> Limits {
