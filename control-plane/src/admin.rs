@@ -153,6 +153,7 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Children(reference) => crud::children(state, asked, reference).await,
         Endpoint::Child(reference) => crud::child(state, asked, reference).await,
         Endpoint::Foreign(reference) => crud::foreign(state, asked, reference).await,
+        Endpoint::Only(reference) => crud::only(state, asked, reference).await,
         Endpoint::TargetsAll => list::targets_all(state, &asked),
         Endpoint::Health => health::upstream(state, &asked).await,
         Endpoint::SetHealth(verdict) => health::set(state, &asked, verdict),

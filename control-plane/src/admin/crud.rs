@@ -62,6 +62,12 @@ pub(super) async fn child(state: &AdminState, asked: Asked, reference: Reference
     one(state, asked, reference.child, key, Some(parent)).await
 }
 
+/// `/upstreams/{upstream}/policy`
+pub(super) async fn only(state: &AdminState, asked: Asked, reference: Reference) -> Result<Reply, Refusal> {
+    let parent = parent(&asked, reference)?;
+    one(state, asked, reference.child, Key::Only, Some(parent)).await
+}
+
 /// `/routes/{route}/service`
 pub(super) async fn foreign(
     state: &AdminState,

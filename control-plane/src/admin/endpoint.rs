@@ -108,6 +108,8 @@ pub enum Endpoint {
     Child(Reference),
     /// `/routes/{route}/service`
     Foreign(Reference),
+    /// `/upstreams/{upstream}/policy`
+    Only(Reference),
     /// `/upstreams/{upstream}/targets/all`
     TargetsAll,
     /// `/upstreams/{upstream}/health`
@@ -133,7 +135,7 @@ impl Endpoint {
             | Self::Health => &[Verb::Get],
             // POST on `/tags` and the writes on one tag exist to be refused with a reason.
             Self::Tags | Self::Collection(_) | Self::Children(_) => &[Verb::Get, Verb::Post],
-            Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) => {
+            Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) | Self::Only(_) => {
                 &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Put]
             }
             Self::Validate => &[Verb::Post],
@@ -170,11 +172,18 @@ enum Presence {
     Absent,
 }
 
+/// What `/<parents>/{p}/<word>` leads to.
+enum Nested {
+    /// A list of children.
+    Many(&'static str),
+    /// The one child that a parent can have.
+    Only(&'static str),
+}
+
 struct ReferencePaths {
     field: &'static str,
     parent: Kind,
-    /// Last word of `/<parents>/{p}/<nested>`.
-    nested: &'static str,
+    nested: Nested,
     /// Whether `/<children>/{c}/<field>` leads to the parent.
     foreign: Presence,
 }
@@ -188,7 +197,7 @@ const fn declaration(kind: Kind) -> Declaration {
             references: &[ReferencePaths {
                 field: "service",
                 parent: Kind::Service,
-                nested: "routes",
+                nested: Nested::Many("routes"),
                 foreign: Presence::Present,
             }],
         },
@@ -197,7 +206,16 @@ const fn declaration(kind: Kind) -> Declaration {
             references: &[ReferencePaths {
                 field: "upstream",
                 parent: Kind::Upstream,
-                nested: "targets",
+                nested: Nested::Many("targets"),
+                foreign: Presence::Absent,
+            }],
+        },
+        Kind::Policy => Declaration {
+            top_level: Presence::Absent,
+            references: &[ReferencePaths {
+                field: "upstream",
+                parent: Kind::Upstream,
+                nested: Nested::Only("policy"),
                 foreign: Presence::Absent,
             }],
         },
@@ -266,9 +284,15 @@ impl Endpoints {
             for paths in declared.references {
                 let reference = Reference { child: kind, field: paths.field, parent: paths.parent };
                 let parents = paths.parent.collection();
-                let child = [Literal(parents), Parameter(parents), Literal(paths.nested), Parameter(name)];
-                add(&child[..3], Endpoint::Children(reference));
-                add(&child, Endpoint::Child(reference));
+                let below = |word| [Literal(parents), Parameter(parents), Literal(word)];
+                match paths.nested {
+                    Nested::Many(word) => {
+                        let children = below(word);
+                        add(&children, Endpoint::Children(reference));
+                        add(&[&children[..], &[Parameter(name)]].concat(), Endpoint::Child(reference));
+                    }
+                    Nested::Only(word) => add(&below(word), Endpoint::Only(reference)),
+                }
                 if paths.foreign == Presence::Present {
                     add(&[entity[0], entity[1], Literal(paths.field)], Endpoint::Foreign(reference));
                 }

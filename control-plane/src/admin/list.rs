@@ -85,7 +85,7 @@ pub(super) fn children_page(
     let size = text(asked, "size");
     let size = match reference.child {
         Kind::Target => PageSize::parse_lenient(size)?,
-        Kind::Service | Kind::Route | Kind::Upstream => PageSize::parse(size)?,
+        Kind::Service | Kind::Route | Kind::Upstream | Kind::Policy => PageSize::parse(size)?,
     };
     config.page_of_children(reference.child, reference.field, parent, size, text(asked, "offset"))
 }

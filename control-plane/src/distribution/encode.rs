@@ -4,6 +4,7 @@
 //! Pure, and run once an entity version, at its commit. The model has accepted the entity, so odd input cannot
 //! come here; should it, the field gets its default, since a commit is no place to fail late.
 
+mod policy;
 mod upstream;
 
 use bytes::Bytes;
@@ -32,6 +33,7 @@ pub fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Route => (EntityKind::Route, route(body).encode_to_vec()),
         Kind::Upstream => (EntityKind::Upstream, upstream::upstream(body).encode_to_vec()),
         Kind::Target => (EntityKind::Target, target(body).encode_to_vec()),
+        Kind::Policy => (EntityKind::Policy, policy::policy(body).encode_to_vec()),
     };
     Some(Wire { kind, bytes: bytes.into() })
 }
@@ -169,6 +171,34 @@ fn integer(value: &Value) -> Option<i64> {
 
 fn unsigned(value: &Value) -> Option<u32> {
     integer(value).map(|number| u32::try_from(number.max(0)).unwrap_or(u32::MAX))
+}
+
+fn record<'a>(body: &'a Body, field: &str) -> &'a Body {
+    static EMPTY: std::sync::LazyLock<Body> = std::sync::LazyLock::new(Body::new);
+    body.get(field).and_then(Value::as_object).unwrap_or(&EMPTY)
+}
+
+fn number(body: &Body, field: &str) -> Option<f64> {
+    body.get(field).and_then(Value::as_f64)
+}
+
+fn millis(body: &Body, field: &str) -> Option<u64> {
+    number(body, field).map(to_millis)
+}
+
+/// Zero means "off", so what is not zero stays at least a millisecond.
+fn to_millis(seconds: f64) -> u64 {
+    if seconds > 0.0 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "positive, and a float cast saturates"
+        )]
+        let millis = (seconds * 1000.0).round() as u64;
+        millis.max(1)
+    } else {
+        0
+    }
 }
 
 /// Seconds with a fraction, as timestamps of targets have.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::entity::uuid;
 use super::index::{self, reference};
-use super::schema::{EndpointKey, OnDelete, Put, Schema, Stamp};
+use super::schema::{Before, EndpointKey, OnDelete, Put, Schema, Stamp};
 use super::{Answer, Body, Change, Config, Context, Effect, Entity, ErrorObject, Key, Kind, Mutation, Op};
 use super::{Parent, Refusal};
 
@@ -59,8 +59,10 @@ impl Draft<'_, '_> {
             first(&body).map_err(ErrorObject::schema_violation)?;
         }
         self.resolve(schema, &mut body)?;
-        let chosen = body.get("id").and_then(Value::as_str).and_then(uuid);
-        let id = chosen.unwrap_or_else(|| (self.context.new_id)());
+        let chosen = || body.get("id").and_then(Value::as_str).and_then(uuid);
+        let id = schema.only_of.and_then(|field| reference(&body, field)).or_else(chosen);
+        let id = id.unwrap_or_else(|| (self.context.new_id)());
+        self.complete(schema, &mut body, Before::Nothing);
         let body = schema.insert(body, self.stamp(id))?;
         if self.config.by_id(kind, id).is_some() {
             return Err(ErrorObject::primary_key_violation(id).into());
@@ -82,16 +84,28 @@ impl Draft<'_, '_> {
         }
         self.force_parent(parent, &mut body)?;
         self.resolve(schema, &mut body)?;
-        let before = self.config.get(kind, key).cloned();
+        let before = match key {
+            Key::Only => self.config.find(kind, key, parent),
+            Key::Id(_) | Key::Name(_) => self.config.get(kind, key),
+        };
+        let before = before.cloned();
         let id = match (key, &before) {
             (_, Some(before)) => before.id,
             (Key::Id(id), None) => *id,
             (Key::Name(_), None) => (self.context.new_id)(),
+            (Key::Only, None) => {
+                schema.only_of.and_then(|field| reference(&body, field)).ok_or(Refusal::NotFound)?
+            }
         };
         if let Key::Name(name) = key {
             let Some(EndpointKey::Global(field)) = schema.endpoint_key else { return Err(Refusal::NotFound) };
             body.insert(field.to_owned(), name.clone().into());
         }
+        self.complete(
+            schema,
+            &mut body,
+            before.as_deref().map_or(Before::Nothing, |e| Before::Replaced(&e.body)),
+        );
         let body = schema.insert(body, self.stamp(id))?;
         self.write(before, Entity { kind, id, body })
     }
@@ -110,12 +124,13 @@ impl Draft<'_, '_> {
                 (None, Key::Name(name), Some(EndpointKey::Global(field))) => {
                     ErrorObject::no_such_name(field, name).into()
                 }
-                (None, Key::Name(_), Some(EndpointKey::Nested(..)) | None) | (Some(_), _, _) => {
-                    Refusal::NotFound
-                }
+                (None, Key::Name(_), Some(EndpointKey::Nested(..)) | None)
+                | (None, Key::Only, _)
+                | (Some(_), _, _) => Refusal::NotFound,
             });
         };
         self.resolve(schema, &mut body)?;
+        self.complete(schema, &mut body, Before::Merged);
         let body = schema.update(&before.body, body, self.stamp(before.id))?;
         let after = Entity { kind, id: before.id, body };
         self.write(Some(before), after)
@@ -124,6 +139,8 @@ impl Draft<'_, '_> {
     fn delete(&mut self, kind: Kind, parent: Option<&Parent>, key: &Key) -> Result<Answer, Refusal> {
         match (self.config.find(kind, key, parent).cloned(), parent) {
             (Some(entity), _) => self.remove(&entity)?,
+            (None, Some(parent))
+                if *key == Key::Only && self.config.get(parent.kind, &parent.key).is_some() => {}
             (None, Some(_)) => return Err(Refusal::NotFound),
             (None, None) => {}
         }
@@ -178,6 +195,11 @@ impl Draft<'_, '_> {
     /// Stores a checked entity, if its keys are free and its references lead somewhere.
     fn write(&mut self, before: Option<Arc<Entity>>, after: Entity) -> Result<Arc<Entity>, Refusal> {
         let Entity { kind, id, body } = &after;
+        if let Some(field) = Schema::of(*kind).only_of
+            && reference(body, field) != Some(*id)
+        {
+            return Err(refused(field, "cannot be changed".into()));
+        }
         for (key, fields) in index::unique_keys(*kind, body) {
             if self.config.index.holder(&key).is_some_and(|holder| holder != *id) {
                 let key = fields.iter().map(|field| {
@@ -221,6 +243,12 @@ impl Draft<'_, '_> {
     fn commit(&mut self, mutation: Mutation) {
         self.config.restore(&mutation);
         self.mutations.push(mutation);
+    }
+
+    fn complete(&mut self, schema: &Schema, body: &mut Body, before: Before<'_>) {
+        if let Some(complete) = schema.complete {
+            complete(body, before, self.context.new_id);
+        }
     }
 
     fn stamp(&self, id: Uuid) -> Stamp {

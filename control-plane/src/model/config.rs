@@ -26,6 +26,7 @@ impl Config {
                 EndpointKey::Global(field) => self.by_unique(kind, &[(field, name)]),
                 EndpointKey::Nested(..) => None,
             },
+            Key::Only => None,
         }
     }
 
@@ -38,6 +39,7 @@ impl Config {
                 self.by_unique(kind, &[(field, name), (above, &id.to_string())])?
             }
             (Key::Name(_), Some(EndpointKey::Global(_)) | None) | (Key::Id(_), _) => self.get(kind, key)?,
+            (Key::Only, _) => self.by_id(kind, id)?,
         };
         (index::reference(&found.body, parent.field) == Some(id)).then_some(found)
     }

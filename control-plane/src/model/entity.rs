@@ -20,11 +20,13 @@ pub enum Kind {
     Upstream,
     /// `/upstreams/{u}/targets`
     Target,
+    /// `/upstreams/{u}/policy`
+    Policy,
 }
 
 impl Kind {
     /// Every kind, in reference order: a kind refers only to kinds before it.
-    pub const ALL: [Self; 4] = [Self::Service, Self::Route, Self::Upstream, Self::Target];
+    pub const ALL: [Self; 5] = [Self::Service, Self::Route, Self::Upstream, Self::Target, Self::Policy];
 
     /// Collection name as in paths, messages and `/schemas/{name}`.
     pub const fn collection(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Kind {
             Self::Route => "routes",
             Self::Upstream => "upstreams",
             Self::Target => "targets",
+            Self::Policy => "policies",
         }
     }
 
@@ -49,6 +52,8 @@ pub enum Key {
     Id(Uuid),
     /// Anything else.
     Name(String),
+    /// Not at all, since its parent has no other: `/upstreams/{u}/policy`.
+    Only,
 }
 
 impl Key {

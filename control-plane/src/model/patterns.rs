@@ -3,11 +3,13 @@
 
 use equipoise_proto::header::InvalidHeaderPattern;
 use equipoise_proto::host::InvalidHostName;
-use equipoise_proto::limits::{HOST_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
+use equipoise_proto::limits::{
+    HOST_BYTES_MAX, NAME_BYTES_MAX, NODE_TEXT_BYTES_MAX, PATH_BYTES_MAX, is_node_text,
+};
 use equipoise_proto::path::InvalidPath;
 use equipoise_proto::{
-    HeaderPattern, HeaderValue, Host, HostPattern, HostPort, NetworkRange, PathPattern, SniPattern,
-    TargetAddress,
+    HeaderPattern, HeaderValue, Host, HostPattern, HostPort, NetworkRange, PathPattern, Placement,
+    SniPattern, TargetAddress,
 };
 
 /// The outcome of a check, with the message for the field.
@@ -161,6 +163,35 @@ pub(super) fn cookie_name(text: &str) -> Verdict {
     Err("contains one or more invalid characters. ASCII control characters (0-31;127), space, tab and the \
          characters ()<>@,;:\\\"/?={}[] are not allowed."
         .to_owned())
+}
+
+/// Name of a cookie that nodes set: a token of RFC 9110, without the letters that [`cookie_name`] lets pass.
+pub(super) fn sent_cookie_name(text: &str) -> Verdict {
+    if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)) {
+        return bounded(text, NAME_BYTES_MAX);
+    }
+    Err("contains one or more invalid characters: not a token of RFC 9110".to_owned())
+}
+
+/// 32 bytes, in hexadecimal digits.
+pub(super) fn secret(text: &str) -> Verdict {
+    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    Err("expected 64 hexadecimal digits".to_owned())
+}
+
+/// A region or zone, as nodes and targets name theirs.
+pub(super) fn place(text: &str) -> Verdict {
+    if is_node_text(text) {
+        return Ok(());
+    }
+    Err(format!("expected 1 to {NODE_TEXT_BYTES_MAX} bytes without control characters"))
+}
+
+/// The tags of a target that mean something to nodes.
+pub(super) fn placement<'a>(tags: impl Iterator<Item = &'a str>) -> Verdict {
+    verdict(Placement::from_tags(tags))
 }
 
 /// An address, perhaps with the length of a network prefix.

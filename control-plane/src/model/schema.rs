@@ -7,6 +7,7 @@ mod describe;
 mod engine;
 mod field;
 mod format;
+mod policies;
 mod routes;
 mod rule;
 mod services;
@@ -74,6 +75,24 @@ pub(super) struct Schema {
     pub(super) first: Option<First>,
     /// Most children that one entity may have through a field.
     pub(super) children_max: Option<(&'static str, usize)>,
+    /// The foreign field whose entity has one child of this kind at most; the child has its parent's id.
+    pub(super) only_of: Option<&'static str>,
+    /// Completes the body of a write with what cannot come from defaults.
+    pub(super) complete: Option<Complete>,
+}
+
+/// Completes the body of a write: what is stored so far, whether it is replaced, where fresh ids come from.
+pub(super) type Complete = fn(&mut Body, Before<'_>, &mut dyn FnMut() -> Uuid);
+
+/// What a write meets.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Before<'a> {
+    /// Nothing.
+    Nothing,
+    /// An entity that the body takes the place of.
+    Replaced(&'a Body),
+    /// An entity that the body is merged into.
+    Merged,
 }
 
 /// Judges a body; an `Err` holds what is wrong, by field.
@@ -148,11 +167,13 @@ impl Schema {
         static ROUTES: LazyLock<Schema> = LazyLock::new(routes::schema);
         static UPSTREAMS: LazyLock<Schema> = LazyLock::new(upstreams::schema);
         static TARGETS: LazyLock<Schema> = LazyLock::new(targets::schema);
+        static POLICIES: LazyLock<Schema> = LazyLock::new(policies::schema);
         match kind {
             Kind::Service => &SERVICES,
             Kind::Route => &ROUTES,
             Kind::Upstream => &UPSTREAMS,
             Kind::Target => &TARGETS,
+            Kind::Policy => &POLICIES,
         }
     }
 
@@ -168,6 +189,8 @@ impl Schema {
             order: Order::ById,
             first: None,
             children_max: None,
+            only_of: None,
+            complete: None,
         };
         for check in &mut schema.checks {
             if let Check::Conditional(conditional) = check {

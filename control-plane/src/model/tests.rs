@@ -1,6 +1,7 @@
 //! Behaviour of `Config::apply`, and the laws that hold for every sequence of changes.
 
 mod laws;
+mod policies;
 mod queries;
 
 use std::sync::Arc;
@@ -51,11 +52,11 @@ impl World {
         let kind = |at: usize| Kind::from_collection(segments[at]).unwrap();
         let nested = |child| match (kind(0), child) {
             (Kind::Service, Kind::Route) => "service",
-            (Kind::Upstream, Kind::Target) => "upstream",
+            (Kind::Upstream, Kind::Target | Kind::Policy) => "upstream",
             other => panic!("{other:?}"),
         };
         let op = |kind, at: Option<usize>| {
-            let key = |at: Option<usize>| key(kind, at.unwrap());
+            let key = |at: Option<usize>| at.map_or(Ok(Key::Only), |at| key(kind, at));
             Ok::<_, Refusal>(match method {
                 "POST" => Op::Create(body.clone()),
                 "PUT" => Op::Put(key(at)?, body.clone()),
@@ -67,9 +68,15 @@ impl World {
         let change = match segments.len() {
             1 => Change { kind: kind(0), op: op(kind(0), None)?, parent: None },
             2 => Change { kind: kind(0), op: op(kind(0), Some(1))?, parent: None },
+            3 if segments[2] == "policy" => {
+                let kind = Kind::Policy;
+                let parent =
+                    Parent { kind: Kind::Upstream, key: key(Kind::Upstream, 1)?, field: nested(kind) };
+                Change { kind, op: op(kind, None)?, parent: Some(parent) }
+            }
             3 | 4 if Kind::from_collection(segments[2]).is_some() => {
                 let parent = Parent { kind: kind(0), key: key(kind(0), 1)?, field: nested(kind(2)) };
-                let op = op(kind(2), Some(3))?;
+                let op = op(kind(2), (segments.len() == 4).then_some(3))?;
                 Change { kind: kind(2), op, parent: Some(parent) }
             }
             3 => {

@@ -95,6 +95,7 @@ const fn wire_kind(kind: Kind) -> Option<EntityKind> {
         Kind::Route => Some(EntityKind::Route),
         Kind::Upstream => Some(EntityKind::Upstream),
         Kind::Target => Some(EntityKind::Target),
+        Kind::Policy => Some(EntityKind::Policy),
     }
 }
 

@@ -6,5 +6,6 @@ mod cluster;
 mod crud;
 mod gate;
 mod info;
+mod policy;
 mod support;
 mod tutorial;

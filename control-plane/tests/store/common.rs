@@ -18,6 +18,7 @@ pub fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Route => EntityKind::Route,
         Kind::Upstream => EntityKind::Upstream,
         Kind::Target => EntityKind::Target,
+        Kind::Policy => EntityKind::Policy,
     };
     Some(Wire { kind, bytes: serde_json::to_vec(&entity.body).unwrap().into() })
 }

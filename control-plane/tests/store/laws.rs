@@ -1,6 +1,6 @@
 //! What holds for any sequence of changes.
 
-use equipoise_control_plane::model::{Key, Kind, Op};
+use equipoise_control_plane::model::{Change, Key, Kind, Op, Parent};
 use equipoise_proto::{ContentHash, Position};
 use proptest::prelude::*;
 use serde_json::json;
@@ -15,6 +15,7 @@ enum Step {
     Tag(u8, u8),
     Delete(u8),
     Upstream(u8),
+    Policy(u8, u8),
     Restart,
     Kill,
 }
@@ -26,6 +27,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..8_u8, any::<u8>()).prop_map(|(which, tag)| Step::Tag(which, tag)),
         2 => (0..8_u8).prop_map(Step::Delete),
         2 => (0..8_u8).prop_map(Step::Upstream),
+        2 => (0..8_u8, 0..4_u8).prop_map(|(which, size)| Step::Policy(which, size)),
         1 => Just(Step::Restart),
         1 => Just(Step::Kill),
     ]
@@ -70,6 +72,15 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Delete(n) => change(Kind::Service, Op::Delete(id(*n))),
             Step::Upstream(n) => {
                 change(Kind::Upstream, Op::Create(body(json!({"name": format!("up-{n}"), "slots": 100}))))
+            }
+            Step::Policy(n, size) => {
+                let field = "upstream";
+                let parent = Parent { kind: Kind::Upstream, key: key(&format!("up-{n}")), field };
+                let op = match size {
+                    0 => Op::Delete(Key::Only),
+                    size => Op::Put(Key::Only, body(json!({"subset_size": size}))),
+                };
+                Change { kind: Kind::Policy, op, parent: Some(parent) }
             }
             Step::Restart | Step::Kill => {
                 let before = store.head();

@@ -9,10 +9,11 @@ fn find(path: &str) -> Option<(Endpoint, Vec<String>)> {
 
 const ROUTES: Reference = Reference { child: Kind::Route, field: "service", parent: Kind::Service };
 const TARGETS: Reference = Reference { child: Kind::Target, field: "upstream", parent: Kind::Upstream };
+const POLICY: Reference = Reference { child: Kind::Policy, field: "upstream", parent: Kind::Upstream };
 
 #[test]
 fn paths_stand_for_their_endpoints() {
-    let cases: [(&str, Endpoint, &[&str]); 20] = [
+    let cases: [(&str, Endpoint, &[&str]); 21] = [
         ("/", Endpoint::Root, &[]),
         ("/status", Endpoint::Status, &[]),
         ("/status/", Endpoint::Status, &[]),
@@ -24,6 +25,7 @@ fn paths_stand_for_their_endpoints() {
         ("/routes/r/service", Endpoint::Foreign(ROUTES), &["r"]),
         ("/upstreams/u/targets/all", Endpoint::TargetsAll, &["u"]),
         ("/upstreams/u/targets/al", Endpoint::Child(TARGETS), &["u", "al"]),
+        ("/upstreams/u/policy", Endpoint::Only(POLICY), &["u"]),
         ("/upstreams/u/health/", Endpoint::Health, &["u"]),
         ("/upstreams/u/targets/t/healthy", Endpoint::SetHealth(Verdict::Healthy), &["u", "t"]),
         ("/upstreams/u/targets/t/unhealthy/", Endpoint::SetHealth(Verdict::Unhealthy), &["u", "t"]),
@@ -57,6 +59,9 @@ fn other_paths_stand_for_nothing() {
         "/services/a%2Fb",
         "/services/a/routes/b/c",
         "/services/a//b",
+        "/policies",
+        "/policies/p",
+        "/upstreams/u/policy/p",
         "/targets",
         "/targets/t",
         "/targets/t/upstream",
@@ -75,6 +80,7 @@ fn allow_lists_are_sorted_and_complete() {
         (Endpoint::Root, "GET, HEAD, OPTIONS"),
         (Endpoint::Collection(Kind::Service), "GET, HEAD, OPTIONS, POST"),
         (Endpoint::Entity(Kind::Route), "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
+        (Endpoint::Only(POLICY), "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
         (Endpoint::Validate, "OPTIONS, POST"),
         (Endpoint::SetHealth(Verdict::Healthy), "OPTIONS, PUT"),
     ] {
@@ -107,6 +113,7 @@ fn endpoints_are_listed_in_the_order_of_the_reference() {
         "/upstreams",
         "/upstreams/{upstreams}",
         "/upstreams/{upstreams}/health",
+        "/upstreams/{upstreams}/policy",
         "/upstreams/{upstreams}/targets",
         "/upstreams/{upstreams}/targets/all",
         "/upstreams/{upstreams}/targets/{targets}",

@@ -1,3 +1,5 @@
+mod policy;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -184,8 +186,8 @@ fn hash_inputs_carry_what_they_hash() {
     assert_eq!(upstream.hash_fallback.unwrap().input, Some(Input::Header("y".into())));
 }
 
-/// The fields of all four kinds, so that the hunt below hits them.
-const FIELDS: [&str; 30] = [
+/// The fields of all kinds, so that the hunt below hits them.
+const FIELDS: [&str; 40] = [
     "name",
     "host",
     "port",
@@ -216,6 +218,16 @@ const FIELDS: [&str; 30] = [
     "weight",
     "tags",
     "id",
+    "sticky",
+    "cookie",
+    "secret",
+    "locality",
+    "zone_weights",
+    "limits",
+    "retry",
+    "retry_on",
+    "hedging",
+    "enabled",
 ];
 
 fn anything() -> impl Strategy<Value = Value> {

@@ -3,7 +3,9 @@
 use equipoise_proto::v1;
 use serde_json::Value;
 
-use super::{flag, header_matches, items, reference, text, uint, unsigned};
+use super::{
+    flag, header_matches, items, millis, number, record, reference, text, to_millis, uint, unsigned,
+};
 use crate::model::Body;
 
 /// Source: entities.md section 4, as the other defaults here.
@@ -58,7 +60,7 @@ fn hash_input(body: &Body, prefix: &str) -> v1::HashInput {
 }
 
 fn health_checks(checks: &Body) -> v1::HealthChecks {
-    let threshold_percent = checks.get("threshold").and_then(Value::as_f64).unwrap_or(0.0);
+    let threshold_percent = number(checks, "threshold").unwrap_or(0.0);
     v1::HealthChecks {
         threshold_percent,
         active: Some(active(record(checks, "active"))),
@@ -116,29 +118,5 @@ fn statuses(checks: &Body, default: &[u32]) -> Vec<u32> {
     match checks.get("http_statuses") {
         Some(Value::Array(_)) => items(checks, "http_statuses").iter().filter_map(unsigned).collect(),
         Some(_) | None => default.to_vec(),
-    }
-}
-
-fn record<'a>(body: &'a Body, field: &str) -> &'a Body {
-    static EMPTY: std::sync::LazyLock<Body> = std::sync::LazyLock::new(Body::new);
-    body.get(field).and_then(Value::as_object).unwrap_or(&EMPTY)
-}
-
-fn millis(body: &Body, field: &str) -> Option<u64> {
-    body.get(field).and_then(Value::as_f64).map(to_millis)
-}
-
-/// Zero means "off", so what is not zero stays at least a millisecond.
-fn to_millis(seconds: f64) -> u64 {
-    if seconds > 0.0 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "positive, and a float cast saturates"
-        )]
-        let millis = (seconds * 1000.0).round() as u64;
-        millis.max(1)
-    } else {
-        0
     }
 }

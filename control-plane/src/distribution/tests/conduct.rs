@@ -100,9 +100,9 @@ async fn what_a_node_may_not_say_ends_its_stream_with_a_clear_status() {
         ),
         (
             "newer protocol",
-            Say::Hello(v1::Hello { protocol_min: 2, protocol_max: 9, ..hello(1, None) }),
+            Say::Hello(v1::Hello { protocol_min: PROTOCOL + 1, protocol_max: 99, ..hello(1, None) }),
             Code::FailedPrecondition,
-            "protocol 2 to 9",
+            "to 99",
         ),
         (
             "bad position",

@@ -58,6 +58,8 @@ pub(in crate::model) struct Custom {
     pub(super) sources: Vec<&'static str>,
     /// As `/schemas` says it; here no field is ever missing.
     pub(super) runs_with_missing_fields: bool,
+    /// Whether `/schemas` names it: clients compare the reference's kinds, and it has no check of ours.
+    pub(super) is_shown: bool,
     pub(super) when: When,
     pub(super) accept: fn(&Body) -> Result<(), Fault>,
 }
@@ -67,8 +69,8 @@ pub(in crate::model) struct Custom {
 pub(in crate::model) enum Fault {
     /// The fields together.
     Entity(String),
-    /// One field.
-    Field(&'static str, String),
+    /// One field, by the names that lead to it.
+    Field(&'static [&'static str], String),
 }
 
 impl From<String> for Fault {
@@ -147,11 +149,27 @@ impl Check {
                 match (custom.accept)(body) {
                     Ok(()) => None,
                     Err(Fault::Entity(text)) => Some(text),
-                    Err(Fault::Field(field, text)) => {
-                        errors.insert(field.to_owned(), text.into());
+                    Err(Fault::Field(path, text)) => {
+                        blame(errors, path, text);
                         None
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Puts an error where `path` leads; an error above that place says enough.
+fn blame(errors: &mut Map<String, Value>, path: &[&str], text: String) {
+    match path {
+        [] => {}
+        [field] => {
+            errors.insert((*field).to_owned(), text.into());
+        }
+        [record, below @ ..] => {
+            let record = errors.entry(*record).or_insert_with(|| Value::Object(Map::new()));
+            if let Value::Object(errors) = record {
+                blame(errors, below, text);
             }
         }
     }

@@ -97,6 +97,7 @@ fn rule(rule: &Rule) -> Option<(&'static str, Value)> {
         Rule::Null(_) => ("eq", Value::Null),
         Rule::Not(value, _) => ("ne", value.clone()),
         Rule::OneOf(values) => ("one_of", json!(values)),
+        Rule::GreaterThan(bound) => ("gt", json!(bound)),
         Rule::Timestamp => ("timestamp", true.into()),
         Rule::Uuid => ("uuid", true.into()),
         Rule::Between(from, to) => ("between", json!([from, to])),
@@ -123,16 +124,17 @@ fn with_errors(patterns: &[Pattern]) -> Value {
 fn checks(checks: &[Check]) -> Value {
     checks
         .iter()
-        .map(|check| match check {
-            Check::Conditional(check) => json!({ "conditional": conditional(check) }),
-            Check::AtLeastOneOf(fields) => json!({ "at_least_one_of": fields }),
-            Check::Distinct(fields) => json!({ "distinct": fields }),
-            Check::Custom(custom) if custom.runs_with_missing_fields => json!({
+        .filter_map(|check| match check {
+            Check::Conditional(check) => Some(json!({ "conditional": conditional(check) })),
+            Check::AtLeastOneOf(fields) => Some(json!({ "at_least_one_of": fields })),
+            Check::Distinct(fields) => Some(json!({ "distinct": fields })),
+            Check::Custom(custom) if !custom.is_shown => None,
+            Check::Custom(custom) if custom.runs_with_missing_fields => Some(json!({
                 "custom_entity_check":
                     { "field_sources": custom.sources, "run_with_missing_fields": true },
-            }),
+            })),
             Check::Custom(custom) => {
-                json!({ "custom_entity_check": { "field_sources": custom.sources } })
+                Some(json!({ "custom_entity_check": { "field_sources": custom.sources } }))
             }
         })
         .collect()

@@ -176,6 +176,10 @@ impl Field {
         self.rule(Rule::Between(from, to))
     }
 
+    pub(super) fn greater_than(self, bound: i64) -> Self {
+        self.rule(Rule::GreaterThan(bound))
+    }
+
     pub(super) fn custom(self, accept: fn(&str) -> Result<(), String>) -> Self {
         self.rule(Rule::Custom(accept))
     }

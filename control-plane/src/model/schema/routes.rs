@@ -77,7 +77,13 @@ fn null(fields: &[&'static str], protocols: &str) -> Vec<Named> {
 
 fn needs(accept: fn(&Body) -> Result<(), Fault>) -> Check {
     let sources = vec!["methods", "hosts", "headers", "paths", "snis", "sources", "destinations"];
-    Check::Custom(Custom { sources, runs_with_missing_fields: true, when: When::Always, accept })
+    Check::Custom(Custom {
+        sources,
+        runs_with_missing_fields: true,
+        is_shown: true,
+        when: When::Always,
+        accept,
+    })
 }
 
 fn http_needs(body: &Body) -> Result<(), Fault> {
@@ -139,12 +145,14 @@ fn checks() -> Vec<Check> {
         Check::Custom(Custom {
             sources: vec!["path_handling"],
             runs_with_missing_fields: false,
+            is_shown: true,
             when: When::NoOtherError,
             accept: |_| Ok(()),
         }),
         Check::Custom(Custom {
             sources: compiled.to_vec(),
             runs_with_missing_fields: true,
+            is_shown: true,
             when: When::NoOtherError,
             accept: compiles,
         }),
@@ -157,7 +165,7 @@ fn compiles(body: &Body) -> Result<(), Fault> {
     let mut regexes = Regexes::default();
     let items = |field: &str| body.get(field).and_then(Value::as_array).into_iter().flatten();
     for path in items("paths").filter_map(Value::as_str) {
-        regexes.add("paths", patterns::path_in_router(path)?.compiled_bytes_max())?;
+        regexes.add(&["paths"], patterns::path_in_router(path)?.compiled_bytes_max())?;
     }
     for (name, values) in body.get("headers").and_then(Value::as_object).into_iter().flatten() {
         let values = values.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -165,7 +173,7 @@ fn compiles(body: &Body) -> Result<(), Fault> {
             return Err(format!("Router Expression failed validation: no value for header '{name}'").into());
         }
         for value in values.iter().filter_map(Value::as_str) {
-            regexes.add("headers", patterns::header_in_router(value)?.compiled_bytes_max())?;
+            regexes.add(&["headers"], patterns::header_in_router(value)?.compiled_bytes_max())?;
         }
     }
     Ok(())
@@ -180,7 +188,7 @@ struct Regexes {
 
 impl Regexes {
     /// Counts one more; what is none takes no bytes.
-    fn add(&mut self, field: &'static str, compiled_bytes: usize) -> Result<(), Fault> {
+    fn add(&mut self, field: &'static [&'static str], compiled_bytes: usize) -> Result<(), Fault> {
         self.count += usize::from(compiled_bytes > 0);
         self.compiled_bytes += compiled_bytes;
         let text = if self.count > ROUTE_REGEXES_MAX {

@@ -25,6 +25,7 @@ pub(in crate::model) enum Rule {
     /// Must not be this.
     Not(Value, Cow<'static, str>),
     OneOf(Vec<Value>),
+    GreaterThan(i64),
     Timestamp,
     Uuid,
     Between(i64, i64),
@@ -52,19 +53,20 @@ impl Rule {
             Self::Null(_) => 0,
             Self::Not(..) => 1,
             Self::OneOf(_) => 3,
-            Self::Timestamp => 4,
-            Self::Uuid => 5,
-            Self::Between(..) => 6,
-            Self::LenEq(_) => 7,
-            Self::LenMin(_) | Self::NotEmpty => 8,
-            Self::LenMax(_) => 9,
-            Self::StartsWith(_) => 10,
-            Self::MatchNone(_) => 11,
-            Self::Match(_) => 12,
-            Self::MatchAll(_) => 13,
-            Self::MatchAny(_) => 14,
-            Self::Exclusive(_) => 15,
-            Self::Custom(_) => 16,
+            Self::GreaterThan(_) => 4,
+            Self::Timestamp => 5,
+            Self::Uuid => 6,
+            Self::Between(..) => 7,
+            Self::LenEq(_) => 8,
+            Self::LenMin(_) | Self::NotEmpty => 9,
+            Self::LenMax(_) => 10,
+            Self::StartsWith(_) => 11,
+            Self::MatchNone(_) => 12,
+            Self::Match(_) => 13,
+            Self::MatchAll(_) => 14,
+            Self::MatchAny(_) => 15,
+            Self::Exclusive(_) => 16,
+            Self::Custom(_) => 17,
         }
     }
 
@@ -76,6 +78,9 @@ impl Rule {
             Self::Not(wrong, error) => (value == wrong).then(|| error.clone().into_owned()),
             Self::OneOf(values) => {
                 (!values.contains(value)).then(|| format!("expected one of: {}", listed(values)))
+            }
+            Self::GreaterThan(bound) => {
+                (!is_greater(value, *bound)).then(|| format!("value must be greater than {bound}"))
             }
             Self::Timestamp => (!value.as_f64().is_some_and(|time| time > 0.0))
                 .then(|| "expected a valid timestamp".to_owned()),
@@ -121,6 +126,12 @@ fn length(value: &Value) -> usize {
         Value::Object(map) => map.len(),
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
+}
+
+fn is_greater(value: &Value, bound: i64) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "declared bounds are far below 2^53")]
+    let bound = bound as f64;
+    value.as_f64().is_some_and(|number| number > bound)
 }
 
 fn is_between(value: &Value, from: i64, to: i64) -> bool {

@@ -4,7 +4,7 @@ use equipoise_proto::limits::UPSTREAM_TARGETS_MAX;
 use serde_json::{Map, Value};
 
 use super::format::{fractional_seconds, id, tags};
-use super::{Body, EndpointKey, Field, Order, Put, Referenced, Schema};
+use super::{Body, Check, Custom, EndpointKey, Fault, Field, Order, Put, Referenced, Schema, When};
 use crate::model::{Kind, patterns};
 
 pub(super) fn schema() -> Schema {
@@ -17,6 +17,14 @@ pub(super) fn schema() -> Schema {
         ("weight", Field::integer().between(0, 65_535).default(100)),
         tags(),
     ];
+    // Only where tags are sent: what an older build let pass can still get another weight.
+    let placed = Check::Custom(Custom {
+        sources: vec!["tags"],
+        runs_with_missing_fields: false,
+        is_shown: false,
+        when: When::NoOtherError,
+        accept: placed,
+    });
     Schema {
         endpoint_key: Some(EndpointKey::Nested("upstream", "target")),
         composite_keys: vec![vec!["target", "upstream"]],
@@ -24,7 +32,7 @@ pub(super) fn schema() -> Schema {
         order: Order::NewestFirst,
         first: Some(normalise),
         children_max: Some(("upstream", UPSTREAM_TARGETS_MAX)),
-        ..Schema::new(fields, Vec::new())
+        ..Schema::new(fields, vec![placed])
     }
 }
 
@@ -36,4 +44,10 @@ fn normalise(body: &Body) -> Result<(), Map<String, Value>> {
     }
     let error = "Invalid target; not a valid hostname or ip address".into();
     Err(Map::from_iter([("target".to_owned(), error)]))
+}
+
+/// Tags that say where a target stands, or whether it takes requests, must say it in a way that nodes can use.
+fn placed(body: &Body) -> Result<(), Fault> {
+    let tags = body.get("tags").and_then(Value::as_array).into_iter().flatten();
+    patterns::placement(tags.filter_map(Value::as_str)).map_err(|text| Fault::Field(&["tags"], text))
 }

@@ -16,6 +16,13 @@ fn calls() -> impl Strategy<Value = Vec<(String, Value)>> {
     });
     let upstream = name.clone().prop_map(|name| json!({"name": name, "hash_on": "ip"}));
     let target = (name.clone(), 0..3_u8).prop_map(|(name, weight)| json!({"target": name, "weight": weight}));
+    let policy = (name.clone(), any::<bool>()).prop_map(|(tag, is_sticky)| {
+        if is_sticky {
+            json!({"algorithm": "sticky-sessions", "sticky": {"cookie": {"name": tag}}, "tags": [tag]})
+        } else {
+            json!({"hedging": {"enabled": true}})
+        }
+    });
     let call = |pattern: &'static str, body: BoxedStrategy<Value>| {
         let name = prop::sample::select(vec!["a", "b", "c"]);
         (name.clone(), name, body)
@@ -38,7 +45,10 @@ fn calls() -> impl Strategy<Value = Vec<(String, Value)>> {
         call("DELETE /upstreams/{x}", empty.clone()),
         call("POST /upstreams/{x}/targets", target.clone().boxed()),
         call("PATCH /upstreams/{x}/targets/{y}:8000", target.boxed()),
-        call("DELETE /upstreams/{x}/targets/{y}:8000", empty),
+        call("DELETE /upstreams/{x}/targets/{y}:8000", empty.clone()),
+        call("PUT /upstreams/{x}/policy", policy.clone().boxed()),
+        call("PATCH /upstreams/{x}/policy", policy.boxed()),
+        call("DELETE /upstreams/{x}/policy", empty),
     ];
     prop::collection::vec(one, 1..40)
 }
