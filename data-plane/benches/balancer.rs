@@ -12,7 +12,7 @@ use equipoise_data_plane::balancer::{
     Algorithm, Ask, BalanceFactor, Balancer, Bound, ConsistentHashing, Ewma, HashInput, Latency,
     LeastConnections, Live, PeakEwma, RingMember, RoundRobin,
 };
-use equipoise_data_plane::table::{Target, Tried, Upstream};
+use equipoise_data_plane::table::{Target, Tried, Turn, Upstream};
 
 const SIZES: [usize; 3] = [2, 100, 10_000];
 
@@ -108,7 +108,16 @@ fn picks(criterion: &mut Criterion) {
                             scope.spawn(|| {
                                 let start = cpu_time();
                                 for _ in 0..each {
-                                    black_box(upstream.pick(&mut Tried::default(), now, |_, _| 0).is_ok());
+                                    black_box(
+                                        upstream
+                                            .pick(
+                                                &mut Tried::default(),
+                                                now,
+                                                Turn::Arrived,
+                                                &mut |_: &_, _: &_| 0,
+                                            )
+                                            .is_ok(),
+                                    );
                                 }
                                 cpu_time() - start
                             })
@@ -125,7 +134,11 @@ fn picks(criterion: &mut Criterion) {
         let upstream = cell(size);
         let now = Instant::now();
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
-            bencher.iter(|| black_box(upstream.pick(&mut Tried::default(), now, |_, _| 0).is_ok()));
+            bencher.iter(|| {
+                black_box(
+                    upstream.pick(&mut Tried::default(), now, Turn::Arrived, &mut |_: &_, _: &_| 0).is_ok(),
+                )
+            });
         });
     }
     group.finish();

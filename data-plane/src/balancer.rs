@@ -36,7 +36,7 @@ pub use round_robin::{RoundRobin, SEQUENCE_MAX};
 pub use scored::SCAN_MAX;
 pub use session::{Secret, Session, target_id};
 pub use slow_start::{SlowStart, effective_weights};
-pub use subset::subset_rank;
+pub use subset::subset;
 pub use threshold::is_enough;
 
 /// An algorithm, ready for one set of members.

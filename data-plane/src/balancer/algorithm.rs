@@ -1,6 +1,8 @@
 //! What an upstream asks for: an algorithm, and what requests are hashed by.
 
-use super::{Averaging, Balancer, ConsistentHashing, Latency, LeastConnections, PeakEwma, RingMember, RoundRobin};
+use super::{
+    Averaging, Balancer, ConsistentHashing, Latency, LeastConnections, PeakEwma, RingMember, RoundRobin,
+};
 
 /// How an upstream chooses among its targets.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -24,28 +24,37 @@ use super::consistent_hashing::RingMember;
 use super::session::target_id;
 
 /// How much a node is for a member: the higher, the sooner it uses it. The same on every run.
-pub fn subset_rank(node: Uuid, address: SocketAddr, host: &str) -> u64 {
+fn rank(node: Uuid, address: SocketAddr, host: &str) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(node.as_bytes()).update(&target_id(address, host).to_le_bytes());
     let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// Places of the members that a node uses, ascending: `size` of those with weight, or all if there are no more. Cost:
-/// two short hashes a member.
-pub fn subset(node: Uuid, members: &[RingMember<'_>], size: usize) -> Vec<usize> {
+/// Places of the members that a node uses, ascending: of those with weight the highest ranks, as far as it takes to have
+/// `size` that are available. Those between that are not available are among them: they come back to their place. Cost:
+/// two short hashes a member, and sorting.
+pub fn subset(
+    node: Uuid,
+    members: &[RingMember<'_>],
+    size: usize,
+    is_available: impl Fn(usize) -> bool,
+) -> Vec<usize> {
     let with_weight = members.iter().enumerate().filter(|(_, member)| member.weight > 0);
     let mut ranked: Vec<_> = with_weight
         // The address decides between equal ranks, so that the order of members does not.
         .map(|(place, member)| {
-            (Reverse((subset_rank(node, member.address, member.host), member.address, member.host)), place)
+            (Reverse((rank(node, member.address, member.host), member.address, member.host)), place)
         })
         .collect();
-    if size < ranked.len() {
-        ranked.select_nth_unstable(size);
-        ranked.truncate(size);
-    }
-    let mut places: Vec<_> = ranked.into_iter().map(|(_, place)| place).collect();
+    ranked.sort_unstable();
+    let mut missing = size;
+    let wanted = ranked.into_iter().map(|(_, place)| place).take_while(|place| {
+        let is_wanted = missing > 0;
+        missing = missing.saturating_sub(usize::from(is_available(*place)));
+        is_wanted
+    });
+    let mut places: Vec<_> = wanted.collect();
     places.sort_unstable();
     places
 }
@@ -89,7 +98,7 @@ mod tests {
         let members = members(&[100; 100]);
         let mut used = [0_u32; 100];
         for node in nodes(1_000) {
-            let subset = subset(node, &members, 20);
+            let subset = subset(node, &members, 20, |_| true);
             assert_eq!(subset.len(), 20);
             subset.into_iter().for_each(|place| used[place] += 1);
         }
@@ -102,7 +111,7 @@ mod tests {
         let members = members(&weights);
         let mut load = [0.0; 4];
         for node in nodes(1_000) {
-            let subset = subset(node, &members, 20);
+            let subset = subset(node, &members, 20, |_| true);
             let sum: f64 = subset.iter().map(|place| f64::from(weights[*place])).sum();
             subset.into_iter().for_each(|place| load[place % 4] += f64::from(weights[place]) / sum);
         }
@@ -121,7 +130,7 @@ mod tests {
             let mut after = before.clone();
             after.remove(gone);
             let used = |members: &[RingMember<'_>]| -> BTreeSet<SocketAddr> {
-                subset(node, members, size).into_iter().map(|place| members[place].address).collect()
+                subset(node, members, size, |_| true).into_iter().map(|place| members[place].address).collect()
             };
             let (before, after) = (used(&before), used(&after));
             prop_assert_eq!(after.len(), size.min(count - 1));
@@ -142,9 +151,23 @@ mod tests {
             let mut other = members.clone();
             other.rotate_left(turn % count);
             let used = |members: &[RingMember<'_>]| -> BTreeSet<SocketAddr> {
-                subset(node, members, size).into_iter().map(|place| members[place].address).collect()
+                subset(node, members, size, |_| true).into_iter().map(|place| members[place].address).collect()
             };
             prop_assert_eq!(used(&members), used(&other));
         }
+    }
+
+    #[test]
+    fn one_that_is_not_available_keeps_its_place_and_the_next_stands_in() {
+        let members: Vec<_> = (1..=9)
+            .map(|at| RingMember { address: ([10, 0, 0, at], 80).into(), host: "h", weight: 1 })
+            .collect();
+        let node = Uuid::from_u128(7);
+        let all = subset(node, &members, 3, |_| true);
+        let out = all[1];
+        let without = subset(node, &members, 3, |place| place != out);
+        assert_eq!(without.len(), 4);
+        assert!(all.iter().all(|place| without.contains(place)), "{all:?} {without:?}");
+        assert_eq!(subset(node, &members, 3, |_| false).len(), 9);
     }
 }

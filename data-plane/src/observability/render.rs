@@ -81,7 +81,11 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.sample(names::RETRIES, &[], sum.retries);
     text.family(names::RETRIES_OVER_BUDGET, Kind::Counter, "Retries that the budget did not allow.");
     text.sample(names::RETRIES_OVER_BUDGET, &[], sum.retries_over_budget);
-    text.family(names::QUEUE, Kind::Counter, "Requests that came to the queue of an upstream, by what became of it.");
+    text.family(
+        names::QUEUE,
+        Kind::Counter,
+        "Requests that came to the queue of an upstream, by what became of it.",
+    );
     for (result, count) in
         [("queued", sum.queued), ("full", sum.queue_full), ("timed_out", sum.queue_timed_out)]
     {

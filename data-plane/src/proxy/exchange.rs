@@ -1,7 +1,6 @@
 //! One request, from its head to the last byte of its answer: attempts, and what follows a failed one.
 
 use std::future::poll_fn;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -234,7 +233,9 @@ impl Retries {
         let conditions = aim.lease.policy().and_then(|policy| policy.retry.conditions)?;
         let attempt = slot.as_ref()?;
         let (status, sent) = (attempt.status, attempt.sent(aim));
-        if !retry::is_retried(status, aim.facts.method, sent, self.left, conditions) || !self.spend(worker, aim) {
+        if !retry::is_retried(status, aim.facts.method, sent, self.left, conditions)
+            || !self.spend(worker, aim)
+        {
             return None;
         }
         debug!(target = %aim.lease.address(), status, "a response is dropped for another attempt");

@@ -39,8 +39,8 @@ impl Changes {
         }
     }
 
-    fn add(&self, add: impl FnOnce(&mut Changed)) {
-        add(&mut self.cells.lock().unwrap_or_else(PoisonError::into_inner));
+    fn add(&self, cell: &CellKey, list: impl FnOnce(&mut Changed) -> &mut BTreeSet<CellKey>) {
+        list(&mut self.cells.lock().unwrap_or_else(PoisonError::into_inner)).insert(cell.clone());
         self.notify.notify_one();
     }
 }
@@ -61,16 +61,16 @@ impl Bell {
         } else {
             self.node.target_ejected();
         }
-        self.changes.add(|changed| drop(changed.judged.insert(self.cell.clone())));
+        self.changes.add(&self.cell, |changed| &mut changed.judged);
     }
 
     /// A target was probed for the first time.
     pub(super) fn ring_probed(&self) {
-        self.changes.add(|changed| drop(changed.judged.insert(self.cell.clone())));
+        self.changes.add(&self.cell, |changed| &mut changed.judged);
     }
 
     /// A target may be an outlier.
     pub(super) fn ring_suspect(&self) {
-        self.changes.add(|changed| drop(changed.suspect.insert(self.cell.clone())));
+        self.changes.add(&self.cell, |changed| &mut changed.suspect);
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Called by the builder, whenever targets, health or, where a policy has it so, time alone changed something.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,7 +16,7 @@ use super::target::{Entered, Target};
 use super::upstream::PickError;
 use crate::balancer::{
     Availability, Balancer, Loads, RingMember, effective_weights, in_panic, is_enough, priority_loads,
-    subset_rank, weighted_zones, zone_aware,
+    subset, weighted_zones, zone_aware,
 };
 
 /// Where this node is, and which one it is: decides its zone and its subset of targets.
@@ -145,25 +144,30 @@ fn note_arrivals(targets: &[MemberTarget], judging: &mut Judging<'_>) {
     judging.memory.is_loaded |= targets.iter().all(|target| !target.is_pending());
 }
 
-/// Keeps the targets that this node uses: those that rank highest, up to so many available ones. Gives the serials of the
-/// others.
+/// Keeps the targets that this node uses; gives the serials of the others.
 fn keep_subset(candidates: &mut Vec<Candidate<'_>>, size: u32, node: Uuid) -> HashSet<u64> {
-    let rank = |one: &Candidate<'_>| {
-        let target = &one.member.target;
-        (Reverse(subset_rank(node, target.address(), target.host())), target.address())
-    };
-    candidates.sort_by_cached_key(rank);
+    let members: Vec<_> = candidates
+        .iter()
+        .map(|one| RingMember {
+            address: one.member.target.address(),
+            host: one.member.target.host(),
+            weight: one.member.weight,
+        })
+        .collect();
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let mut available = 0;
-    let mut kept = 0;
-    for one in &*candidates {
-        if available == size {
-            break;
+    let is_available = |place: usize| candidates.get(place).is_some_and(|one| one.is_available);
+    let kept = subset(node, &members, size, is_available);
+    let mut unused = HashSet::new();
+    let mut place = 0;
+    candidates.retain(|one| {
+        let is_kept = kept.binary_search(&place).is_ok();
+        place += 1;
+        if !is_kept {
+            unused.insert(one.member.target.serial());
         }
-        kept += 1;
-        available += usize::from(one.is_available);
-    }
-    candidates.drain(kept..).map(|one| one.member.target.serial()).collect()
+        is_kept
+    });
+    unused
 }
 
 fn sessions(targets: &[MemberTarget]) -> HashMap<u64, Arc<Target>> {
@@ -190,7 +194,8 @@ fn arrange(
     let Loads { mut percent, total_percent } = priority_loads(&held, policy.locality.overprovisioning);
     if percent.iter().all(|load| *load == 0) {
         // Nobody is available anywhere: all levels are in panic, or this would not be asked.
-        let all: Vec<_> = actual.iter().map(|level| Availability { available: level.total, ..*level }).collect();
+        let all: Vec<_> =
+            actual.iter().map(|level| Availability { available: level.total, ..*level }).collect();
         percent = priority_loads(&all, policy.locality.overprovisioning).percent;
     }
     let making = Making {
@@ -307,7 +312,8 @@ fn zones<'a>(
         LocalityMode::Off | LocalityMode::Failover => vec![(level, 1.0)],
         LocalityMode::Weighted(weights) => {
             by_zone(&level, &mut zones);
-            let of_zone: Vec<_> = zones.keys().map(|zone| weights.get(*zone).copied().unwrap_or(1.0)).collect();
+            let of_zone: Vec<_> =
+                zones.keys().map(|zone| weights.get(*zone).copied().unwrap_or(1.0)).collect();
             let available: Vec<_> = zones.values().map(|zone| availability(zone)).collect();
             let shares = weighted_zones(&of_zone, &available, locality.overprovisioning);
             zones.into_values().zip(shares).collect()
@@ -326,7 +332,9 @@ fn zones<'a>(
             names.extend(node_shares.keys().map(|name| &**name).filter(|name| !zones.contains_key(name)));
             let nodes: Vec<f64> = names
                 .iter()
-                .map(|name| if node_shares.is_empty() { 1.0 } else { node_shares.get(*name).copied().unwrap_or(0.0) })
+                .map(|name| {
+                    if node_shares.is_empty() { 1.0 } else { node_shares.get(*name).copied().unwrap_or(0.0) }
+                })
                 .collect();
             #[expect(clippy::cast_precision_loss, reason = "far fewer addresses than 2^52")]
             let hosts: Vec<f64> =
@@ -353,7 +361,11 @@ fn slow_starts(candidates: &[Candidate<'_>], terms: &Terms, judging: &mut Judgin
     let mut factors = HashMap::new();
     let available = candidates.iter().filter(|one| one.is_available).count();
     // With one address there is nobody to spare it; a ring has no half points.
-    let slow = terms.policy_or_none().slow_start.as_ref().filter(|_| available > 1 && !terms.algorithm.keeps_places());
+    let slow = terms
+        .policy_or_none()
+        .slow_start
+        .as_ref()
+        .filter(|_| available > 1 && !terms.algorithm.keeps_places());
     let Some(slow) = slow else { return factors };
     for target in candidates.iter().filter(|one| one.is_available).map(|one| &one.member.target) {
         let Some(entered) = target.entered() else { continue };

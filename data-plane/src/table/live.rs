@@ -193,7 +193,12 @@ impl Live {
             Some(Averaging::Even) => begin_averages(&cell.states, mean_average(&cell.states, now)),
             Some(Averaging::Peak) => begin_averages(&cell.states, Ewma::before_peaks(clock::millis(now))),
         }
-        Outliers::follow(&mut cell.outliers, terms.policy_or_none().outliers.as_ref(), cell.states.values(), now);
+        Outliers::follow(
+            &mut cell.outliers,
+            terms.policy_or_none().outliers.as_ref(),
+            cell.states.values(),
+            now,
+        );
         let members = match targets {
             Ok(targets) => {
                 let mut judging = Judging { now, node: &self.place, memory: &mut cell.memory };
@@ -220,7 +225,12 @@ impl Live {
     }
 
     /// Lets outlier detection look at a cell. Whoever it takes out or lets in changes who serves.
-    pub(super) fn look_for_outliers(&mut self, key: &CellKey, now: Instant, rng: &mut impl Rng) -> Vec<Turned> {
+    pub(super) fn look_for_outliers(
+        &mut self,
+        key: &CellKey,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Vec<Turned> {
         let Some(cell) = self.cells.get_mut(key) else { return Vec::new() };
         let Some(outliers) = &mut cell.outliers else { return Vec::new() };
         outliers.look(&cell.upstream.members(), &self.place, now, rng)

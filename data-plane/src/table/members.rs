@@ -198,7 +198,8 @@ impl Members {
     /// The addresses that this node checks, with where they are: with weight, used by it, and not in maintenance.
     pub fn checked(&self) -> impl Iterator<Item = (&Placement, &Member)> {
         let targets = self.targets.iter().filter(|target| target.placement.state != TargetState::Maint);
-        let addresses = targets.flat_map(|target| target.addresses.iter().map(|one| (&*target.placement, one)));
+        let addresses =
+            targets.flat_map(|target| target.addresses.iter().map(|one| (&*target.placement, one)));
         addresses.filter(|(_, one)| one.weight > 0 && !self.unused.contains(&one.target.serial()))
     }
 

@@ -98,7 +98,8 @@ impl Outliers {
         for targets in levels.values() {
             self.restore(targets, is_sweep, now, &mut turned);
             for target in targets.iter().filter(|target| !target.is_ejected()) {
-                let cause = outlier::detect(&self.settings, target.tally().take_rows(), rng.random_range(0..100));
+                let cause =
+                    outlier::detect(&self.settings, target.tally().take_rows(), rng.random_range(0..100));
                 if let Some(cause) = cause {
                     self.eject(targets, target, cause, now, rng, &mut turned);
                 }

@@ -434,7 +434,6 @@ mod tests {
     use std::num::NonZeroU8;
 
     use super::*;
-    use crate::balancer::LeastConnections;
     use crate::health::{Active, Passive};
     use crate::table::fixture::tcp_checks;
 
@@ -468,8 +467,9 @@ mod tests {
     #[test]
     fn a_lease_counts_until_it_is_dropped() {
         let target = Target::new("127.0.0.1:1".parse().unwrap(), "127.0.0.1");
-        let balancer = Balancer::LeastConnections(LeastConnections::new(&[1]));
-        let lease = Lease::new(Arc::clone(&target), &balancer, 7);
+        assert!(target.take(None));
+        let picked = Picked { turn: 7, now: Instant::now(), starts_session: false };
+        let lease = Lease::new(Arc::clone(&target), None, None, picked, None);
         assert_eq!(target.last_turn(), 7);
         assert_eq!(target.in_flight(), 1);
         drop(lease);

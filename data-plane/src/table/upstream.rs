@@ -153,12 +153,7 @@ impl Upstream {
         Arc::new(Self::of(name, host_header, members, Arc::default()))
     }
 
-    fn of(
-        name: Option<Box<str>>,
-        host_header: Option<Box<str>>,
-        members: Members,
-        gate: Arc<Gate>,
-    ) -> Self {
+    fn of(name: Option<Box<str>>, host_header: Option<Box<str>>, members: Members, gate: Arc<Gate>) -> Self {
         let members = ArcSwap::from_pointee(members);
         Self { name, host_header, members, cursor: Cursor::default(), gate, changed: Notify::new() }
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::super::fixture::{
     gone, id, passive, position, route, route_with, service, service_with, target, upstream, upstream_with,
 };
-use super::super::{FORGET_AFTER, Lease, Outcome, Readiness, Record, Resolved, Route, SrvPart, Tried};
+use super::super::{FORGET_AFTER, Lease, Outcome, Readiness, Record, Resolved, Route, SrvPart, Tried, Turn};
 use super::*;
 use crate::observability::NodeState;
 use crate::router::{Headers, Query};
@@ -15,7 +15,7 @@ mod algorithms;
 
 /// A pick by an algorithm that does not hash.
 fn pick(upstream: &Upstream, tried: &mut Tried) -> Result<Lease, PickError> {
-    upstream.pick(tried, Instant::now(), |_, _| panic!("nothing is hashed"))
+    upstream.pick(tried, Instant::now(), Turn::Arrived, &mut |_: &_, _: &_| panic!("nothing is hashed"))
 }
 
 struct NoHeaders;
@@ -115,7 +115,7 @@ impl Node {
     fn settle(&mut self) {
         use futures_util::FutureExt as _;
         while let Some(cells) = self.core.changes.take().now_or_never() {
-            self.core.rejudge(cells);
+            self.core.look(cells, self.now);
         }
     }
 }

@@ -85,7 +85,8 @@ impl Reading {
         let secret = <[u8; 32]>::try_from(&*read.secret);
         let secret = secret.map_err(|_| self.error("sticky.secret", "not 32 bytes"))?;
         // They go into a header as they are.
-        let is_plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';');
+        let is_plain =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';');
         if !is_plain(&read.cookie_name) || read.cookie_name.contains(['=', ',', '"']) {
             return Err(self.error("sticky.cookie.name", "not a cookie's name"));
         }
@@ -214,7 +215,10 @@ impl Reading {
             base_ejection: Duration::from_millis(read.base_ejection_ms),
             max_ejection: Duration::from_millis(read.max_ejection_ms),
             jitter: Duration::from_millis(read.ejection_jitter_ms),
-            max_ejection_percent: chance("outlier_detection.max_ejection_percent", read.max_ejection_percent)?,
+            max_ejection_percent: chance(
+                "outlier_detection.max_ejection_percent",
+                read.max_ejection_percent,
+            )?,
             success_rate: SuccessRate {
                 min_hosts: size(read.success_rate_min_hosts),
                 min_volume: read.success_rate_min_volume.into(),
@@ -238,7 +242,10 @@ impl Reading {
                     "outlier_detection.enforcing_consecutive_gateway",
                     read.enforcing_consecutive_gateway,
                 )?,
-                success_rate: chance("outlier_detection.enforcing_success_rate", read.enforcing_success_rate)?,
+                success_rate: chance(
+                    "outlier_detection.enforcing_success_rate",
+                    read.enforcing_success_rate,
+                )?,
                 failure_percent: chance(
                     "outlier_detection.enforcing_failure_percent",
                     read.enforcing_failure_percent,

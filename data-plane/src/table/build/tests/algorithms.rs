@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{Node, pick};
 use crate::table::fixture::{gone, passive, route, service, target, upstream_with};
-use crate::table::{Record, Tried, Upstream};
+use crate::table::{Record, Tried, Turn, Upstream};
 
 /// Targets 1 to `count` of upstream 1, behind `/u`, by an algorithm.
 fn balanced(algorithm: v1::upstream::Algorithm, count: u128) -> Vec<Record> {
@@ -27,7 +27,10 @@ fn balanced(algorithm: v1::upstream::Algorithm, count: u128) -> Vec<Record> {
 }
 
 fn keyed(upstream: &Upstream, key: u32) -> SocketAddr {
-    upstream.pick(&mut Tried::default(), Instant::now(), |_, _| key).unwrap().address()
+    upstream
+        .pick(&mut Tried::default(), Instant::now(), Turn::Arrived, &mut |_: &_, _: &_| key)
+        .unwrap()
+        .address()
 }
 
 #[test]
@@ -80,11 +83,11 @@ fn a_retry_by_key_goes_to_another_target_and_hashes_once() {
     let mut hashed = 0;
     let picks: BTreeSet<_> = (0..3)
         .map(|_| {
-            let key = |_: &_, _: &_| {
+            let mut key = |_: &_, _: &_| {
                 hashed += 1;
                 7
             };
-            upstream.pick(&mut tried, Instant::now(), key).unwrap().address()
+            upstream.pick(&mut tried, Instant::now(), Turn::Arrived, &mut key).unwrap().address()
         })
         .collect();
     assert_eq!((picks.len(), hashed), (3, 1));
@@ -126,7 +129,7 @@ proptest! {
         let mut node = Node::with(balanced(algorithm, 6));
         let upstream = node.upstream("/u");
         let leases: Vec<_> = (0..held)
-            .map(|key| upstream.pick(&mut Tried::default(), Instant::now(), |_, _| key).unwrap())
+            .map(|key| upstream.pick(&mut Tried::default(), Instant::now(), Turn::Arrived, &mut |_: &_, _: &_| key).unwrap())
             .collect();
         let changed = (1..).zip(&weights);
         node.delta(changed.map(|(number, weight)| target(10 + number, 1, &format!("10.0.0.{number}:80"), *weight)).collect());
