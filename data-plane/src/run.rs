@@ -163,7 +163,7 @@ pub async fn start(
     let status_listeners = bind_status(&settings.status_listen)?;
     let status_addresses: Vec<_> = status_listeners.iter().flat_map(TcpListener::local_addr).collect();
     let resolver = resolver(&settings.dns_servers)?;
-    let state = Arc::new(NodeState::new(id));
+    let state = Arc::new(NodeState::at(id, &settings.region, &settings.zone));
     let (builder, seams) = table::builder(Arc::clone(&state));
     let workers = Workers::new(settings.proxy.workers);
     let proxy = proxy::start(settings.proxy.clone(), &seams.active, &workers)?;

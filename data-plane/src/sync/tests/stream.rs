@@ -7,7 +7,7 @@ async fn hello_says_who_and_where_the_node_is() {
     let mut rig = rig(None).await;
     let (_, hello) = rig.hello().await;
     assert_eq!((hello.hostname.as_str(), hello.region.as_str(), hello.zone.as_str()), ("host", "r", "z"));
-    assert_eq!((hello.protocol_min, hello.protocol_max), (PROTOCOL_HERE, PROTOCOL_HERE));
+    assert_eq!((hello.protocol_min, hello.protocol_max), (equipoise_proto::PROTOCOL_MIN, PROTOCOL_HERE));
     assert_eq!((hello.position, hello.resume), (None, None));
     assert_eq!(hello.labels.get("a").map(String::as_str), Some("b"));
 }
