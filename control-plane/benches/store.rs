@@ -22,6 +22,7 @@ fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Route => EntityKind::Route,
         Kind::Upstream => EntityKind::Upstream,
         Kind::Target => EntityKind::Target,
+        Kind::Policy => EntityKind::Policy,
     };
     Some(Wire { kind, bytes: serde_json::to_vec(&entity.body).unwrap_or_default().into() })
 }

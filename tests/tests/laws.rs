@@ -134,6 +134,16 @@ fn text() -> impl Strategy<Value = Value> {
         "00000000-0000-0000-0000-000000000001",
         "v0",
         "v1",
+        "zone=a",
+        "zone=",
+        "priority=1",
+        "priority=x",
+        "state=drain",
+        "state=",
+        "weighted",
+        "zone_aware",
+        "peak-ewma",
+        "sticky-sessions",
     ]);
     prop_oneof![
         6 => usual.prop_map(Value::from),
@@ -252,7 +262,36 @@ const fn fields(kind: Kind) -> &'static [&'static str] {
             "healthchecks.passive.healthy.http_statuses",
             "healthchecks.passive.unhealthy.tcp_failures",
         ],
-        Kind::Target => &["target", "weight", "created_at"],
+        Kind::Target => &["target", "weight", "created_at", "tags"],
+        Kind::Policy => &[
+            "algorithm",
+            "sticky.cookie.name",
+            "sticky.cookie.path",
+            "sticky.cookie.ttl",
+            "sticky.cookie.same_site",
+            "sticky.secret",
+            "hash_balance_factor",
+            "locality.mode",
+            "locality.overprovisioning_factor",
+            "locality.zone_weights",
+            "locality.node_shares",
+            "panic_threshold",
+            "outlier_detection.interval",
+            "outlier_detection.base_ejection",
+            "outlier_detection.consecutive_5xx",
+            "outlier_detection.success_rate_stdev_factor",
+            "slow_start.window",
+            "slow_start.aggression",
+            "drain_timeout",
+            "limits.max_requests",
+            "limits.max_pending",
+            "limits.queue_timeout",
+            "retry.retry_on",
+            "retry.backoff",
+            "retry.budget.percent",
+            "hedging.delay",
+            "subset_size",
+        ],
     }
 }
 
@@ -264,6 +303,13 @@ fn body(kind: Kind) -> impl Strategy<Value = Body> {
         Kind::Route => json!({"paths": ["/"]}),
         Kind::Upstream => json!({"name": name}),
         Kind::Target => json!({"target": name}),
+        // Everything on, so that every field is sent.
+        Kind::Policy => json!({
+            "algorithm": "sticky-sessions", "sticky": {"cookie": {"name": name}}, "panic_threshold": 50,
+            "locality": {"mode": "weighted"}, "outlier_detection": {"enabled": true},
+            "slow_start": {"window": 1}, "limits": {"max_requests": 1},
+            "retry": {"budget": {"enabled": true}}, "hedging": {"enabled": true},
+        }),
     });
     let field = prop::sample::select(fields(kind)).prop_flat_map(|field| {
         let list = || prop::collection::vec(text(), 1..3);
@@ -287,7 +333,10 @@ fn body(kind: Kind) -> impl Strategy<Value = Body> {
 /// One of few, so that changes meet.
 fn key(kind: Kind) -> impl Strategy<Value = Key> {
     let name = prop::sample::select(vec!["a", "u", "b.example.com"]);
-    let name = name.prop_map(move |name| Key::parse(kind, name).unwrap());
+    let name = name.prop_map(move |name| match kind {
+        Kind::Policy => Key::Only,
+        Kind::Service | Kind::Route | Kind::Upstream | Kind::Target => Key::parse(kind, name).unwrap(),
+    });
     prop_oneof![3 => (1_u128..8).prop_map(|id| Key::Id(Uuid::from_u128(id))), 1 => name]
 }
 
@@ -300,9 +349,11 @@ fn change() -> impl Strategy<Value = Change> {
             1 => key(kind).prop_map(Op::Delete),
         ];
         let parent = match kind {
-            Kind::Target => prop_oneof![3 => Just(Key::Name("u".to_owned())), 1 => key(Kind::Upstream)]
-                .prop_map(|key| Some(Parent { kind: Kind::Upstream, key, field: "upstream" }))
-                .boxed(),
+            Kind::Target | Kind::Policy => {
+                prop_oneof![3 => Just(Key::Name("u".to_owned())), 1 => key(Kind::Upstream)]
+                    .prop_map(|key| Some(Parent { kind: Kind::Upstream, key, field: "upstream" }))
+                    .boxed()
+            }
             Kind::Route => prop::option::of(key(Kind::Service).prop_map(|key| Parent {
                 kind: Kind::Service,
                 key,
@@ -331,7 +382,7 @@ proptest! {
 #[test]
 fn the_hunt_meets_configs_that_are_accepted() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let mut accepted = [0; 4];
+    let mut accepted = [0; Kind::ALL.len()];
     let mut planes = Planes::default();
     for _ in 0..2_000 {
         let change = change().new_tree(&mut runner).unwrap().current();

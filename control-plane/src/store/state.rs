@@ -242,6 +242,21 @@ mod tests {
         assert!(commit(&head, delete("abc")).is_ok());
     }
 
+    /// Old journals, checkpoints and rows have them: what is here never changes, only more comes.
+    #[test]
+    fn kinds_are_stored_under_the_names_and_numbers_that_they_always_had() {
+        let stored =
+            Kind::ALL.map(|kind| (kind.collection(), wire_kind(kind).map(|kind| kind.to_wire() as i32)));
+        let want = [
+            ("services", Some(1)),
+            ("routes", Some(2)),
+            ("upstreams", Some(3)),
+            ("targets", Some(4)),
+            ("policies", Some(5)),
+        ];
+        assert_eq!(stored, want);
+    }
+
     #[test]
     fn an_entity_that_gets_another_id_is_one_that_goes_and_one_that_comes() {
         let entity = |id| {

@@ -377,3 +377,32 @@ async fn a_node_ahead_of_a_restored_store_is_not_taken_for_one_that_applied() {
     let outcome = plane.nodes.wait(&written).until(tokio::time::sleep(Duration::from_millis(1))).await;
     assert_eq!((outcome.applied, outcome.pending), (0, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_reaches_the_nodes_that_understand_it_when_it_means_something_new() {
+    let plane = plane();
+    let body = json!({"name": "u"}).as_object().unwrap().clone();
+    let create = Change { kind: Kind::Upstream, op: Op::Create(body), parent: None };
+    let start = plane.store.commit(create, Author::default()).await.unwrap().position;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut node = plane.node(1, Some(&start)).await;
+    let write = async |op| {
+        let parent = Parent { kind: Kind::Upstream, key: Key::Name("u".to_owned()), field: "upstream" };
+        let change = Change { kind: Kind::Policy, op, parent: Some(parent) };
+        plane.store.commit(change, Author::default()).await.unwrap().position
+    };
+    let patch = |body: serde_json::Value| Op::Patch(Key::Only, body.as_object().unwrap().clone());
+    write(Op::Put(Key::Only, json!({"drain_timeout": 1}).as_object().unwrap().clone())).await;
+    let change = node.delta().await.changes.remove(0);
+    let entity = change.entity.unwrap();
+    assert_eq!((entity.kind(), change.min_protocol), (v1::EntityKind::Policy, 2));
+    assert_eq!(v1::Policy::decode(entity.wire).unwrap().drain_timeout_ms, 1_000);
+
+    let before = plane.store.head().position;
+    let tagged =
+        write(patch(json!({"tags": ["a"], "drain_timeout": 1.0, "limits": {"max_pending": 5}}))).await;
+    assert_eq!(tagged.content_hash, before.content_hash, "nodes would see no difference");
+    let changed = write(patch(json!({"drain_timeout": 2}))).await;
+    assert_ne!(changed.content_hash, before.content_hash);
+    assert_eq!(write(Op::Delete(Key::Only)).await.content_hash, start.content_hash);
+}

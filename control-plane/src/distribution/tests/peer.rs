@@ -18,7 +18,7 @@ pub(super) use tonic::{Code, Status, Streaming};
 pub(super) use uuid::Uuid;
 
 pub(super) use crate::distribution::*;
-pub(super) use crate::model::{Change, Key, Kind, Op};
+pub(super) use crate::model::{Change, Key, Kind, Op, Parent};
 pub(super) use crate::nodes::{NackCause, View};
 pub(super) use crate::observability::SentCounters;
 pub(super) use crate::store::Author;
