@@ -103,6 +103,25 @@ pub(crate) fn target(number: u128, upstream: u128, target: &str, weight: u32) ->
     record(EntityKind::Target, number, &target)
 }
 
+/// A target with tags, of weight 100.
+pub(crate) fn tagged(number: u128, upstream: u128, target: &str, tags: &[&str]) -> Record {
+    let target = v1::Target {
+        upstream: wire_id(upstream),
+        target: target.into(),
+        weight: 100,
+        created_at_ms: i64::try_from(number).unwrap(),
+        tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+    };
+    record(EntityKind::Target, number, &target)
+}
+
+/// The policy of an upstream.
+pub(crate) fn policy(upstream: u128, change: impl FnOnce(&mut v1::Policy)) -> Record {
+    let mut policy = v1::Policy { upstream: wire_id(upstream), ..Default::default() };
+    change(&mut policy);
+    record(EntityKind::Policy, upstream, &policy)
+}
+
 /// Passive checks that eject after so many TCP failures and let back in after one success.
 pub(crate) fn passive(upstream: &mut v1::Upstream, tcp_failures: u32) {
     let checks = upstream.healthchecks.get_or_insert_default();
