@@ -121,7 +121,7 @@ pub(crate) fn tcp_checks() -> Active {
         timeout: Duration::from_secs(1),
         concurrency: 1,
         path: "/".into(),
-        header_lines: "".into(),
+        headers: Box::default(),
         healthy_interval: None,
         unhealthy_interval: None,
         limits: Limits::default(),
