@@ -332,7 +332,10 @@ mod tests {
         for (variables, want) in [
             (vec![], Trust::default()),
             (
-                vec![("KONG_LUA_SSL_TRUSTED_CERTIFICATE", "system,/a.pem, b.pem"), ("KONG_LUA_SSL_VERIFY_DEPTH", "3")],
+                vec![
+                    ("KONG_LUA_SSL_TRUSTED_CERTIFICATE", "system,/a.pem, b.pem"),
+                    ("KONG_LUA_SSL_VERIFY_DEPTH", "3"),
+                ],
                 Trust { system: true, files: files.clone(), depth: 3 },
             ),
             (

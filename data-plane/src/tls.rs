@@ -262,4 +262,6 @@ impl ServerCertVerifier for Anyone {
 }
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;

@@ -106,12 +106,7 @@ async fn attempt(
     timeout(whole, Box::pin(ask(target, plan, tls, version))).await.unwrap_or(Err(Failure::Timeout))
 }
 
-async fn ask(
-    target: &Target,
-    plan: &ProbePlan,
-    tls: &Clients,
-    version: Version,
-) -> Result<Answer, Failure> {
+async fn ask(target: &Target, plan: &ProbePlan, tls: &Clients, version: Version) -> Result<Answer, Failure> {
     let limit = plan.active.timeout;
     let mut stream = connect(target, limit).await?;
     match &plan.active.kind {
