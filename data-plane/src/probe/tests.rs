@@ -1,3 +1,8 @@
+//! Probing as a whole, against small servers.
+
+mod grpc;
+mod outcomes;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
