@@ -197,27 +197,4 @@ impl Slots {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::table::fixture::tcp_checks;
-
-    #[tokio::test]
-    async fn an_address_whose_probe_broke_off_is_probed_again() {
-        let active = Active { healthy_interval: Some(Duration::from_secs(1)), ..tcp_checks() };
-        let target = Target::new("127.0.0.1:1".parse().unwrap(), "127.0.0.1");
-        let targets = vec![Arc::clone(&target)];
-        let plan = ProbePlan { upstream: "u".into(), active, host_header: None, targets };
-        let mut slots = Slots::default();
-        let now = Instant::now();
-        slots.follow(&plan, now);
-        let due = slots.next_due().unwrap();
-        let serial = slots.take_due(due).unwrap().0.serial();
-        let mut running = JoinSet::<Version>::new();
-        slots.started(serial, running.spawn(async { panic!("as a defect would") }), due);
-        assert_eq!(slots.next_due(), None, "one is under way");
-        let error = running.join_next_with_id().await.unwrap().map(|_| ()).unwrap_err();
-        slots.finish(error.id(), None, &plan.active);
-        assert_eq!(slots.next_due(), Some(due + Duration::from_secs(1)));
-        assert!(target.is_probed(), "nobody waits for its first probe any more");
-    }
-}
+mod tests;

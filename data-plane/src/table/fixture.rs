@@ -1,12 +1,15 @@
 //! Configs for tests: records as a control plane sends them, and checks as they are compiled.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision, v1};
 use uuid::Uuid;
 
+use super::Target;
 use super::compile::Record;
-use crate::health::{Active, Limits, ProbeKind, Statuses};
+use crate::health::{Active, Checks, Limits, Passive, ProbeKind, Statuses};
 
 pub(crate) fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
@@ -128,4 +131,11 @@ pub(crate) fn tcp_checks() -> Active {
         healthy: Statuses::default(),
         unhealthy: Statuses::default(),
     }
+}
+
+/// A target whose health reports can change.
+pub(crate) fn checked(address: SocketAddr) -> Arc<Target> {
+    let target = Target::new(address, "t.test");
+    target.set_checks(Some(Arc::new(Checks { active: tcp_checks(), passive: Passive::default() })));
+    target
 }
