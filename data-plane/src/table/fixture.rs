@@ -133,9 +133,9 @@ pub(crate) fn tcp_checks() -> Active {
     }
 }
 
-/// A target whose health reports can change.
-pub(crate) fn checked(address: SocketAddr) -> Arc<Target> {
-    let target = Target::new(address, "t.test");
-    target.set_checks(Some(Arc::new(Checks { active: tcp_checks(), passive: Passive::default() })));
+/// A target whose health reports can change, these passive checks among them.
+pub(crate) fn checked(address: SocketAddr, passive: Passive) -> Arc<Target> {
+    let target = Target::new(address, &address.ip().to_string());
+    target.set_checks(Some(Arc::new(Checks { active: tcp_checks(), passive })));
     target
 }

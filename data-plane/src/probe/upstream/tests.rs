@@ -4,7 +4,7 @@ use std::num::NonZeroU8;
 use std::sync::Mutex;
 
 use super::*;
-use crate::health::{Limits, Report, State};
+use crate::health::{Limits, Passive, Report, State};
 use crate::table::fixture::{checked, tcp_checks};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,7 +61,8 @@ fn plan(active: Active, targets: &[Arc<Target>]) -> Arc<ProbePlan> {
 }
 
 fn probed(count: u16, active: Active) -> Probed {
-    let targets: Vec<_> = (0..count).map(|number| checked(([127, 0, 0, 1], 1 + number).into())).collect();
+    let targets: Vec<_> =
+        (0..count).map(|number| checked(([127, 0, 0, 1], 1 + number).into(), Passive::default())).collect();
     let net = Arc::new(Mutex::new(Net {
         says: Report::Success,
         takes: Duration::ZERO,
