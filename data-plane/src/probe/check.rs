@@ -102,8 +102,7 @@ async fn attempt(
     version: Version,
 ) -> Result<Answer, Failure> {
     let whole = plan.active.timeout.saturating_mul(STEPS);
-    // On the heap, since its size is that of the largest of all kinds.
-    timeout(whole, Box::pin(ask(target, plan, tls, version))).await.unwrap_or(Err(Failure::Timeout))
+    timeout(whole, ask(target, plan, tls, version)).await.unwrap_or(Err(Failure::Timeout))
 }
 
 async fn ask(target: &Target, plan: &ProbePlan, tls: &Clients, version: Version) -> Result<Answer, Failure> {
@@ -118,12 +117,15 @@ async fn ask(target: &Target, plan: &ProbePlan, tls: &Clients, version: Version)
             let mut stream = shake_hands(stream, target, plan, tls, terms, None).await?;
             http::get(&mut stream, &http::request(target, plan, version), limit).await
         }
+        // On the heap: much larger than the other kinds, and rarer.
         ProbeKind::Grpc(Transport::Plain) => {
-            grpc::ask(stream, grpc::request(target, plan, Scheme::HTTP), grpc::message(plan), limit).await
+            let request = grpc::request(target, plan, Scheme::HTTP);
+            Box::pin(grpc::ask(stream, request, grpc::message(plan), limit)).await
         }
         ProbeKind::Grpc(Transport::Tls(terms)) => {
             let stream = shake_hands(stream, target, plan, tls, terms, Some(ALPN_HTTP2)).await?;
-            grpc::ask(stream, grpc::request(target, plan, Scheme::HTTPS), grpc::message(plan), limit).await
+            let request = grpc::request(target, plan, Scheme::HTTPS);
+            Box::pin(grpc::ask(stream, request, grpc::message(plan), limit)).await
         }
     }
 }

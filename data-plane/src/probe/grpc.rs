@@ -61,8 +61,8 @@ const NOT_PASSED_ON: [&str; 9] = [
 /// The head of the call. The authority is what the Host of a GET would be; where that is none, the address.
 pub(super) fn request(target: &Target, plan: &ProbePlan, scheme: Scheme) -> Request<()> {
     let headers = &plan.active.headers;
-    let own = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, value)| value);
-    let host = own.or(plan.host_header.as_ref()).map_or_else(|| target.host(), |host| host);
+    let own = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")).map(|(_, value)| &**value);
+    let host = own.or(plan.host_header.as_deref()).unwrap_or_else(|| target.host());
     let address = || Authority::try_from(target.address().to_string()).expect("an address is an authority");
     let uri = Uri::builder()
         .scheme(scheme)

@@ -203,7 +203,7 @@ async fn the_call_is_that_of_the_protocol() {
     let headers = || headers.iter().map(|(name, value)| ((*name).into(), (*value).into()));
     let with_host = || headers().chain([("Host".into(), "own.test".into())]).collect();
     let by_address = address.to_string();
-    let cases: [(&str, Box<[(Box<str>, Box<str>)]>, Option<&str>, &str); 4] = [
+    let cases: [(_, Box<_>, _, &str); 4] = [
         ("a.test", headers().collect(), None, "a.test"),
         ("a.test", headers().collect(), Some("up.test:81"), "up.test:81"),
         ("a.test", with_host(), Some("up.test"), "own.test"),
@@ -228,7 +228,7 @@ async fn the_call_is_that_of_the_protocol() {
 #[tokio::test]
 async fn what_the_connection_does_counts_as_for_every_probe() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (deaf, _requests) = h2_server(|r| std::mem::forget(r)).await;
+    let (deaf, _requests) = h2_server(std::mem::forget).await;
     let (half, _requests) =
         h2_server(|mut r| std::mem::forget(r.send_response(head(200, None), false).unwrap())).await;
     for (name, address, timeout, want) in [
@@ -259,7 +259,7 @@ async fn raw_server(text: &'static [u8]) -> SocketAddr {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let mut buffer = [0; 1024];
-                stream.read(&mut buffer).await.ok();
+                assert!(stream.read(&mut buffer).await.is_ok_and(|read| read > 0), "it is asked");
                 stream.write_all(text).await.ok();
                 stream.shutdown().await.ok();
                 // Until the other side has closed as well: what it has sent since must not cut the answer short.

@@ -283,7 +283,7 @@ async fn a_version_that_is_refused_is_changed_at_once_and_the_better_one_is_kept
     const NEW: &str = "HTTP/1.1";
     /// What a server says to each version.
     type Talk = fn(&str) -> &'static str;
-    let cases: [(&str, Talk, Version, Option<Report>, Version, &[&str]); 9] = [
+    let cases: [(_, Talk, _, _, _, &[&str]); 9] = [
         (
             "505 to 1.1",
             |r| if is_new(r) { "HTTP/1.0 505 No\r\n" } else { "HTTP/1.0 200 OK\r\n" },
