@@ -1,12 +1,15 @@
 //! Configs for tests: records as a control plane sends them, and checks as they are compiled.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision, v1};
 use uuid::Uuid;
 
+use super::Target;
 use super::compile::Record;
-use crate::health::{Active, Limits, ProbeKind, Statuses};
+use crate::health::{Active, Checks, Limits, Passive, ProbeKind, Statuses};
 
 pub(crate) fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
@@ -140,11 +143,18 @@ pub(crate) fn tcp_checks() -> Active {
         timeout: Duration::from_secs(1),
         concurrency: 1,
         path: "/".into(),
-        header_lines: "".into(),
+        headers: Box::default(),
         healthy_interval: None,
         unhealthy_interval: None,
         limits: Limits::default(),
         healthy: Statuses::default(),
         unhealthy: Statuses::default(),
     }
+}
+
+/// A target whose health reports can change, these passive checks among them.
+pub(crate) fn checked(address: SocketAddr, passive: Passive) -> Arc<Target> {
+    let target = Target::new(address, &address.ip().to_string());
+    target.set_checks(Some(Arc::new(Checks { active: tcp_checks(), passive })));
+    target
 }
