@@ -6,6 +6,7 @@
 
 mod lookup;
 mod schedule;
+mod sources;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use tracing::debug;
 use crate::observability::NodeState;
 use crate::table::{Answer, Names};
 
-pub use lookup::{Resolver, ResolverError};
+pub use lookup::Resolver;
+pub use sources::{Kind, ResolverError, Sources};
 
 use lookup::Found;
 use schedule::{Schedule, Verdict};
@@ -32,25 +34,31 @@ use schedule::{Schedule, Verdict};
 pub struct Settings {
     /// Look-ups at once.
     pub lookups_max: usize,
+    /// Shortest time that records serve, whatever their time to live.
+    pub ttl_min: Duration,
+    /// Longest time that records serve; not below `ttl_min`.
+    pub ttl_max: Duration,
+    /// In place of the records' own time to live and of both bounds.
+    pub valid_ttl: Option<Duration>,
     /// How long the last good answer may serve after it ran out.
     pub stale_ttl: Duration,
-    /// Pause before a name that does not exist is asked for again.
+    /// Longest pause before a name without addresses is asked for again.
     pub not_found_ttl: Duration,
     /// Pause after the first failed look-up; doubles up to `not_found_ttl`.
     pub error_ttl: Duration,
-    /// In place of the records' own time to live.
-    pub valid_ttl: Option<Duration>,
 }
 
 impl Default for Settings {
-    /// Kong 3.10's defaults.
+    /// Kong 3.10's; the bounds of times to live, which Kong lacks, are ours.
     fn default() -> Self {
         Self {
             lookups_max: 64,
+            ttl_min: Duration::from_secs(2),
+            ttl_max: Duration::from_secs(3600),
+            valid_ttl: None,
             stale_ttl: Duration::from_secs(3600),
             not_found_ttl: Duration::from_secs(30),
             error_ttl: Duration::from_secs(1),
-            valid_ttl: None,
         }
     }
 }
@@ -97,7 +105,7 @@ pub async fn run(
                 };
                 let Some(name) = looked_up.remove(&id) else { continue };
                 match &found {
-                    Found::Records { .. } | Found::Empty | Found::Missing => node.dns_answered(),
+                    Found::Records { .. } | Found::Empty(_) | Found::Missing(_) => node.dns_answered(),
                     Found::Failed(_) => node.dns_failed(),
                 }
                 debug!(%name, ?found, "looked up");
