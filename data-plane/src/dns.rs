@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use crate::observability::NodeState;
 use crate::table::{Answer, Names};
@@ -28,6 +28,9 @@ pub use sources::{Kind, ResolverError, Sources};
 
 use lookup::Found;
 use schedule::{Schedule, Verdict};
+
+/// Longest time of a whole look-up, so that a name with many targets whose servers are silent holds up no other.
+const LOOKUP_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How names are kept resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +85,7 @@ pub async fn run(
             && let Some(name) = schedule.take_due(Instant::now().into_std())
         {
             let (resolver, asked) = (resolver.clone(), Arc::clone(&name));
-            let started = lookups.spawn(async move { resolver.resolve(&asked).await });
+            let started = lookups.spawn(async move { look_up(&resolver, &asked).await });
             looked_up.insert(started.id(), name);
         }
         let may_look_up = lookups.len() < settings.lookups_max;
@@ -109,6 +112,7 @@ pub async fn run(
                     Found::Failed(_) => node.dns_failed(),
                 }
                 debug!(%name, ?found, "looked up");
+                tell(&name, &found, schedule.has_failed(&name));
                 let jitter = rand::rng().random_range(0.0..1.0);
                 let verdict = schedule.finish(&name, found, Instant::now().into_std(), jitter);
                 if let Verdict::Changed(answer) = verdict
@@ -119,6 +123,24 @@ pub async fn run(
             }
             () = sleep_until(due) => {}
         }
+    }
+}
+
+async fn look_up(resolver: &Resolver, name: &str) -> Found {
+    let found = tokio::time::timeout(LOOKUP_TIME_MAX, resolver.resolve(name)).await;
+    found.unwrap_or_else(|_| Found::Failed(format!("no whole answer within {} s", LOOKUP_TIME_MAX.as_secs())))
+}
+
+/// Tells when look-ups of a name begin to fail, and when they work again.
+fn tell(name: &str, found: &Found, has_failed: bool) {
+    match found {
+        Found::Failed(reason) if !has_failed => {
+            warn!(name, reason, "a name cannot be looked up; what it had serves on");
+        }
+        Found::Records { .. } | Found::Empty(_) | Found::Missing(_) if has_failed => {
+            info!(name, "a name can be looked up again");
+        }
+        Found::Failed(_) | Found::Records { .. } | Found::Empty(_) | Found::Missing(_) => {}
     }
 }
 

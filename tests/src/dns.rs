@@ -1,6 +1,6 @@
 //! A name server on loopback, over UDP and TCP on one port, whose answers change while it runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -56,7 +56,7 @@ pub enum Fault {
     BareCname,
 }
 
-/// A question that was asked.
+/// A question that was asked. One that was only sent again, since no answer came, is the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// Lower case, without the dot at its end.
@@ -73,6 +73,8 @@ struct Script {
     faults: BTreeMap<String, Fault>,
     nothing_ttl: Option<u32>,
     asked: Vec<Question>,
+    /// The questions by their numbers.
+    heard: HashSet<(u16, String, RecordType, bool)>,
 }
 
 /// An IPv4 address.
@@ -221,9 +223,11 @@ struct Said {
 
 impl Script {
     /// `None`: nothing is said.
-    fn answer(&mut self, name: &Name, kind: RecordType, is_tcp: bool) -> Option<Said> {
+    fn answer(&mut self, number: u16, name: &Name, kind: RecordType, is_tcp: bool) -> Option<Said> {
         let asked = key(&name.to_ascii());
-        self.asked.push(Question { name: asked.clone(), kind: kind.to_string(), is_tcp });
+        if self.heard.insert((number, asked.clone(), kind, is_tcp)) {
+            self.asked.push(Question { name: asked.clone(), kind: kind.to_string(), is_tcp });
+        }
         let of_code = |code| Said { code, answers: Vec::new(), authorities: Vec::new(), is_truncated: false };
         let fault = self.faults.get(&asked).copied();
         match fault {
@@ -288,7 +292,7 @@ impl RequestHandler for Scripted {
         let Ok(asked) = request.request_info() else { return unsaid };
         let (name, kind) = (asked.query.original().name().clone(), asked.query.query_type());
         let is_tcp = request.protocol() == Protocol::Tcp;
-        let said = self.0.lock().expect("no panic while held").answer(&name, kind, is_tcp);
+        let said = self.0.lock().expect("no panic while held").answer(metadata.id, &name, kind, is_tcp);
         let Some(said) = said else { return unsaid };
         metadata.response_code = said.code;
         metadata.truncation = said.is_truncated;

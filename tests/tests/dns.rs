@@ -305,7 +305,7 @@ fn the_last_good_answer_serves_while_there_is_no_better_one() {
         }
     }
     for (upstream, _) in faults {
-        setup.wait_for_questions(&name(upstream), "A", 4);
+        setup.wait_for_questions(&name(upstream), "A", 3);
         assert_eq!(name_at(&mut setup.proxy(), &format!("/{upstream}")), "127.0.0.2", "{upstream}");
         assert_eq!(setup.health(upstream)["data"]["dns"], "A", "{upstream}");
     }
@@ -318,6 +318,45 @@ fn the_last_good_answer_serves_while_there_is_no_better_one() {
     for load in loads {
         let tally = load.stop();
         assert_eq!(tally.failed, 0, "{:?}", tally.failures);
+    }
+}
+
+#[test]
+fn a_request_waits_for_the_first_answer_of_its_name() {
+    let setup = Setup::start(&[]);
+    let only = alike(1).remove(0);
+    setup.dns.set("first.test", 60, [a("127.0.0.2")]);
+    setup.dns.fail("first.test", Fault::Silence);
+    setup.publish("first", &[&format!("first.test:{}", only.address().port())]);
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let mut proxy = setup.proxy();
+            std::thread::spawn(move || name_at(&mut proxy, "/first"))
+        })
+        .collect();
+    eventually("the name to be asked for", PATIENCE, || {
+        (setup.dns.asked("first.test", "A") > 0).then_some(())
+    });
+    setup.dns.mend("first.test");
+    for one in waiting {
+        assert_eq!(one.join().unwrap(), "127.0.0.2");
+    }
+}
+
+#[test]
+fn one_name_server_of_several_is_enough() {
+    // A port that nobody listens on, since the server that had it is gone.
+    let dead = NameServer::start().address();
+    let other = NameServer::start();
+    for (name, first) in [("dead", dead), ("refusing", other.address())] {
+        let server = NameServer::start();
+        let both = format!("{first}, {}", server.address());
+        let setup = Setup::start(&[("KONG_DNS_RESOLVER", &both)]);
+        let only = alike(1).remove(0);
+        server.set("app.test", 0, [a("127.0.0.2")]);
+        other.fail("app.test", Fault::Refused);
+        setup.publish("app", &[&format!("app.test:{}", only.address().port())]);
+        assert_eq!(name_at(&mut setup.proxy(), "/app"), "127.0.0.2", "{name}");
     }
 }
 

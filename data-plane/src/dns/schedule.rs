@@ -88,6 +88,11 @@ impl Schedule {
         Some(name)
     }
 
+    /// Whether the last look-up of a name failed.
+    pub(super) fn has_failed(&self, name: &Arc<str>) -> bool {
+        self.names.get(name).is_some_and(|entry| entry.failures > 0)
+    }
+
     /// A look-up is over. `jitter`: 0 to 1.
     pub(super) fn finish(&mut self, name: &Arc<str>, found: Found, now: Instant, jitter: f64) -> Verdict {
         let Some(entry) = self.names.get_mut(name) else { return Verdict::Kept };

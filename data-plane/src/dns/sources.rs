@@ -115,7 +115,9 @@ fn system(
         // Only since a text without any is refused: the port is not said here.
         text.push_str(&format!("nameserver {}\n", server.ip()));
     }
-    let (config, options) = parse_resolv_conf(text)?;
+    let (config, mut options) = parse_resolv_conf(text)?;
+    // The library counts what comes after the first.
+    options.attempts = options.attempts.saturating_sub(1);
     let (_, search, of_file) = config.into_parts();
     // A host name's own domain is no suffix: only what the file says is.
     let servers = if servers.is_empty() { of_system(of_file)? } else { each(servers) };
@@ -170,17 +172,17 @@ mod tests {
         let own: SocketAddr = "127.0.0.1:5300".parse().unwrap();
         let all = "10.0.0.1:53 10.0.0.2:53 10.0.0.3:53";
         for (name, file, local_domain, options, servers, want) in [
-            ("the file", file, None, None, &[][..], (all, "a.test b.test", 2, 3)),
-            ("suffixes", file, Some("c.test"), None, &[], (all, "c.test", 2, 3)),
-            ("options", file, None, Some("ndots:5"), &[], (all, "a.test b.test", 5, 3)),
-            ("servers", file, None, None, &[own], ("127.0.0.1:5300", "a.test b.test", 2, 3)),
+            ("the file", file, None, None, &[][..], (all, "a.test b.test", 2, 3, 1)),
+            ("suffixes", file, Some("c.test"), None, &[], (all, "c.test", 2, 3, 1)),
+            ("options", file, None, Some("ndots:5 attempts:5"), &[], (all, "a.test b.test", 5, 3, 4)),
+            ("servers", file, None, None, &[own], ("127.0.0.1:5300", "a.test b.test", 2, 3, 1)),
             (
                 "no file",
                 "",
                 Some("c.test d.test"),
-                Some("timeout:1"),
+                Some("timeout:1 attempts:1"),
                 &[own],
-                ("127.0.0.1:5300", "c.test d.test", 1, 1),
+                ("127.0.0.1:5300", "c.test d.test", 1, 1, 0),
             ),
             (
                 "a domain",
@@ -188,7 +190,7 @@ mod tests {
                 None,
                 None,
                 &[],
-                ("10.0.0.1:53", "a.test", 1, 5),
+                ("10.0.0.1:53", "a.test", 1, 5, 1),
             ),
         ] {
             let (config, options) = system(file, local_domain, options, servers).unwrap();
@@ -196,9 +198,10 @@ mod tests {
                 |server: &NameServerConfig| format!("{}:{}", server.ip, server.connections[0].port);
             let servers: Vec<_> = config.name_servers.iter().map(of_config).collect();
             let search: Vec<_> = config.search.iter().map(ToString::to_string).collect();
-            let got = (&*servers.join(" "), &*search.join(" "), options.ndots, options.timeout);
-            let (servers, search, ndots, timeout) = want;
-            assert_eq!(got, (servers, search, ndots, Duration::from_secs(timeout)), "{name}");
+            let got =
+                (&*servers.join(" "), &*search.join(" "), options.ndots, options.timeout, options.attempts);
+            let (servers, search, ndots, timeout, again) = want;
+            assert_eq!(got, (servers, search, ndots, Duration::from_secs(timeout), again), "{name}");
         }
     }
 

@@ -296,3 +296,16 @@ async fn wanted_names_are_answered_and_a_name_that_comes_back_is_answered_again(
     stop.cancel();
     tokio::time::timeout(wait, running).await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_look_up_has_an_end_however_patient_the_resolver_is() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let servers = sources::each(&[silent.local_addr().unwrap()]);
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+    let mut options = ResolverOpts::default();
+    options.timeout = Duration::from_secs(3600);
+    let resolver = Resolver::with(config, options, &Sources::default()).unwrap();
+    let start = Instant::now();
+    assert!(matches!(look_up(&resolver, "one.test").await, Found::Failed(_)));
+    assert_eq!(start.elapsed().as_secs(), LOOKUP_TIME_MAX.as_secs());
+}
