@@ -6,6 +6,7 @@
 
 mod lookup;
 mod schedule;
+mod servers;
 mod sources;
 
 use std::collections::HashMap;

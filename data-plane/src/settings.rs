@@ -128,8 +128,14 @@ fn control_planes(settings: &Settings) -> Result<Vec<SocketAddr>, Problem> {
 /// Port of a DNS server that is named without one.
 const DNS_PORT: u16 = 53;
 
+/// When one fails, each of the others may be asked.
+const DNS_SERVERS_MAX: usize = 16;
+
 fn dns_servers(settings: &Settings) -> Result<Vec<SocketAddr>, Problem> {
     let key = &keys::DNS_RESOLVER;
+    if settings.list(key).len() > DNS_SERVERS_MAX {
+        return Err(settings.problem(key, format!("at most {DNS_SERVERS_MAX} servers")));
+    }
     let read = |text: &String| {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         let without_port = bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
@@ -336,6 +342,7 @@ mod tests {
             ("KONG_DNS_ORDER", "LAST,CNAME"),
             ("KONG_DNS_ORDER", "A,MX"),
             ("KONG_DNS_RESOLVER", "dns.test"),
+            ("KONG_DNS_RESOLVER", &*["10.0.0.2"; DNS_SERVERS_MAX + 1].join(",")),
             ("KONG_DNS_RESOLVER", "10.0.0.2:port"),
             ("EQUIPOISE_DNS_TTL_MIN", "2h"),
         ] {

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::Hosts;
+use hickory_resolver::config::{ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData};
-use hickory_resolver::{Hosts, TokioResolver};
 
+use super::servers::Servers;
 use super::sources::{self, Kind, ResolverError, Sources};
 use crate::table::{Resolved, SrvPart};
 
@@ -232,54 +232,6 @@ impl Resolver {
         candidates.insert(if dots >= self.0.dots_min { 0 } else { candidates.len() }, bare);
         candidates
     }
-}
-
-/// The name servers, together and one by one.
-///
-/// The library takes the first answer that it gets, even one by which a server says that it cannot answer; then the
-/// others are asked one after the other.
-#[derive(Debug)]
-struct Servers {
-    together: TokioResolver,
-    /// Empty when there is only one.
-    each: Vec<TokioResolver>,
-}
-
-impl Servers {
-    fn new(config: ResolverConfig, mut options: ResolverOpts) -> Result<Self, ResolverError> {
-        // Its place is before the search, which is ours.
-        options.use_hosts_file = ResolveHosts::Never;
-        // Times to live are kept by the schedule, which never asks sooner.
-        options.cache_size = 0;
-        let build = |servers| {
-            let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-            let builder =
-                hickory_resolver::Resolver::builder_with_config(config, TokioRuntimeProvider::default());
-            builder.with_options(options.clone()).build().map_err(ResolverError::Build)
-        };
-        let servers = config.name_servers;
-        let alone = if servers.len() > 1 { servers.clone() } else { Vec::new() };
-        let each = alone.into_iter().map(|server| build(vec![server])).collect::<Result<_, _>>()?;
-        Ok(Self { together: build(servers)?, each })
-    }
-
-    async fn lookup(&self, name: &Name, kind: Kind) -> Result<Lookup, NetError> {
-        let first = self.together.lookup(name.clone(), kind.record_type()).await;
-        if is_refusal(&first) {
-            for one in &self.each {
-                let other = one.lookup(name.clone(), kind.record_type()).await;
-                if matches!(&other, Ok(_) | Err(NetError::Dns(DnsError::NoRecordsFound(_)))) {
-                    return other;
-                }
-            }
-        }
-        first
-    }
-}
-
-/// Whether a server said that it could not answer, by a code such as SERVFAIL or REFUSED.
-const fn is_refusal(result: &Result<Lookup, NetError>) -> bool {
-    matches!(result, Err(NetError::Dns(DnsError::ResponseCode(_))))
 }
 
 /// Candidates of one name, and what was heard of them.
