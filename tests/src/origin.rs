@@ -48,7 +48,15 @@ impl Origin {
     /// # Panics
     /// When no port can be had.
     pub fn start(name: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        Self::start_at(name, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// Starts one at this address; port 0 is any that is free.
+    ///
+    /// # Panics
+    /// When it cannot be had.
+    pub fn start_at(name: &str, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("the address is free");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (requests, gate) = (Arc::default(), Arc::default());
         let mut origin = Self { name: name.to_owned(), address, requests, gate, running: None };

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use equipoise_proto::Position;
 use imbl::OrdMap;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::Active;
@@ -319,6 +319,7 @@ impl Core {
     pub(super) fn answer(&mut self, name: &Arc<str>, answer: Answer, now: Instant) {
         for key in self.live.answer(name, answer) {
             if let Some(spec) = self.state.cell(&key) {
+                debug!(cell = ?key, %name, "rebuilt for an answer");
                 self.renew(&key, &spec, false, now);
             }
         }
