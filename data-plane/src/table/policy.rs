@@ -39,7 +39,10 @@ pub struct Policy {
 impl Policy {
     /// Whether the requests of the upstream are counted.
     pub const fn counts_requests(&self) -> bool {
-        self.limits.is_on() || self.retry.budget.is_some() || self.balance_factor.is_some()
+        self.limits.is_on()
+            || self.retry.budget.is_some()
+            || self.hedging.is_some()
+            || self.balance_factor.is_some()
     }
 }
 

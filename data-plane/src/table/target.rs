@@ -365,6 +365,9 @@ impl Lease {
 
     /// A response head came at `now`, this long after the pick.
     pub fn answered(&self, took: Duration, now: Instant) {
+        if let Some(passage) = &self.passage {
+            passage.answered(took);
+        }
         let now_ms = clock::millis(now);
         let Some(averaging) = self.averaging else { return };
         if averaging == Averaging::Peak {
@@ -378,6 +381,17 @@ impl Lease {
         if self.averaging == Some(Averaging::Peak) {
             let now_ms = clock::millis(now);
             self.target.sample(|ewma| ewma.after_failure(took.as_secs_f64(), now_ms));
+        }
+    }
+
+    /// Another attempt was faster: this one would have taken longer than so. It counts where it tells more than what is
+    /// known.
+    pub fn overtaken(&self, took: Duration, now: Instant) {
+        if self.averaging == Some(Averaging::Peak) {
+            let (took, now_ms) = (took.as_secs_f64(), clock::millis(now));
+            self.target.sample(|ewma| {
+                if took > ewma.decayed(now_ms) { ewma.after_peak(took, now_ms) } else { ewma }
+            });
         }
     }
 
