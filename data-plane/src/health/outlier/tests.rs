@@ -193,7 +193,7 @@ fn a_good_active_check_ends_an_ejection_where_it_may() {
     let settings = Settings::default();
     let out = Record::default().ejected(&settings, seconds(0), 0.0);
     assert_eq!(out.checked(&settings), (Record { ejections: 1, ejected_until: None }, Swept::Returned));
-    let stern = Settings { successful_check_uneject: false, ..settings.clone() };
+    let stern = Settings { successful_check_uneject: false, ..settings };
     assert_eq!(out.checked(&stern), (out, Swept::Same));
     assert_eq!(Record::default().checked(&settings), (Record::default(), Swept::Same));
 }
