@@ -305,7 +305,7 @@ impl Attempt {
         worker: &Worker,
         aim: &Aim<'_>,
     ) -> Poll<Step> {
-        let failure = match ready!(self.poll_head(cx, client, worker, aim.matched)) {
+        let failure = match ready!(self.poll_head(cx, client, worker, aim)) {
             Err(failure) => failure,
             Ok(()) => match self.begin(worker, aim) {
                 Ok(true) => return Poll::Ready(Step::Answered),
@@ -416,8 +416,9 @@ impl Attempt {
         cx: &mut Context<'_>,
         client: &mut Client,
         worker: &Worker,
-        matched: &Matched<'_>,
+        aim: &Aim<'_>,
     ) -> Poll<Result<(), Failure>> {
+        let matched = aim.matched;
         let is_sent = self.poll_upload(cx, client, worker, matched)?;
         loop {
             if !self.buffer.filled().is_empty() {
@@ -439,6 +440,9 @@ impl Attempt {
                 Poll::Ready(false) => return Poll::Ready(Err(Failure::Fault(Fault::Broken))),
                 Poll::Pending => break,
             }
+        }
+        if aim.lease.is_cut() {
+            return Poll::Ready(Err(Failure::Fault(Fault::Broken)));
         }
         if is_sent {
             if client.is_gone(cx) {

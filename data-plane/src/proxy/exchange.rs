@@ -1,6 +1,7 @@
 //! One request, from its head to the last byte of its answer: attempts, and what follows a failed one.
 
 use std::future::poll_fn;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -317,6 +318,9 @@ async fn relay(
     let held_body = body.use_up(client);
     let mut has_waited = false;
     let ended = poll_fn(|cx| {
+        if lease.is_cut() {
+            return Poll::Ready(Err(RelayError::Source));
+        }
         let polled = attempt.poll_download(cx, client, worker, matched);
         has_waited |= polled.is_pending();
         polled
