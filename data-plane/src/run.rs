@@ -167,7 +167,7 @@ pub async fn start(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let workers = Workers::new(settings.proxy.workers);
     let proxy = proxy::start(settings.proxy.clone(), &seams.active, &workers)?;
-    let Seams { active, updates, reports, names, answers, probes, directory } = seams;
+    let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
     let stopping = tasks.stopping.clone();
     let worker_ended = proxy.ended();
@@ -192,6 +192,7 @@ pub async fn start(
             workers: workers.clone(),
             active: active.clone(),
             directory: Arc::clone(&directory),
+            events: Arc::clone(&events),
         };
         tasks.spawn(
             "the Status API",

@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::observability::{NodeState, Workers, process, render};
+use crate::table::events::Events;
 use crate::table::{Active, Directory};
 
 /// Largest body that a request may bring.
@@ -58,6 +59,8 @@ pub struct Sources {
     pub active: Active,
     /// The cells in force.
     pub directory: Arc<ArcSwap<Directory>>,
+    /// What changed in who takes requests.
+    pub events: Arc<Events>,
 }
 
 /// Answers on `listener` until `stop`; requests that are under way then are finished. More than `connections_max`
