@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU8;
 
-pub use checks::{Active, Checks, Limits, Passive, ProbeKind, Statuses};
+pub use checks::{Active, Checks, Limits, Passive, ProbeKind, Statuses, TlsTerms, Transport};
 
 /// Where an address stands. The first two take traffic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

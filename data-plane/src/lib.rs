@@ -13,5 +13,6 @@ pub mod settings;
 pub mod status;
 pub mod sync;
 pub mod table;
+pub mod tls;
 
 mod node_id;

@@ -4,6 +4,8 @@
 //! or forgotten. Runs on the node's auxiliary runtime, started by `run()`.
 
 mod check;
+mod grpc;
+mod http;
 mod upstream;
 
 use std::collections::HashMap;
@@ -15,7 +17,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use crate::table::{CellKey, ProbePlan, Probes};
+use crate::table::{CellKey, ProbePlan, Probes, Target};
+use crate::tls::Clients;
 
 /// How a node probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +37,17 @@ impl Default for Settings {
 /// keep the others waiting.
 const SHARE: usize = 4;
 
-/// Probes until `stop`, or until nobody wishes for probes any more.
-pub async fn run(mut probes: watch::Receiver<Probes>, settings: Settings, stop: CancellationToken) {
+/// Probes until `stop`, or until nobody wishes for probes any more; over `tls` where a plan says TLS.
+pub async fn run(
+    mut probes: watch::Receiver<Probes>,
+    settings: Settings,
+    tls: Clients,
+    stop: CancellationToken,
+) {
     let mut upstreams = Upstreams {
         permits: Arc::new(Semaphore::new(settings.probes_max.clamp(1, Semaphore::MAX_PERMITS))),
         lanes_max: (settings.probes_max / SHARE).max(1),
+        tls,
         plans: HashMap::new(),
         tasks: JoinSet::new(),
         keys: HashMap::new(),
@@ -75,6 +84,7 @@ pub async fn run(mut probes: watch::Receiver<Probes>, settings: Settings, stop: 
 struct Upstreams {
     permits: Arc<Semaphore>,
     lanes_max: usize,
+    tls: Clients,
     plans: HashMap<CellKey, watch::Sender<Arc<ProbePlan>>>,
     /// Dropping the set ends all. One whose plan was taken away ends by itself.
     tasks: JoinSet<()>,
@@ -83,7 +93,12 @@ struct Upstreams {
 
 impl Upstreams {
     fn start(&mut self, key: CellKey, plan: watch::Sender<Arc<ProbePlan>>) {
-        let probing = upstream::probe(plan.subscribe(), Arc::clone(&self.permits), self.lanes_max);
+        let tls = self.tls.clone();
+        let check = move |target: Arc<Target>, plan: Arc<ProbePlan>, version| {
+            let tls = tls.clone();
+            async move { check::check(&target, &plan, &tls, version).await }
+        };
+        let probing = upstream::probe(plan.subscribe(), Arc::clone(&self.permits), self.lanes_max, check);
         let started = self.tasks.spawn(probing);
         self.keys.insert(started.id(), key.clone());
         self.plans.insert(key, plan);

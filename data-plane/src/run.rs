@@ -19,6 +19,7 @@ use crate::observability::{NodeState, Workers};
 use crate::settings::NodeSettings;
 use crate::sync::{self, Cache, CacheError, ControlPlane, Identity};
 use crate::table::{self, Seams};
+use crate::tls::{self, TrustError};
 use crate::{dns, node_id, probe, proxy, status};
 
 /// Why a node cannot start.
@@ -48,6 +49,9 @@ pub enum StartError {
         #[source]
         source: CacheError,
     },
+    /// A file of trusted certificates cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The node's id cannot be read or kept.
     #[error("the node's id cannot be kept in {directory}")]
     NodeId {
@@ -151,6 +155,8 @@ pub async fn start(
 ) -> Result<Node, StartError> {
     let directory = settings.cache_dir.display().to_string();
     let mut tasks = Tasks::new();
+    // Before anything is opened. It reads files, which blocks nobody yet.
+    let tls = tls::Clients::new(settings.trust.load()?, settings.trust.depth);
     let opened = Cache::open(settings.cache_dir.clone(), &tasks.tracker).await;
     let (cache, loaded) =
         opened.map_err(|source| StartError::Cache { directory: directory.clone(), source })?;
@@ -182,7 +188,7 @@ pub async fn start(
     });
     tasks.spawn("the table builder", builder.run());
     let probe_settings = probe::Settings { probes_max: settings.probes_max };
-    tasks.spawn("probing", probe::run(probes, probe_settings, stopping.clone()));
+    tasks.spawn("probing", probe::run(probes, probe_settings, tls, stopping.clone()));
     let resolving =
         dns::run(names, answers, resolver, settings.dns.clone(), Arc::clone(&state), stopping.clone());
     tasks.spawn("resolving names", resolving);
@@ -321,6 +327,7 @@ mod tests {
             status_listen: vec![Listen { address: any, backlog: 16 }],
             status_connections_max: 8,
             probes_max: 4,
+            trust: tls::Trust { system: false, ..tls::Trust::default() },
             dns: dns::Settings::default(),
             dns_servers: vec![nobody],
         };

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::dns;
 use crate::http1::Limits;
 use crate::proxy::{Cidr, ErrorType, ProxySettings, RealIpHeader, ResponseHeaders};
+use crate::tls::Trust;
 
 /// How a node starts.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct NodeSettings {
     pub status_connections_max: usize,
     /// Active checks at once.
     pub probes_max: usize,
+    /// Whose certificates targets may show.
+    pub trust: Trust,
     /// How names are kept resolved.
     pub dns: dns::Settings,
     /// DNS servers in place of the system's; empty for those.
@@ -65,6 +68,7 @@ impl NodeSettings {
             status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
             status_connections_max: settings.number(&keys::STATUS_CONNECTIONS_MAX),
             probes_max: settings.number(&keys::PROBE_CONCURRENCY_MAX),
+            trust: trust(settings),
             dns: dns::Settings {
                 lookups_max: settings.number(&keys::DNS_LOOKUPS_MAX),
                 stale_ttl: settings.duration(&keys::DNS_STALE_TTL),
@@ -125,6 +129,19 @@ fn control_planes(settings: &Settings) -> Result<Vec<SocketAddr>, Problem> {
         return Err(settings.problem(key, "must name at least one control plane"));
     }
     Ok(addresses)
+}
+
+/// The word for the authorities that the system trusts.
+const SYSTEM: &str = "system";
+
+fn trust(settings: &Settings) -> Trust {
+    let (system, files): (Vec<_>, Vec<_>) =
+        settings.list(&keys::TLS_TRUSTED_CERTIFICATES).iter().partition(|item| *item == SYSTEM);
+    Trust {
+        system: !system.is_empty(),
+        files: files.into_iter().map(PathBuf::from).collect(),
+        depth: settings.number(&keys::TLS_VERIFY_DEPTH),
+    }
 }
 
 /// Port of a DNS server that is named without one.
@@ -306,6 +323,31 @@ mod tests {
             ),
         ] {
             assert_eq!(read(&[("KONG_HEADERS", value)]).unwrap().proxy.response_headers, want, "{value}");
+        }
+    }
+
+    #[test]
+    fn trusted_certificates_are_the_systems_or_files() {
+        let files = vec![PathBuf::from("/a.pem"), PathBuf::from("b.pem")];
+        for (variables, want) in [
+            (vec![], Trust::default()),
+            (
+                vec![
+                    ("KONG_LUA_SSL_TRUSTED_CERTIFICATE", "system,/a.pem, b.pem"),
+                    ("KONG_LUA_SSL_VERIFY_DEPTH", "3"),
+                ],
+                Trust { system: true, files: files.clone(), depth: 3 },
+            ),
+            (
+                vec![("EQUIPOISE_TLS_TRUSTED_CERTIFICATES", "/a.pem,b.pem")],
+                Trust { system: false, files, depth: 1 },
+            ),
+            (
+                vec![("EQUIPOISE_TLS_TRUSTED_CERTIFICATES", ""), ("EQUIPOISE_TLS_VERIFY_DEPTH", "0")],
+                Trust { system: false, files: vec![], depth: 0 },
+            ),
+        ] {
+            assert_eq!(read(&variables).unwrap().trust, want, "{variables:?}");
         }
     }
 

@@ -245,6 +245,11 @@ keys! {
     PROBE_CONCURRENCY_MAX = "probe.concurrency_max", None, Kind::Int { min: 1, max: 100_000 }, "256", Data,
         "Active health checks of this node at once.";
 
+    TLS_TRUSTED_CERTIFICATES = "tls.trusted_certificates", Some("lua_ssl_trusted_certificate"), Kind::List, "system",
+        Data, "Authorities whose certificates targets may show: `system`, and PEM files.";
+    TLS_VERIFY_DEPTH = "tls.verify_depth", Some("lua_ssl_verify_depth"), Kind::Int { min: 0, max: 100 }, "1", Data,
+        "Intermediate certificates between a target's and a trusted one; six are never passed.";
+
     STATUS_LISTEN = "status.listen", Some("status_listen"), Kind::Listen, "127.0.0.1:8100", Data,
         "Where a node's Status API listens.";
     STATUS_CONNECTIONS_MAX = "status.connections_max", None, Kind::Int { min: 1, max: 100_000 }, "64", Data,

@@ -80,8 +80,6 @@ const NO_EFFECT: &[&str] = &[
     "lua_package_cpath",
     "lua_package_path",
     "lua_socket_pool_size",
-    "lua_ssl_trusted_certificate",
-    "lua_ssl_verify_depth",
     "mem_cache_size",
     "new_dns_client",
     "nginx_daemon",

@@ -54,15 +54,33 @@ impl Limits {
     }
 }
 
-/// What a probe speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a probe does.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeKind {
-    /// A GET over plain HTTP/1.1.
-    Http,
-    /// A connection.
+    /// Connects.
     Tcp,
-    /// Not built yet.
-    Unsupported(&'static str),
+    /// Sends a GET in HTTP/1.
+    Http(Transport),
+    /// Asks `grpc.health.v1.Health/Check` over HTTP/2.
+    Grpc(Transport),
+}
+
+/// What a probe speaks below HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP alone.
+    Plain,
+    /// TLS.
+    Tls(TlsTerms),
+}
+
+/// How a probe uses TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsTerms {
+    /// The name to ask for, in place of that of the upstream or target.
+    pub sni: Option<Box<str>>,
+    /// Whether the certificate must be a good one for that name.
+    pub is_verified: bool,
 }
 
 /// Checks that judge the requests themselves.
@@ -107,10 +125,10 @@ pub struct Active {
     pub timeout: Duration,
     /// Probes of this upstream at once.
     pub concurrency: u32,
-    /// What is asked for; starts with `/`.
+    /// What is asked for; starts with `/`. The rest is the name of a gRPC service.
     pub path: Box<str>,
-    /// Added to the probe, as header lines that end in CRLF.
-    pub header_lines: Box<str>,
+    /// Added to the probe: names and values that can be sent.
+    pub headers: Box<[(Box<str>, Box<str>)]>,
     /// How often available addresses are probed; `None`: never.
     pub healthy_interval: Option<Duration>,
     /// How often the others are probed; `None`: never.
@@ -129,25 +147,12 @@ impl Active {
         judge_status(status, &self.healthy, &self.unhealthy)
     }
 
-    /// Whether any address is probed.
-    pub const fn is_probed(&self) -> bool {
-        self.is_on() && self.unsupported().is_none()
-    }
-
     /// How often an address in this state is probed; `None`: never.
     pub const fn interval(&self, state: State) -> Option<Duration> {
         if state.is_available() { self.healthy_interval } else { self.unhealthy_interval }
     }
 
-    /// The kind of probe that this build lacks, if one is asked for.
-    pub const fn unsupported(&self) -> Option<&'static str> {
-        match self.kind {
-            ProbeKind::Unsupported(kind) if self.is_on() => Some(kind),
-            ProbeKind::Unsupported(_) | ProbeKind::Http | ProbeKind::Tcp => None,
-        }
-    }
-
-    /// Whether any address is to be probed.
+    /// Whether any address is probed.
     pub const fn is_on(&self) -> bool {
         self.healthy_interval.is_some() || self.unhealthy_interval.is_some()
     }

@@ -128,6 +128,47 @@ fn worked_traces() {
     }
 }
 
+/// `spec/health.md` section 2: every state by every event, failures of every kind. Counters as S and the kind's own.
+#[test]
+fn every_transition() {
+    use State::{Healthy as Hy, MostlyHealthy as MH, MostlyUnhealthy as MU, Unhealthy as Un};
+    let limit = limits(3, 3, 3, 3);
+    // From a state with these counters, a success or a failure, to a state with these counters.
+    let cases = [
+        ("healthy, success below", (Hy, 0, 1), 's', (Hy, 0, 1)),
+        ("healthy, success at the limit", (Hy, 2, 0), 's', (Hy, 2, 0)),
+        ("healthy, failure below", (Hy, 2, 0), 'f', (MH, 0, 1)),
+        ("healthy, failure at the limit", (Hy, 2, 2), 'f', (Un, 0, 3)),
+        ("mostly healthy, success below", (MH, 0, 2), 's', (MH, 1, 0)),
+        ("mostly healthy, success at the limit", (MH, 2, 0), 's', (Hy, 3, 0)),
+        ("mostly healthy, failure below", (MH, 2, 1), 'f', (MH, 0, 2)),
+        ("mostly healthy, failure at the limit", (MH, 0, 2), 'f', (Un, 0, 3)),
+        ("mostly unhealthy, success below", (MU, 1, 0), 's', (MU, 2, 0)),
+        ("mostly unhealthy, success at the limit", (MU, 2, 0), 's', (Hy, 3, 0)),
+        ("mostly unhealthy, failure below", (MU, 2, 0), 'f', (MU, 0, 1)),
+        ("mostly unhealthy, failure at the limit", (MU, 0, 2), 'f', (Un, 0, 3)),
+        ("unhealthy, success below", (Un, 0, 3), 's', (MU, 1, 0)),
+        ("unhealthy, success at the limit", (Un, 2, 3), 's', (Hy, 3, 0)),
+        ("unhealthy, failure below", (Un, 1, 0), 'f', (Un, 1, 0)),
+        ("unhealthy, failure at the limit", (Un, 0, 3), 'f', (Un, 0, 3)),
+    ];
+    let health = |(state, successes, failures): (State, u16, u16), kind: char, others: u16| {
+        let of = |one: char| if one == kind { failures } else { others };
+        Health { state, successes, http: of('h'), tcp: of('t'), timeouts: of('o') }
+    };
+    for (name, before, event, after) in cases {
+        for kind in ['h', 't', 'o'] {
+            let report = report(if event == 's' { 's' } else { kind });
+            // A success that counts clears the other kinds as well; a failure leaves them.
+            let others = if event == 's' && before != after { 0 } else { 1 };
+            let got = health(before, kind, 1).after(report, limit.of(report));
+            assert_eq!(got, health(after, kind, others), "{name}, {kind}");
+            let ignored = health(before, kind, 1).after(report, None);
+            assert_eq!(ignored, health(before, kind, 1), "{name}, {kind}, without a limit");
+        }
+    }
+}
+
 #[test]
 fn the_largest_limit_of_the_schema_works() {
     let limits = limits(0, 255, 0, 0);

@@ -1,129 +1,167 @@
 //! One probe of one address.
 
+use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use ::http::uri::Scheme;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tracing::debug;
 
-use crate::health::{ProbeKind, Report, is_own};
+use super::grpc;
+use super::http::{self, Version};
+use crate::health::{ProbeKind, Report, TlsTerms, Transport, is_own};
 use crate::table::{ProbePlan, Target};
+use crate::tls::{Clients, server_name};
 
-/// Longest status line that is read; a longer one is none.
-const STATUS_LINE_BYTES_MAX: usize = 1024;
+/// Connecting, a handshake of TLS, sending and reading: all of them together have no more time-outs than that, however
+/// many reads a target makes of its answer.
+const STEPS: u32 = 4;
 
-/// Connecting, sending and reading: all of them together have as many time-outs as there are steps, however many
-/// reads a target makes of its answer.
-const STEPS: u32 = 3;
+/// The one application protocol that gRPC is spoken in.
+const ALPN_HTTP2: &[u8] = b"h2";
 
-/// Probes once; what it tells, if anything. Each step has the plan's time-out.
-///
-/// Source: Kong 3.10, `spec/health.md` section 5; HTTP/1.1 in place of 1.0.
-pub(super) async fn check(target: &Target, plan: &ProbePlan) -> Option<Report> {
-    let whole = plan.active.timeout.saturating_mul(STEPS);
-    match timeout(whole, attempt(target, plan)).await.unwrap_or(Err(Failure::Timeout)) {
-        Ok(report) => report,
-        Err(Failure::Timeout) => Some(Report::Timeout),
-        Err(Failure::Own) => None,
-        Err(Failure::Broken) => Some(Report::Tcp),
-        Err(Failure::NoHttp) => Some(Report::Http),
-    }
+/// What one probe tells of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    /// What counts, if anything does.
+    pub(super) report: Option<Report>,
+    /// The version to speak to it from now on.
+    pub(super) version: Version,
 }
 
-/// Why there is no status.
-enum Failure {
-    /// Of this machine, not of the target.
-    Own,
+/// What a target answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// All is well.
+    Good,
+    /// An HTTP status, for the plan's lists to judge.
+    Status(u16),
+    /// It says that it is not well, or nothing that can be understood.
+    Bad,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// This machine's fault, not the target's.
+    #[error("this machine cannot connect")]
+    Own(#[source] io::Error),
+    /// A step took too long.
+    #[error("too slow")]
     Timeout,
-    Broken,
-    NoHttp,
+    /// No connection, no trust, or it broke.
+    #[error("no connection, or it broke")]
+    Broken(#[from] io::Error),
+    /// No certificate can be for the name that is asked for.
+    #[error("not a name for TLS")]
+    Name,
 }
 
-async fn attempt(target: &Target, plan: &ProbePlan) -> Result<Option<Report>, Failure> {
-    let limit = plan.active.timeout;
-    let mut stream = match timeout(limit, TcpStream::connect(target.address())).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) if is_own(&error, target.address()) => return Err(Failure::Own),
-        Ok(Err(_)) => return Err(Failure::Broken),
-        Err(_) => return Err(Failure::Timeout),
-    };
-    match plan.active.kind {
-        ProbeKind::Tcp => Ok(Some(Report::Success)),
-        ProbeKind::Http => {
-            within(limit, stream.write_all(request(target, plan).as_bytes())).await?;
-            let status = read_status(&mut stream, limit).await?;
-            Ok(plan.active.judge(status))
+/// Probes once. Each step has the plan's time-out.
+///
+/// Where a status asks for another version of HTTP and is none that the plan calls healthy, the other version is tried at
+/// once, and kept to if the target takes it.
+///
+/// Source: Kong 3.10 and its health-check library 3.1.2 (`spec/health.md` section 5), but HTTP/1.1 comes first. gRPC is
+/// ours.
+pub(super) async fn check(target: &Target, plan: &ProbePlan, tls: &Clients, version: Version) -> Found {
+    let mut answer = attempt(target, plan, tls, version).await;
+    let mut kept = version;
+    if let Ok(Answer::Status(status)) = answer
+        && Version::is_refused_by(status)
+        && !plan.active.healthy.contains(status)
+    {
+        answer = attempt(target, plan, tls, version.other()).await;
+        if let Ok(Answer::Status(status)) = answer
+            && !Version::is_refused_by(status)
+        {
+            kept = version.other();
         }
-        ProbeKind::Unsupported(_) => Ok(None),
+    }
+    let report = match &answer {
+        Ok(Answer::Good) => Some(Report::Success),
+        Ok(Answer::Status(status)) => plan.active.judge(*status),
+        Ok(Answer::Bad) => Some(Report::Http),
+        Err(Failure::Own(_)) => None,
+        Err(Failure::Timeout) => Some(Report::Timeout),
+        Err(Failure::Broken(_) | Failure::Name) => Some(Report::Tcp),
+    };
+    if report != Some(Report::Success) {
+        debug!(upstream = %plan.upstream, address = %target.address(), ?answer, ?report, "probed");
+    }
+    Found { report, version: kept }
+}
+
+async fn attempt(
+    target: &Target,
+    plan: &ProbePlan,
+    tls: &Clients,
+    version: Version,
+) -> Result<Answer, Failure> {
+    let whole = plan.active.timeout.saturating_mul(STEPS);
+    timeout(whole, ask(target, plan, tls, version)).await.unwrap_or(Err(Failure::Timeout))
+}
+
+async fn ask(target: &Target, plan: &ProbePlan, tls: &Clients, version: Version) -> Result<Answer, Failure> {
+    let limit = plan.active.timeout;
+    let mut stream = connect(target, limit).await?;
+    match &plan.active.kind {
+        ProbeKind::Tcp => Ok(Answer::Good),
+        ProbeKind::Http(Transport::Plain) => {
+            http::get(&mut stream, &http::request(target, plan, version), limit).await
+        }
+        ProbeKind::Http(Transport::Tls(terms)) => {
+            let mut stream = shake_hands(stream, target, plan, tls, terms, None).await?;
+            http::get(&mut stream, &http::request(target, plan, version), limit).await
+        }
+        // On the heap: much larger than the other kinds, and rarer.
+        ProbeKind::Grpc(Transport::Plain) => {
+            let request = grpc::request(target, plan, Scheme::HTTP);
+            Box::pin(grpc::ask(stream, request, grpc::message(plan), limit)).await
+        }
+        ProbeKind::Grpc(Transport::Tls(terms)) => {
+            let stream = shake_hands(stream, target, plan, tls, terms, Some(ALPN_HTTP2)).await?;
+            let request = grpc::request(target, plan, Scheme::HTTPS);
+            Box::pin(grpc::ask(stream, request, grpc::message(plan), limit)).await
+        }
     }
 }
 
-async fn within<T>(limit: Duration, step: impl Future<Output = std::io::Result<T>>) -> Result<T, Failure> {
-    match timeout(limit, step).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(_)) => Err(Failure::Broken),
+async fn connect(target: &Target, limit: Duration) -> Result<TcpStream, Failure> {
+    match timeout(limit, TcpStream::connect(target.address())).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if is_own(&error, target.address()) => Err(Failure::Own(error)),
+        Ok(Err(error)) => Err(Failure::Broken(error)),
         Err(_) => Err(Failure::Timeout),
     }
 }
 
-fn request(target: &Target, plan: &ProbePlan) -> String {
-    let host = plan.host_header.as_deref().unwrap_or_else(|| target.host());
-    let path = &plan.active.path;
-    let lines = &plan.active.header_lines;
-    let names_host =
-        lines.lines().any(|line| line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case("host:")));
-    let host_line = if names_host { String::new() } else { format!("Host: {host}\r\n") };
-    format!("GET {path} HTTP/1.1\r\n{host_line}{lines}Connection: close\r\n\r\n")
+/// For the name of the terms, or that of the Host header, or the target's own.
+async fn shake_hands(
+    stream: TcpStream,
+    target: &Target,
+    plan: &ProbePlan,
+    tls: &Clients,
+    terms: &TlsTerms,
+    alpn: Option<&[u8]>,
+) -> Result<TlsStream<TcpStream>, Failure> {
+    let name = terms.sni.as_deref().or(plan.host_header.as_deref()).unwrap_or_else(|| target.host());
+    let name = server_name(name).ok_or(Failure::Name)?;
+    let config = if terms.is_verified { tls.verifying() } else { tls.unverifying() };
+    let alpn = alpn.into_iter().map(Into::into).collect();
+    within(plan.active.timeout, TlsConnector::from(config).with_alpn(alpn).connect(name, stream)).await
 }
 
-/// Reads no more than the status line.
-async fn read_status(stream: &mut TcpStream, limit: Duration) -> Result<u16, Failure> {
-    let mut line = [0; STATUS_LINE_BYTES_MAX];
-    let mut filled = 0;
-    loop {
-        let Some(free) = line.get_mut(filled..).filter(|free| !free.is_empty()) else {
-            return Err(Failure::NoHttp);
-        };
-        match within(limit, stream.read(free)).await? {
-            0 => return Err(Failure::Broken),
-            read => filled += read,
-        }
-        let held = line.get(..filled).unwrap_or_default();
-        if let Some(end) = held.iter().position(|byte| *byte == b'\n') {
-            return parse_status(held.get(..end).unwrap_or_default()).ok_or(Failure::NoHttp);
-        }
-    }
-}
-
-/// The status of `HTTP/1.x NNN ...`.
-fn parse_status(line: &[u8]) -> Option<u16> {
-    let rest = line.strip_prefix(b"HTTP/1.")?;
-    let [b'0' | b'1', b' ', hundreds @ b'1'..=b'9', tens, ones, rest @ ..] = rest else { return None };
-    let ends = matches!(rest, [] | [b' ' | b'\r', ..]);
-    let digits = [hundreds, tens, ones];
-    (ends && digits.iter().all(|digit| digit.is_ascii_digit()))
-        .then(|| digits.iter().fold(0, |status, digit| status * 10 + u16::from(**digit - b'0')))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn status_lines() {
-        let cases: [(&[u8], Option<u16>); 9] = [
-            (b"HTTP/1.1 200 OK\r", Some(200)),
-            (b"HTTP/1.0 503 \r", Some(503)),
-            (b"HTTP/1.1 204\r", Some(204)),
-            (b"HTTP/1.1 200", Some(200)),
-            (b"HTTP/1.1 2000 OK", None),
-            (b"HTTP/1.1 099 no", None),
-            (b"HTTP/2 200", None),
-            (b"SSH-2.0-x", None),
-            (b"", None),
-        ];
-        for (line, want) in cases {
-            assert_eq!(parse_status(line), want, "{}", String::from_utf8_lossy(line));
-        }
+/// One step that may take this long.
+pub(super) async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = io::Result<T>>,
+) -> Result<T, Failure> {
+    match timeout(limit, step).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Failure::Timeout),
     }
 }

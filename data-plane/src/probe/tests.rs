@@ -1,3 +1,8 @@
+//! Probing as a whole, against small servers.
+
+mod grpc;
+mod outcomes;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,6 +17,7 @@ use crate::health::State;
 use crate::observability::NodeState;
 use crate::table::fixture::{gone, id, position, target, upstream_with};
 use crate::table::{Seams, Target, Update, builder};
+use crate::tls::fixture::nobody;
 
 /// What a stand-in for a target answers; it counts what it is asked.
 struct Origin {
@@ -79,7 +85,7 @@ async fn node(addresses: &[SocketAddr], change: impl FnOnce(&mut v1::ActiveCheck
     let (builder, seams) = builder(Arc::new(NodeState::new(NodeId::new(id(1)))));
     let stop = CancellationToken::new();
     tokio::spawn(builder.run());
-    tokio::spawn(run(seams.probes.clone(), Settings::default(), stop.clone()));
+    tokio::spawn(run(seams.probes.clone(), Settings::default(), nobody(), stop.clone()));
     let checks = v1::HealthChecks { active: Some(active), ..Default::default() };
     let mut records = vec![upstream_with(1, "u.test", |upstream| upstream.healthchecks = Some(checks))];
     let targets = addresses.iter().zip(11..);
@@ -218,7 +224,7 @@ async fn addresses_that_never_answer_do_not_keep_other_upstreams_waiting() {
     tokio::spawn(builder.run());
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
-    tokio::spawn(run(seams.probes.clone(), Settings { probes_max: 8 }, stop));
+    tokio::spawn(run(seams.probes.clone(), Settings { probes_max: 8 }, nobody(), stop));
     let checks = |timeout_ms| v1::HealthChecks {
         active: Some(v1::ActiveChecks {
             timeout_ms,
@@ -255,6 +261,7 @@ async fn an_upstream_whose_probing_broke_off_is_probed_again() {
     let mut upstreams = Upstreams {
         permits: Arc::new(Semaphore::new(1)),
         lanes_max: 1,
+        tls: nobody(),
         plans: HashMap::from([(key.clone(), watch::Sender::new(plan))]),
         tasks: JoinSet::new(),
         keys: HashMap::new(),

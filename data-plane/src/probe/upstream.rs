@@ -10,7 +10,8 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
 use tracing::error;
 
-use super::check::check;
+use super::check::Found;
+use super::http::Version;
 use crate::health::Active;
 use crate::table::{ProbePlan, Target};
 
@@ -32,6 +33,8 @@ struct Slot {
     /// When the next one is due; `None`: never, or one is under way.
     due: Option<Instant>,
     running: Option<AbortHandle>,
+    /// The version of HTTP that it takes, as far as is known.
+    version: Version,
 }
 
 impl Slot {
@@ -43,12 +46,16 @@ impl Slot {
     }
 }
 
-/// Probes as `plan` says, until its sender is gone; at most `lanes_max` at once, whatever the plan says.
-pub(super) async fn probe(
+/// Probes as `plan` says with `check`, until its sender is gone; at most `lanes_max` at once, whatever the plan says.
+pub(super) async fn probe<C, F>(
     mut plan: watch::Receiver<Arc<ProbePlan>>,
     permits: Arc<Semaphore>,
     lanes_max: usize,
-) {
+    check: C,
+) where
+    C: Fn(Arc<Target>, Arc<ProbePlan>, Version) -> F,
+    F: Future<Output = Found> + Send + 'static,
+{
     let mut slots = Slots::default();
     let mut running = JoinSet::new();
     let mut current = plan.borrow_and_update().clone();
@@ -57,16 +64,19 @@ pub(super) async fn probe(
         let lanes = usize::try_from(current.active.concurrency).unwrap_or(usize::MAX).min(lanes_max);
         let now = Instant::now();
         while running.len() < lanes
-            && let Some(target) = slots.take_due(now)
+            && let Some((target, version)) = slots.take_due(now)
         {
             let serial = target.serial();
             let (permits, plan) = (Arc::clone(&permits), Arc::clone(&current));
+            let probing = check(Arc::clone(&target), Arc::clone(&plan), version);
             let task = running.spawn(async move {
                 // The semaphore is never closed.
                 let _permit = permits.acquire().await;
-                if let Some(report) = check(&target, &plan).await {
+                let found = probing.await;
+                if let Some(report) = found.report {
                     target.probe_report(report, &plan.active.limits);
                 }
+                found.version
             });
             slots.started(serial, task, now);
         }
@@ -80,16 +90,16 @@ pub(super) async fn probe(
                 slots.follow(&current, Instant::now());
             }
             Some(done) = running.join_next_with_id() => {
-                let id = match done {
-                    Ok((id, ())) => id,
+                let (id, version) = match done {
+                    Ok((id, version)) => (id, Some(version)),
                     Err(error) => {
                         if error.is_panic() {
                             error!(%error, upstream = %current.upstream, "a probe broke off");
                         }
-                        error.id()
+                        (error.id(), None)
                     }
                 };
-                slots.finish(id, &current.active);
+                slots.finish(id, version, &current.active);
             }
             () = sleep_until(due) => {}
         }
@@ -124,7 +134,14 @@ impl Slots {
                     plan.active.interval(target.health().state).unwrap_or_default() / FIRST_JITTER_SHARE;
                 let jitter = rand::rng().random_range(Duration::ZERO..=longest.min(FIRST_JITTER_MAX));
                 let target = Arc::clone(target);
-                Slot { target, began: None, first: now + jitter, due: None, running: None }
+                Slot {
+                    target,
+                    began: None,
+                    first: now + jitter,
+                    due: None,
+                    running: None,
+                    version: Version::default(),
+                }
             });
             self.slots.insert(serial, slot);
             self.plan_next(serial, &plan.active);
@@ -152,11 +169,12 @@ impl Slots {
     }
 
     /// A probe is over, however it ended; one of an address that was let go of since says nothing.
-    fn finish(&mut self, task: Id, active: &Active) {
+    fn finish(&mut self, task: Id, version: Option<Version>, active: &Active) {
         let Some(serial) = self.tasks.remove(&task) else { return };
         let Some(slot) = self.slots.get_mut(&serial) else { return };
         if slot.running.as_ref().is_some_and(|running| running.id() == task) {
             slot.running = None;
+            slot.version = version.unwrap_or(slot.version);
             slot.target.probed();
             self.plan_next(serial, active);
         }
@@ -166,7 +184,7 @@ impl Slots {
         self.due.first().map(|(due, _)| *due)
     }
 
-    fn take_due(&mut self, now: Instant) -> Option<Arc<Target>> {
+    fn take_due(&mut self, now: Instant) -> Option<(Arc<Target>, Version)> {
         let (due, serial) = self.due.first().copied()?;
         if due > now {
             return None;
@@ -174,32 +192,9 @@ impl Slots {
         self.due.pop_first();
         let slot = self.slots.get_mut(&serial)?;
         slot.due = None;
-        Some(Arc::clone(&slot.target))
+        Some((Arc::clone(&slot.target), slot.version))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::table::fixture::tcp_checks;
-
-    #[tokio::test]
-    async fn an_address_whose_probe_broke_off_is_probed_again() {
-        let active = Active { healthy_interval: Some(Duration::from_secs(1)), ..tcp_checks() };
-        let target = Target::new("127.0.0.1:1".parse().unwrap(), "127.0.0.1");
-        let targets = vec![Arc::clone(&target)];
-        let plan = ProbePlan { upstream: "u".into(), active, host_header: None, targets };
-        let mut slots = Slots::default();
-        let now = Instant::now();
-        slots.follow(&plan, now);
-        let due = slots.next_due().unwrap();
-        let serial = slots.take_due(due).unwrap().serial();
-        let mut running = JoinSet::new();
-        slots.started(serial, running.spawn(async { panic!("as a defect would") }), due);
-        assert_eq!(slots.next_due(), None, "one is under way");
-        let error = running.join_next_with_id().await.unwrap().map(|(_, ())| ()).unwrap_err();
-        slots.finish(error.id(), &plan.active);
-        assert_eq!(slots.next_due(), Some(due + Duration::from_secs(1)));
-        assert!(target.is_probed(), "nobody waits for its first probe any more");
-    }
-}
+mod tests;

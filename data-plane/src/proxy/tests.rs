@@ -9,4 +9,5 @@ mod headers;
 mod hostile_requests;
 mod hostile_responses;
 mod names;
+mod passive;
 mod retries;

@@ -198,8 +198,6 @@ pub(super) struct Core {
     dues: BTreeSet<(Instant, CellKey)>,
     warm: Option<oneshot::Sender<()>>,
     reaper: Reaper,
-    /// Upstreams that asked for a probe that is not there: each is told once.
-    warned: BTreeSet<(Uuid, &'static str)>,
 }
 
 pub(super) struct CoreSeams {
@@ -234,7 +232,6 @@ impl Core {
             cold: BTreeSet::new(),
             warm: None,
             reaper: Reaper::start(),
-            warned: BTreeSet::new(),
         };
         let seams = CoreSeams {
             active: core.active.clone(),
@@ -306,7 +303,7 @@ impl Core {
         let rebuilt = self.live.rebuild(key, spec, now);
         self.schedule(key, due);
         self.wish_names(key);
-        self.warn_of_gaps(key, spec);
+        Self::warn_of_gaps(spec);
         let before = self.live.get(key).map(|cell| Arc::clone(&cell.upstream))?;
         let members_before = before.members();
         let ids_before = target_ids(&members_before);
@@ -430,9 +427,6 @@ impl Core {
         self.probes.send_if_modified(|probes| probes.remove(key).is_some());
         self.directory.rcu(|directory| directory.without(key));
         self.note(key, target_ids(&members), &Members::refused(PickError::NoPeer));
-        if let CellKey::Upstream(id) = key {
-            self.warned.retain(|(warned, _)| warned != id);
-        }
     }
 
     fn list(&self, key: &CellKey, upstream: &Arc<Upstream>) {
@@ -465,7 +459,7 @@ impl Core {
     }
 
     fn wish_probes(&self, key: &CellKey, members: &Members, host_header: Option<Box<str>>) {
-        let plan = members.checks().filter(|checks| checks.active.is_probed()).map(|checks| {
+        let plan = members.checks().filter(|checks| checks.active.is_on()).map(|checks| {
             let upstream = self.live.get(key).and_then(|cell| cell.upstream.name.clone());
             Arc::new(ProbePlan {
                 upstream: upstream.unwrap_or_default(),
@@ -507,23 +501,15 @@ impl Core {
         }
     }
 
-    fn warn_of_gaps(&mut self, key: &CellKey, spec: &CellSpec) {
-        match (key, spec) {
-            (CellKey::Upstream(id), CellSpec::Upstream { upstream, .. }) => {
-                if let Some(kind) =
-                    upstream.terms.checks.as_ref().and_then(|checks| checks.active.unsupported())
-                    && self.warned.insert((*id, kind))
-                {
-                    warn!(upstream = %upstream.name, kind, "probes not supported yet, targets are not probed");
-                }
-            }
-            (_, CellSpec::Unsupported { protocol }) => {
+    fn warn_of_gaps(spec: &CellSpec) {
+        match spec {
+            CellSpec::Unsupported { protocol } => {
                 warn!(
                     protocol,
                     "services of this protocol are not supported yet, their requests are refused"
                 );
             }
-            (_, CellSpec::Upstream { .. } | CellSpec::Implicit { .. }) => {}
+            CellSpec::Upstream { .. } | CellSpec::Implicit { .. } => {}
         }
     }
 }
@@ -544,7 +530,7 @@ pub(super) fn place(node: &NodeState) -> NodePlace {
 /// Whether something of a cell is not known yet: a name's first answer, or a target's first probe.
 fn is_cold(members: &Members) -> bool {
     let is_pending = members.targets().iter().any(|target| target.origin == Origin::Pending);
-    let probed = members.checks().map(|checks| &checks.active).filter(|active| active.is_probed());
+    let probed = members.checks().map(|checks| &checks.active).filter(|active| active.is_on());
     let awaits_probe = probed.is_some_and(|active| {
         members
             .checked()

@@ -1,12 +1,15 @@
 //! Configs for tests: records as a control plane sends them, and checks as they are compiled.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision, v1};
 use uuid::Uuid;
 
+use super::Target;
 use super::compile::Record;
-use crate::health::{Active, Limits, ProbeKind, Statuses};
+use crate::health::{Active, Checks, Limits, Passive, ProbeKind, Statuses};
 
 pub(crate) fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
@@ -103,6 +106,25 @@ pub(crate) fn target(number: u128, upstream: u128, target: &str, weight: u32) ->
     record(EntityKind::Target, number, &target)
 }
 
+/// A target with tags, of weight 100.
+pub(crate) fn tagged(number: u128, upstream: u128, target: &str, tags: &[&str]) -> Record {
+    let target = v1::Target {
+        upstream: wire_id(upstream),
+        target: target.into(),
+        weight: 100,
+        created_at_ms: i64::try_from(number).unwrap(),
+        tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+    };
+    record(EntityKind::Target, number, &target)
+}
+
+/// The policy of an upstream.
+pub(crate) fn policy(upstream: u128, change: impl FnOnce(&mut v1::Policy)) -> Record {
+    let mut policy = v1::Policy { upstream: wire_id(upstream), ..Default::default() };
+    change(&mut policy);
+    record(EntityKind::Policy, upstream, &policy)
+}
+
 /// Passive checks that eject after so many TCP failures and let back in after one success.
 pub(crate) fn passive(upstream: &mut v1::Upstream, tcp_failures: u32) {
     let checks = upstream.healthchecks.get_or_insert_default();
@@ -121,11 +143,18 @@ pub(crate) fn tcp_checks() -> Active {
         timeout: Duration::from_secs(1),
         concurrency: 1,
         path: "/".into(),
-        header_lines: "".into(),
+        headers: Box::default(),
         healthy_interval: None,
         unhealthy_interval: None,
         limits: Limits::default(),
         healthy: Statuses::default(),
         unhealthy: Statuses::default(),
     }
+}
+
+/// A target whose health reports can change, these passive checks among them.
+pub(crate) fn checked(address: SocketAddr, passive: Passive) -> Arc<Target> {
+    let target = Target::new(address, &address.ip().to_string());
+    target.set_checks(Some(Arc::new(Checks { active: tcp_checks(), passive })));
+    target
 }

@@ -89,26 +89,26 @@ fn locality() -> Field {
 }
 
 fn outlier_detection() -> Field {
-    let chance = |name, default: i64| (name, Field::integer().between(0, 100).default(default).required());
+    let whole_percent = |name, default: i64| (name, Field::integer().between(0, 100).default(default).required());
     Field::nested(vec![
         flag("enabled", false),
         count("consecutive_5xx", 5),
-        chance("enforcing_consecutive_5xx", 100),
+        whole_percent("enforcing_consecutive_5xx", 100),
         count("consecutive_gateway", 5),
-        chance("enforcing_consecutive_gateway", 0),
+        whole_percent("enforcing_consecutive_gateway", 0),
         ("interval", time(10).greater_than(0)),
         ("base_ejection", time(30)),
         ("max_ejection", time(300)),
         ("jitter", time(0)),
-        ("max_ejection_percent", percent(10)),
+        whole_percent("max_ejection_percent", 10),
         count("success_rate_min_hosts", 5),
         count("success_rate_min_volume", 100),
         ("success_rate_stdev_factor", Field::number().between(0, FACTOR_MAX).default(1.9).required()),
-        chance("enforcing_success_rate", 100),
-        ("failure_percent_threshold", percent(85)),
+        whole_percent("enforcing_success_rate", 100),
+        whole_percent("failure_percent_threshold", 85),
         count("failure_percent_min_hosts", 5),
         count("failure_percent_min_volume", 50),
-        chance("enforcing_failure_percent", 0),
+        whole_percent("enforcing_failure_percent", 0),
         flag("successful_check_uneject", true),
     ])
     .checks(vec![check(&["base_ejection", "max_ejection"], ejections_in_order)])
@@ -122,13 +122,13 @@ fn slow_start() -> Field {
     ])
 }
 
-/// The queue has a bound, always: unlike those of the limits, its numbers are never 0.
+/// The queue has a bound, always: unlike those of the limits, its 0 means that nobody waits.
 fn limits() -> Field {
     Field::nested(vec![
         count("max_requests", 0),
         count("max_connections", 0),
         count("upstream_max_requests", 0),
-        ("max_pending", Field::integer().between(1, COUNT_MAX).default(1024).required()),
+        count("max_pending", 1024),
         ("queue_timeout", time(1).greater_than(0)),
     ])
 }

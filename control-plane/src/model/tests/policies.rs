@@ -201,7 +201,7 @@ fn what_a_policy_cannot_mean_is_refused_by_field() {
         ("slow_start.min_weight_percent", json!(101), between(0, 100)),
         ("drain_timeout", json!(1e300), time.clone()),
         ("limits.max_requests", json!(-1), count),
-        ("limits.max_pending", json!(0), between(1, 2_147_483_647)),
+        ("limits.max_pending", json!(-1), between(0, 2_147_483_647)),
         ("limits.queue_timeout", json!(0), more_than_0),
         ("retry.budget.percent", json!(101), between(0, 100)),
         ("retry.retry_on", json!("502"), json!("expected a set")),

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use equipoise_proto::NodeId;
 use uuid::Uuid;
 
+use crate::health::Passive;
 use crate::observability::{NodeState, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::Rule;
+use crate::table::fixture::checked;
 use crate::table::{Active, Directory, Route, Service, Table, Target, Upstream};
 
 /// Longest wait for anything.
@@ -244,6 +246,7 @@ pub struct Plan {
     pub strip_path: bool,
     pub preserve_host: bool,
     pub request_buffering: bool,
+    pub passive: Option<Passive>,
 }
 
 impl Default for Plan {
@@ -265,6 +268,7 @@ impl Default for Plan {
             strip_path: true,
             preserve_host: false,
             request_buffering: true,
+            passive: None,
         }
     }
 }
@@ -272,8 +276,11 @@ impl Default for Plan {
 impl Plan {
     /// Starts it with these targets.
     pub fn start(self, targets: &[SocketAddr]) -> Node {
-        let targets: Vec<_> =
-            targets.iter().map(|address| Target::new(*address, &address.ip().to_string())).collect();
+        let target = |address: &SocketAddr| match &self.passive {
+            Some(passive) => checked(*address, passive.clone()),
+            None => Target::new(*address, &address.ip().to_string()),
+        };
+        let targets: Vec<_> = targets.iter().map(target).collect();
         let service = Arc::new(Service {
             id: Uuid::from_u128(1),
             label: "service".into(),

@@ -12,6 +12,7 @@ use crate::observability::NodeState;
 use crate::router::{Headers, Query};
 
 mod algorithms;
+mod policies;
 
 /// A pick by an algorithm that does not hash.
 fn pick(upstream: &Upstream, tried: &mut Tried) -> Result<Lease, PickError> {
@@ -32,7 +33,11 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let node = Arc::new(NodeState::new(NodeId::new(id(1))));
+        Self::at("", "")
+    }
+
+    fn at(region: &str, zone: &str) -> Self {
+        let node = Arc::new(NodeState::at(NodeId::new(id(1)), region, zone));
         let (core, seams) = Core::new(node);
         Self { core, seams, now: Instant::now() }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use equipoise_proto::{HeaderValue, v1};
 
-use crate::health::{Active, Checks, Limits, Passive, ProbeKind, Statuses};
+use crate::health::{Active, Checks, Limits, Passive, ProbeKind, Statuses, TlsTerms, Transport};
 
 /// What a time-out of 0 means: the default of the reference's sockets.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
@@ -44,21 +44,26 @@ pub(super) fn read(wire: &v1::HealthChecks) -> Result<Option<Checks>, InvalidChe
 }
 
 fn read_active(wire: &v1::ActiveChecks) -> Result<Active, InvalidChecks> {
-    let kind = match wire.r#type() {
-        v1::CheckType::Http => ProbeKind::Http,
-        v1::CheckType::Tcp => ProbeKind::Tcp,
-        v1::CheckType::Https => ProbeKind::Unsupported("https"),
-        v1::CheckType::Grpc => ProbeKind::Unsupported("grpc"),
-        v1::CheckType::Grpcs => ProbeKind::Unsupported("grpcs"),
+    let tls = || {
+        let sni = wire.https_sni.as_deref().filter(|sni| !sni.is_empty()).map(Into::into);
+        Transport::Tls(TlsTerms { sni, is_verified: wire.https_verify_certificate })
+    };
+    let kind = match v1::CheckType::try_from(wire.r#type) {
+        Ok(v1::CheckType::Tcp) => ProbeKind::Tcp,
+        Ok(v1::CheckType::Http) => ProbeKind::Http(Transport::Plain),
+        Ok(v1::CheckType::Https) => ProbeKind::Http(tls()),
+        Ok(v1::CheckType::Grpc) => ProbeKind::Grpc(Transport::Plain),
+        Ok(v1::CheckType::Grpcs) => ProbeKind::Grpc(tls()),
+        Err(_) => return Err(invalid("healthchecks.active.type", "unknown to this node")),
     };
     let path = if wire.http_path.is_empty() { "/" } else { wire.http_path.as_str() };
     if !path.starts_with('/') || path.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
         return Err(invalid("healthchecks.active.http_path", "not a path that can be requested"));
     }
-    let mut header_lines = String::new();
+    let mut headers = Vec::new();
     for header in &wire.headers {
         for value in &header.values {
-            push_header(&mut header_lines, &header.name, value)?;
+            headers.push(read_header(&header.name, value)?);
         }
     }
     Ok(Active {
@@ -66,7 +71,7 @@ fn read_active(wire: &v1::ActiveChecks) -> Result<Active, InvalidChecks> {
         timeout: interval(wire.timeout_ms).unwrap_or(TIMEOUT_DEFAULT),
         concurrency: wire.concurrency.max(1),
         path: path.into(),
-        header_lines: header_lines.into(),
+        headers: headers.into(),
         healthy_interval: interval(wire.healthy_interval_ms),
         unhealthy_interval: interval(wire.unhealthy_interval_ms),
         limits: Limits {
@@ -113,16 +118,12 @@ fn statuses(field: &'static str, wire: &[u32]) -> Result<Statuses, InvalidChecks
     wire.iter().map(read).collect()
 }
 
-/// Appends one header line; refuses what would break the request's framing.
-fn push_header(lines: &mut String, name: &str, value: &str) -> Result<(), InvalidChecks> {
+/// Reads one header; refuses what would break the request's framing.
+fn read_header(name: &str, value: &str) -> Result<(Box<str>, Box<str>), InvalidChecks> {
     let field = "healthchecks.active.headers";
     http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid(field, "not a header name"))?;
     let value = HeaderValue::parse(value).map_err(|_| invalid(field, "not a header value"))?;
-    lines.push_str(name);
-    lines.push_str(": ");
-    lines.push_str(value.as_str());
-    lines.push_str("\r\n");
-    Ok(())
+    Ok((name.into(), value.as_str().into()))
 }
 
 #[cfg(test)]
@@ -157,6 +158,33 @@ mod tests {
     }
 
     #[test]
+    fn every_type_is_its_own_probe() {
+        let sni = || Some("sni.test".to_owned());
+        let tls = |sni: Option<&str>| {
+            Transport::Tls(TlsTerms { sni: sni.map(Into::into), is_verified: sni.is_some() })
+        };
+        let cases = [
+            (v1::CheckType::Tcp, sni(), ProbeKind::Tcp),
+            (v1::CheckType::Http, sni(), ProbeKind::Http(Transport::Plain)),
+            (v1::CheckType::Https, sni(), ProbeKind::Http(tls(Some("sni.test")))),
+            (v1::CheckType::Https, None, ProbeKind::Http(tls(None))),
+            (v1::CheckType::Https, Some(String::new()), ProbeKind::Http(tls(None))),
+            (v1::CheckType::Grpc, sni(), ProbeKind::Grpc(Transport::Plain)),
+            (v1::CheckType::Grpcs, sni(), ProbeKind::Grpc(tls(Some("sni.test")))),
+        ];
+        for (kind, https_sni, want) in cases {
+            let https_verify_certificate = https_sni.as_deref().is_some_and(|sni| !sni.is_empty());
+            let wire = v1::ActiveChecks {
+                r#type: kind.into(),
+                https_sni,
+                https_verify_certificate,
+                ..Default::default()
+            };
+            assert_eq!(read_active(&wire).unwrap().kind, want, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_checked_is_refused_with_its_field() {
         let active = |change: fn(&mut v1::ActiveChecks)| {
             let mut active = v1::ActiveChecks::default();
@@ -164,6 +192,7 @@ mod tests {
             v1::HealthChecks { active: Some(active), ..Default::default() }
         };
         let cases = [
+            (active(|active| active.r#type = 9), "healthchecks.active.type"),
             (active(|active| active.unhealthy_timeouts = 256), "healthchecks.active.unhealthy.timeouts"),
             (active(|active| active.http_path = "no".into()), "healthchecks.active.http_path"),
             (active(|active| active.http_path = "/a b".into()), "healthchecks.active.http_path"),

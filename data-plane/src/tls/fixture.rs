@@ -1,0 +1,119 @@
+//! Authorities and servers' certificates for tests.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rustls::RootCertStore;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::version::{TLS12, TLS13};
+
+use super::Clients;
+
+/// When a certificate is good.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Valid {
+    Now,
+    Past,
+    Future,
+}
+
+/// What a server shows, leaf first, and its key.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+/// Signs certificates.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    /// Its own and those between it and its root.
+    between: Vec<CertificateDer<'static>>,
+}
+
+fn params(names: &[&str]) -> CertificateParams {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    CertificateParams::new(names).unwrap()
+}
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = params(&[]);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params
+}
+
+impl Authority {
+    pub(crate) fn root(name: &str) -> Self {
+        let issuer = CertifiedIssuer::self_signed(ca_params(name), KeyPair::generate().unwrap()).unwrap();
+        Self { issuer, between: Vec::new() }
+    }
+
+    /// One that this one vouches for.
+    pub(crate) fn intermediate(&self, name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let issuer = CertifiedIssuer::signed_by(ca_params(name), key, &self.issuer).unwrap();
+        let between = std::iter::once(issuer.der().clone()).chain(self.between.iter().cloned()).collect();
+        Self { issuer, between }
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    pub(crate) fn issue(&self, names: &[&str], valid: Valid) -> Shown {
+        let mut params = params(names);
+        (params.not_before, params.not_after) = match valid {
+            Valid::Now => (date_time_ymd(2000, 1, 1), date_time_ymd(4000, 1, 1)),
+            Valid::Past => (date_time_ymd(2000, 1, 1), date_time_ymd(2001, 1, 1)),
+            Valid::Future => (date_time_ymd(3999, 1, 1), date_time_ymd(4000, 1, 1)),
+        };
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let chain = std::iter::once(leaf.der().clone()).chain(self.between.iter().cloned()).collect();
+        Shown { chain, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() }
+    }
+
+    /// A client's side that trusts this one.
+    pub(crate) fn trusted(&self, depth: usize) -> Clients {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        Clients::new(roots, depth)
+    }
+}
+
+/// A certificate that vouches for itself, as no authority does.
+pub(crate) fn self_signed(names: &[&str]) -> Shown {
+    let key = KeyPair::generate().unwrap();
+    let leaf = params(names).self_signed(&key).unwrap();
+    Shown { chain: vec![leaf.der().clone()], key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() }
+}
+
+/// Nobody is trusted.
+pub(crate) fn nobody() -> Clients {
+    Clients::new(RootCertStore::empty(), 1)
+}
+
+impl Shown {
+    /// A server's side, with this ALPN, in both versions of TLS.
+    pub(crate) fn server(&self, alpn: &[&str]) -> Arc<ServerConfig> {
+        self.server_of(&[&TLS12, &TLS13], alpn)
+    }
+
+    pub(crate) fn server_of(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        alpn: &[&str],
+    ) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
+            .unwrap();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}
