@@ -228,7 +228,7 @@ pub struct UpstreamName {
 
 impl UpstreamName {
     /// The cell's, which is called so if it is that of an entity.
-    pub(super) fn of(cell: &CellKey, name: Option<&str>) -> Self {
+    pub fn of(cell: &CellKey, name: Option<&str>) -> Self {
         match cell {
             CellKey::Upstream(id) => Self { id: Some(*id), name: name.unwrap_or_default().into() },
             CellKey::Implicit { host, port } => Self { id: None, name: format!("{host}:{port}").into() },

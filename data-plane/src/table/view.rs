@@ -26,6 +26,9 @@ use crate::observability::NodeState;
 /// Addresses in one view, about 4 MiB of JSON; a target without any counts as one. The rest is only counted.
 pub const VIEW_ADDRESSES_MAX: usize = 10_000;
 
+/// Levels in one view: zones that share a level by weights are as many as the tags say.
+pub const VIEW_LEVELS_MAX: usize = 256;
+
 /// An upstream as this node balances it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BalancerView {
@@ -188,6 +191,7 @@ pub fn view(key: &CellKey, cell: &Upstream, node: &NodeState) -> BalancerView {
         room -= taken.max(1);
         targets.push(target_view(target, addresses));
     }
+    viewing.levels.truncate(VIEW_LEVELS_MAX);
     let load = load(cell, &members);
     BalancerView {
         upstream: UpstreamName::of(key, cell.name.as_deref()),
@@ -331,7 +335,7 @@ impl<'a> Viewing<'a> {
             ejected_until: past.ejected_until,
             probe: state.last_probe().map(|probe| (probe.at, probe.found)),
             is_used,
-            level: at,
+            level: at.filter(|at| *at < VIEW_LEVELS_MAX),
         }
     }
 
