@@ -49,7 +49,14 @@ async fn node() -> Sources {
     let cell = directory.load().get(&CellKey::Upstream(id(1))).cloned().unwrap();
     cell.members().addresses().next().unwrap().target.set_health(false);
     let hostname = "h".into();
-    Sources { hostname, node, workers: Workers::new(2), active: seams.active.clone(), directory, events: seams.events }
+    Sources {
+        hostname,
+        node,
+        workers: Workers::new(2),
+        active: seams.active.clone(),
+        directory,
+        events: seams.events,
+    }
 }
 
 /// A Status API on loopback, and what stops it.

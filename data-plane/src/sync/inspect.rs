@@ -261,7 +261,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_comes_in_bounded_parts_that_name_every_address_once() {
-        let shapes = [("many targets", 9_000, 1), ("many addresses", 1, 9_000), ("none", 0, 0), ("bare", 9_000, 0)];
+        let shapes =
+            [("many targets", 9_000, 1), ("many addresses", 1, 9_000), ("none", 0, 0), ("bare", 9_000, 0)];
         for (name, targets, addresses) in shapes {
             let parts = said(Some(seen(targets, addresses)));
             let more: Vec<_> = parts.iter().map(|part| part.more).collect();

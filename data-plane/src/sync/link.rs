@@ -270,7 +270,8 @@ impl Link {
             }
             Told::Inspect(inspect) => {
                 let upstream = entity_id(&inspect.upstream);
-                let upstream = upstream.map_err(|_| Ended::Contract("a question about what is no upstream"))?;
+                let upstream =
+                    upstream.map_err(|_| Ended::Contract("a question about what is no upstream"))?;
                 let question = Question { query: inspect.query, upstream, asked: Instant::now() };
                 // Config does not wait for room. Whoever asked is told that no answer came.
                 if self.questions.try_send(question).is_err() {

@@ -380,6 +380,3 @@ fn level(members: &Members, (priority, distance): Level, zone: Option<Box<str>>)
         is_refusing: false,
     }
 }
-
-#[cfg(test)]
-mod tests;
