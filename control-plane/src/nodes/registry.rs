@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::SendFull;
 use super::health::{ReportError, ReportedTarget, Reports, View};
+use super::inspect::{Asks, Scope};
 
 /// How long a node that left stays listed (Kong: `cluster_data_plane_purge_delay`).
 pub const FORGET_AFTER: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -174,6 +175,7 @@ struct Stream {
     number: SessionNumber,
     since: SystemTime,
     ended: CancellationToken,
+    asks: Asks,
 }
 
 #[derive(Debug)]
@@ -245,7 +247,7 @@ impl Registry {
         &mut self,
         info: NodeInfo,
         serving: Option<Serving>,
-        ended: CancellationToken,
+        (ended, asks): (CancellationToken, Asks),
         now: SystemTime,
     ) -> Result<SessionNumber, JoinError> {
         self.forget(now);
@@ -257,7 +259,7 @@ impl Registry {
         }
         self.sessions += 1;
         let number = SessionNumber(self.sessions);
-        let stream = Stream { number, since: now, ended };
+        let stream = Stream { number, since: now, ended, asks };
         let id = info.id;
         let before = self.nodes.remove(&id);
         match before.as_ref().and_then(|node| node.stream.as_ref()) {
@@ -419,6 +421,17 @@ impl Registry {
     /// Connected nodes, ascending by id.
     pub(super) fn sessions(&self) -> impl Iterator<Item = (NodeId, SessionNumber)> {
         self.nodes.iter().filter_map(|(id, node)| node.stream.as_ref().map(|stream| (*id, stream.number)))
+    }
+
+    /// Connected nodes of a scope, ascending by id, with the way to ask them.
+    pub(super) fn inspectable(&self, scope: &Scope) -> Vec<(NodeInfo, SessionNumber, Asks)> {
+        let connected = self.nodes.values().filter(|node| scope.has(&node.info));
+        connected
+            .filter_map(|node| {
+                let stream = node.stream.as_ref()?;
+                Some((node.info.clone(), stream.number, stream.asks.clone()))
+            })
+            .collect()
     }
 
     pub(super) fn standing(&self, id: NodeId, number: SessionNumber, wanted: &Position) -> Standing {

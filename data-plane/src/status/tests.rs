@@ -48,7 +48,15 @@ async fn node() -> Sources {
     let directory = Arc::clone(&seams.directory);
     let cell = directory.load().get(&CellKey::Upstream(id(1))).cloned().unwrap();
     cell.members().addresses().next().unwrap().target.set_health(false);
-    Sources { node, workers: Workers::new(2), active: seams.active.clone(), directory }
+    let hostname = "h".into();
+    Sources {
+        hostname,
+        node,
+        workers: Workers::new(2),
+        active: seams.active.clone(),
+        directory,
+        events: seams.events,
+    }
 }
 
 /// A Status API on loopback, and what stops it.
@@ -112,10 +120,12 @@ async fn connections_past_the_bound_wait_until_others_end() {
 #[tokio::test]
 async fn readiness_follows_config_and_drain() {
     let empty = Sources {
+        hostname: "h".into(),
         node: Arc::new(NodeState::new(NodeId::new(Uuid::from_u128(7)))),
         workers: Workers::new(1),
         active: Active::default(),
         directory: Arc::default(),
+        events: Arc::default(),
     };
     let answer = ask(&empty, "GET", "/status/ready", "").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "before any config");
