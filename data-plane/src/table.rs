@@ -13,6 +13,7 @@ pub mod compile;
 pub(crate) mod fixture;
 mod gate;
 mod judge;
+mod leaving;
 mod live;
 mod mark;
 mod members;

@@ -348,6 +348,11 @@ impl Core {
             cells.insert(key);
         }
         for key in &cells {
+            let cut = self.live.cut(key, now);
+            if cut > 0 {
+                info!(requests = cut, "requests are cut off at targets that left and had their time");
+                self.active.call();
+            }
             self.turn_outliers(key, now);
         }
         self.rejudge(cells, now);

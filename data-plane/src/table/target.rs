@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
-use equipoise_proto::placement::TargetState;
-
 use super::changes::Bell;
 use super::clock;
 use super::gate::{Passage, take_one};
@@ -42,6 +40,8 @@ pub struct Target {
     /// Microseconds + [`WARM`] + 1 when it came into service, [`WARM`], or [`OUT_OF_SERVICE`]. Written by the builder.
     entered: AtomicU64,
     is_leaving: AtomicBool,
+    /// It left, and its time to finish is over.
+    is_cut: AtomicBool,
     /// Ms of the last answer, or of the first pick since there was nothing under way.
     awaited_since: AtomicU32,
     /// Tells the builder; `None` in a cell that has none.
@@ -72,6 +72,7 @@ impl Target {
             tally: Tally::default(),
             entered: AtomicU64::new(OUT_OF_SERVICE),
             is_leaving: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
             awaited_since: AtomicU32::new(0),
             bell,
         })
@@ -171,9 +172,23 @@ impl Target {
         Some(clock::instant(entered))
     }
 
-    /// What its target's tags say of it.
-    pub(super) fn set_state(&self, state: TargetState) {
-        self.is_leaving.store(state != TargetState::Ready, Ordering::Relaxed);
+    /// Whether it is to get new requests, as far as the config says.
+    pub(super) fn set_leaving(&self, is_leaving: bool) {
+        self.is_leaving.store(is_leaving, Ordering::Relaxed);
+        if !is_leaving {
+            self.is_cut.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends what it has under way, however that stands; how many requests that are. Workers see it at their next look.
+    pub(crate) fn cut(&self) -> u32 {
+        self.is_cut.store(true, Ordering::Relaxed);
+        self.in_flight()
+    }
+
+    /// Whether what it has under way is to end.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
     }
 
     /// Whether it gets no requests any more: then its connections are not kept.
@@ -365,6 +380,9 @@ impl Lease {
 
     /// A response head came at `now`, this long after the pick.
     pub fn answered(&self, took: Duration, now: Instant) {
+        if let Some(passage) = &self.passage {
+            passage.answered(took);
+        }
         let now_ms = clock::millis(now);
         let Some(averaging) = self.averaging else { return };
         if averaging == Averaging::Peak {
@@ -378,6 +396,17 @@ impl Lease {
         if self.averaging == Some(Averaging::Peak) {
             let now_ms = clock::millis(now);
             self.target.sample(|ewma| ewma.after_failure(took.as_secs_f64(), now_ms));
+        }
+    }
+
+    /// Another attempt was faster: this one would have taken longer than so. It counts where it tells more than what is
+    /// known.
+    pub fn overtaken(&self, took: Duration, now: Instant) {
+        if self.averaging == Some(Averaging::Peak) {
+            let (took, now_ms) = (took.as_secs_f64(), clock::millis(now));
+            self.target.sample(|ewma| {
+                if took > ewma.decayed(now_ms) { ewma.after_peak(took, now_ms) } else { ewma }
+            });
         }
     }
 
@@ -411,6 +440,11 @@ impl Lease {
     pub fn new_session(&self) -> Option<(&Sticky, u64)> {
         let sticky = self.policy.as_deref()?.sticky.as_ref()?;
         self.starts_session.then(|| (sticky, self.target.session_id()))
+    }
+
+    /// Whether the request is to end, since the target has left and its time is over.
+    pub fn is_cut(&self) -> bool {
+        self.target.is_cut()
     }
 
     /// Says what happened, once an attempt: feeds passive checks and outlier detection. Not to be called for an attempt
