@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use super::compile::CellKey;
+use super::gate::Gate;
 use crate::observability::NodeState;
 
 /// Cells that the builder has not looked at yet.
@@ -51,6 +52,8 @@ pub(super) struct Bell {
     pub(super) cell: CellKey,
     pub(super) changes: Arc<Changes>,
     pub(super) node: Arc<NodeState>,
+    /// Of the cell's upstream. Requests that began when it had no limits are not counted there, but make room as well.
+    pub(super) gate: Arc<Gate>,
 }
 
 impl Bell {

@@ -272,10 +272,15 @@ impl Live {
     }
 
     fn fresh(&self, key: &CellKey) -> Cell {
-        let bell =
-            Bell { cell: key.clone(), changes: Arc::clone(&self.changes), node: Arc::clone(&self.node) };
+        let upstream = Upstream::with_members(None, None, Members::refused(PickError::NoPeer));
+        let bell = Bell {
+            cell: key.clone(),
+            changes: Arc::clone(&self.changes),
+            node: Arc::clone(&self.node),
+            gate: Arc::clone(upstream.gate()),
+        };
         Cell {
-            upstream: Upstream::with_members(None, None, Members::refused(PickError::NoPeer)),
+            upstream,
             names: BTreeSet::new(),
             states: HashMap::new(),
             bell: Arc::new(bell),

@@ -260,7 +260,7 @@ impl Upstream {
         let mut passage = None;
         if let Some(policy) = policy.filter(|policy| policy.counts_requests()) {
             let most = policy.limits.upstream_requests.map(NonZeroU32::get);
-            // After the target's room, and given back without waking anybody: two that wait and find nothing would wake
+            // After the target's room, and given back without calling anybody: two that wait and find nothing would call
             // each other for ever.
             let Some(entered) = self.gate.enter(most) else {
                 target.give_back();
@@ -339,7 +339,7 @@ impl Upstream {
         let before = self.members.swap(Arc::new(members));
         self.changed.notify_waiters();
         // There may be more room.
-        self.gate.look_again();
+        self.gate.call();
         before
     }
 }

@@ -23,6 +23,7 @@ fn traffic_goes_to_the_nearest_that_is_left_and_comes_back() {
         world.origins[next].stop();
     }
     assert_eq!(world.shares(20), all_to([("1", 20)]));
+    [0, 2, 3].into_iter().for_each(|dead| world.wait_for_health(dead, "unhealthy"));
     for back in [0, 2, 3] {
         world.origins[back].restart();
         world.set_health(back, "healthy");

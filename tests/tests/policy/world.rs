@@ -79,6 +79,12 @@ impl World {
         let address = self.origins[origin].address().to_string();
         let path = format!("/upstreams/u/targets/{address}/{word}");
         assert_eq!(self.admin.send("PUT", &path, &[], &[]).unwrap().status, 204, "{path}");
+        self.wait_for_health(origin, word);
+    }
+
+    /// Waits until the node has reported that an origin is `healthy` or `unhealthy`.
+    pub(crate) fn wait_for_health(&mut self, origin: usize, word: &str) {
+        let address = self.origins[origin].address().to_string();
         let admin = &mut self.admin;
         eventually("the node to report it", PATIENCE, || {
             let list = admin.get("/upstreams/u/health").ok()?.json();
