@@ -219,6 +219,11 @@ impl Chaos {
                 "retry_on": dice.one_of(&[None, Some(&["connect-failure", "reset", "503"])]),
                 "backoff": dice.one_of(&[0.0, 0.001]), "per_try_timeout": dice.one_of(&[0, 30]),
             },
+            "limits": {
+                "max_requests": dice.below(4), "upstream_max_requests": dice.one_of(&[0, 0, 1, 2]), "queue_timeout": 60,
+            },
+            "hedging": {"enabled": dice.below(2) == 0, "delay": dice.one_of(&[0.0, 0.001])},
+            "drain_timeout": dice.one_of(&[0, 30]),
             "subset_size": dice.one_of(&[0, ORIGINS]),
         });
         self.has_policy = true;

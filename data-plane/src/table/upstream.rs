@@ -178,7 +178,7 @@ impl Upstream {
     }
 
     /// Chooses a target; prefers one that is not in `tried`, and adds the choice to it. When all that are
-    /// available were tried, `tried` starts over.
+    /// available were tried, `tried` starts over; not while one that was not is only at its limit.
     ///
     /// # Errors
     /// When there is nobody to send to, or not now.
@@ -295,13 +295,17 @@ impl Upstream {
         for _ in 0..TAKES_MAX {
             let mut chosen = serving.pick(picking, random, |target| !tried.contains(target));
             if chosen.is_none() && !tried.is_empty() {
+                // Whoever was tried has failed: one that was not is worth a wait, where it only has no room now.
+                if room.is_some() && serving.has_open(|target| !tried.contains(target)) {
+                    return Err(PickError::Saturated);
+                }
                 tried.forget();
                 chosen = serving.pick(picking, random, |_| true);
             }
             match chosen {
                 Some(target) if target.take(room) => return Ok(Arc::clone(target)),
                 Some(_) => {}
-                None if room.is_some() && serving.has_open() => return Err(PickError::Saturated),
+                None if room.is_some() && serving.has_open(|_| true) => return Err(PickError::Saturated),
                 None => return Err(PickError::NoPeer),
             }
         }
