@@ -191,22 +191,26 @@ impl Upstream {
     ) -> Result<Lease, PickError> {
         let members = self.members.load();
         let serving = match members.readiness() {
-            Readiness::Serving(serving) => serving,
-            Readiness::Refused(error) => return Err(error.clone()),
+            Readiness::Serving(serving) => Ok(serving),
+            Readiness::Refused(PickError::Pending) => return Err(PickError::Pending),
+            Readiness::Refused(error) => Err(error),
             Readiness::Moved(upstream) => return upstream.pick(tried, now, turn, seeker),
         };
         let room = match members.policy() {
             None => None,
             Some(policy) => {
-                if turn == Turn::Arrived && policy.limits.is_on() && self.gate.pending() > 0 {
+                let is_limited = policy.limits.is_on() && serving.is_ok();
+                if turn == Turn::Arrived && is_limited && self.gate.pending() > 0 {
                     return Err(PickError::Saturated);
                 }
+                // Before it matters whether anybody serves: whoever drains keeps its sessions.
                 if let Some(lease) = self.session(&members, policy, tried, now, seeker)? {
                     return Ok(lease);
                 }
                 policy.limits.room()
             }
         };
+        let serving = serving.map_err(PickError::clone)?;
         let (turn, key) = match members.algorithm() {
             // A turn that nobody looks at need not be taken from all workers' one counter.
             Algorithm::ConsistentHashing { hash_on, fallback, .. } => {

@@ -1,7 +1,7 @@
 //! What every scenario has: both planes, origins behind `/mock`, and ways to ask and to count.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
 
 use equipoise_tests::cluster::{Standalone, write};
@@ -42,6 +42,13 @@ impl World {
         let target = json!({"target": origin.address().to_string(), "tags": tags});
         self.send("POST", "/upstreams/u/targets", &target, 201);
         self.origins.push(origin);
+    }
+
+    /// Asks both planes to stop, and waits until the proxy takes no more connections.
+    pub(crate) fn terminate(&self) {
+        self.standalone.process().terminate();
+        let address = self.address();
+        eventually("the listener to close", PATIENCE, || TcpStream::connect(address).err().map(drop));
     }
 
     /// Starts both planes again on what they had, and waits until they serve.
