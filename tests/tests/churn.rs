@@ -46,6 +46,13 @@ impl Dice {
     }
 }
 
+/// Whether origins die: then a request that may be sent only once may fail.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Deaths {
+    Happen,
+    Never,
+}
+
 /// Who changes everything but the first origin.
 struct Chaos {
     dice: Dice,
@@ -54,6 +61,7 @@ struct Chaos {
     is_running: [bool; ORIGINS],
     is_target: [bool; ORIGINS],
     has_policy: bool,
+    deaths: Deaths,
     begun: Instant,
     /// What was done, and when.
     log: Vec<String>,
@@ -74,8 +82,8 @@ impl Chaos {
     fn step(&mut self) {
         let victim = 1 + self.dice.below(ORIGINS - 1);
         match self.dice.below(12) {
-            0 | 1 => self.kill_or_restart(victim),
-            2 | 3 => self.remove_or_add(victim),
+            0 | 1 if self.deaths == Deaths::Happen => self.kill_or_restart(victim),
+            0..=3 => self.remove_or_add(victim),
             4 => {
                 let origin = self.dice.below(ORIGINS);
                 let weights: &[u32] = if origin == 0 { &[1, 100, 65_535] } else { &[0, 1, 100, 65_534] };
@@ -219,6 +227,11 @@ impl Chaos {
                 "retry_on": dice.one_of(&[None, Some(&["connect-failure", "reset", "503"])]),
                 "backoff": dice.one_of(&[0.0, 0.001]), "per_try_timeout": dice.one_of(&[0, 30]),
             },
+            "limits": {
+                "max_requests": dice.below(4), "upstream_max_requests": dice.one_of(&[0, 0, 1, 2]), "queue_timeout": 60,
+            },
+            "hedging": {"enabled": dice.below(2) == 0, "delay": dice.one_of(&[0.0, 0.001])},
+            "drain_timeout": dice.one_of(&[0, 30]),
             "subset_size": dice.one_of(&[0, ORIGINS]),
         });
         self.has_policy = true;
@@ -236,15 +249,15 @@ fn metric(standalone: &Standalone, begin: &str) -> u64 {
     line.and_then(|line| line.rsplit(' ').next()).unwrap().parse().unwrap()
 }
 
-#[test]
-fn while_one_target_works_no_request_fails() {
+/// Asks all the time, for `time`, while everything changes.
+fn churn(method: &'static str, deaths: Deaths, time: Duration) {
     let (dice, seed) = Dice::seeded();
     eprintln!("{SEED}={seed}");
     let standalone = Standalone::start_with(&["--node-region", "x", "--node-zone", "a"]).unwrap();
     let origins = origins(ORIGINS);
     let mut admin = standalone.process().client("admin");
     balance(&mut admin, "", &origins.iter().map(Origin::address).collect::<Vec<_>>());
-    let load = Load::start(standalone.process().address("proxy"), CLIENTS, "GET", "/mock");
+    let load = Load::start(standalone.process().address("proxy"), CLIENTS, method, "/mock");
     let mut chaos = Chaos {
         dice,
         admin,
@@ -252,10 +265,11 @@ fn while_one_target_works_no_request_fails() {
         is_running: [true; ORIGINS],
         is_target: [true; ORIGINS],
         has_policy: false,
+        deaths,
         begun: Instant::now(),
         log: Vec::new(),
     };
-    while chaos.begun.elapsed() < CHAOS {
+    while chaos.begun.elapsed() < time {
         chaos.step();
     }
     let tally = load.stop();
@@ -264,6 +278,16 @@ fn while_one_target_works_no_request_fails() {
     }
     assert_eq!(tally.failed, 0, "{SEED}={seed} {:#?}", tally.failures);
     assert!(tally.succeeded() > 100 && chaos.log.len() > 20, "{} {}", tally.succeeded(), chaos.log.len());
+}
+
+#[test]
+fn while_one_target_works_no_request_fails() {
+    churn("GET", Deaths::Happen, CHAOS);
+}
+
+#[test]
+fn while_all_work_no_change_fails_a_request_that_is_sent_once() {
+    churn("POST", Deaths::Never, CHAOS / 2);
 }
 
 #[test]

@@ -442,7 +442,7 @@ impl Attempt {
             }
         }
         if aim.lease.is_cut() {
-            return Poll::Ready(Err(Failure::Fault(Fault::Broken)));
+            return Poll::Ready(Err(Failure::Fault(Fault::Cut)));
         }
         if is_sent {
             if client.is_gone(cx) {

@@ -286,7 +286,7 @@ pub fn observe(lease: &Lease, fault: Fault, origin: Origin, picked: Picked) {
     let outcome = match (fault, origin) {
         // A connection that went stale in the pool says nothing of the target.
         (Fault::Broken, Origin::Pooled) => return,
-        (Fault::Exhausted, _) => return,
+        (Fault::Exhausted | Fault::Cut, _) => return,
         // The connection was fine: the reference sees the 502 that the client gets.
         (Fault::Invalid, _) => Outcome::Replied(502),
         (Fault::Connect, _) => Outcome::Refused,

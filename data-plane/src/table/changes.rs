@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::compile::CellKey;
 use super::events::{Change, Events, UpstreamName};
+use super::gate::Gate;
 use crate::observability::NodeState;
 
 /// Cells that the builder has not looked at yet.
@@ -55,6 +56,8 @@ pub(super) struct Bell {
     pub(super) node: Arc<NodeState>,
     pub(super) events: Arc<Events>,
     name: Mutex<UpstreamName>,
+    /// Of the cell's upstream. Requests that began when it had no limits are not counted there, but make room as well.
+    pub(super) gate: Arc<Gate>,
 }
 
 impl Bell {
@@ -63,9 +66,10 @@ impl Bell {
         changes: Arc<Changes>,
         node: Arc<NodeState>,
         events: Arc<Events>,
+        gate: Arc<Gate>,
     ) -> Self {
         let name = Mutex::new(UpstreamName::of(&cell, None));
-        Self { cell, changes, node, events, name }
+        Self { cell, changes, node, events, name, gate }
     }
 
     /// The cell is called so from now on; `None`: it is that of no entity.

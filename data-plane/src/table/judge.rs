@@ -142,7 +142,9 @@ pub(super) fn judge(
     } else {
         Readiness::Refused(PickError::NoPeer)
     };
-    let sessions = if policy.sticky.is_some() { sessions(&targets) } else { HashMap::new() };
+    // Whoever drains keeps its sessions when nobody else serves; only the reference's threshold refuses all.
+    let keeps_sessions = policy.sticky.is_some() && (is_enough || terms.threshold_percent == 0.0);
+    let sessions = if keeps_sessions { sessions(&targets) } else { HashMap::new() };
     Members::judged(targets, terms, readiness, unused, sessions)
 }
 

@@ -300,10 +300,12 @@ impl Live {
     }
 
     fn fresh(&self, key: &CellKey) -> Cell {
+        let upstream = Upstream::with_members(None, None, Members::refused(PickError::NoPeer));
         let (changes, node) = (Arc::clone(&self.changes), Arc::clone(&self.node));
-        let bell = Bell::new(key.clone(), changes, node, Arc::clone(&self.events));
+        let (events, gate) = (Arc::clone(&self.events), Arc::clone(upstream.gate()));
+        let bell = Bell::new(key.clone(), changes, node, events, gate);
         Cell {
-            upstream: Upstream::with_members(None, None, Members::refused(PickError::NoPeer)),
+            upstream,
             names: BTreeSet::new(),
             states: HashMap::new(),
             bell: Arc::new(bell),

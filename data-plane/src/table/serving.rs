@@ -130,9 +130,10 @@ impl Serving {
         others.find_map(|group| group.pick(picking, &may_take))
     }
 
-    /// Whether anybody could be picked, were there room.
-    pub(super) fn has_open(&self) -> bool {
-        self.groups.iter().any(|group| group.targets.iter().any(|target| group.is_open(target)))
+    /// Whether anybody for whom `may_take` holds could be picked, were there room.
+    pub(super) fn has_open(&self, may_take: impl Fn(&Target) -> bool) -> bool {
+        let could = |group: &Group, target: &Target| group.is_open(target) && may_take(target);
+        self.groups.iter().any(|group| group.targets.iter().any(|target| could(group, target)))
     }
 }
 

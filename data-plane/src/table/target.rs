@@ -610,8 +610,13 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.target.give_back();
-        // Afterwards: who is woken by it looks at the target's room.
-        drop(self.passage.take());
+        // Afterwards: who is called looks at the room.
+        match (self.passage.take(), &self.target.bell) {
+            (Some(passage), _) => drop(passage),
+            // It began when there were no limits; there may be by now.
+            (None, Some(bell)) => bell.gate.call(),
+            (None, None) => {}
+        }
     }
 }
 

@@ -92,6 +92,36 @@ fn first_come_first_served_and_whoever_leaves_makes_room() {
 }
 
 #[test]
+fn a_client_that_leaves_its_running_request_makes_room() {
+    let mut world = World::of("", 1);
+    world.policy(&json!({"limits": {"max_requests": 1, "max_pending": 1, "queue_timeout": LONG}}));
+    world.origins[0].hold();
+    let mut running = TcpStream::connect(world.address()).unwrap();
+    running.write_all(b"GET /mock HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    world.wait_for_requests(1);
+    let waits = world.at_once(1, &[]);
+    world.wait_for(QUEUED, 1);
+    drop(running);
+    world.wait_for_requests(2);
+    world.origins[0].release();
+    assert_eq!(join(waits)[0].status, 200);
+}
+
+#[test]
+fn nobody_waits_where_nobody_may() {
+    let mut world = World::of("", 1);
+    world.policy(&json!({"limits": {"max_connections": 1, "max_pending": 0}}));
+    world.origins[0].hold();
+    let running = world.at_once(1, &[]);
+    world.wait_for_requests(1);
+    let refused = world.client().get("/mock").unwrap();
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    world.origins[0].release();
+    assert_eq!(join(running)[0].status, 200);
+    assert_eq!(world.shares(5).len(), 1, "one after the other");
+}
+
+#[test]
 fn limits_that_come_while_requests_run_count_those_and_lose_nobody() {
     let mut world = World::of("", 1);
     world.origins[0].hold();
@@ -122,6 +152,18 @@ fn limits_that_go_let_everybody_in_who_waits() {
     world.wait_for_requests(5);
     world.origins[0].release();
     assert!(join(running).iter().all(|answer| answer.status == 200));
+}
+
+#[test]
+fn whoever_waits_when_the_process_is_asked_to_stop_is_served() {
+    let mut world = World::of("", 1);
+    world.policy(&json!({"limits": {"max_requests": 1, "queue_timeout": LONG}}));
+    world.origins[0].hold();
+    let all = world.at_once(3, &[]);
+    world.wait_for(QUEUED, 2);
+    world.terminate();
+    world.origins[0].release();
+    assert!(join(all).iter().all(|answer| answer.status == 200));
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn traffic_goes_to_the_nearest_that_is_left_and_comes_back() {
         world.origins[next].stop();
     }
     assert_eq!(world.shares(20), all_to([("1", 20)]));
+    [0, 2, 3].into_iter().for_each(|dead| world.wait_for_health(dead, "unhealthy"));
     for back in [0, 2, 3] {
         world.origins[back].restart();
         world.set_health(back, "healthy");
@@ -35,7 +36,7 @@ fn traffic_goes_to_the_nearest_that_is_left_and_comes_back() {
 
 #[test]
 fn whoever_drains_keeps_what_it_has_and_gets_nothing_new() {
-    let mut world = World::of("", 2);
+    let mut world = World::of(PASSIVE, 2);
     world.policy(&json!({"algorithm": "sticky-sessions", "sticky": {"cookie": {"name": "sid"}}}));
     let mut client = world.client();
     let given = client.get("/mock").unwrap();
@@ -68,9 +69,46 @@ fn whoever_drains_keeps_what_it_has_and_gets_nothing_new() {
     let refused = client.get("/mock").unwrap();
     assert_eq!(refused.status, 503);
     assert!(refused.text().contains("failure to get a peer from the ring-balancer"), "{}", refused.text());
+    // Where all drain, or nobody else is well, sessions go on all the same.
+    let (moved, _) = moved.header("set-cookie").unwrap().split_once(';').unwrap();
+    let stays = |world: &World| {
+        let answer = world.client().send("GET", "/mock", &[("Cookie", moved)], b"").unwrap();
+        assert_eq!((name(&answer), answer.header("set-cookie")), (other.to_string(), None));
+    };
+    stays(&world);
     world.tag(theirs, &[]);
-    world.tag(other, &["state=ready"]);
+    world.set_health(theirs, "unhealthy");
+    stays(&world);
+    let weightless = format!("/upstreams/u/targets/{}", world.origins[other].address());
+    world.send("PATCH", &weightless, &json!({"tags": [], "weight": 0}), 200);
+    stays(&world);
+    world.send("PATCH", &weightless, &json!({"weight": 100}), 200);
+    world.set_health(theirs, "healthy");
     assert_eq!(world.shares(20).len(), 2, "as before");
+}
+
+#[test]
+fn whoever_drains_has_so_much_time_and_is_not_blamed() {
+    let mut world = World::of(PASSIVE, 2);
+    world.policy(&json!({"drain_timeout": 0.2}));
+    // Connections that were used before, and new ones.
+    for warm in [0, 4] {
+        world.shares(warm);
+        let before = world.requests();
+        world.origins[0].hold();
+        world.origins[1].hold();
+        let under_way = world.at_once(4, &[]);
+        world.wait_for_requests(before + 4);
+        world.origins[1].release();
+        let at_first = world.origins[0].requests();
+        world.tag(0, &["state=drain"]);
+        // What may be done twice goes elsewhere when the time is over.
+        assert!(join(under_way).iter().all(|answer| name(answer) == "1"));
+        assert_eq!(world.origins[0].requests(), at_first, "and not there once more");
+        world.tag(0, &[]);
+        world.origins[0].release();
+        assert_eq!(world.shares(10).len(), 2, "it is back, and no worse for it");
+    }
 }
 
 #[test]

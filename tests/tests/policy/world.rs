@@ -1,7 +1,7 @@
 //! What every scenario has: both planes, origins behind `/mock`, and ways to ask and to count.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
 
 use equipoise_tests::cluster::{Standalone, write};
@@ -44,6 +44,13 @@ impl World {
         self.origins.push(origin);
     }
 
+    /// Asks both planes to stop, and waits until the proxy takes no more connections.
+    pub(crate) fn terminate(&self) {
+        self.standalone.process().terminate();
+        let address = self.address();
+        eventually("the listener to close", PATIENCE, || TcpStream::connect(address).err().map(drop));
+    }
+
     /// Starts both planes again on what they had, and waits until they serve.
     pub(crate) fn restart(&mut self) {
         self.standalone.kill();
@@ -79,6 +86,12 @@ impl World {
         let address = self.origins[origin].address().to_string();
         let path = format!("/upstreams/u/targets/{address}/{word}");
         assert_eq!(self.admin.send("PUT", &path, &[], &[]).unwrap().status, 204, "{path}");
+        self.wait_for_health(origin, word);
+    }
+
+    /// Waits until the node has reported that an origin is `healthy` or `unhealthy`.
+    pub(crate) fn wait_for_health(&mut self, origin: usize, word: &str) {
+        let address = self.origins[origin].address().to_string();
         let admin = &mut self.admin;
         eventually("the node to report it", PATIENCE, || {
             let list = admin.get("/upstreams/u/health").ok()?.json();

@@ -359,16 +359,39 @@ fn limits_hold_and_whoever_waits_goes_first() {
     assert_eq!(pick_in(Turn::Arrived).unwrap_err(), PickError::Saturated);
     let ticket = upstream.gate().queue(1).unwrap();
     assert!(upstream.gate().queue(1).is_none(), "the queue is full");
-    let mut called = ticket.called();
+    let is_called = || futures_util::FutureExt::now_or_never(ticket.called()).is_some();
+    assert!(is_called() && !is_called());
     held.pop();
     assert_eq!(pick_in(Turn::Arrived).unwrap_err(), PickError::Saturated, "it would go before who waits");
-    assert!(futures_util::FutureExt::now_or_never(&mut called).is_some());
+    assert!(is_called() && !is_called());
     held.push(pick_in(Turn::Waited).unwrap());
-    drop(called);
     drop(ticket);
     assert_eq!((upstream.gate().active(), upstream.gate().pending()), (4, 0));
     drop(held);
     assert_eq!(upstream.gate().active(), 0);
+}
+
+#[test]
+fn a_retry_waits_for_a_target_that_was_not_tried_rather_than_ask_one_that_failed() {
+    let mut records = checked([placed(1, &[]), placed(2, &[])]);
+    records.push(policy(1, |policy| {
+        policy.limits = Some(v1::Limits { max_requests: 1, max_pending: 1, ..Default::default() });
+    }));
+    let node = Node::with(records);
+    let upstream = node.upstream("/u");
+    let pick_for = |tried: &mut Tried| {
+        upstream.pick(tried, node.now, Turn::Arrived, &mut |_: &HashInput, _: &HashInput| 0)
+    };
+    let busy = pick_for(&mut Tried::default()).unwrap();
+    let mut tried = Tried::default();
+    let failed = pick_for(&mut tried).unwrap().address();
+    assert_ne!(failed, busy.address());
+    assert_eq!(pick_for(&mut tried).unwrap_err(), PickError::Saturated);
+    let free = busy.address();
+    drop(busy);
+    assert_eq!(pick_for(&mut tried).unwrap().address(), free);
+    // When all were tried, it starts over.
+    assert!(pick_for(&mut tried).is_ok());
 }
 
 #[test]
