@@ -168,7 +168,7 @@ pub async fn start(
     };
     let status_listeners = bind_status(&settings.status_listen)?;
     let status_addresses: Vec<_> = status_listeners.iter().flat_map(TcpListener::local_addr).collect();
-    let resolver = resolver(&settings.dns_servers)?;
+    let resolver = resolver(&settings.dns_sources)?;
     let state = Arc::new(NodeState::at(id, &settings.region, &settings.zone));
     let (builder, seams) = table::builder(Arc::clone(&state));
     let workers = Workers::new(settings.proxy.workers);
@@ -279,11 +279,11 @@ impl Node {
     }
 }
 
-fn resolver(servers: &[SocketAddr]) -> Result<dns::Resolver, StartError> {
-    match dns::Resolver::new(servers) {
-        Err(error) if servers.is_empty() => {
+fn resolver(sources: &dns::Sources) -> Result<dns::Resolver, StartError> {
+    match dns::Resolver::new(sources) {
+        Err(error) if sources.servers.is_empty() => {
             tracing::warn!(%error, "no DNS server: only the hosts file is asked");
-            Ok(dns::Resolver::hosts_only()?)
+            Ok(dns::Resolver::hosts_only(sources)?)
         }
         result => Ok(result?),
     }
@@ -332,7 +332,7 @@ mod tests {
             probes_max: 4,
             trust: tls::Trust { system: false, ..tls::Trust::default() },
             dns: dns::Settings::default(),
-            dns_servers: vec![nobody],
+            dns_sources: dns::Sources { servers: vec![nobody], ..dns::Sources::default() },
         };
         start(settings, None).await
     }

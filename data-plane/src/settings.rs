@@ -44,8 +44,8 @@ pub struct NodeSettings {
     pub trust: Trust,
     /// How names are kept resolved.
     pub dns: dns::Settings,
-    /// DNS servers in place of the system's; empty for those.
-    pub dns_servers: Vec<SocketAddr>,
+    /// Who is asked for names, and for what.
+    pub dns_sources: dns::Sources,
 }
 
 impl NodeSettings {
@@ -69,14 +69,12 @@ impl NodeSettings {
             status_connections_max: settings.number(&keys::STATUS_CONNECTIONS_MAX),
             probes_max: settings.number(&keys::PROBE_CONCURRENCY_MAX),
             trust: trust(settings),
-            dns: dns::Settings {
-                lookups_max: settings.number(&keys::DNS_LOOKUPS_MAX),
-                stale_ttl: settings.duration(&keys::DNS_STALE_TTL),
-                not_found_ttl: settings.duration(&keys::DNS_NOT_FOUND_TTL),
-                error_ttl: settings.duration(&keys::DNS_ERROR_TTL),
-                valid_ttl: Some(settings.duration(&keys::DNS_VALID_TTL)).filter(|ttl| !ttl.is_zero()),
+            dns: dns_settings(settings)?,
+            dns_sources: dns::Sources {
+                servers: dns_servers(settings)?,
+                hosts_file: settings.path(&keys::DNS_HOSTS_FILE).map(PathBuf::from),
+                order: dns_order(settings)?,
             },
-            dns_servers: dns_servers(settings)?,
         })
     }
 }
@@ -147,15 +145,64 @@ fn trust(settings: &Settings) -> Trust {
 /// Port of a DNS server that is named without one.
 const DNS_PORT: u16 = 53;
 
+/// When one fails, each of the others may be asked.
+const DNS_SERVERS_MAX: usize = 16;
+
 fn dns_servers(settings: &Settings) -> Result<Vec<SocketAddr>, Problem> {
     let key = &keys::DNS_RESOLVER;
+    if settings.list(key).len() > DNS_SERVERS_MAX {
+        return Err(settings.problem(key, format!("at most {DNS_SERVERS_MAX} servers")));
+    }
     let read = |text: &String| {
-        let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        let without_port = bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
         let rule =
             || settings.problem(key, format!("`{text}` must be an IP address, with a port or without"));
-        text.parse::<SocketAddr>().or(bare).map_err(|_| rule())
+        text.parse::<SocketAddr>().or(without_port).map_err(|_| rule())
     };
     settings.list(key).iter().map(read).collect()
+}
+
+fn dns_settings(settings: &Settings) -> Result<dns::Settings, Problem> {
+    let (ttl_min, ttl_max) = (settings.duration(&keys::DNS_TTL_MIN), settings.duration(&keys::DNS_TTL_MAX));
+    if ttl_min > ttl_max {
+        let rule = format!("must not be above `{}`", keys::DNS_TTL_MAX.name);
+        return Err(settings.problem(&keys::DNS_TTL_MIN, rule));
+    }
+    Ok(dns::Settings {
+        lookups_max: settings.number(&keys::DNS_LOOKUPS_MAX),
+        ttl_min,
+        ttl_max,
+        valid_ttl: Some(settings.duration(&keys::DNS_VALID_TTL)).filter(|ttl| !ttl.is_zero()),
+        stale_ttl: settings.duration(&keys::DNS_STALE_TTL),
+        not_found_ttl: settings.duration(&keys::DNS_NOT_FOUND_TTL),
+        error_ttl: settings.duration(&keys::DNS_ERROR_TTL),
+    })
+}
+
+/// A CNAME is followed whatever is asked for, and the type that a name had last is no guide to what it has now:
+/// these two words of Kong's are taken and change nothing.
+fn dns_order(settings: &Settings) -> Result<Vec<dns::Kind>, Problem> {
+    let key = &keys::DNS_ORDER;
+    let mut order = Vec::new();
+    for word in settings.list(key) {
+        let kind = match word.to_ascii_uppercase().as_str() {
+            "A" => dns::Kind::A,
+            "AAAA" => dns::Kind::Aaaa,
+            "SRV" => dns::Kind::Srv,
+            "LAST" | "CNAME" => continue,
+            _ => {
+                return Err(settings.problem(key, format!("`{word}` is none of SRV, A, AAAA, LAST, CNAME")));
+            }
+        };
+        if !order.contains(&kind) {
+            order.push(kind);
+        }
+    }
+    if order.is_empty() {
+        return Err(settings.problem(key, "must name at least one of SRV, A, AAAA"));
+    }
+    Ok(order)
 }
 
 fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
@@ -288,6 +335,36 @@ mod tests {
             assert!(read(&[(name, value)]).is_err(), "{name}={value}");
         }
         assert_eq!(read(&[("EQUIPOISE_NODE_ZONE", &fits)]).unwrap().zone, fits);
+    }
+
+    #[test]
+    fn names_are_asked_for_as_the_reference_is_told_to() {
+        let read = |name, value| read(&[(name, value)]).map(|settings| settings.dns_sources);
+        let servers =
+            read("KONG_DNS_RESOLVER", "10.0.0.2, 10.0.0.3:8600,[fd00::2]:54,[fd00::3],fd00::4").unwrap();
+        let servers: Vec<_> = servers.servers.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["10.0.0.2:53", "10.0.0.3:8600", "[fd00::2]:54", "[fd00::3]:53", "[fd00::4]:53"]);
+        let hosts = read("KONG_DNS_HOSTSFILE", "/etc/more-hosts").unwrap().hosts_file;
+        assert_eq!(hosts, Some(PathBuf::from("/etc/more-hosts")));
+        use dns::Kind::{A, Aaaa, Srv};
+        for (order, want) in [
+            ("LAST,SRV,A,CNAME", &[Srv, A][..]),
+            ("A, AAAA", &[A, Aaaa]),
+            ("a,last,aaaa,a", &[A, Aaaa]),
+            ("AAAA", &[Aaaa]),
+        ] {
+            assert_eq!(read("KONG_DNS_ORDER", order).unwrap().order, want, "{order}");
+        }
+        for (name, value) in [
+            ("KONG_DNS_ORDER", "LAST,CNAME"),
+            ("KONG_DNS_ORDER", "A,MX"),
+            ("KONG_DNS_RESOLVER", "dns.test"),
+            ("KONG_DNS_RESOLVER", &*["10.0.0.2"; DNS_SERVERS_MAX + 1].join(",")),
+            ("KONG_DNS_RESOLVER", "10.0.0.2:port"),
+            ("EQUIPOISE_DNS_TTL_MIN", "2h"),
+        ] {
+            assert!(read(name, value).is_err(), "{name}={value}");
+        }
     }
 
     #[test]

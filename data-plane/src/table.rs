@@ -14,6 +14,7 @@ pub mod events;
 pub(crate) mod fixture;
 mod gate;
 mod judge;
+mod leaving;
 mod live;
 mod mark;
 mod members;

@@ -230,17 +230,25 @@ keys! {
         "How long a connection to a target may stay idle.";
 
     DNS_RESOLVER = "dns.resolver", Some("dns_resolver"), Kind::List, "", Data,
-        "DNS servers in place of the system's.";
+        "Name servers in place of the system's: addresses, with a port (`10.0.0.2:8600`, `[fd00::2]:53`) or without.";
+    DNS_HOSTS_FILE = "dns.hosts_file", Some("dns_hostsfile"), Kind::Path, "/etc/hosts", Data,
+        "File of names that no server is asked for; read once.";
+    DNS_ORDER = "dns.order", Some("dns_order"), Kind::List, "A, AAAA", Data,
+        "Record types (SRV, A, AAAA) in the order to ask for them; `_service._proto.name` is SRV always; LAST and CNAME change nothing.";
     DNS_LOOKUPS_MAX = "dns.lookups_max", None, Kind::Int { min: 1, max: 10_000 }, "64", Data,
         "Look-ups at once.";
+    DNS_TTL_MIN = "dns.ttl_min", None, seconds(100), "2s", Data,
+        "Shortest time that records serve before they are asked for again, also those with a time to live of 0.";
+    DNS_TTL_MAX = "dns.ttl_max", None, seconds(100), "1h", Data,
+        "Longest time that records serve before they are asked for again.";
+    DNS_VALID_TTL = "dns.valid_ttl", Some("dns_valid_ttl"), seconds(0), "0s", Data,
+        "In place of the records' own time to live and of both bounds; 0 keeps them.";
     DNS_STALE_TTL = "dns.stale_ttl", Some("dns_stale_ttl"), seconds(0), "3600s", Data,
         "How long an answer may serve after it ran out, while no newer one can be had.";
     DNS_NOT_FOUND_TTL = "dns.not_found_ttl", Some("dns_not_found_ttl"), seconds(100), "30s", Data,
-        "Pause before a name that does not exist is asked for again.";
+        "Longest pause before a name without addresses is asked for again; its servers may name a shorter one.";
     DNS_ERROR_TTL = "dns.error_ttl", Some("dns_error_ttl"), seconds(100), "1s", Data,
         "Pause after a failed look-up; it doubles up to dns.not_found_ttl.";
-    DNS_VALID_TTL = "dns.valid_ttl", Some("dns_valid_ttl"), seconds(0), "0s", Data,
-        "In place of the records' own time to live; 0 keeps theirs.";
 
     PROBE_CONCURRENCY_MAX = "probe.concurrency_max", None, Kind::Int { min: 1, max: 100_000 }, "256", Data,
         "Active health checks of this node at once.";

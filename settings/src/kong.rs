@@ -46,6 +46,17 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
         "error_template_html" | "error_template_json" | "error_template_xml" | "error_template_plain" => {
             Treatment::Refused("templates of error bodies are not supported by this version")
         }
+        "dns_cache_size" | "resolver_lru_cache_size" | "resolver_mem_cache_size" => {
+            Treatment::NoEffect("exactly the names that the config uses are kept")
+        }
+        "dns_no_sync" => Treatment::NoEffect("a name is never looked up twice at the same time"),
+        "new_dns_client" => Treatment::NoEffect("there is one way to resolve names; `dns_*` sets it"),
+        "resolver_address" => Treatment::Refused("name the servers in `dns_resolver`"),
+        "resolver_hosts_file" => Treatment::Refused("name the file in `dns_hostsfile`"),
+        "resolver_family" => Treatment::Refused("name the record types in `dns_order`"),
+        "resolver_valid_ttl" => Treatment::Refused("set it as `dns_valid_ttl`"),
+        "resolver_stale_ttl" => Treatment::Refused("set it as `dns_stale_ttl`"),
+        "resolver_error_ttl" => Treatment::Refused("set it as `dns_error_ttl`"),
         _ if NO_EFFECT.contains(&name) => Treatment::NoEffect("nothing here corresponds to it"),
         _ if NO_EFFECT_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
             Treatment::NoEffect("nothing here corresponds to it")
@@ -71,17 +82,12 @@ const NO_EFFECT: &[&str] = &[
     "db_resurrect_ttl",
     "db_update_frequency",
     "db_update_propagation",
-    "dns_cache_size",
-    "dns_hostsfile",
-    "dns_no_sync",
-    "dns_order",
     "lua_max_post_args",
     "lua_max_uri_args",
     "lua_package_cpath",
     "lua_package_path",
     "lua_socket_pool_size",
     "mem_cache_size",
-    "new_dns_client",
     "nginx_daemon",
     "nginx_http_client_body_buffer_size",
     "nginx_http_client_header_buffer_size",
@@ -107,7 +113,7 @@ const NO_EFFECT: &[&str] = &[
     "worker_state_update_frequency",
 ];
 
-const NO_EFFECT_PREFIXES: &[&str] = &["pg_", "resolver_", "wasm", "nginx_"];
+const NO_EFFECT_PREFIXES: &[&str] = &["pg_", "wasm", "nginx_"];
 
 #[cfg(test)]
 mod tests {
@@ -125,11 +131,17 @@ mod tests {
 
     #[test]
     fn what_would_do_something_else_is_refused() {
-        for (name, value) in [("role", "data_plane"), ("router_flavor", "expressions"), ("ssl_cert", "a.pem")]
-        {
+        for (name, value) in [
+            ("role", "data_plane"),
+            ("router_flavor", "expressions"),
+            ("ssl_cert", "a.pem"),
+            ("resolver_address", "10.0.0.2"),
+        ] {
             assert!(matches!(treatment(name, value), Treatment::Refused(_)), "{name}");
         }
-        assert!(matches!(treatment("pg_host", "db"), Treatment::NoEffect(_)));
+        for (name, value) in [("pg_host", "db"), ("dns_no_sync", "off"), ("new_dns_client", "on")] {
+            assert!(matches!(treatment(name, value), Treatment::NoEffect(_)), "{name}");
+        }
         assert_eq!(treatment("no_such_key", "1"), Treatment::Unknown);
     }
 }

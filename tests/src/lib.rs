@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 pub mod client;
 pub mod cluster;
+pub mod dns;
 pub mod load;
 pub mod origin;
 pub mod process;
 
 pub use client::{Client, Response};
+pub use dns::NameServer;
 pub use load::Load;
 pub use origin::Origin;
 pub use process::Process;

@@ -8,10 +8,10 @@ use super::Settings;
 use super::lookup::Found;
 use crate::table::Answer;
 
-/// Shortest pause between two look-ups of a name: records with a time to live of 0 are kept as long.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Shortest pause between two look-ups of a name, whatever is set.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// Longest pause: the hosts file's entries have a time to live of years, which clocks do not add well.
+/// Longest pause: clocks do not add centuries well.
 const PAUSE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Largest share of a pause that is added to it at random.
@@ -88,6 +88,11 @@ impl Schedule {
         Some(name)
     }
 
+    /// Whether the last look-up of a name failed.
+    pub(super) fn has_failed(&self, name: &Arc<str>) -> bool {
+        self.names.get(name).is_some_and(|entry| entry.failures > 0)
+    }
+
     /// A look-up is over. `jitter`: 0 to 1.
     pub(super) fn finish(&mut self, name: &Arc<str>, found: Found, now: Instant, jitter: f64) -> Verdict {
         let Some(entry) = self.names.get_mut(name) else { return Verdict::Kept };
@@ -95,29 +100,22 @@ impl Schedule {
             // Added again while this look-up was under way: a new one follows.
             return Verdict::Kept;
         }
-        let Settings { stale_ttl, not_found_ttl, error_ttl, valid_ttl, .. } = self.settings;
-        let (answer, pause) = match found {
-            Found::Records { kind, records, ttl } => {
-                let pause = valid_ttl.unwrap_or(ttl).clamp(PAUSE_MIN, PAUSE_MAX);
-                entry.stale_until = Some(now + pause + stale_ttl);
-                entry.failures = 0;
-                (Some(Answer::Records(kind, records)), pause)
+        entry.failures = match found {
+            Found::Failed(_) => entry.failures.saturating_add(1),
+            Found::Records { .. } | Found::Empty(_) | Found::Missing(_) => 0,
+        };
+        let pause = pause(&self.settings, &found, entry.failures);
+        let answer = match found {
+            Found::Records { kind, records, .. } => {
+                entry.stale_until = Some(now + pause + self.settings.stale_ttl);
+                Some(Answer::Records(kind, records))
             }
-            Found::Missing => {
+            Found::Missing(_) => {
                 entry.stale_until = None;
-                entry.failures = 0;
-                (Some(Answer::NoAddress), not_found_ttl)
+                Some(Answer::NoAddress)
             }
-            Found::Empty => {
-                entry.failures = 0;
-                ((!entry.is_stale_good(now)).then_some(Answer::NoAddress), not_found_ttl)
-            }
-            Found::Failed(reason) => {
-                let pause = error_ttl * 2_u32.saturating_pow(entry.failures.min(16));
-                entry.failures += 1;
-                let answer = (!entry.is_stale_good(now)).then(|| Answer::Failed(reason.into()));
-                (answer, pause.min(not_found_ttl))
-            }
+            Found::Empty(_) => (!entry.is_stale_good(now)).then_some(Answer::NoAddress),
+            Found::Failed(reason) => (!entry.is_stale_good(now)).then(|| Answer::Failed(reason.into())),
         };
         let due = now + pause.mul_f64(1.0 + JITTER_SHARE * jitter.clamp(0.0, 1.0));
         entry.due = Some(due);
@@ -132,8 +130,27 @@ impl Schedule {
     }
 }
 
+/// How long a name has peace after a look-up, but for the jitter. `failures`: failed look-ups in a row, this one
+/// included.
+fn pause(settings: &Settings, found: &Found, failures: u32) -> Duration {
+    let Settings { ttl_min, ttl_max, valid_ttl, not_found_ttl, error_ttl, .. } = *settings;
+    let pause = match found {
+        Found::Records { ttl, .. } => valid_ttl.unwrap_or_else(|| (*ttl).max(ttl_min).min(ttl_max)),
+        Found::Empty(ttl) | Found::Missing(ttl) => {
+            ttl.map_or(not_found_ttl, |ttl| ttl.max(ttl_min).min(not_found_ttl))
+        }
+        Found::Failed(_) => {
+            let doubled = error_ttl.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+            doubled.min(not_found_ttl.max(error_ttl))
+        }
+    };
+    pause.clamp(PAUSE_MIN, PAUSE_MAX)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::table::Resolved;
 
@@ -171,10 +188,35 @@ mod tests {
     }
 
     #[test]
-    fn a_time_to_live_of_zero_does_not_spin() {
-        let (mut schedule, name, now) = looking_up();
-        schedule.finish(&name, records("10.0.0.1", 0), now, 0.0);
-        assert_eq!(schedule.next_due(), Some(now + SECOND));
+    fn pauses_keep_to_their_bounds() {
+        const DAY: u64 = 86_400;
+        let seconds = |ttl| Some(Duration::from_secs(ttl));
+        let own = Settings::default();
+        let valid = |ttl: u64| Settings { valid_ttl: seconds(ttl), ..own.clone() };
+        let failed = || Found::Failed("no".into());
+        let hasty = Settings { error_ttl: Duration::from_millis(100), ..own.clone() };
+        let patient = Settings { error_ttl: Duration::from_secs(60), ..own.clone() };
+        for (name, settings, found, failures, want_ms) in [
+            ("a time to live of 0", &own, records("10.0.0.1", 0), 0, 2000),
+            ("of 1", &own, records("10.0.0.1", 1), 0, 2000),
+            ("of a minute", &own, records("10.0.0.1", 60), 0, 60_000),
+            ("of a week", &own, records("10.0.0.1", 7 * DAY), 0, 3_600_000),
+            ("of its own setting", &valid(1), records("10.0.0.1", 60), 0, 1000),
+            ("of its own setting, above the bound", &valid(DAY), records("10.0.0.1", 60), 0, 86_400_000),
+            ("nothing", &own, Found::Empty(None), 0, 30_000),
+            ("no such name", &own, Found::Missing(None), 0, 30_000),
+            ("no such name, for a while", &own, Found::Missing(seconds(5)), 0, 5000),
+            ("no such name, for no time", &own, Found::Missing(seconds(0)), 0, 2000),
+            ("nothing, for long", &own, Found::Empty(seconds(DAY)), 0, 30_000),
+            ("the first failure", &own, failed(), 1, 1000),
+            ("the third", &own, failed(), 3, 4000),
+            ("the hundredth", &own, failed(), 100, 30_000),
+            ("the last that can be counted", &own, failed(), u32::MAX, 30_000),
+            ("the first failure of the hasty", &hasty, failed(), 1, 100),
+            ("the second of the patient", &patient, failed(), 2, 60_000),
+        ] {
+            assert_eq!(pause(settings, &found, failures).as_millis(), want_ms, "{name}");
+        }
     }
 
     #[test]
@@ -200,25 +242,25 @@ mod tests {
     #[test]
     fn a_name_that_is_gone_is_gone_at_once() {
         let (mut schedule, name, now) = looking_up();
-        schedule.finish(&name, records("10.0.0.1", 1), now, 0.0);
-        schedule.take_due(now + SECOND);
-        let verdict = schedule.finish(&name, Found::Missing, now + SECOND, 0.0);
+        schedule.finish(&name, records("10.0.0.1", 2), now, 0.0);
+        schedule.take_due(now + 2 * SECOND);
+        let verdict = schedule.finish(&name, Found::Missing(None), now + 2 * SECOND, 0.0);
         assert_eq!(verdict, Verdict::Changed(Answer::NoAddress));
-        assert_eq!(schedule.next_due(), Some(now + 31 * SECOND));
+        assert_eq!(schedule.next_due(), Some(now + 32 * SECOND));
     }
 
     #[test]
     fn an_answer_without_addresses_does_not_replace_what_there_was() {
         let (mut schedule, name, now) = looking_up();
-        assert_eq!(schedule.finish(&name, Found::Empty, now, 0.0), Verdict::Changed(Answer::NoAddress));
+        assert_eq!(schedule.finish(&name, Found::Empty(None), now, 0.0), Verdict::Changed(Answer::NoAddress));
         schedule.take_due(now + 30 * SECOND);
-        let found = records("10.0.0.1", 1);
+        let found = records("10.0.0.1", 2);
         assert_eq!(schedule.finish(&name, found, now + 30 * SECOND, 0.0), answer("10.0.0.1"));
-        schedule.take_due(now + 31 * SECOND);
-        assert_eq!(schedule.finish(&name, Found::Empty, now + 31 * SECOND, 0.0), Verdict::Kept);
-        let end = now + 31 * SECOND + Settings::default().stale_ttl;
+        schedule.take_due(now + 32 * SECOND);
+        assert_eq!(schedule.finish(&name, Found::Empty(None), now + 32 * SECOND, 0.0), Verdict::Kept);
+        let end = now + 32 * SECOND + Settings::default().stale_ttl;
         schedule.take_due(end);
-        assert_eq!(schedule.finish(&name, Found::Empty, end, 0.0), Verdict::Changed(Answer::NoAddress));
+        assert_eq!(schedule.finish(&name, Found::Empty(None), end, 0.0), Verdict::Changed(Answer::NoAddress));
     }
 
     #[test]
@@ -234,5 +276,60 @@ mod tests {
             "an older look-up"
         );
         assert!(schedule.take_due(now).is_some());
+    }
+
+    /// One look-up's end, and how much of the jitter it drew.
+    fn any_found() -> impl Strategy<Value = (Found, f64)> {
+        let ttl = || prop_oneof![0_u64..10, 0_u64..100_000];
+        let held = move || prop::option::of(ttl().prop_map(Duration::from_secs));
+        let found = prop_oneof![
+            (1_u8..4, ttl()).prop_map(|(last, ttl)| records(&format!("10.0.0.{last}"), ttl)),
+            held().prop_map(Found::Empty),
+            held().prop_map(Found::Missing),
+            Just(()).prop_map(|()| Found::Failed("no".into())),
+        ];
+        (found, 0.0..1.0)
+    }
+
+    proptest! {
+        /// Whatever servers say: a name is always due, never sooner than the least bound and never later than the
+        /// greatest; users hear of changes only; and only a server that says so, or the end of the stale time, takes
+        /// addresses away.
+        #[test]
+        fn a_name_is_asked_for_in_bounds_and_keeps_what_it_may(
+            rounds in prop::collection::vec(any_found(), 1..60),
+        ) {
+            let settings = Settings::default();
+            let (mut schedule, name, mut now) = looking_up();
+            let mut has: Option<Answer> = None;
+            let mut good_until = None;
+            for (found, jitter) in rounds {
+                let of_records = match &found {
+                    Found::Records { ttl, .. } => Some((*ttl).clamp(settings.ttl_min, settings.ttl_max)),
+                    Found::Empty(_) | Found::Missing(_) | Found::Failed(_) => None,
+                };
+                let is_missing = matches!(found, Found::Missing(_));
+                let verdict = schedule.finish(&name, found, now, jitter);
+                if let Verdict::Changed(answer) = &verdict {
+                    prop_assert_ne!(Some(answer), has.as_ref());
+                    let loses = matches!(has, Some(Answer::Records(..))) && !matches!(answer, Answer::Records(..));
+                    prop_assert!(!loses || is_missing || good_until.is_none_or(|until| now >= until));
+                    has = Some(answer.clone());
+                }
+                prop_assert!(has.is_some(), "the first look-up always says something");
+                if let Some(ttl) = of_records {
+                    good_until = Some(now + ttl + settings.stale_ttl);
+                }
+                let due = schedule.next_due();
+                prop_assert!(due.is_some(), "it is due again");
+                let pause = due.map_or(Duration::ZERO, |due| due - now);
+                prop_assert!(pause >= settings.error_ttl.min(settings.ttl_min));
+                prop_assert!(pause <= settings.ttl_max.mul_f64(1.0 + JITTER_SHARE));
+                prop_assert_eq!(schedule.take_due(now + pause - Duration::from_nanos(1)), None);
+                now += pause;
+                prop_assert_eq!(schedule.take_due(now), Some(Arc::clone(&name)));
+                prop_assert_eq!(schedule.next_due(), None, "one look-up of a name at a time");
+            }
+        }
     }
 }

@@ -38,6 +38,8 @@ pub const CONFIG_REFUSED: &str = "equipoise_config_refused_total";
 pub const RETRIES: &str = "equipoise_upstream_retries_total";
 /// Retries that the budget did not allow.
 pub const RETRIES_OVER_BUDGET: &str = "equipoise_upstream_retries_over_budget_total";
+/// Second attempts that were made while the first was under way, and those of them that gave the answer.
+pub const HEDGES: &str = "equipoise_upstream_hedges_total";
 /// Requests that waited for room in an upstream, and those that found no place to.
 pub const QUEUE: &str = "equipoise_upstream_queue_total";
 /// Targets that stopped being available.

@@ -99,6 +99,13 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.family(names::RETRIES_OVER_BUDGET, Kind::Counter, "Retries that the budget did not allow.");
     text.sample(names::RETRIES_OVER_BUDGET, &[], sum.retries_over_budget);
     text.family(
+        names::HEDGES,
+        Kind::Counter,
+        "Second attempts beside a first one, and those that gave the answer.",
+    );
+    text.sample(names::HEDGES, &[("result", "made")], sum.hedges);
+    text.sample(names::HEDGES, &[("result", "won")], sum.hedges_won);
+    text.family(
         names::QUEUE,
         Kind::Counter,
         "Requests that came to the queue of an upstream, by what became of it.",

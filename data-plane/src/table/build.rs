@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use equipoise_proto::Position;
 use imbl::OrdMap;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::warn;
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::Active;
@@ -330,6 +330,7 @@ impl Core {
     pub(super) fn answer(&mut self, name: &Arc<str>, answer: Answer, now: Instant) {
         for key in self.live.answer(name, answer) {
             if let Some(spec) = self.state.cell(&key) {
+                debug!(cell = ?key, %name, "rebuilt for an answer");
                 self.renew(&key, &spec, false, now);
             }
         }
@@ -358,6 +359,11 @@ impl Core {
             cells.insert(key);
         }
         for key in &cells {
+            let cut = self.live.cut(key, now);
+            if cut > 0 {
+                info!(requests = cut, "requests are cut off at targets that left and had their time");
+                self.active.call();
+            }
             self.turn_outliers(key, now);
         }
         self.rejudge(cells, now);

@@ -5,12 +5,13 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::balancer::RetryBudget;
+use crate::balancer::{Quantile, RetryBudget};
 
 /// Counts of one upstream.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub struct Gate {
     active: AtomicU32,
     pending: AtomicU32,
     retries: AtomicU32,
+    /// [`Quantile::to_bits`] of answer times.
+    slow: AtomicU64,
     /// Wakes who has waited longest.
     released: Notify,
 }
@@ -36,6 +39,11 @@ impl Gate {
     /// Retries under way.
     pub fn retries(&self) -> u32 {
         self.retries.load(Ordering::Relaxed)
+    }
+
+    /// How long an answer takes that is slower than 95 % of all; `None` where too few have been seen.
+    pub fn slow_answer(&self) -> Option<Duration> {
+        Quantile::from_bits(self.slow.load(Ordering::Relaxed)).value()
     }
 
     /// Counts one more, unless there are `most`.
@@ -81,6 +89,14 @@ pub(super) fn take_one(counter: &AtomicU32, most: Option<u32>) -> bool {
 /// One request under way.
 #[derive(Debug)]
 pub(super) struct Passage(Arc<Gate>);
+
+impl Passage {
+    /// A response head came, this long after the pick.
+    pub(super) fn answered(&self, took: Duration) {
+        let next = |bits| Some(Quantile::from_bits(bits).after(took).to_bits());
+        self.0.slow.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_default();
+    }
+}
 
 impl Drop for Passage {
     fn drop(&mut self) {

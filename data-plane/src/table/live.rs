@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use equipoise_proto::placement::Placement;
+use equipoise_proto::placement::{Placement, TargetState};
 use rand::Rng;
 use uuid::Uuid;
 
@@ -17,6 +17,7 @@ use super::clock;
 use super::compile::{CellKey, CellSpec, Host};
 use super::events::Events;
 use super::judge::{Judging, Memory, NodePlace, judge};
+use super::leaving::Leaving;
 use super::members::{Member, MemberTarget, Members, Origin, literal_host};
 use super::outliers::{Outliers, Turned};
 use super::target::Target;
@@ -84,12 +85,14 @@ pub(super) struct Cell {
     checks: Option<Arc<Checks>>,
     memory: Memory,
     outliers: Option<Outliers>,
+    leaving: Leaving,
 }
 
 impl Cell {
     /// When time alone changes who serves.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.memory.due.into_iter().chain(self.outliers.as_ref().map(Outliers::due)).min()
+        let of_outliers = self.outliers.as_ref().map(Outliers::due);
+        self.memory.due.into_iter().chain(of_outliers).chain(self.leaving.due()).min()
     }
 }
 
@@ -215,7 +218,11 @@ impl Live {
                 (None, None, Err(error))
             }
         };
+        let mut leavers: Vec<_> = adopting.before.values().cloned().collect();
+        leavers.iter().for_each(|state| state.set_leaving(true));
         cell.states = adopting.finish(now);
+        leavers.extend(cell.states.values().cloned());
+        cell.leaving.follow(leavers, terms.policy_or_none().drain_timeout, now);
         match averaging {
             None => {}
             Some(Averaging::Even) => begin_averages(&cell.states, mean_average(&cell.states, now)),
@@ -250,6 +257,11 @@ impl Live {
         let mut judging = Judging { now, node: &self.place, memory: &mut cell.memory };
         let again = cell.upstream.members().judged_again(&mut judging);
         Some((cell, again))
+    }
+
+    /// Cuts off what is left at targets of a cell whose time to finish is over; how many requests that are.
+    pub(super) fn cut(&mut self, key: &CellKey, now: Instant) -> u32 {
+        self.cells.get_mut(key).map_or(0, |cell| cell.leaving.cut(now))
     }
 
     /// Lets outlier detection look at a cell. Whoever it takes out or lets in changes who serves.
@@ -298,6 +310,7 @@ impl Live {
             checks: None,
             memory: Memory::default(),
             outliers: None,
+            leaving: Leaving::default(),
         }
     }
 
@@ -385,7 +398,11 @@ impl Asked<'_> {
                 }
             }
         };
-        addresses.iter().for_each(|member: &Member| member.target.set_state(self.placement.state));
+        let is_leaving = self.placement.state != TargetState::Ready || self.weight == 0;
+        for member in &addresses {
+            member.target.set_leaving(is_leaving);
+            member.target.set_state(self.placement.state);
+        }
         let placement = Arc::clone(self.placement);
         let (id, label, weight) = (self.id, self.label, self.weight);
         MemberTarget { id, label, weight, placement, origin, since, addresses }

@@ -124,8 +124,8 @@ impl Members {
         judge(self.targets.clone(), self.terms.clone(), judging, Some(self))
     }
 
-    /// Members of equal weight, without checks.
-    pub(super) fn equal(targets: Vec<Arc<Target>>) -> Self {
+    /// Members of equal weight.
+    pub(super) fn equal(targets: Vec<Arc<Target>>, terms: Terms) -> Self {
         let member = |target: Arc<Target>| MemberTarget {
             id: None,
             label: target.address().to_string().into(),
@@ -138,7 +138,7 @@ impl Members {
         let targets = targets.into_iter().map(member).collect();
         let (mut memory, node) = (Memory::default(), NodePlace::default());
         let mut judging = Judging { now: Instant::now(), node: &node, memory: &mut memory };
-        judge(targets, Terms::default(), &mut judging, None)
+        judge(targets, terms, &mut judging, None)
     }
 
     /// Nobody, for a reason.

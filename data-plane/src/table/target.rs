@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-
 use equipoise_proto::placement::TargetState;
 
 use super::changes::Bell;
@@ -49,6 +48,9 @@ pub struct Target {
     tally: Tally,
     /// Microseconds + [`WARM`] + 1 when it came into service, [`WARM`], or [`OUT_OF_SERVICE`]. Written by the builder.
     entered: AtomicU64,
+    is_leaving: AtomicBool,
+    /// It left, and its time to finish is over.
+    is_cut: AtomicBool,
     /// [`code`] of what its target's tags say.
     operated: AtomicU8,
     /// What changed last. Held while a change is made that is recorded here, so that the record is in the order of the
@@ -94,6 +96,8 @@ impl Target {
             finding: AtomicU64::new(0),
             tally: Tally::default(),
             entered: AtomicU64::new(OUT_OF_SERVICE),
+            is_leaving: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
             operated: AtomicU8::new(READY),
             past: Mutex::new(Past::new(SystemTime::now())),
             awaited_since: AtomicU32::new(0),
@@ -197,6 +201,26 @@ impl Target {
         Some(clock::instant(entered))
     }
 
+    /// Whether it is to get new requests, as far as the config says.
+    pub(super) fn set_leaving(&self, is_leaving: bool) {
+        let was_leaving = self.is_leaving.swap(is_leaving, Ordering::SeqCst);
+        if was_leaving && !is_leaving {
+            self.is_cut.store(false, Ordering::Relaxed);
+            self.past().is_drained = false;
+        }
+    }
+
+    /// Ends what it has under way, however that stands; how many requests that are. Workers see it at their next look.
+    pub(crate) fn cut(&self) -> u32 {
+        self.is_cut.store(true, Ordering::Relaxed);
+        self.in_flight()
+    }
+
+    /// Whether what it has under way is to end.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
+    }
+
     /// What its target's tags say of it.
     pub(super) fn set_state(&self, state: TargetState) {
         let code = code(state);
@@ -226,7 +250,7 @@ impl Target {
 
     /// Whether it gets no requests any more: then its connections are not kept.
     pub fn is_leaving(&self) -> bool {
-        self.operated.load(Ordering::SeqCst) != READY
+        self.is_leaving.load(Ordering::SeqCst)
     }
 
     /// Counts failures for outlier detection, or does not; see [`Tally::watch`].
@@ -508,6 +532,9 @@ impl Lease {
 
     /// A response head came at `now`, this long after the pick.
     pub fn answered(&self, took: Duration, now: Instant) {
+        if let Some(passage) = &self.passage {
+            passage.answered(took);
+        }
         let now_ms = clock::millis(now);
         let Some(averaging) = self.averaging else { return };
         if averaging == Averaging::Peak {
@@ -521,6 +548,17 @@ impl Lease {
         if self.averaging == Some(Averaging::Peak) {
             let now_ms = clock::millis(now);
             self.target.sample(|ewma| ewma.after_failure(took.as_secs_f64(), now_ms));
+        }
+    }
+
+    /// Another attempt was faster: this one would have taken longer than so. It counts where it tells more than what is
+    /// known.
+    pub fn overtaken(&self, took: Duration, now: Instant) {
+        if self.averaging == Some(Averaging::Peak) {
+            let (took, now_ms) = (took.as_secs_f64(), clock::millis(now));
+            self.target.sample(|ewma| {
+                if took > ewma.decayed(now_ms) { ewma.after_peak(took, now_ms) } else { ewma }
+            });
         }
     }
 
@@ -554,6 +592,11 @@ impl Lease {
     pub fn new_session(&self) -> Option<(&Sticky, u64)> {
         let sticky = self.policy.as_deref()?.sticky.as_ref()?;
         self.starts_session.then(|| (sticky, self.target.session_id()))
+    }
+
+    /// Whether the request is to end, since the target has left and its time is over.
+    pub fn is_cut(&self) -> bool {
+        self.target.is_cut()
     }
 
     /// Says what happened, once an attempt: feeds passive checks and outlier detection. Not to be called for an attempt

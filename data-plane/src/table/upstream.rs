@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::clock;
 use super::gate::Gate;
-use super::members::{Members, Readiness};
+use super::members::{Members, Readiness, Terms};
 use super::policy::{Policy, Sticky};
 use super::serving::{Cursor, Picking, Serving};
 use super::target::{Lease, Target};
@@ -142,7 +142,14 @@ pub enum PickError {
 impl Upstream {
     /// A cell with these members, each of the same weight.
     pub fn new(name: Option<&str>, targets: Vec<Arc<Target>>) -> Arc<Self> {
-        Self::with_members(name.map(Into::into), None, Members::equal(targets))
+        Self::with_members(name.map(Into::into), None, Members::equal(targets, Terms::default()))
+    }
+
+    /// The same, with a policy.
+    #[cfg(test)]
+    pub(crate) fn with_policy(targets: Vec<Arc<Target>>, policy: Policy) -> Arc<Self> {
+        let terms = Terms { policy: Some(Arc::new(policy)), ..Terms::default() };
+        Self::with_members(None, None, Members::equal(targets, terms))
     }
 
     pub(super) fn with_members(
@@ -228,7 +235,9 @@ impl Upstream {
         let Some(sticky) = &policy.sticky else { return Ok(None) };
         let Some(session) = tried.session(|| seeker.session(sticky)) else { return Ok(None) };
         let target = members.session(session.target);
-        match target.filter(|target| target.is_available() && !tried.contains(target)) {
+        let may_take =
+            |target: &&Arc<Target>| target.is_available() && !target.is_cut() && !tried.contains(target);
+        match target.filter(may_take) {
             Some(target) if target.take(policy.limits.room()) => {
                 let picked = Picked { turn: 0, now, starts_session: session.is_due };
                 self.lease(members, target, tried, picked).map(Some)
