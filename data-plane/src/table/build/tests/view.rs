@@ -87,9 +87,9 @@ fn an_address_tells_which_report_reached_its_limit_and_who_made_it() {
     ];
     for (report, by_probe, condition, why) in cases {
         if by_probe {
-            state.probe_report(report, &all)
+            state.probe_report(report, &all);
         } else {
-            state.report(report, &all)
+            state.report(report, &all);
         }
         let weight = if condition == "healthy" { 100.0 } else { 0.0 };
         assert_eq!(told(&node, A), (condition, why, weight), "{report:?}");
@@ -104,6 +104,37 @@ fn an_address_tells_which_report_reached_its_limit_and_who_made_it() {
     assert_eq!(events[5], [&*of(A), "unhealthy", "healthy", "operator"]);
     let counted = node.seams.events.counts().find(|(why, _)| *why == Why::RequestTcp).unwrap().1;
     assert_eq!(counted, 1);
+}
+
+#[test]
+fn changes_of_one_address_are_recorded_in_their_order_whoever_makes_them() {
+    /// Reports of each thread: fewer changes in all than events are kept.
+    const REPORTS: usize = 100;
+    let node = Node::with(checked([target(11, 1, A, 100)]));
+    let members = node.upstream("/u").members();
+    let state = &members.addresses().next().unwrap().target;
+    let limits = Limits { successes: 1.try_into().ok(), tcp: 1.try_into().ok(), ..Limits::default() };
+    std::thread::scope(|scope| {
+        for first in [Report::Tcp, Report::Success, Report::Tcp, Report::Success] {
+            let other = if first == Report::Tcp { Report::Success } else { Report::Tcp };
+            let (state, limits) = (state, &limits);
+            scope.spawn(move || {
+                for _ in 0..REPORTS / 2 {
+                    state.report(first, limits);
+                    state.probe_report(other, limits);
+                }
+            });
+        }
+    });
+    let events = node.seams.events.after(0, None).events;
+    let mut before = "healthy";
+    for event in &events {
+        assert_eq!(event.change.from.as_str(), before, "{}", event.number);
+        before = event.change.to.as_str();
+    }
+    let (condition, why, _) = told(&node, A);
+    let last = events.last().map(|event| (event.change.to.as_str(), event.change.why.as_str()));
+    assert_eq!(last, Some((condition, why)));
 }
 
 #[test]
