@@ -167,8 +167,8 @@ impl Nodes {
     /// # Errors
     /// When as many questions are open as may be.
     pub fn inspect(&self, upstream: Uuid, scope: &Scope) -> Result<Inspection, TooManyQueries> {
-        let nodes = self.lock().inspectable(scope);
-        self.queries.open(upstream, nodes)
+        let (nodes, left_out) = self.lock().inspectable(scope, inspect::QUERY_NODES_MAX);
+        self.queries.open(upstream, nodes, left_out)
     }
 
     /// Takes in what a node answers.

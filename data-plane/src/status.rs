@@ -250,7 +250,7 @@ async fn upstreams(State(sources): State<Sources>, Query(query): Query<Vec<(Stri
             let offset = usize::try_from(offset).unwrap_or(usize::MAX);
             body(StatusCode::OK, &balancer::upstreams(&sources.directory.load(), offset))
         }
-        Err(refusal) => refusal,
+        Err(NoNumber(text)) => message(StatusCode::BAD_REQUEST, &text),
     }
 }
 
@@ -258,16 +258,17 @@ async fn events(State(sources): State<Sources>, Query(query): Query<Vec<(String,
     let upstream = query.iter().find(|(name, _)| name == "upstream").map(|(_, value)| &**value);
     match number(&query, "after") {
         Ok(after) => body(StatusCode::OK, &balancer::events(&sources.events.after(after, upstream))),
-        Err(refusal) => refusal,
+        Err(NoNumber(text)) => message(StatusCode::BAD_REQUEST, &text),
     }
 }
 
+/// What is told of an argument that should be a number.
+struct NoNumber(String);
+
 /// The first value of an argument; 0 where it is not given.
-fn number(query: &[(String, String)], name: &str) -> Result<u64, Response> {
+fn number(query: &[(String, String)], name: &str) -> Result<u64, NoNumber> {
     let given = query.iter().find(|(key, _)| key == name).map(|(_, value)| value.parse());
-    given
-        .unwrap_or(Ok(0))
-        .map_err(|_| message(StatusCode::BAD_REQUEST, &format!("{name} must be a whole number")))
+    given.unwrap_or(Ok(0)).map_err(|_| NoNumber(format!("{name} must be a whole number")))
 }
 
 #[cfg(test)]

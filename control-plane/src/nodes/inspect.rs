@@ -44,6 +44,10 @@ pub struct Ask {
 #[derive(Debug, Clone)]
 pub(super) struct Asks(mpsc::Sender<Ask>);
 
+/// A node that can be asked, the stream over which, and the way there.
+#[derive(Debug)]
+pub(super) struct Asking(pub(super) NodeInfo, pub(super) SessionNumber, pub(super) Asks);
+
 impl Asks {
     pub(super) fn channel() -> (Self, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
@@ -308,13 +312,13 @@ fn append(targets: &mut Vec<Target>, mut more: Vec<Target>) {
 }
 
 impl Queries {
-    /// Opens a query to these nodes, of which the first [`QUERY_NODES_MAX`] are asked.
+    /// Opens a query to these nodes; so many others are not asked.
     pub(super) fn open(
         self: &Arc<Self>,
         upstream: Uuid,
-        nodes: Vec<(NodeInfo, SessionNumber, Asks)>,
+        nodes: Vec<Asking>,
+        left_out: usize,
     ) -> Result<Inspection, TooManyQueries> {
-        let left_out = nodes.len().saturating_sub(QUERY_NODES_MAX);
         let mut asked = BTreeMap::new();
         let mut open = self.lock();
         if open.queries.len() >= QUERIES_MAX {
@@ -322,9 +326,9 @@ impl Queries {
         }
         open.last += 1;
         let number = open.last;
-        let (heard, hears) = mpsc::channel(nodes.len().clamp(1, QUERY_NODES_MAX));
+        let (heard, hears) = mpsc::channel(nodes.len().max(1));
         let mut query = Query { upstream, waiting: BTreeMap::new(), heard, room: QUERY_ADDRESSES_MAX };
-        for (info, session, asks) in nodes.into_iter().take(QUERY_NODES_MAX) {
+        for Asking(info, session, asks) in nodes {
             let node = info.id;
             query.waiting.insert(node, Waiting { session, so_far: None });
             if info.protocol < PROTOCOL_OF_INSPECT {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::SendFull;
 use super::health::{ReportError, ReportedTarget, Reports, View};
-use super::inspect::{Asks, Scope};
+use super::inspect::{Asking, Asks, Scope};
 
 /// How long a node that left stays listed (Kong: `cluster_data_plane_purge_delay`).
 pub const FORGET_AFTER: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -423,15 +423,14 @@ impl Registry {
         self.nodes.iter().filter_map(|(id, node)| node.stream.as_ref().map(|stream| (*id, stream.number)))
     }
 
-    /// Connected nodes of a scope, ascending by id, with the way to ask them.
-    pub(super) fn inspectable(&self, scope: &Scope) -> Vec<(NodeInfo, SessionNumber, Asks)> {
-        let connected = self.nodes.values().filter(|node| scope.has(&node.info));
-        connected
-            .filter_map(|node| {
-                let stream = node.stream.as_ref()?;
-                Some((node.info.clone(), stream.number, stream.asks.clone()))
-            })
-            .collect()
+    /// The first `most` connected nodes of a scope, ascending by id, with the way to ask them; and the number of the others.
+    pub(super) fn inspectable(&self, scope: &Scope, most: usize) -> (Vec<Asking>, usize) {
+        let of_scope = self.nodes.values().filter(|node| scope.has(&node.info));
+        let mut connected = of_scope.filter_map(|node| Some((&node.info, node.stream.as_ref()?)));
+        let first = connected.by_ref().take(most);
+        let first =
+            first.map(|(info, stream)| Asking(info.clone(), stream.number, stream.asks.clone())).collect();
+        (first, connected.count())
     }
 
     pub(super) fn standing(&self, id: NodeId, number: SessionNumber, wanted: &Position) -> Standing {
