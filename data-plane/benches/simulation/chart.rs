@@ -49,29 +49,48 @@ impl Chart<'_> {
             title = self.title
         );
         for (from, to) in &self.shaded {
-            add(&mut svg, format_args!(
-                "<rect x=\"{:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\" fill-opacity=\"0.15\"/>",
-                x(*from), x(*to) - x(*from), bottom - TOP
-            ));
+            add(
+                &mut svg,
+                format_args!(
+                    "<rect x=\"{:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\" fill-opacity=\"0.15\"/>",
+                    x(*from),
+                    x(*to) - x(*from),
+                    bottom - TOP
+                ),
+            );
         }
         for tick in ticks().filter(|tick| (least..=most).contains(tick)) {
-            add(&mut svg, format_args!(
-                "<path d=\"M{LEFT} {0:.1}H{right}\" stroke=\"{GREY}\" stroke-opacity=\"0.35\"/><text x=\"{1}\" y=\"{2:.1}\" text-anchor=\"end\">{tick}</text>",
-                y(tick), LEFT - 6.0, y(tick) + 4.0
-            ));
+            add(
+                &mut svg,
+                format_args!(
+                    "<path d=\"M{LEFT} {0:.1}H{right}\" stroke=\"{GREY}\" stroke-opacity=\"0.35\"/><text x=\"{1}\" y=\"{2:.1}\" text-anchor=\"end\">{tick}</text>",
+                    y(tick),
+                    LEFT - 6.0,
+                    y(tick) + 4.0
+                ),
+            );
         }
         for second in (0_u32..).map(|at| f64::from(at) * 10.0).take_while(|second| *second <= seconds) {
-            add(&mut svg, format_args!(
-                "<path d=\"M{0:.1} {bottom}v5\" stroke=\"{GREY}\"/><text x=\"{0:.1}\" y=\"{1}\" text-anchor=\"middle\">{second}</text>",
-                x(second), bottom + 18.0
-            ));
+            add(
+                &mut svg,
+                format_args!(
+                    "<path d=\"M{0:.1} {bottom}v5\" stroke=\"{GREY}\"/><text x=\"{0:.1}\" y=\"{1}\" text-anchor=\"middle\">{second}</text>",
+                    x(second),
+                    bottom + 18.0
+                ),
+            );
         }
-        add(&mut svg, format_args!(
-            "<path d=\"M{LEFT} {TOP}V{bottom}H{right}\" fill=\"none\" stroke=\"{GREY}\"/>\n\
+        add(
+            &mut svg,
+            format_args!(
+                "<path d=\"M{LEFT} {TOP}V{bottom}H{right}\" fill=\"none\" stroke=\"{GREY}\"/>\n\
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">time of arrival, s</text>\n\
              <text transform=\"translate(14 {:.1}) rotate(-90)\" text-anchor=\"middle\">p99, ms (logarithmic)</text>",
-            f64::midpoint(LEFT, right), HEIGHT - 8.0, f64::midpoint(TOP, bottom)
-        ));
+                f64::midpoint(LEFT, right),
+                HEIGHT - 8.0,
+                f64::midpoint(TOP, bottom)
+            ),
+        );
         let share = (WIDTH - LEFT - RIGHT) / self.lines.len().max(1) as f64;
         for (at, ((name, values), colour)) in self.lines.iter().zip(COLOURS.iter().cycle()).enumerate() {
             let mut path = String::new();
@@ -87,11 +106,14 @@ impl Chart<'_> {
                 is_down = true;
             }
             let legend = LEFT + at as f64 * share;
-            add(&mut svg, format_args!(
-                "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\" stroke-linejoin=\"round\"/>\n\
+            add(
+                &mut svg,
+                format_args!(
+                    "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\" stroke-linejoin=\"round\"/>\n\
                  <path d=\"M{legend:.1} 33h14\" stroke=\"{colour}\" stroke-width=\"4\"/><text x=\"{:.1}\" y=\"37\" font-size=\"10\">{name}</text>",
-                legend + 18.0
-            ));
+                    legend + 18.0
+                ),
+            );
         }
         svg.push_str("</svg>\n");
         svg

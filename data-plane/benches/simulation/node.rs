@@ -124,7 +124,8 @@ impl Node {
                 weight: *weight,
             });
             let balancer = self.algorithm.prepare(members, self.known.len());
-            let available = places.iter().zip(&weights).filter(|(place, _)| self.known[**place].is_available());
+            let available =
+                places.iter().zip(&weights).filter(|(place, _)| self.known[**place].is_available());
             let available_weight = available.map(|(_, weight)| u64::from(*weight)).sum();
             let turn = turns.get(at).copied().filter(|_| keeps_turns && several).unwrap_or(0);
             self.groups.push(Group { places, balancer, available_weight, turn });
@@ -323,8 +324,12 @@ impl Node {
 
     /// Checks, or the config, say that a target is there, or is not.
     pub fn notice(&mut self, place: usize, is_up: bool, now: Micros) {
-        let available: Vec<f64> =
-            self.known.iter().filter(|known| known.is_available()).map(|known| known.ewma.seconds().into()).collect();
+        let available: Vec<f64> = self
+            .known
+            .iter()
+            .filter(|known| known.is_available())
+            .map(|known| known.ewma.seconds().into())
+            .collect();
         let averaging = self.algorithm.averaging();
         let known = &mut self.known[place];
         if is_up && !known.is_up {

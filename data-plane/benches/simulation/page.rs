@@ -11,10 +11,15 @@ pub fn table(reports: &[Report]) -> String {
     let has_trouble = reports.iter().any(|report| report.trouble_to_fair().is_some());
     let mut table = String::from("| algorithm | p50 ms | p90 | p99 | p99.9 | errors | retries | max/mean |");
     table.push_str(if has_trouble { " in trouble |\n" } else { "\n" });
-    table.push_str(if has_trouble { "|---|--:|--:|--:|--:|--:|--:|--:|--:|\n" } else { "|---|--:|--:|--:|--:|--:|--:|--:|\n" });
+    table.push_str(if has_trouble {
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+    } else {
+        "|---|--:|--:|--:|--:|--:|--:|--:|\n"
+    });
     for report in reports {
         let times = report.times();
-        let [p50, p90, p99, p999] = [5_000, 9_000, 9_900, 9_990].map(|part| milliseconds(percentile(&times, part)));
+        let [p50, p90, p99, p999] =
+            [5_000, 9_000, 9_900, 9_990].map(|part| milliseconds(percentile(&times, part)));
         write!(
             table,
             "| {} | {p50} | {p90} | {p99} | {p999} | {} | {} | {:.2} |",
@@ -90,5 +95,8 @@ pub fn put(page: &str, name: &str, block: &str) -> Option<String> {
 
 /// What is before and after a block.
 pub fn marks(name: &str) -> (String, String) {
-    (format!("<!-- simulation {name}: begin, written by the bench -->"), format!("<!-- simulation {name}: end -->"))
+    (
+        format!("<!-- simulation {name}: begin, written by the bench -->"),
+        format!("<!-- simulation {name}: end -->"),
+    )
 }

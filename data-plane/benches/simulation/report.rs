@@ -84,7 +84,8 @@ impl Report {
         let (there, all) = self.in_trouble;
         let weight = |plan: &&TargetPlan| f64::from(plan.weight);
         let troubled = self.targets.iter().filter(|plan| plan.trouble != super::scenario::Trouble::None);
-        let fair = troubled.map(|plan| weight(&plan)).sum::<f64>() / self.targets.iter().map(|plan| weight(&plan)).sum::<f64>();
+        let fair = troubled.map(|plan| weight(&plan)).sum::<f64>()
+            / self.targets.iter().map(|plan| weight(&plan)).sum::<f64>();
         (all > 0).then(|| there as f64 / (all as f64 * fair))
     }
 

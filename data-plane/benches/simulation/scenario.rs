@@ -140,9 +140,11 @@ impl Trouble {
                 Condition::Works(1.0 + (factor - 1.0) * left)
             }
             Self::Lost { from, to } if is_between(from, to) => Condition::Lost,
-            Self::None | Self::Slow { .. } | Self::Flapping { .. } | Self::Cold { .. } | Self::Lost { .. } => {
-                Condition::Works(1.0)
-            }
+            Self::None
+            | Self::Slow { .. }
+            | Self::Flapping { .. }
+            | Self::Cold { .. }
+            | Self::Lost { .. } => Condition::Works(1.0),
         }
     }
 
@@ -219,7 +221,7 @@ impl Contender {
             Self::RoundRobin => "round-robin",
             Self::LeastConnections => "least-connections",
             Self::Hashing => "consistent-hashing",
-            Self::BoundedHashing => "the same, bounded 1.25",
+            Self::BoundedHashing => "bounded hashing 1.25",
             Self::Latency => "latency",
             Self::PeakEwma => "peak-ewma",
         }
@@ -244,7 +246,9 @@ impl Contender {
     pub fn balance_factor(self) -> Option<BalanceFactor> {
         match self {
             Self::BoundedHashing => BalanceFactor::new(1.25),
-            Self::RoundRobin | Self::LeastConnections | Self::Hashing | Self::Latency | Self::PeakEwma => None,
+            Self::RoundRobin | Self::LeastConnections | Self::Hashing | Self::Latency | Self::PeakEwma => {
+                None
+            }
         }
     }
 }

@@ -31,19 +31,36 @@ pub fn all() -> Vec<Scenario> {
     vec![
         equal(),
         Scenario { name: "busy", title: "All equal, 85 %", utilisation: 0.85, ..equal() },
-        Scenario { name: "many-nodes", title: "All equal, 85 %, 12 nodes", utilisation: 0.85, nodes: vec![0; 12], ..equal() },
+        Scenario {
+            name: "many-nodes",
+            title: "All equal, 85 %, 12 nodes",
+            utilisation: 0.85,
+            nodes: vec![0; 12],
+            ..equal()
+        },
         slow(),
         flapping("refuses", "One of ten refuses, 5 s of 20", Flap::Refuses, Rules::default()),
-        flapping("refuses-outliers", "The same, with outlier detection", Flap::Refuses, outliers()),
+        flapping(
+            "refuses-outliers",
+            "One of ten refuses, 5 s of 20; outlier detection",
+            Flap::Refuses,
+            outliers(),
+        ),
         flapping("errors", "One of ten answers 503 at once, 5 s of 20", Flap::Answers503, Rules::default()),
-        flapping("errors-outliers", "The same, with outlier detection", Flap::Answers503, outliers()),
+        flapping(
+            "errors-outliers",
+            "One of ten answers 503 at once, 5 s of 20; outlier detection",
+            Flap::Answers503,
+            outliers(),
+        ),
         cold("cold", "A cold newcomer joins nine", Rules::default()),
-        cold("cold-slow-start", "The same, with slow start over 30 s", slow_started),
+        cold("cold-slow-start", "A cold newcomer joins nine; slow start over 30 s", slow_started),
         zone("zone-off", "A zone of three is lost, locality off", Locality::Off),
-        zone("zone-failover", "The same, locality failover", Locality::Failover),
-        zone("zone-aware", "The same, locality zone-aware", Locality::ZoneAware),
+        zone("zone-failover", "A zone of three is lost, locality failover", Locality::Failover),
+        zone("zone-aware", "A zone of three is lost, locality zone-aware", Locality::ZoneAware),
+        watched_zone(),
         mixed("mixed-weighted", "Targets of 2, 4 and 8 workers, weights by workers", |workers| workers * 50),
-        mixed("mixed-unweighted", "The same, all weights equal", |_| 100),
+        mixed("mixed-unweighted", "Targets of 2, 4 and 8 workers, all weights equal", |_| 100),
         Scenario {
             name: "hot-key",
             title: "One key has 15 % of the requests",
@@ -55,8 +72,13 @@ pub fn all() -> Vec<Scenario> {
 }
 
 fn slow() -> Scenario {
-    let mut scenario =
-        Scenario { name: "slow", title: "One of ten takes ten times as long", seconds: 120, has_chart: true, ..equal() };
+    let mut scenario = Scenario {
+        name: "slow",
+        title: "One of ten takes ten times as long",
+        seconds: 120,
+        has_chart: true,
+        ..equal()
+    };
     scenario.targets[3].trouble = Trouble::Slow { from: 30, to: 90, factor: 10.0 };
     scenario
 }
@@ -93,8 +115,21 @@ fn zone(name: &'static str, title: &'static str, locality: Locality) -> Scenario
     }
 }
 
+/// Whoever refuses is taken out without waiting for a check, and be it all of a zone.
+fn watched_zone() -> Scenario {
+    let title = "A zone of three is lost, locality failover, outlier detection up to 100 %";
+    let mut scenario = zone("zone-failover-outliers", title, Locality::Failover);
+    scenario.rules.outliers =
+        Some(outlier::Settings { max_ejection_percent: 100, ..outlier::Settings::default() });
+    scenario
+}
+
 fn mixed(name: &'static str, title: &'static str, weight: impl Fn(u16) -> u16) -> Scenario {
-    let target = |workers: u16| TargetPlan { workers: workers.into(), weight: weight(workers), ..TargetPlan::default() };
+    let target = |workers: u16| TargetPlan {
+        workers: workers.into(),
+        weight: weight(workers),
+        ..TargetPlan::default()
+    };
     let targets = [2, 2, 2, 2, 4, 4, 4, 4, 8, 8].map(target);
     Scenario { name, title, targets: targets.into(), ..equal() }
 }

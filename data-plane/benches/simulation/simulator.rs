@@ -103,9 +103,7 @@ struct Simulator<'a> {
 /// Runs a scenario to the end of its last request. The same arguments give the same report.
 pub fn run(scenario: &Scenario, contender: Contender, seed: u64) -> Report {
     let has_joined = |plan: &super::scenario::TargetPlan| !matches!(plan.trouble, Trouble::Cold { .. });
-    let node = |zone: &u8| {
-        Node::new(*zone, contender, scenario.rules.clone(), &scenario.targets, has_joined)
-    };
+    let node = |zone: &u8| Node::new(*zone, contender, scenario.rules.clone(), &scenario.targets, has_joined);
     let mut simulator = Simulator {
         scenario,
         now: 0,
@@ -179,7 +177,9 @@ impl Simulator<'_> {
             Event::Sweep(node) => {
                 self.nodes[node].sweep(self.now, &mut self.chances);
                 self.plan_judgement(node);
-                if let Some(settings) = self.scenario.rules.outliers.as_ref().filter(|_| self.now < self.end()) {
+                if let Some(settings) =
+                    self.scenario.rules.outliers.as_ref().filter(|_| self.now < self.end())
+                {
                     let interval = rounded(settings.interval.as_secs_f64() * SECOND as f64);
                     self.plan(self.now + interval, Event::Sweep(node));
                 }
