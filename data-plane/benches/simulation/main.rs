@@ -32,6 +32,9 @@ fn main() -> io::Result<()> {
         let run = |contender| simulator::run(scenario, contender, SEED);
         let reports: Vec<_> = scenario::Contender::ALL.into_iter().map(run).collect();
         println!("{}: {}\n\n{}", scenario.name, scenario.title, page::table(&reports));
+        // Two builds that print the same have done the same, to the microsecond.
+        let digests: Vec<_> = reports.iter().map(|report| report.digest().to_hex()[..8].to_owned()).collect();
+        println!("digests {}\n", digests.join(" "));
         let block = page::block(scenario, &reports);
         text = page::put(&text, scenario.name, &block)
             .ok_or_else(|| io::Error::other(format!("BALANCING.md has no place for {}", scenario.name)))?;

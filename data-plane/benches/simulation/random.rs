@@ -47,7 +47,7 @@ impl Random {
     /// Evenly below `count`, which is small.
     pub fn below(&mut self, count: usize) -> usize {
         let count = u128::try_from(count).unwrap_or(0);
-        usize::try_from(u128::from(self.word()) * count >> u64::BITS).unwrap_or(0)
+        usize::try_from((u128::from(self.word()) * count) >> u64::BITS).unwrap_or(0)
     }
 
     /// The time to the next of events that come by chance, on average `mean` apart.
