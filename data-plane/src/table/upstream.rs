@@ -104,7 +104,8 @@ impl Tried {
         *self.session.get_or_insert_with(find)
     }
 
-    const fn is_empty(&self) -> bool {
+    /// Whether there is none yet.
+    pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 

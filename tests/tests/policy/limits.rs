@@ -155,18 +155,6 @@ fn limits_that_go_let_everybody_in_who_waits() {
 }
 
 #[test]
-fn whoever_waits_when_the_process_is_asked_to_stop_is_served() {
-    let mut world = World::of("", 1);
-    world.policy(&json!({"limits": {"max_requests": 1, "queue_timeout": LONG}}));
-    world.origins[0].hold();
-    let all = world.at_once(3, &[]);
-    world.wait_for(QUEUED, 2);
-    world.terminate();
-    world.origins[0].release();
-    assert!(join(all).iter().all(|answer| answer.status == 200));
-}
-
-#[test]
 fn a_strict_session_that_waits_for_its_target_keeps_nobody_from_another() {
     let mut world = World::of("", 2);
     let sticky = json!({"cookie": {"name": "sid"}, "strict": true});

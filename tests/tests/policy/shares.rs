@@ -68,6 +68,8 @@ fn a_node_uses_a_part_of_the_targets() {
     assert_eq!(used.len(), 2, "{used:?}");
     let first: usize = used.keys().next().unwrap().parse().unwrap();
     world.origins[first].stop();
+    world.shares(4);
+    world.wait_for_health(first, "unhealthy");
     let then = world.shares(20);
     assert_eq!(then.len(), 2, "another one stands in: {then:?}");
     world.patch(&json!({"subset_size": 0}));

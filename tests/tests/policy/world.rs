@@ -51,13 +51,18 @@ impl World {
         eventually("the listener to close", PATIENCE, || TcpStream::connect(address).err().map(drop));
     }
 
-    /// Starts both planes again on what they had, and waits until they serve.
+    /// Starts both planes again on what they had, and waits until they serve and know each other.
     pub(crate) fn restart(&mut self) {
         self.standalone.kill();
         self.standalone.start_again().unwrap();
         self.admin = self.standalone.process().client("admin");
         let mut client = self.client();
         eventually("it to serve again", PATIENCE, || (client.get("/mock").ok()?.status == 200).then_some(()));
+        let admin = &mut self.admin;
+        eventually("the node to connect", PATIENCE, || {
+            let nodes = admin.get("/clustering/data-planes").ok()?.json();
+            nodes["data"].as_array()?.iter().any(|node| node["state"] == "connected").then_some(())
+        });
     }
 
     /// Writes, and waits until the node has it.
