@@ -1,5 +1,5 @@
 //! What the control plane knows of its nodes: who is connected, how far each is, what each says of its targets;
-//! and the way from an operator's word on a target's health to those that are connected.
+//! the way from an operator's word on a target's health to those that are connected, and questions to them.
 //!
 //! Pure but for a lock and wake-ups: no clock is read here, time is an argument. `distribution` writes it
 //! (joins, acks, reports), `admin` reads it (`/clustering/data-planes`, `/upstreams/{u}/health`,
@@ -9,6 +9,7 @@ mod barrier;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod health;
+pub mod inspect;
 mod registry;
 
 use std::future::Future;
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use equipoise_proto::{NodeId, Position};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -31,6 +32,7 @@ pub use registry::{
 };
 
 use barrier::Barrier;
+use inspect::{Ask, Asks, Inspection, Part, Queries, Scope, TooManyQueries};
 use registry::{Registry, SessionNumber};
 
 /// Marks that wait for one node's stream; of more, the oldest are lost to that node.
@@ -43,6 +45,7 @@ pub struct Nodes {
     limits: Limits,
     changes: watch::Sender<u64>,
     marks: broadcast::Sender<Mark>,
+    queries: Arc<Queries>,
 }
 
 impl Default for Nodes {
@@ -59,6 +62,7 @@ impl Nodes {
             limits,
             changes: watch::Sender::new(0),
             marks: broadcast::Sender::new(MARKS_MAX),
+            queries: Arc::default(),
         }
     }
 
@@ -115,9 +119,10 @@ impl Nodes {
     ) -> Result<Session, JoinError> {
         let id = info.id;
         let ended = CancellationToken::new();
-        let number = self.lock().join(info, serving, ended.clone(), now)?;
+        let (asks, asked) = Asks::channel();
+        let number = self.lock().join(info, serving, (ended.clone(), asks), now)?;
         self.wake();
-        Ok(Session { nodes: self.clone(), id, number, ended })
+        Ok(Session { nodes: self.clone(), id, number, ended, asked: Some(asked) })
     }
 
     /// A node's full list, complete: it replaces what the node said before.
@@ -155,6 +160,20 @@ impl Nodes {
     /// The marks from now on; when they come too fast for whoever reads, the oldest get lost.
     pub fn marks(&self) -> broadcast::Receiver<Mark> {
         self.marks.subscribe()
+    }
+
+    /// Asks the connected nodes of a scope how they balance an upstream now.
+    ///
+    /// # Errors
+    /// When as many questions are open as may be.
+    pub fn inspect(&self, upstream: Uuid, scope: &Scope) -> Result<Inspection, TooManyQueries> {
+        let (nodes, left_out) = self.lock().inspectable(scope, inspect::QUERY_NODES_MAX);
+        self.queries.open(upstream, nodes, left_out)
+    }
+
+    /// Takes in what a node answers.
+    pub fn answer(&self, node: NodeId, part: Part) {
+        self.queries.answer(node, part);
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -239,6 +258,7 @@ pub struct Session {
     id: NodeId,
     number: SessionNumber,
     ended: CancellationToken,
+    asked: Option<mpsc::Receiver<Ask>>,
 }
 
 impl Session {
@@ -250,6 +270,11 @@ impl Session {
     /// Cancelled when a newer stream of the same node has taken over.
     pub const fn ended(&self) -> &CancellationToken {
         &self.ended
+    }
+
+    /// Questions for the node: to be taken once, by whoever serves the stream.
+    pub fn asks(&mut self) -> mpsc::Receiver<Ask> {
+        self.asked.take().unwrap_or_else(|| Asks::channel().1)
     }
 
     /// The node answered something.
@@ -273,6 +298,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.nodes.lock().leave(self.id, self.number);
+        self.nodes.queries.left(self.id, self.number);
         self.nodes.wake();
     }
 }

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod replica;
 
 mod connect;
+mod inspect;
 mod intake;
 mod link;
 mod partial;
@@ -18,12 +19,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use equipoise_proto::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::observability::NodeState;
-use crate::table::{Mark, Reports, Updates};
+use crate::table::{Directory, Mark, Reports, Updates};
 
 pub use cache::{Cache, CacheError, Loaded};
 pub use connect::ControlPlane;
@@ -99,6 +101,8 @@ pub struct Parts {
     pub updates: Updates,
     /// What the node sees of its targets.
     pub reports: Arc<Reports>,
+    /// The cells in force, for questions about them.
+    pub directory: Arc<ArcSwap<Directory>>,
     /// To the targets.
     pub marks: mpsc::Sender<Mark>,
     /// Told whether a control plane is connected.
@@ -108,15 +112,18 @@ pub struct Parts {
 /// Starts from the cache, then follows a control plane until `stop`, when it marks what is in force as good, or
 /// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let Parts { settings, identity, control_planes, cache, loaded, updates, reports, marks, node } = parts;
+    let Parts { settings, identity, control_planes, cache, loaded, .. } = parts;
+    let Parts { updates, reports, directory, marks, node, .. } = parts;
     let (channels, channel) = watch::channel(None);
-    let reporter = report::run(identity.id, settings, &reports, channel);
+    let (questions, asked) = mpsc::channel(inspect::QUESTIONS_MAX);
+    let witness = inspect::Witness { node: Arc::clone(&node), directory };
+    let reporter = report::run(settings, report::Sources { reports: &reports, witness }, asked, channel);
     let mut link = link::Link::new(
         settings,
         identity,
         control_planes,
         intake::Intake::new(cache.clone(), updates, loaded.condemned),
-        marks,
+        link::Ways { marks, questions },
         node,
         channels,
     );

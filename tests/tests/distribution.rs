@@ -161,6 +161,7 @@ async fn node(reach: ControlPlane, directory: Option<&Path>) -> Node {
         loaded,
         updates,
         reports: Arc::new(Reports::default()),
+        directory: Arc::default(),
         marks: mark,
         node: Arc::new(NodeState::new(node_id())),
     };

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::Shared;
-use super::hello::{self, Report};
+use super::hello::{self, HealthReport, Report};
 use crate::nodes::{ReportError, Reports, SendFull};
 
 /// Reads reports until the node ends the stream.
@@ -23,8 +23,14 @@ pub(super) async fn run(
     // A full list that is not complete yet: until it is, what the node said before counts.
     let mut list: Option<(NodeId, Reports)> = None;
     while let Some(report) = inbound.message().await? {
-        let Report { node, is_full, has_more, targets } =
-            hello::report(report).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let report = hello::report(report).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let HealthReport { node, is_full, has_more, targets } = match report {
+            Report::Health(report) => report,
+            Report::Balancer(node, part) => {
+                shared.nodes.answer(node, part);
+                continue;
+            }
+        };
         if is_full {
             list = Some((node, Reports::default()));
         }

@@ -17,6 +17,7 @@ use super::hello::{self, HelloError};
 use super::resolve::Decision;
 use super::snapshot::Snapshot;
 use super::{Distribution, Shared};
+use crate::nodes::inspect::Ask;
 use crate::nodes::{Mark, NackCause, Session, Stage, Verdict};
 use crate::store::Head;
 
@@ -54,6 +55,7 @@ enum Event {
     DriftDue,
     Recalled,
     Marked(Mark),
+    Asked(Ask),
 }
 
 /// The state of one stream.
@@ -72,6 +74,7 @@ pub(super) struct Stream {
     resume: Option<v1::SnapshotResume>,
     flight: Flight,
     marks: broadcast::Receiver<Mark>,
+    asks: mpsc::Receiver<Ask>,
     /// The log says that the node gets nothing because nothing was ever written here.
     is_withheld: bool,
     /// Until the node has the config in which the mark's target was seen. The next ones wait in `marks`.
@@ -81,7 +84,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(
         of: &Distribution,
-        session: Session,
+        mut session: Session,
         outbound: mpsc::Sender<Result<v1::ControlMessage, Status>>,
         position: Option<Position>,
         resume: Option<v1::SnapshotResume>,
@@ -92,6 +95,7 @@ impl Stream {
         Self {
             shared: Arc::clone(&of.shared),
             heads: of.heads.clone(),
+            asks: session.asks(),
             stop: of.stop.clone(),
             session,
             outbound,
@@ -141,13 +145,17 @@ impl Stream {
                 // By the time it has its turn again, there is a newer one.
                 Event::Recalled => self.flight = Flight::Idle,
                 Event::Marked(mark) => self.mark = Some(mark),
+                Event::Asked(Ask { query, upstream }) => {
+                    let upstream = Bytes::copy_from_slice(upstream.as_bytes());
+                    self.send(Control::Inspect(v1::Inspect { query, upstream })).await?;
+                }
                 Event::Unanswered => return Err(Status::deadline_exceeded("no answer from the node")),
             }
         }
     }
 
     async fn next(&mut self, inbound: &mut Streaming<v1::NodeMessage>) -> Event {
-        let Self { heads, stop, session, tick, drift, flight, marks, mark, .. } = self;
+        let Self { heads, stop, session, tick, drift, flight, marks, mark, asks, .. } = self;
         let drift_due = match (&*flight, drift) {
             (Flight::Idle, Some(drift)) => Some(drift.due),
             _ => None,
@@ -190,6 +198,8 @@ impl Stream {
             () = at(drift_due) => Event::DriftDue,
             () = recalled => Event::Recalled,
             next = next_mark(node, marks), if mark.is_none() => Event::Marked(next),
+            // Closed when a newer stream has taken over, which ends this one.
+            Some(ask) = asks.recv() => Event::Asked(ask),
         }
     }
 

@@ -72,15 +72,14 @@ impl Hedge<'_> {
         composed: Option<Vec<u8>>,
         delay: Duration,
     ) -> Hedged {
-        let mut first = Box::new(Runner::start(client, worker, &self, lease, picked, composed));
-        let mut second: Option<Box<Runner>> = None;
+        let mut first = Runner::start(client, worker, &self, lease, picked, composed);
+        let mut second: Option<Runner> = None;
         // Finer than the timers of connections, which tick.
         let mut wait = Some(Box::pin(tokio::time::sleep(delay)));
         // Held for as long as there are two.
         let mut _budget = None;
         loop {
-            let event =
-                poll_fn(|cx| poll(cx, client, worker, &self, &mut first, second.as_deref_mut(), &mut wait));
+            let event = poll_fn(|cx| poll(cx, client, worker, &self, &mut first, second.as_mut(), &mut wait));
             match event.await {
                 Event::Delayed => {
                     wait = None;
@@ -88,7 +87,7 @@ impl Hedge<'_> {
                         debug!(first = %first.lease.address(), second = %lease.address(), "hedged");
                         worker.metrics.hedged();
                         let picked = Picked { at: Instant::now() };
-                        second = Some(Box::new(Runner::start(client, worker, &self, lease, picked, None)));
+                        second = Some(Runner::start(client, worker, &self, lease, picked, None));
                         _budget = Some(permit);
                     }
                 }
@@ -305,7 +304,7 @@ impl Runner {
     }
 
     /// Ends it for the other's sake. What had come to an end by itself is told all the same.
-    fn cancel(self: Box<Self>, worker: &Worker) {
+    fn cancel(self, worker: &Worker) {
         let now = Instant::now();
         match self.stage {
             Stage::Connecting(..) => {}
@@ -324,7 +323,7 @@ impl Runner {
         }
     }
 
-    fn finish(self: Box<Self>) -> Hedged {
+    fn finish(self) -> Hedged {
         let attempted = match self.stage {
             Stage::Answered(attempt) => Ok(*attempt),
             Stage::Failed(failed) => Err(failed),

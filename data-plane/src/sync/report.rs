@@ -12,6 +12,7 @@ use tonic::transport::Channel;
 use tracing::debug;
 
 use super::Settings;
+use super::inspect::{Question, Witness};
 use crate::table::{AddressReport, AddressState, Reports, TargetReport};
 
 /// Targets in one message, so that a full list of a large config stays far below what a control plane takes.
@@ -62,6 +63,7 @@ fn messages(node: NodeId, full: Full, reports: &[TargetReport]) -> Vec<v1::Healt
         full,
         targets: reports.iter().map(target).collect(),
         more,
+        balancer: None,
     };
     if reports.is_empty() {
         return if full == Full::Yes { vec![message(true, false, &[])] } else { Vec::new() };
@@ -73,17 +75,23 @@ fn messages(node: NodeId, full: Full, reports: &[TargetReport]) -> Vec<v1::Healt
     numbered.map(|(part, reports)| message(is_full && part == 0, is_full && part < last, reports)).collect()
 }
 
-/// Tells changes whenever there is a connection. Ends when there will be none any more.
+/// What is told.
+pub(super) struct Sources<'a> {
+    pub(super) reports: &'a Reports,
+    pub(super) witness: Witness,
+}
+
+/// Tells changes, and answers questions, whenever there is a connection. Ends when there will be none any more.
 pub(super) async fn run(
-    node: NodeId,
     settings: Settings,
-    reports: &Reports,
+    sources: Sources<'_>,
+    mut questions: mpsc::Receiver<Question>,
     mut channel: watch::Receiver<Option<Channel>>,
 ) {
     loop {
         let connected = channel.borrow_and_update().clone();
         if let Some(connected) = connected {
-            tell(node, &settings, reports, &mut channel, connected).await;
+            tell(&settings, &sources, &mut questions, &mut channel, connected).await;
             // A stream that broke while its connection lives is opened again, but not in a busy loop.
             sleep(settings.backoff_first).await;
         } else if channel.changed().await.is_err() {
@@ -94,12 +102,13 @@ pub(super) async fn run(
 
 /// One report stream, until it or its connection ends.
 async fn tell(
-    node: NodeId,
     settings: &Settings,
-    reports: &Reports,
+    Sources { reports, witness }: &Sources<'_>,
+    questions: &mut mpsc::Receiver<Question>,
     channel: &mut watch::Receiver<Option<Channel>>,
     connected: Channel,
 ) {
+    let node = witness.node.id();
     let (outbound, queue) = mpsc::channel(OUTBOUND_MAX);
     let mut client = ClusterClient::new(connected);
     let opened = timeout(settings.silence_max, client.report(ReceiverStream::new(queue))).await;
@@ -112,37 +121,43 @@ async fn tell(
     let mut batch_due: Option<Instant> = None;
     loop {
         let due = batch_due.map_or(full_due, |batch| batch.min(full_due));
-        tokio::select! {
+        let messages = tokio::select! {
             changed = channel.changed() => {
                 if changed.is_err() || channel.borrow().is_none() {
                     return;
                 }
+                continue;
             }
             reply = replies.message() => match reply {
                 Ok(Some(reply)) => {
                     if reply.send_full {
                         full_due = Instant::now();
                     }
+                    continue;
                 }
                 Ok(None) => return,
                 Err(status) => return debug!(%status, "report stream ended"),
             },
             () = reports.changed(), if batch_due.is_none() => {
                 batch_due = Some(Instant::now() + settings.report_batch);
+                continue;
+            }
+            Some(question) = questions.recv() => {
+                if question.is_open() { witness.answer(question).await } else { continue }
             }
             () = sleep_until(due) => {
-                let messages = if due == full_due {
+                batch_due = None;
+                if due == full_due {
                     full_due = Instant::now() + settings.report_full;
                     messages(node, Full::Yes, &reports.full())
                 } else {
                     messages(node, Full::No, &reports.take())
-                };
-                batch_due = None;
-                for message in messages {
-                    if !matches!(timeout(settings.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
-                        return;
-                    }
                 }
+            }
+        };
+        for message in messages {
+            if !matches!(timeout(settings.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
+                return;
             }
         }
     }

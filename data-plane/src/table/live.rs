@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use equipoise_proto::placement::{Placement, TargetState};
 use rand::Rng;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::changes::{Bell, Changes};
 use super::clock;
 use super::compile::{CellKey, CellSpec, Host};
+use super::events::Events;
 use super::judge::{Judging, Memory, NodePlace, judge};
 use super::leaving::Leaving;
 use super::members::{Member, MemberTarget, Members, Origin, literal_host};
@@ -39,6 +40,16 @@ pub enum Answer {
     NoAddress,
     /// The look-up failed and there is nothing to fall back on.
     Failed(Box<str>),
+}
+
+impl Answer {
+    /// Whether it leaves the name without an address.
+    const fn is_failure(&self) -> bool {
+        match self {
+            Self::Records(..) => false,
+            Self::NoAddress | Self::Failed(_) => true,
+        }
+    }
 }
 
 /// One address of a name.
@@ -94,13 +105,21 @@ struct Retired(HashMap<CellKey, HashMap<Place, (Instant, Arc<Target>)>>);
 pub(super) struct Live {
     cells: HashMap<CellKey, Cell>,
     retired: Retired,
-    answers: HashMap<Arc<str>, Answer>,
+    answers: HashMap<Arc<str>, Answered>,
     users: HashMap<Arc<str>, BTreeSet<CellKey>>,
     /// Names that lost their last user in the change that is being made.
     idle: BTreeSet<Arc<str>>,
     changes: Arc<Changes>,
     node: Arc<NodeState>,
+    events: Arc<Events>,
     place: NodePlace,
+}
+
+/// What a look-up gave, and since when it has been a failure, or none.
+#[derive(Debug)]
+struct Answered {
+    answer: Answer,
+    since: SystemTime,
 }
 
 /// What became of a cell.
@@ -111,9 +130,15 @@ pub(super) struct Rebuilt {
 }
 
 impl Live {
-    pub(super) fn new(changes: Arc<Changes>, node: Arc<NodeState>, place: NodePlace) -> Self {
+    pub(super) fn new(
+        changes: Arc<Changes>,
+        node: Arc<NodeState>,
+        events: Arc<Events>,
+        place: NodePlace,
+    ) -> Self {
         Self {
             place,
+            events,
             cells: HashMap::new(),
             retired: Retired::default(),
             answers: HashMap::new(),
@@ -135,7 +160,9 @@ impl Live {
     /// Takes an answer in; gives the cells that use the name. One for a name that nobody uses is dropped.
     pub(super) fn answer(&mut self, name: &Arc<str>, answer: Answer) -> BTreeSet<CellKey> {
         let Some(users) = self.users.get(name) else { return BTreeSet::new() };
-        self.answers.insert(Arc::clone(name), answer);
+        let is_alike = |before: &&Answered| before.answer.is_failure() == answer.is_failure();
+        let since = self.answers.get(name).filter(is_alike).map_or_else(SystemTime::now, |one| one.since);
+        self.answers.insert(Arc::clone(name), Answered { answer, since });
         users.clone()
     }
 
@@ -145,6 +172,7 @@ impl Live {
         let terms = spec.terms();
         let averaging = terms.algorithm.averaging();
         let mut cell = self.cells.remove(key).unwrap_or_else(|| self.fresh(key));
+        cell.bell.rename(spec.name());
         if cell.checks != terms.checks {
             cell.states.values().for_each(|state| state.set_checks(terms.checks.clone()));
             cell.checks.clone_from(&terms.checks);
@@ -273,12 +301,9 @@ impl Live {
 
     fn fresh(&self, key: &CellKey) -> Cell {
         let upstream = Upstream::with_members(None, None, Members::refused(PickError::NoPeer));
-        let bell = Bell {
-            cell: key.clone(),
-            changes: Arc::clone(&self.changes),
-            node: Arc::clone(&self.node),
-            gate: Arc::clone(upstream.gate()),
-        };
+        let (changes, node) = (Arc::clone(&self.changes), Arc::clone(&self.node));
+        let (events, gate) = (Arc::clone(&self.events), Arc::clone(upstream.gate()));
+        let bell = Bell::new(key.clone(), changes, node, events, gate);
         Cell {
             upstream,
             names: BTreeSet::new(),
@@ -349,19 +374,22 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn resolve(
         self,
-        answers: &HashMap<Arc<str>, Answer>,
+        answers: &HashMap<Arc<str>, Answered>,
         names: &mut BTreeSet<Arc<str>>,
         adopting: &mut Adopting<'_>,
     ) -> MemberTarget {
+        let mut since = None;
         let (origin, addresses) = match self.host {
             Host::Literal(ip) => {
                 let address = SocketAddr::new(*ip, self.port);
-                let target = adopting.adopt(literal_host(address), address);
+                let target = adopting.adopt(literal_host(address), address, &self.label);
                 (Origin::Literal, vec![Member { target, weight: self.weight }])
             }
             Host::Name(name) => {
                 names.insert(Arc::clone(name));
-                match answers.get(name) {
+                let answered = answers.get(name);
+                since = answered.map(|answered| answered.since);
+                match answered.map(|answered| &answered.answer) {
                     None => (Origin::Pending, Vec::new()),
                     Some(Answer::NoAddress) => (Origin::NoAddress, Vec::new()),
                     Some(Answer::Failed(reason)) => (Origin::Failed(reason.clone()), Vec::new()),
@@ -373,9 +401,13 @@ impl Asked<'_> {
             }
         };
         let is_leaving = self.placement.state != TargetState::Ready || self.weight == 0;
-        addresses.iter().for_each(|member: &Member| member.target.set_leaving(is_leaving));
+        for member in &addresses {
+            member.target.set_leaving(is_leaving);
+            member.target.set_state(self.placement.state);
+        }
         let placement = Arc::clone(self.placement);
-        MemberTarget { id: self.id, label: self.label, weight: self.weight, placement, origin, addresses }
+        let (id, label, weight) = (self.id, self.label, self.weight);
+        MemberTarget { id, label, weight, placement, origin, since, addresses }
     }
 
     fn member(&self, name: &str, record: &Resolved, adopting: &mut Adopting<'_>) -> Member {
@@ -391,7 +423,7 @@ impl Asked<'_> {
                 (host, port, weight)
             }
         };
-        let target = adopting.adopt(host.into(), SocketAddr::new(record.ip, port));
+        let target = adopting.adopt(host.into(), SocketAddr::new(record.ip, port), &self.label);
         Member { target, weight }
     }
 }
@@ -406,7 +438,8 @@ struct Adopting<'a> {
 }
 
 impl Adopting<'_> {
-    fn adopt(&mut self, host: Box<str>, address: SocketAddr) -> Arc<Target> {
+    /// `label`: of the target that wants it. Where several want one, the first gives its name to what is recorded.
+    fn adopt(&mut self, host: Box<str>, address: SocketAddr, label: &Arc<str>) -> Arc<Target> {
         let place = (host, address);
         if let Some(state) = self.after.get(&place) {
             return Arc::clone(state);
@@ -418,9 +451,8 @@ impl Adopting<'_> {
                 state
             }
             None => {
-                let state = Target::with_bell(address, &place.0, Some(Arc::clone(self.bell)));
-                state.set_checks(self.checks.cloned());
-                state
+                let (label, checks, bell) = (Arc::clone(label), self.checks.cloned(), Arc::clone(self.bell));
+                Target::with_bell(address, &place.0, label, checks, Some(bell))
             }
         });
         self.after.insert(place, Arc::clone(&state));

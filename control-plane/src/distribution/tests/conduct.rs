@@ -175,7 +175,7 @@ async fn reports_are_what_health_is_answered_from() {
         node_id: Bytes::copy_from_slice(Uuid::from_u128(1).as_bytes()),
         full,
         targets: vec![unhealthy(target)],
-        more: false,
+        ..v1::HealthReport::default()
     };
     out.send(report(false)).await.unwrap();
     let mut client = ClusterClient::new(plane.channel().await);
@@ -287,6 +287,7 @@ async fn a_full_list_counts_when_its_last_part_has_come() {
         full,
         more,
         targets: targets.map(|target| unhealthy(Uuid::from_u128(target))).collect(),
+        balancer: None,
     };
     let known = || {
         let witnesses = plane.nodes.witnesses(View::Majority);

@@ -335,7 +335,8 @@ impl Node {
     /// The value of a metric whose line begins so; 0 if there is no such line.
     pub fn metric(&self, line: &str) -> f64 {
         let node = NodeState::new(NodeId::new(Uuid::from_u128(3)));
-        let text = render(&node, &self.metrics, &self.active.load(), &Directory::default());
+        let text =
+            render(&node, &self.metrics, &self.active.load(), &Directory::default(), &Default::default());
         let found = text.lines().find(|found| found.starts_with(line));
         found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }

@@ -250,7 +250,9 @@ const NUMBERS: [Sent; 32] = {
         ("/outlier_detection/base_ejection", |p| Some(seconds(p.outlier_detection?.base_ejection_ms))),
         ("/outlier_detection/max_ejection", |p| Some(seconds(p.outlier_detection?.max_ejection_ms))),
         ("/outlier_detection/jitter", |p| Some(seconds(p.outlier_detection?.ejection_jitter_ms))),
-        ("/outlier_detection/max_ejection_percent", |p| Some(p.outlier_detection?.max_ejection_percent)),
+        ("/outlier_detection/max_ejection_percent", |p| {
+            Some(p.outlier_detection?.max_ejection_percent.into())
+        }),
         ("/outlier_detection/success_rate_stdev_factor", |p| {
             Some(p.outlier_detection?.success_rate_stdev_factor)
         }),

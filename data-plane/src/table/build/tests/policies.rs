@@ -512,7 +512,8 @@ fn a_busy_target_of_a_ring_passes_keys_on() {
 
 #[test]
 fn a_policy_that_makes_no_sense_is_refused_with_its_field() {
-    let cases: [(&str, fn(&mut v1::Policy)); 9] = [
+    type Case = (&'static str, fn(&mut v1::Policy));
+    let cases: [Case; 9] = [
         ("algorithm", |policy| policy.algorithm = 9),
         ("sticky", |policy| policy.algorithm = v1::policy::Algorithm::StickySessions.into()),
         ("hash_balance_factor", |policy| policy.hash_balance_factor = 0.5),
