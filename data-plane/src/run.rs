@@ -207,6 +207,10 @@ pub async fn start(
             status::serve(listener, settings.status_connections_max, sources, stopping.clone()),
         );
     }
+    tasks.spawn("the log of events", {
+        let stopping = stopping.clone();
+        async move { events.log(&stopping).await }
+    });
     let (marks, mark_queue) = mpsc::channel(table::MARKS_MAX);
     tasks.spawn("setting health by hand", table::carry_marks(mark_queue, Arc::clone(&directory)));
     let parts = sync::Parts {

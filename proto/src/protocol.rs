@@ -2,7 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use crate::EntityKind;
+use prost::Message as _;
+
+use crate::placement::Placement;
+use crate::{EntityKind, v1};
 
 /// Newest version of the contract that this build speaks.
 pub const PROTOCOL: u32 = 3;
@@ -19,17 +22,26 @@ pub fn highest_common(one: RangeInclusive<u32>, other: RangeInclusive<u32>) -> O
     (highest >= *one.start().max(other.start())).then_some(highest)
 }
 
-impl EntityKind {
-    /// Least version that understands entities of this kind: the one table of what came when.
-    ///
-    /// A node ignores a field that it does not know. A later field without which it would act wrongly makes this
-    /// depend on whether an entity has the field.
-    pub const fn min_protocol(self) -> u32 {
-        match self {
-            Self::Service | Self::Route | Self::Upstream | Self::Target => 1,
-            Self::Policy => 2,
-        }
+/// Least version that understands an entity, of which `wire` are the bytes, or its deletion: the one table of what came
+/// when.
+///
+/// A node ignores a field that it does not know: where it would act wrongly without it, this looks whether an entity has
+/// it.
+pub fn min_protocol(kind: EntityKind, wire: Option<&[u8]>) -> u32 {
+    match (kind, wire) {
+        // Version 1 would send to a target in maintenance, and to all priorities alike.
+        (EntityKind::Target, Some(wire)) if is_placed(wire) => 2,
+        (EntityKind::Service | EntityKind::Route | EntityKind::Upstream | EntityKind::Target, _) => 1,
+        (EntityKind::Policy, _) => 2,
     }
+}
+
+fn is_placed(target: &[u8]) -> bool {
+    v1::Target::decode(target).is_ok_and(|target| {
+        let tags = target.tags.iter().map(String::as_str);
+        !target.tags.is_empty()
+            && Placement::from_tags(tags).is_ok_and(|placed| placed != Placement::default())
+    })
 }
 
 #[cfg(test)]
@@ -58,7 +70,24 @@ mod tests {
     #[test]
     fn no_kind_needs_a_version_that_this_build_does_not_speak() {
         for kind in EntityKind::ALL {
-            assert!((PROTOCOL_MIN..=PROTOCOL).contains(&kind.min_protocol()), "{kind}");
+            for wire in [None, Some(&[][..])] {
+                assert!((PROTOCOL_MIN..=PROTOCOL).contains(&min_protocol(kind, wire)), "{kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_target_whose_tags_mean_something_is_not_for_nodes_that_do_not_read_them() {
+        for (tags, want) in [
+            (vec![], 1),
+            (vec!["env=prod"], 1),
+            (vec!["state=ready", "priority=0"], 1),
+            (vec!["state=maint"], 2),
+            (vec!["env=prod", "zone=a"], 2),
+        ] {
+            let tags = tags.into_iter().map(str::to_owned).collect::<Vec<_>>();
+            let wire = v1::Target { tags: tags.clone(), ..Default::default() }.encode_to_vec();
+            assert_eq!(min_protocol(EntityKind::Target, Some(&wire)), want, "{tags:?}");
         }
     }
 }

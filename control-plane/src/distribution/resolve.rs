@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use equipoise_proto::{EntityKind, Position, Revision, v1};
+use equipoise_proto::{EntityKind, Position, Revision, min_protocol, v1};
 use prost::Message;
 use uuid::Uuid;
 
@@ -89,7 +89,7 @@ fn change(kind: EntityKind, id: Uuid, wire: Option<&Bytes>) -> v1::Change {
         entity: Some(record(kind, id, wire.cloned().unwrap_or_default())),
         deleted: wire.is_none(),
         // Of a deletion too: a node cannot delete what it does not know of.
-        min_protocol: kind.min_protocol(),
+        min_protocol: min_protocol(kind, wire.map(|wire| &wire[..])),
     }
 }
 

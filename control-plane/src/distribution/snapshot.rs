@@ -58,7 +58,7 @@ impl Snapshot {
         for ((kind, id), wire) in &head.wires {
             let bytes = record(*kind, *id, wire.clone()).encode_length_delimited_to_vec();
             raw_bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-            min_protocol = min_protocol.max(kind.min_protocol());
+            min_protocol = min_protocol.max(equipoise_proto::min_protocol(*kind, Some(wire)));
             encoder.write_all(&bytes)?;
         }
         let compressed = Bytes::from(encoder.finish()?);

@@ -159,7 +159,9 @@ pub async fn run_in_time(
     body: &Body,
     composed: Option<Vec<u8>>,
 ) -> Result<(), Failed> {
-    let Some(limit) = aim.lease.policy().and_then(|policy| policy.retry.per_try_timeout) else {
+    let limit = aim.lease.policy().and_then(|policy| policy.retry.per_try_timeout);
+    // How long a body streams is the client's doing.
+    let Some(limit) = limit.filter(|_| !matches!(body, Body::Streaming(..))) else {
         return run(slot, client, worker, aim, body, composed).await;
     };
     // Boxed: not every connection's task is to be larger for it.

@@ -144,7 +144,8 @@ async fn proxy(
         seen.picked = Some(picked);
         let mut may_pool = true;
         loop {
-            let hedge_after = if retries.made == 0 { hedge::delay(&lease, facts, matched) } else { None };
+            let may_hedge = retries.made == 0 && may_pool;
+            let hedge_after = if may_hedge { hedge::delay(&lease, facts, matched) } else { None };
             let attempted = match hedge_after {
                 None => {
                     let aim = aim(facts, matched, &lease, &cookie, picked, may_pool);

@@ -87,7 +87,9 @@ impl Hedge<'_> {
                         debug!(first = %first.lease.address(), second = %lease.address(), "hedged");
                         worker.metrics.hedged();
                         let picked = Picked { at: Instant::now() };
-                        second = Some(Runner::start(client, worker, &self, lease, picked, None));
+                        let mut runner = Runner::start(client, worker, &self, lease, picked, None);
+                        runner.is_hedge = true;
+                        second = Some(runner);
                         _budget = Some(permit);
                     }
                 }
@@ -101,10 +103,7 @@ impl Hedge<'_> {
                         // A good answer, or one as good as the other's: that one is cancelled, and says nothing.
                         std::cmp::Ordering::Less | std::cmp::Ordering::Equal => {
                             other.cancel(worker);
-                            if is_second {
-                                worker.metrics.hedge_won();
-                            }
-                            return done.finish();
+                            return done.win(worker);
                         }
                         // The other may still do better.
                         std::cmp::Ordering::Greater if other.is_running() => {
@@ -112,7 +111,7 @@ impl Hedge<'_> {
                         }
                         std::cmp::Ordering::Greater => {
                             done.cancel(worker);
-                            return other.finish();
+                            return other.win(worker);
                         }
                     }
                 }
@@ -128,13 +127,13 @@ impl Hedge<'_> {
         first: &Lease,
     ) -> Option<(Lease, crate::table::Retry)> {
         let budget = first.policy()?.retry.budget.unwrap_or_default();
-        let Some(permit) = self.matched.service.upstream.gate().retry(&budget) else {
+        let upstream = &self.matched.service.upstream;
+        let Some(permit) = upstream.gate().retry(&budget) else {
             worker.metrics.retry_over_budget();
             return None;
         };
-        let mut cookie = self.cookie.take();
-        let picked = request::pick(client, worker, self.matched, self.tried, Turn::Arrived, &mut cookie);
-        *self.cookie = cookie;
+        let picked =
+            request::pick(client, worker, self.matched, upstream, self.tried, Turn::Arrived, self.cookie);
         let lease = picked.ok().filter(|lease| lease.address() != first.address())?;
         Some((lease, permit))
     }
@@ -176,6 +175,8 @@ fn poll(
 struct Runner {
     lease: Lease,
     picked: Picked,
+    /// Whether it is the second one.
+    is_hedge: bool,
     stage: Stage,
     /// In place of the client's, while this one is polled: both attempts have deadlines of their own.
     timers: (Timer, Timer),
@@ -215,7 +216,7 @@ impl Runner {
         };
         let limit = lease.policy().and_then(|policy| policy.retry.per_try_timeout);
         let limit = limit.map(|limit| Box::pin(tokio::time::sleep(limit)));
-        Self { lease, picked, stage, timers, limit }
+        Self { lease, picked, is_hedge: false, stage, timers, limit }
     }
 
     const fn is_running(&self) -> bool {
@@ -314,6 +315,8 @@ impl Runner {
             }
             Stage::Answered(attempt) => {
                 self.lease.observe(Outcome::Replied(attempt.status));
+                let took = attempt.head_at.saturating_duration_since(self.picked.at);
+                self.lease.answered(attempt.status, took, attempt.head_at);
                 attempt.drop_answer(worker);
             }
             Stage::Failed(Failed { origin, failure: Failure::Fault(fault), .. }) => {
@@ -321,6 +324,14 @@ impl Runner {
             }
             Stage::Failed(_) => {}
         }
+    }
+
+    /// Its answer counts, of two.
+    fn win(self, worker: &Worker) -> Hedged {
+        if self.is_hedge {
+            worker.metrics.hedge_won();
+        }
+        self.finish()
     }
 
     fn finish(self) -> Hedged {

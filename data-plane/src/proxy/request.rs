@@ -18,7 +18,7 @@ use super::worker::Worker;
 use crate::balancer::{HashInput, Session};
 use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version};
 use crate::router::{Headers, Match, Query};
-use crate::table::{Kept, Lease, PickError, Route, Seeker, Service, Sticky, Table, Tried, Turn};
+use crate::table::{Kept, Lease, PickError, Route, Seeker, Service, Sticky, Table, Tried, Turn, Upstream};
 
 /// What is remembered of a request.
 #[derive(Debug, Clone)]
@@ -176,7 +176,7 @@ fn prepare(
     Some(First { lease, tried, head, cookie })
 }
 
-/// Picks a target for a request whose head was parsed before.
+/// Picks a target of `upstream` for a request whose head was parsed before.
 ///
 /// # Errors
 /// When there is nobody to send to, or not now.
@@ -184,6 +184,7 @@ pub fn pick(
     client: &Client,
     worker: &Worker,
     matched: &Matched<'_>,
+    upstream: &Upstream,
     tried: &mut Tried,
     turn: Turn,
     cookie: &mut Option<Box<GivenCookie>>,
@@ -194,7 +195,7 @@ pub fn pick(
     let path = equipoise_proto::path::normalise(head.target.path);
     let asked = Asked { head: &head, path: &path, peer: &client.peer };
     let mut asking = Asking { asked, worker, matched, cookie };
-    let lease = matched.service.upstream.pick(tried, Instant::now(), turn, &mut asking)?;
+    let lease = upstream.pick(tried, Instant::now(), turn, &mut asking)?;
     asking.give_session(&lease);
     Ok(lease)
 }

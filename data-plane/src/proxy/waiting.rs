@@ -21,7 +21,8 @@ pub async fn pick(
     tried: &mut Tried,
     cookie: &mut Option<Box<GivenCookie>>,
 ) -> Result<Lease, Failure> {
-    let mut picked = request::pick(client, worker, matched, tried, Turn::Arrived, cookie);
+    let mut picked =
+        request::pick(client, worker, matched, &matched.service.upstream, tried, Turn::Arrived, cookie);
     if matches!(picked, Err(PickError::Pending)) {
         picked = resolved(client, worker, matched, tried, cookie).await?;
     }
@@ -43,7 +44,8 @@ async fn resolved(
     loop {
         // Boxed: rare, and every connection's task would be as large as its largest wait.
         let has_resolved = within(client, Box::pin(matched.service.upstream.resolved())).await?;
-        let picked = request::pick(client, worker, matched, tried, Turn::Arrived, cookie);
+        let picked =
+            request::pick(client, worker, matched, &matched.service.upstream, tried, Turn::Arrived, cookie);
         if !(has_resolved && matches!(picked, Err(PickError::Pending))) {
             return Ok(picked);
         }
@@ -58,7 +60,7 @@ async fn queue(
     tried: &mut Tried,
     cookie: &mut Option<Box<GivenCookie>>,
 ) -> Result<Result<Lease, PickError>, Failure> {
-    let upstream = &matched.service.upstream;
+    let upstream = matched.service.upstream.newest();
     let members = upstream.members();
     let limits = members.policy().map(|policy| policy.limits).unwrap_or_default();
     // Strict sessions, and requests that have tried a target, wait for some targets only: whoever is called may have no
@@ -67,6 +69,11 @@ async fn queue(
         members.policy().and_then(|policy| policy.sticky.as_ref()).is_some_and(|one| one.is_strict);
     drop(members);
     let Some(ticket) = upstream.gate().queue(limits.pending_max) else {
+        // Those that wait may all want the same target.
+        let picked = request::pick(client, worker, matched, &upstream, tried, Turn::Waited, cookie);
+        if !matches!(picked, Err(PickError::Saturated)) {
+            return Ok(picked);
+        }
         worker.metrics.queue_full();
         return Err(Failure::Problem(Problem::QueueFull));
     };
@@ -74,7 +81,9 @@ async fn queue(
     client.timer.arm(limits.queue_timeout);
     ticket.call_first();
     while within(client, ticket.called()).await? {
-        let picked = request::pick(client, worker, matched, tried, Turn::Waited, cookie);
+        // The config may have changed meanwhile.
+        let upstream = upstream.newest();
+        let picked = request::pick(client, worker, matched, &upstream, tried, Turn::Waited, cookie);
         if !matches!(picked, Err(PickError::Saturated)) {
             return Ok(picked);
         }

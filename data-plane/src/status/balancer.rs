@@ -47,7 +47,7 @@ pub(super) fn upstreams(directory: &Directory, offset: usize) -> Value {
 
 /// `/events`
 pub(super) fn events(found: &Found) -> Value {
-    let data: Vec<Value> = found.events.iter().map(event).collect();
+    let data: Vec<Value> = found.events.iter().map(|one| event(one)).collect();
     json!({ "data": data, "last": found.last, "has_lost": found.has_lost })
 }
 

@@ -273,6 +273,7 @@ impl Core {
         }
         // Requests that wait in a cell that is no longer in any table wait in its successor from now on.
         for (before, after) in superseded {
+            before.succeed(&after);
             if before.members().is_pending() {
                 before.store(Members::moved(after));
             }

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use tracing::info;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::compile::CellKey;
@@ -285,13 +287,15 @@ pub struct Event {
 #[derive(Debug, Default)]
 pub struct Events {
     ring: Mutex<Ring>,
+    /// There is something to log.
+    recorded: Notify,
     /// By place in [`Why::ALL`].
     counts: [AtomicU64; Why::ALL.len()],
 }
 
 #[derive(Debug, Default)]
 struct Ring {
-    events: VecDeque<Event>,
+    events: VecDeque<Arc<Event>>,
     last: u64,
 }
 
@@ -299,7 +303,7 @@ struct Ring {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// Oldest first.
-    pub events: Vec<Event>,
+    pub events: Vec<Arc<Event>>,
     /// Number of the newest event there is; 0: none has happened.
     pub last: u64,
     /// Whether events between those asked for and the oldest that is kept are gone.
@@ -314,21 +318,40 @@ impl Events {
         {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        log(&upstream, &change);
         let mut ring = self.ring();
         ring.last += 1;
         if ring.events.len() == EVENTS_KEPT {
             ring.events.pop_front();
         }
         let number = ring.last;
-        ring.events.push_back(Event { number, at, upstream, change });
+        ring.events.push_back(Arc::new(Event { number, at, upstream, change }));
+        drop(ring);
+        self.recorded.notify_one();
+    }
+
+    /// Writes events to the log until `stop`. Not where they are recorded: workers do that, with a lock held, and whoever
+    /// reads the log may be slow.
+    pub async fn log(&self, stop: &CancellationToken) {
+        let mut last = 0;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.recorded.notified() => {}
+            }
+            let found = self.after(last, None);
+            if found.has_lost {
+                warn!("more events than are kept, some are not logged");
+            }
+            found.events.iter().for_each(|event| log(&event.upstream, &event.change));
+            last = found.last;
+        }
     }
 
     /// Events with a higher number than `after`, of one upstream (by name or id) or of all.
     pub fn after(&self, after: u64, upstream: Option<&str>) -> Found {
         let ring = self.ring();
         let id = upstream.and_then(|wanted| Uuid::try_parse(wanted).ok());
-        let is_wanted = |event: &&Event| {
+        let is_wanted = |event: &&Arc<Event>| {
             event.number > after
                 && upstream.is_none_or(|name| {
                     *event.upstream.name == *name || (id.is_some() && event.upstream.id == id)

@@ -2,9 +2,9 @@
 //!
 //! Called by the builder, whenever targets, health or, where a policy has it so, time alone changed something.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use equipoise_proto::placement::{Placement, TargetState};
 use uuid::Uuid;
@@ -44,6 +44,8 @@ pub(super) struct Memory {
     levels: BTreeMap<Level, Held>,
     /// Whether the first addresses of all its targets are known: who comes later is a newcomer.
     is_loaded: bool,
+    /// Whether levels were counted after that.
+    was_judged: bool,
     /// When time alone changes who serves.
     pub(super) due: Option<Instant>,
 }
@@ -120,7 +122,7 @@ pub(super) fn judge(
     });
     let mut candidates: Vec<_> = with_weight.collect();
     let unused = match policy.subset_size {
-        Some(size) => keep_subset(&mut candidates, size.get(), judging.node.id),
+        Some(size) => keep_subsets(&mut candidates, size.get(), &policy.locality, judging.node),
         None => HashSet::new(),
     };
     let mut all = Availability { available: 0, total: 0 };
@@ -137,7 +139,7 @@ pub(super) fn judge(
     let readiness = if all.total == 0 {
         Readiness::Refused(why_empty(&targets))
     } else if is_enough {
-        let serving = arrange(&candidates, targets.len(), &terms, judging, before);
+        let serving = arrange(&candidates, &targets, &terms, judging, before);
         serving.map_or(Readiness::Refused(PickError::NoPeer), Readiness::Serving)
     } else {
         Readiness::Refused(PickError::NoPeer)
@@ -162,42 +164,52 @@ fn note_arrivals(targets: &[MemberTarget], judging: &mut Judging<'_>) {
     judging.memory.is_loaded |= targets.iter().all(|target| !target.is_pending());
 }
 
-/// Keeps the targets that this node uses; gives the serials of the others.
-fn keep_subset(candidates: &mut Vec<Candidate<'_>>, size: u32, node: Uuid) -> HashSet<u64> {
-    let members: Vec<_> = candidates
-        .iter()
-        .map(|one| RingMember {
-            address: one.member.target.address(),
-            host: one.member.target.host(),
-            weight: one.member.weight,
-        })
-        .collect();
+/// Keeps the targets that this node uses, so many of each level and zone that requests are shared among; gives the serials
+/// of the others.
+fn keep_subsets(
+    candidates: &mut Vec<Candidate<'_>>,
+    size: u32,
+    locality: &Locality,
+    node: &NodePlace,
+) -> HashSet<u64> {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
-    let is_available = |place: usize| candidates.get(place).is_some_and(|one| one.is_available);
-    let kept = subset(node, &members, size, is_available);
-    let mut unused = HashSet::new();
-    let mut place = 0;
-    candidates.retain(|one| {
-        let is_kept = kept.binary_search(&place).is_ok();
-        place += 1;
-        if !is_kept {
-            unused.insert(one.member.target.serial());
-        }
-        is_kept
-    });
+    let mut parts: BTreeMap<(Level, Option<&str>), Vec<Candidate<'_>>> = BTreeMap::new();
+    for one in &*candidates {
+        let zone = match locality.mode {
+            LocalityMode::Off | LocalityMode::Failover => None,
+            LocalityMode::ZoneAware { .. } | LocalityMode::Weighted(_) => one.placement.zone.as_deref(),
+        };
+        parts.entry((level_of(one.placement, locality, node), zone)).or_default().push(*one);
+    }
+    let mut kept = HashSet::new();
+    for part in parts.values() {
+        let members: Vec<_> = part
+            .iter()
+            .map(|one| RingMember {
+                address: one.member.target.address(),
+                host: one.member.target.host(),
+                weight: one.member.weight,
+            })
+            .collect();
+        let is_available = |place: usize| part.get(place).is_some_and(|one| one.is_available);
+        let places = subset(node.id, &members, size, is_available);
+        kept.extend(places.iter().filter_map(|place| Some(part.get(*place)?.member.target.serial())));
+    }
+    let is_unused = |one: &&Candidate<'_>| !kept.contains(&one.member.target.serial());
+    let unused = candidates.iter().filter(is_unused).map(|one| one.member.target.serial()).collect();
+    candidates.retain(|one| kept.contains(&one.member.target.serial()));
     unused
 }
 
 fn sessions(targets: &[MemberTarget]) -> HashMap<u64, Arc<Target>> {
-    let all = targets.iter().filter(|target| target.placement.state != TargetState::Maint);
-    let all = all.flat_map(|target| &target.addresses);
+    let all = targets.iter().flat_map(|target| &target.addresses);
     all.map(|member| (member.target.session_id(), Arc::clone(&member.target))).collect()
 }
 
 /// Groups the candidates and decides what share of the requests each group draws; `None` when nobody can serve.
 fn arrange(
     candidates: &[Candidate<'_>],
-    targets: usize,
+    targets: &[MemberTarget],
     terms: &Terms,
     judging: &mut Judging<'_>,
     before: Option<&Serving>,
@@ -208,7 +220,10 @@ fn arrange(
         levels.entry(level_of(one.placement, &policy.locality, judging.node)).or_default().push(*one);
     }
     let actual: Vec<_> = levels.values().map(|level| availability(level)).collect();
-    let held = hold(&levels, &actual, &policy.locality, judging);
+    // Also those whose names have no address now: a level that comes back is to wait.
+    let level_of = |target: &MemberTarget| level_of(&target.placement, &policy.locality, judging.node);
+    let named: BTreeSet<Level> = targets.iter().map(level_of).collect();
+    let held = hold(&levels, &actual, named, &policy.locality, judging);
     let Loads { mut percent, total_percent } = priority_loads(&held, policy.locality.overprovisioning);
     if percent.iter().all(|load| *load == 0) {
         // Nobody is available anywhere: all levels are in panic, or this would not be asked.
@@ -218,7 +233,7 @@ fn arrange(
     }
     let making = Making {
         terms,
-        targets,
+        targets: targets.len(),
         factors: slow_starts(candidates, terms, judging),
         before: before.map_or(&[], Serving::groups),
     };
@@ -231,7 +246,7 @@ fn arrange(
             shares.push(f64::from(load));
             continue;
         }
-        let zones = zones(members, &policy.locality, judging.node);
+        let zones = zones(members, &policy.locality, judging.node, is_in_panic);
         let is_split = zones.len() > 1;
         for (members, share) in zones {
             // A group without anybody gets nothing, and stands for nothing.
@@ -273,6 +288,7 @@ fn availability(level: &[Candidate<'_>]) -> Availability {
 fn hold(
     levels: &BTreeMap<Level, Vec<Candidate<'_>>>,
     actual: &[Availability],
+    mut named: BTreeSet<Level>,
     locality: &Locality,
     judging: &mut Judging<'_>,
 ) -> Vec<Availability> {
@@ -280,7 +296,13 @@ fn hold(
         judging.memory.levels.clear();
         return actual.to_vec();
     };
-    judging.memory.levels.retain(|level, _| levels.contains_key(level));
+    judging.memory.levels.retain(|level, _| named.contains(level));
+    named.retain(|level| !levels.contains_key(level));
+    if judging.memory.was_judged {
+        let nobody = Held { fraction: 0.0, rising_since: None };
+        judging.memory.levels.extend(named.into_iter().map(|level| (level, nobody)));
+    }
+    judging.memory.was_judged = judging.memory.is_loaded;
     let now = judging.now;
     let mut counted = Vec::with_capacity(actual.len());
     for (level, actual) in levels.keys().zip(actual) {
@@ -318,11 +340,12 @@ fn part(total: u64, fraction: f64) -> u64 {
     (total as f64 * fraction).round() as u64
 }
 
-/// Splits a level by zone, with the share of the level's requests that each part gets.
+/// Splits a level by zone, with the share of the level's requests that each part gets. In panic health counts for none.
 fn zones<'a>(
     level: Vec<Candidate<'a>>,
     locality: &'a Locality,
     node: &NodePlace,
+    is_in_panic: bool,
 ) -> Vec<(Vec<Candidate<'a>>, f64)> {
     let mut zones: BTreeMap<&str, Vec<Candidate<'a>>> = BTreeMap::new();
     let by_zone = |level: &[Candidate<'a>], zones: &mut BTreeMap<&'a str, Vec<Candidate<'a>>>| {
@@ -336,10 +359,15 @@ fn zones<'a>(
             by_zone(&level, &mut zones);
             let of_zone: Vec<_> =
                 zones.keys().map(|zone| weights.get(*zone).copied().unwrap_or(1.0)).collect();
-            let available: Vec<_> = zones.values().map(|zone| availability(zone)).collect();
+            let count = |zone: &Vec<Candidate<'_>>| {
+                let actual = availability(zone);
+                if is_in_panic { Availability { available: actual.total, ..actual } } else { actual }
+            };
+            let available: Vec<_> = zones.values().map(count).collect();
             let shares = weighted_zones(&of_zone, &available, locality.overprovisioning);
             zones.into_values().zip(shares).collect()
         }
+        LocalityMode::ZoneAware { .. } if is_in_panic => vec![(level, 1.0)],
         LocalityMode::ZoneAware { addresses_min, node_shares } => {
             by_zone(&level, &mut zones);
             let Some(own) = node.zone.as_deref() else { return vec![(level, 1.0)] };
@@ -394,11 +422,15 @@ fn slow_starts(candidates: &[Candidate<'_>], terms: &Terms, judging: &mut Judgin
         let since = judging.now.saturating_duration_since(entered);
         if let Some(next) = slow.next_step(since) {
             factors.insert(target.serial(), slow.factor(since));
-            judging.memory.wake(entered + next);
+            // Once for all: many that came one by one must not make a step each.
+            judging.memory.wake((entered + next).max(judging.now + STEP_MIN));
         }
     }
     factors
 }
+
+/// Shortest time between two steps of an upstream's slow starts.
+const STEP_MIN: Duration = Duration::from_millis(100);
 
 /// What all groups of one judgement are made by.
 struct Making<'a> {
@@ -427,7 +459,11 @@ impl Making<'_> {
         let weights: Box<[_]> = effective_weights(&weighed).into();
         let targets: Box<[_]> = members.iter().map(|member| Arc::clone(&member.target)).collect();
         // A large ring takes tens of milliseconds to lay out.
-        let ring = self.before.iter().filter(|group| group.is_of(&targets, &weights)).find_map(Group::ring);
+        let ring = self
+            .before
+            .iter()
+            .filter(|group| group.is_of(&targets, &weights, self.targets))
+            .find_map(Group::ring);
         let balancer = ring.cloned().map_or_else(
             || {
                 let members = targets.iter().zip(&weights).map(|(target, weight)| RingMember {
@@ -439,7 +475,7 @@ impl Making<'_> {
             },
             Balancer::ConsistentHashing,
         );
-        let mut group = Group::new(balancer, targets, weights, is_in_panic);
+        let mut group = Group::new(balancer, targets, weights, is_in_panic, self.targets);
         if weighed.iter().any(|(_, part)| *part < 1.0) {
             group.place.parts = weighed.iter().map(|(_, part)| *part).collect();
         }

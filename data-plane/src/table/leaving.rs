@@ -2,6 +2,7 @@
 //!
 //! Source: `balancer.md` section 10.5.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,16 +18,13 @@ impl Leaving {
     pub(super) fn follow(&mut self, targets: Vec<Arc<Target>>, timeout: Option<Duration>, now: Instant) {
         let Some(timeout) = timeout else {
             self.0.clear();
+            targets.iter().for_each(|target| target.spare());
             return;
         };
-        let before = std::mem::take(&mut self.0);
-        let mut leavers: Vec<_> = before.into_iter().filter(|(_, target)| is_to_hurry(target)).collect();
-        for target in targets.into_iter().filter(|target| is_to_hurry(target)) {
-            if !leavers.iter().any(|(_, known)| Arc::ptr_eq(known, &target)) {
-                leavers.push((now + timeout, target));
-            }
-        }
-        self.0 = leavers;
+        self.0.retain(|(_, target)| is_to_hurry(target));
+        let known: HashSet<u64> = self.0.iter().map(|(_, target)| target.serial()).collect();
+        let new = |target: &Arc<Target>| is_to_hurry(target) && !known.contains(&target.serial());
+        self.0.extend(targets.into_iter().filter(new).map(|target| (now + timeout, target)));
     }
 
     /// When the first of them has to be done.

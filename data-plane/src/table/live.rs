@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::changes::{Bell, Changes};
 use super::clock;
 use super::compile::{CellKey, CellSpec, Host};
-use super::events::Events;
+use super::events::{Events, Why};
 use super::judge::{Judging, Memory, NodePlace, judge};
 use super::leaving::Leaving;
 use super::members::{Member, MemberTarget, Members, Origin, literal_host};
@@ -219,7 +219,10 @@ impl Live {
             }
         };
         let mut leavers: Vec<_> = adopting.before.values().cloned().collect();
-        leavers.iter().for_each(|state| state.set_leaving(true));
+        for state in &leavers {
+            state.set_leaving(true);
+            state.note_service(None);
+        }
         cell.states = adopting.finish(now);
         leavers.extend(cell.states.values().cloned());
         cell.leaving.follow(leavers, terms.policy_or_none().drain_timeout, now);
@@ -447,6 +450,9 @@ impl Adopting<'_> {
         let state = self.before.remove(&place).unwrap_or_else(|| match self.retired.remove(&place) {
             Some((_, state)) => {
                 state.readopt();
+                // Detection may have ended while it was away, or begins anew with it.
+                state.watch(None);
+                state.uneject(Why::DetectionOff);
                 state.set_checks(self.checks.cloned());
                 state
             }

@@ -244,7 +244,7 @@ impl Members {
 
     /// How an address is, as reports say it.
     pub fn state_of(&self, member: &Member) -> AddressState {
-        if member.target.is_ejected() {
+        if member.target.is_ejected() && member.weight > 0 {
             AddressState::Unhealthy
         } else if self.terms.checks.is_none() || member.weight == 0 {
             AddressState::ChecksOff

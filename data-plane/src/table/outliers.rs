@@ -96,8 +96,9 @@ impl Outliers {
             self.next_sweep = now + self.settings.interval;
         }
         let mut turned = Vec::new();
+        // Also those that got no weight, or other nodes use, since they were taken out.
+        self.restore(members.addresses().map(|member| &member.target), is_sweep, now, &mut turned);
         for targets in levels.values() {
-            self.restore(targets, is_sweep, now, &mut turned);
             for target in targets.iter().filter(|target| !target.is_ejected()) {
                 let cause =
                     outlier::detect(&self.settings, target.tally().take_rows(), rng.random_range(0..100));
@@ -120,7 +121,13 @@ impl Outliers {
     }
 
     /// Lets in who has served its time, and whom a probe found well.
-    fn restore(&mut self, targets: &[&Arc<Target>], is_sweep: bool, now: Instant, turned: &mut Vec<Turned>) {
+    fn restore<'t>(
+        &mut self,
+        targets: impl Iterator<Item = &'t Arc<Target>>,
+        is_sweep: bool,
+        now: Instant,
+        turned: &mut Vec<Turned>,
+    ) {
         let now = self.since_began(now);
         for target in targets {
             let Some(record) = self.records.get_mut(&target.serial()) else { continue };

@@ -53,6 +53,8 @@ pub struct Group {
     /// Whether requests that draw it are refused.
     pub(super) is_refusing: bool,
     available_weight: u64,
+    /// Target entities of the upstream: the points of a ring follow them.
+    of_upstream: usize,
     /// For people.
     pub(super) place: GroupPlace,
 }
@@ -76,6 +78,15 @@ pub(super) struct Picking<'a> {
     /// Bounds the load of a ring's targets.
     pub(super) balance_factor: Option<BalanceFactor>,
     pub(super) gate: &'a Gate,
+}
+
+/// Why nobody is picked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unpicked {
+    /// Nobody may be taken, or has room.
+    Nobody,
+    /// The level that the request has drawn refuses what draws it.
+    Refused,
 }
 
 impl Serving {
@@ -118,16 +129,17 @@ impl Serving {
         random: u32,
         has_failed: bool,
         may_take: impl Fn(&Target) -> bool,
-    ) -> Option<&'s Arc<Target>> {
+    ) -> Result<&'s Arc<Target>, Unpicked> {
         let drawn = self.draw.as_ref().map_or(0, |draw| draw.draw(random));
-        let group = self.groups.get(drawn)?;
+        let group = self.groups.get(drawn).ok_or(Unpicked::Nobody)?;
         if group.is_refusing {
-            return None;
+            return Err(Unpicked::Refused);
         }
         let mut others = self.groups.iter().enumerate().filter(|(at, _)| *at != drawn);
         let in_drawn = || group.pick(picking, &may_take);
         let mut in_others = || others.find_map(|(_, group)| group.pick(picking, &may_take));
-        if has_failed { in_others().or_else(in_drawn) } else { in_drawn().or_else(in_others) }
+        let picked = if has_failed { in_others().or_else(in_drawn) } else { in_drawn().or_else(in_others) };
+        picked.ok_or(Unpicked::Nobody)
     }
 
     /// Whether anybody for whom `may_take` holds could be picked, were there room.
@@ -143,12 +155,23 @@ impl Group {
         targets: Box<[Arc<Target>]>,
         weights: Box<[u16]>,
         is_in_panic: bool,
+        of_upstream: usize,
     ) -> Self {
         let counts = |target: &Target| is_in_panic || target.is_available();
         let available = targets.iter().zip(&weights).filter(|(target, _)| counts(target));
         let available_weight = available.map(|(_, weight)| u64::from(*weight)).sum();
         let (cursor, is_refusing, place) = (None, false, GroupPlace::default());
-        Self { balancer, targets, weights, is_in_panic, cursor, is_refusing, available_weight, place }
+        Self {
+            balancer,
+            targets,
+            weights,
+            is_in_panic,
+            cursor,
+            is_refusing,
+            available_weight,
+            of_upstream,
+            place,
+        }
     }
 
     /// The same, of these targets.
@@ -160,13 +183,14 @@ impl Group {
     /// One whose requests are refused.
     pub(super) fn refusing() -> Self {
         let balancer = Balancer::RoundRobin(RoundRobin::new(&[]));
-        Self { is_refusing: true, ..Self::new(balancer, Box::default(), Box::default(), true) }
+        Self { is_refusing: true, ..Self::new(balancer, Box::default(), Box::default(), true, 0) }
     }
 
-    /// Whether it has exactly these targets, with these weights.
-    pub(super) fn is_of(&self, targets: &[Arc<Target>], weights: &[u16]) -> bool {
+    /// Whether it has exactly these targets, with these weights, and was made when the upstream had so many in all.
+    pub(super) fn is_of(&self, targets: &[Arc<Target>], weights: &[u16], of_upstream: usize) -> bool {
         let is_same = |(mine, other): (&Arc<Target>, &Arc<Target>)| Arc::ptr_eq(mine, other);
-        *self.weights == *weights
+        self.of_upstream == of_upstream
+            && *self.weights == *weights
             && self.targets.len() == targets.len()
             && self.targets.iter().zip(targets).all(is_same)
     }

@@ -203,8 +203,7 @@ impl Target {
 
     /// Whether it is to get new requests, as far as the config says.
     pub(super) fn set_leaving(&self, is_leaving: bool) {
-        let was_leaving = self.is_leaving.swap(is_leaving, Ordering::SeqCst);
-        if was_leaving && !is_leaving {
+        if self.is_leaving.swap(is_leaving, Ordering::SeqCst) && !is_leaving {
             self.is_cut.store(false, Ordering::Relaxed);
             self.past().is_drained = false;
         }
@@ -214,6 +213,11 @@ impl Target {
     pub(crate) fn cut(&self) -> u32 {
         self.is_cut.store(true, Ordering::Relaxed);
         self.in_flight()
+    }
+
+    /// Hurries it no more.
+    pub(super) fn spare(&self) {
+        self.is_cut.store(false, Ordering::Relaxed);
     }
 
     /// Whether what it has under way is to end.
@@ -246,6 +250,11 @@ impl Target {
         if self.is_leaving() && !std::mem::replace(&mut past.is_drained, true) {
             self.record(from, Condition::Drained, Why::NoRequests);
         }
+    }
+
+    /// Whether its tags have it in maintenance.
+    pub(super) fn is_in_maintenance(&self) -> bool {
+        self.operated.load(Ordering::Relaxed) == code(TargetState::Maint)
     }
 
     /// Whether it gets no requests any more: then its connections are not kept.
@@ -537,15 +546,22 @@ impl Lease {
             self.failed(took, now);
             return;
         }
-        if let Some(passage) = &self.passage {
-            passage.answered(took);
-        }
+        self.note_time(took);
         let now_ms = clock::millis(now);
         let Some(averaging) = self.averaging else { return };
         if averaging == Averaging::Peak {
             self.target.awaited_since.store(now_ms, Ordering::Relaxed);
         }
         self.target.sample(|ewma| ewma.after_answer(averaging, took.as_secs_f64(), now_ms));
+    }
+
+    /// Where hedging goes by the times that were observed.
+    fn note_time(&self, took: Duration) {
+        let is_wanted =
+            self.policy.as_ref().and_then(|policy| policy.hedging).is_some_and(|one| one.delay.is_none());
+        if let Some(passage) = self.passage.as_ref().filter(|_| is_wanted) {
+            passage.answered(took);
+        }
     }
 
     /// The attempt failed at `now`, this long after the pick.
@@ -559,6 +575,7 @@ impl Lease {
     /// Another attempt was faster: this one would have taken longer than so. It counts where it tells more than what is
     /// known.
     pub fn overtaken(&self, took: Duration, now: Instant) {
+        self.note_time(took);
         if self.averaging == Some(Averaging::Peak) {
             let (took, now_ms) = (took.as_secs_f64(), clock::millis(now));
             self.target.sample(|ewma| {

@@ -1,7 +1,7 @@
 //! One upstream: its members behind a swap of their own.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -11,7 +11,7 @@ use super::clock;
 use super::gate::Gate;
 use super::members::{Members, Readiness, Terms};
 use super::policy::{Policy, Sticky};
-use super::serving::{Cursor, Picking, Serving};
+use super::serving::{Cursor, Picking, Serving, Unpicked};
 use super::target::{Lease, Target};
 use crate::balancer::{Algorithm, Ask, HashInput};
 
@@ -27,6 +27,8 @@ pub struct Upstream {
     /// Shared with the cells before and after this one.
     gate: Arc<Gate>,
     changed: Notify,
+    /// The cell that took this one's place.
+    successor: OnceLock<Arc<Upstream>>,
 }
 
 /// What a pick may want to know of its request.
@@ -163,7 +165,8 @@ impl Upstream {
 
     fn of(name: Option<Box<str>>, host_header: Option<Box<str>>, members: Members, gate: Arc<Gate>) -> Self {
         let members = ArcSwap::from_pointee(members);
-        Self { name, host_header, members, cursor: Cursor::default(), gate, changed: Notify::new() }
+        let (cursor, changed, successor) = (Cursor::default(), Notify::new(), OnceLock::new());
+        Self { name, host_header, members, cursor, gate, changed, successor }
     }
 
     /// A cell that takes the place of `before`: it goes on in its turn, and with its counts.
@@ -239,10 +242,15 @@ impl Upstream {
     ) -> Result<Option<Lease>, PickError> {
         let Some(sticky) = &policy.sticky else { return Ok(None) };
         let Some(session) = tried.session(|| seeker.session(sticky)) else { return Ok(None) };
-        let target = members.session(session.target);
-        let may_take =
-            |target: &&Arc<Target>| target.is_available() && !target.is_cut() && !tried.contains(target);
-        match target.filter(may_take) {
+        // Where there is no such target any more, the session is over, however strict.
+        let Some(target) = members.session(session.target) else { return Ok(None) };
+        let may_take = |target: &&Arc<Target>| {
+            target.is_available()
+                && !target.is_in_maintenance()
+                && !target.is_cut()
+                && !tried.contains(target)
+        };
+        match Some(target).filter(may_take) {
             Some(target) if target.take(policy.limits.room()) => {
                 let picked = Picked { turn: 0, now, starts_session: session.is_due };
                 self.lease(members, target, tried, picked).map(Some)
@@ -301,22 +309,46 @@ impl Upstream {
             // One that failed may be alone with it. After two, the zone or level that has both may be gone.
             let has_failed = tried.count >= LEVEL_TRIES;
             let mut chosen = serving.pick(picking, random, has_failed, |target| !tried.contains(target));
-            if chosen.is_none() && !tried.is_empty() {
+            if matches!(chosen, Err(Unpicked::Nobody)) && !tried.is_empty() {
                 // Whoever was tried has failed: one that was not is worth a wait, where it only has no room now.
                 if room.is_some() && serving.has_open(|target| !tried.contains(target)) {
                     return Err(PickError::Saturated);
                 }
                 tried.forget();
-                chosen = serving.pick(picking, random, has_failed, |_| true);
+                chosen = serving.pick(picking, random, false, |_| true);
             }
             match chosen {
-                Some(target) if target.take(room) => return Ok(Arc::clone(target)),
-                Some(_) => {}
-                None if room.is_some() && serving.has_open(|_| true) => return Err(PickError::Saturated),
-                None => return Err(PickError::NoPeer),
+                Ok(target) if target.take(room) => return Ok(Arc::clone(target)),
+                Ok(_) => {}
+                Err(Unpicked::Nobody) if room.is_some() && serving.has_open(|_| true) => {
+                    return Err(PickError::Saturated);
+                }
+                Err(Unpicked::Nobody | Unpicked::Refused) => return Err(PickError::NoPeer),
             }
         }
         Err(PickError::Saturated)
+    }
+
+    /// The cell that took this one's place, or itself: where a request that waits for room looks for it. One that does not
+    /// wait keeps to the cell of its own table.
+    pub fn newest(self: &Arc<Self>) -> Arc<Self> {
+        let mut newest = Arc::clone(self);
+        loop {
+            let moved = match newest.members().readiness() {
+                Readiness::Moved(upstream) => Some(Arc::clone(upstream)),
+                Readiness::Serving(_) | Readiness::Refused(_) => None,
+            };
+            match moved.or_else(|| newest.successor.get().cloned()) {
+                Some(next) => newest = next,
+                None => return newest,
+            }
+        }
+    }
+
+    /// Names the cell that takes this one's place.
+    pub(super) fn succeed(&self, successor: &Arc<Self>) {
+        self.successor.get_or_init(|| Arc::clone(successor));
+        self.gate.call();
     }
 
     /// What it has under way and waiting.

@@ -230,9 +230,8 @@ fn load(cell: &Upstream, members: &Members) -> LoadView {
     let under_way = || members.addresses().map(|one| one.target.in_flight()).fold(0, u32::saturating_add);
     let is_counted = members.policy().is_some_and(|policy| policy.counts_requests());
     let mut weight = WeightView::default();
-    for (placement, member) in
-        members.checked().filter(|(placement, _)| placement.state == TargetState::Ready)
-    {
+    // As levels count: what drains is there, and not available.
+    for (placement, member) in members.checked() {
         weight.total += u64::from(member.weight);
         if is_available(placement, member) {
             weight.available += u64::from(member.weight);
@@ -326,7 +325,7 @@ impl<'a> Viewing<'a> {
             address: state.address(),
             condition,
             since,
-            is_drained: condition == Condition::Draining && in_flight == 0,
+            is_drained: state.is_leaving() && in_flight == 0,
             weight: member.weight,
             weight_in_force,
             in_flight,

@@ -95,20 +95,22 @@ impl Reading {
             return Err(self.error("sticky.cookie.path", "not a cookie's path"));
         }
         let http_only = if read.http_only { "; HttpOnly" } else { "" };
-        let same_site = match read.same_site() {
-            v1::sticky_sessions::SameSite::Lax => "Lax",
-            v1::sticky_sessions::SameSite::Strict => "Strict",
-            v1::sticky_sessions::SameSite::None => "None",
+        let same_site = match v1::sticky_sessions::SameSite::try_from(read.same_site) {
+            Ok(v1::sticky_sessions::SameSite::Lax) => "Lax",
+            Ok(v1::sticky_sessions::SameSite::Strict) => "Strict",
+            Ok(v1::sticky_sessions::SameSite::None) => "None",
+            Err(_) => return Err(self.error("sticky.cookie.same_site", "unknown to this node")),
         };
         Ok(Sticky {
             upstream: self.id,
             name: read.cookie_name.as_str().into(),
             attributes: format!("; Path={}{http_only}; SameSite={same_site}", read.cookie_path).into(),
             ttl: duration(read.ttl_ms),
-            secure: match read.secure() {
-                v1::sticky_sessions::Secure::Auto => Secure::Auto,
-                v1::sticky_sessions::Secure::Always => Secure::Always,
-                v1::sticky_sessions::Secure::Never => Secure::Never,
+            secure: match v1::sticky_sessions::Secure::try_from(read.secure) {
+                Ok(v1::sticky_sessions::Secure::Auto) => Secure::Auto,
+                Ok(v1::sticky_sessions::Secure::Always) => Secure::Always,
+                Ok(v1::sticky_sessions::Secure::Never) => Secure::Never,
+                Err(_) => return Err(self.error("sticky.cookie.secure", "unknown to this node")),
             },
             hides: read.hide,
             is_strict: read.strict,

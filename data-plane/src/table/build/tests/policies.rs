@@ -11,7 +11,7 @@ use crate::table::fixture::{gone, passive, policy, route, service, tagged, targe
 use crate::table::{Kept, Lease, Outcome, PickError, Record, Seeker, Sticky, Tried, Turn};
 
 /// Upstream 1 behind `/u`, with passive checks that one failure trips.
-fn checked(targets: impl IntoIterator<Item = Record>) -> Vec<Record> {
+pub(super) fn checked(targets: impl IntoIterator<Item = Record>) -> Vec<Record> {
     let mut records = vec![
         upstream_with(1, "u", |upstream| passive(upstream, 1)),
         service(2, "u", 80),
@@ -21,22 +21,22 @@ fn checked(targets: impl IntoIterator<Item = Record>) -> Vec<Record> {
     records
 }
 
-fn address(number: u128) -> String {
+pub(super) fn address(number: u128) -> String {
     format!("10.0.0.{number}:80")
 }
 
 /// Target `number` at 10.0.0.`number`.
-fn placed(number: u128, tags: &[&str]) -> Record {
+pub(super) fn placed(number: u128, tags: &[&str]) -> Record {
     tagged(10 + number, 1, &address(number), tags)
 }
 
 /// What each of targets 1 to `count` gets of `picks`.
-fn shares(node: &Node, picks: usize, count: u128) -> Vec<usize> {
+pub(super) fn shares(node: &Node, picks: usize, count: u128) -> Vec<usize> {
     let addresses: Vec<_> = (1..=count).map(address).collect();
     node.shares("/u", picks, &addresses.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-fn set_healthy(node: &mut Node, number: u128, is_healthy: bool) {
+pub(super) fn set_healthy(node: &mut Node, number: u128, is_healthy: bool) {
     let members = node.upstream("/u").members();
     let at = address(number).parse().unwrap();
     let member = members.addresses().find(|member| member.target.address() == at).unwrap();
@@ -45,14 +45,14 @@ fn set_healthy(node: &mut Node, number: u128, is_healthy: bool) {
 }
 
 /// Moves time on and does what is due by then.
-fn pass(node: &mut Node, time: Duration) {
+pub(super) fn pass(node: &mut Node, time: Duration) {
     node.now += time;
     while node.core.next_due().is_some_and(|due| due <= node.now) {
         node.core.pulse(node.now);
     }
 }
 
-fn locality(mode: v1::locality::Mode) -> v1::Locality {
+pub(super) fn locality(mode: v1::locality::Mode) -> v1::Locality {
     v1::Locality { mode: mode.into(), overprovisioning_factor: 1.4, ..Default::default() }
 }
 
@@ -426,7 +426,7 @@ fn counts_outlive_a_change_of_config() {
 }
 
 /// A client that has this session, if any.
-struct Client(Option<u64>);
+pub(super) struct Client(pub(super) Option<u64>);
 
 impl Seeker for Client {
     fn hash(&mut self, _: &HashInput, _: &HashInput) -> u32 {
@@ -438,7 +438,7 @@ impl Seeker for Client {
     }
 }
 
-fn sticky_records(strict: bool) -> Vec<Record> {
+pub(super) fn sticky_records(strict: bool) -> Vec<Record> {
     let mut records = checked([placed(1, &[]), placed(2, &[])]);
     records.push(policy(1, |policy| {
         policy.algorithm = v1::policy::Algorithm::StickySessions.into();
@@ -571,4 +571,83 @@ fn whoever_left_has_its_time_and_is_then_cut_off() {
     assert_eq!(node.core.next_due(), None);
     node.delta(vec![placed(1, &[])]);
     assert!(!hold(&node, 1).is_cut(), "it is back");
+}
+
+#[test]
+fn a_level_that_refuses_does_not_let_requests_wait() {
+    let mut records = checked((1..=5).map(|number| placed(number, &[])));
+    records.extend((6..=7).map(|number| placed(number, &["priority=1"])));
+    records.push(policy(1, |policy| {
+        policy.panic_threshold_percent = 50.0;
+        policy.panic_fails = true;
+        policy.limits = Some(v1::Limits { max_requests: 100, max_pending: 10, ..Default::default() });
+    }));
+    let mut node = Node::with(records);
+    // 20 % and 50 %: E is 28 and 70, together 98, so that the first level is in panic.
+    (1..=4).for_each(|number| set_healthy(&mut node, number, false));
+    set_healthy(&mut node, 6, false);
+    let upstream = node.upstream("/u");
+    let outcomes: Vec<_> = (0..100).map(|_| pick(&upstream, &mut Tried::default()).map(drop)).collect();
+    let refused = outcomes.iter().filter(|outcome| **outcome == Err(PickError::NoPeer)).count();
+    assert!(refused.abs_diff(29) <= 1, "{refused}");
+    assert!(!outcomes.contains(&Err(PickError::Saturated)), "nobody waits for what is refused");
+}
+
+#[test]
+fn in_panic_zones_are_no_reason_to_leave_anybody_out() {
+    let with = |mode: v1::locality::Mode| {
+        let mut records = checked((1..=5).map(|number| placed(number, &["zone=a"])));
+        records.extend((6..=10).map(|number| placed(number, &["zone=b"])));
+        records.push(policy(1, |policy| {
+            policy.panic_threshold_percent = 50.0;
+            policy.locality = Some(v1::Locality { min_cluster_size: 1, ..locality(mode) });
+        }));
+        let mut node = Node::at("", "b");
+        node.delta(records);
+        (1..=6).for_each(|number| set_healthy(&mut node, number, false));
+        shares(&node, 100, 10)
+    };
+    for mode in [v1::locality::Mode::Weighted, v1::locality::Mode::ZoneAware] {
+        let shares = with(mode);
+        assert!(shares.iter().all(|count| count.abs_diff(10) <= 1), "{mode:?}: {shares:?}");
+    }
+}
+
+#[test]
+fn a_subset_has_targets_of_each_level() {
+    let mut records = checked((1..=4).map(|number| placed(number, &[])));
+    records.extend((5..=40).map(|number| placed(number, &["priority=1"])));
+    records.push(policy(1, |policy| policy.subset_size = 2));
+    let node = Node::with(records);
+    let got = shares(&node, 100, 40);
+    assert_eq!(got[..4].iter().filter(|count| **count == 50).count(), 2, "{got:?}");
+    assert_eq!(node.upstream("/u").members().checked().count(), 4);
+}
+
+#[test]
+fn a_ring_is_the_same_whenever_it_is_laid_out() {
+    let records = || {
+        let mut records = vec![
+            upstream_with(1, "u", |upstream| {
+                upstream.algorithm = v1::upstream::Algorithm::ConsistentHashing.into();
+            }),
+            service(2, "u", 80),
+            route(3, Some(2), "/u"),
+        ];
+        records.extend((1..=3).map(|number| placed(number, &[])));
+        records
+    };
+    let idle = || target(14, 1, "10.0.0.4:80", 0);
+    let mut before = Node::with(records());
+    before.delta(vec![idle()]);
+    let mut restarted = records();
+    restarted.push(idle());
+    let after = Node::with(restarted);
+    let keyed = |node: &Node, key: u32| {
+        let seeker = &mut |_: &HashInput, _: &HashInput| key;
+        node.upstream("/u").pick(&mut Tried::default(), node.now, Turn::Arrived, seeker).unwrap().address()
+    };
+    for key in (0..2_000).map(|key| key * 7_919) {
+        assert_eq!(keyed(&before, key), keyed(&after, key), "{key}");
+    }
 }

@@ -58,7 +58,7 @@ impl Log {
         let found = node.seams.events.after(self.0, None);
         self.0 = found.last;
         assert!(found.events.iter().all(|event| &*event.upstream.name == "u"));
-        found.events.iter().map(words).collect()
+        found.events.iter().map(|event| words(event)).collect()
     }
 }
 
