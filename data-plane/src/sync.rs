@@ -9,6 +9,7 @@ pub mod cache;
 pub mod replica;
 
 mod connect;
+mod fleet;
 mod intake;
 mod link;
 mod partial;
@@ -23,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::observability::NodeState;
-use crate::table::{Mark, Reports, Updates};
+use crate::table::{FleetLink, Mark, Reports, Updates};
 
 pub use cache::{Cache, CacheError, Loaded};
 pub use connect::ControlPlane;
@@ -99,6 +100,8 @@ pub struct Parts {
     pub updates: Updates,
     /// What the node sees of its targets.
     pub reports: Arc<Reports>,
+    /// To and from those that probe together with other nodes.
+    pub fleet: FleetLink,
     /// To the targets.
     pub marks: mpsc::Sender<Mark>,
     /// Told whether a control plane is connected.
@@ -108,15 +111,16 @@ pub struct Parts {
 /// Starts from the cache, then follows a control plane until `stop`, when it marks what is in force as good, or
 /// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let Parts { settings, identity, control_planes, cache, loaded, updates, reports, marks, node } = parts;
+    let Parts { settings, identity, control_planes, cache, loaded, updates, reports, fleet, marks, node } = parts;
     let (channels, channel) = watch::channel(None);
-    let reporter = report::run(identity.id, settings, &reports, channel);
+    let reporter = report::run(identity.id, settings, &reports, Arc::clone(&fleet.findings), channel);
     let mut link = link::Link::new(
         settings,
         identity,
         control_planes,
         intake::Intake::new(cache.clone(), updates, loaded.condemned),
         marks,
+        fleet,
         node,
         channels,
     );

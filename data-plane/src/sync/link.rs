@@ -17,12 +17,13 @@ use v1::control_message::Message as Told;
 use v1::node_message::Message as Say;
 
 use super::backoff::Backoff;
+use super::fleet;
 use super::intake::{Arrival, Done, Intake, NotDone, Why, nack};
 use super::partial::{Partial, WINDOW};
 use super::replica::{Replica, position};
 use super::{ControlPlane, Identity, Settings};
 use crate::observability::NodeState;
-use crate::table::Mark;
+use crate::table::{FleetLink, Mark};
 
 /// Answers that wait for the transport. There is one ack, nack or warm at a time, and a demand a chunk.
 const OUTBOUND_MAX: usize = 32;
@@ -59,6 +60,7 @@ pub(super) struct Link {
     control_planes: Vec<ControlPlane>,
     intake: Intake,
     marks: mpsc::Sender<Mark>,
+    fleet: FleetLink,
     node: Arc<NodeState>,
     channels: watch::Sender<Option<Channel>>,
     /// What the node serves.
@@ -75,6 +77,8 @@ enum Event {
     Told(Result<Option<v1::ControlMessage>, Status>),
     Worked(Result<Done, NotDone>),
     Warm,
+    /// Whether this node shares probes may be something else.
+    Sharing,
     Silence,
 }
 
@@ -85,6 +89,7 @@ impl Link {
         control_planes: Vec<ControlPlane>,
         intake: Intake,
         marks: mpsc::Sender<Mark>,
+        fleet: FleetLink,
         node: Arc<NodeState>,
         channels: watch::Sender<Option<Channel>>,
     ) -> Self {
@@ -94,6 +99,7 @@ impl Link {
             control_planes,
             intake,
             marks,
+            fleet,
             node,
             channels,
             replica: None,
@@ -197,6 +203,11 @@ impl Link {
                     }
                     continue;
                 }
+                Event::Sharing => {
+                    let on = *self.fleet.wanted.borrow_and_update();
+                    answer(&self.settings, &outbound, Say::ProbeSharing(v1::ProbeSharing { on })).await?;
+                    continue;
+                }
                 Event::Worked(worked) => {
                     let said = self.worked(worked)?;
                     answer(&self.settings, &outbound, said).await?;
@@ -218,7 +229,7 @@ impl Link {
     }
 
     async fn next(&mut self, inbound: &mut Streaming<v1::ControlMessage>, silence: Instant) -> Event {
-        let Self { work, warm, .. } = self;
+        let Self { work, warm, fleet, .. } = self;
         let warmed = async {
             match warm {
                 // Dropped or sent: either way there is nothing more to wait for.
@@ -230,6 +241,7 @@ impl Link {
             told = inbound.message() => Event::Told(told),
             worked = working(work) => Event::Worked(worked),
             () = warmed => Event::Warm,
+            Ok(()) = fleet.wanted.changed() => Event::Sharing,
             () = sleep_until(silence) => Event::Silence,
         }
     }
@@ -256,6 +268,17 @@ impl Link {
             Told::SetHealth(set) => {
                 let mark = mark(&set).ok_or(Ended::Contract("health of what is no target"))?;
                 self.marks.send(mark).await.map_err(|_| Ended::NoTable)?;
+                Ok(None)
+            }
+            Told::Peers(peers) => {
+                let peers = fleet::peers(&peers).ok_or(Ended::Contract("peers that are no nodes"))?;
+                self.fleet.peers.send_replace(Some(peers));
+                Ok(None)
+            }
+            Told::Verdicts(verdicts) => {
+                let verdicts = fleet::verdicts(verdicts).ok_or(Ended::Contract("verdicts of nothing"))?;
+                // An error: nobody probes any more, and the node is about to end.
+                drop(self.fleet.verdicts.send(verdicts).await);
                 Ok(None)
             }
             Told::Delta(delta) => self.begin(Arrival::Delta(delta)).map(|()| None),
@@ -340,7 +363,7 @@ impl Link {
         info!(%position, took = ?done.took, "config applied");
     }
 
-    fn to_hello(&self) -> v1::Hello {
+    fn to_hello(&mut self) -> v1::Hello {
         let identity = self.identity.clone();
         v1::Hello {
             node_id: identity.id.to_wire(),
@@ -355,6 +378,7 @@ impl Link {
             resume: self.partial.as_ref().map(Partial::to_resume),
             status_address: identity.status_address,
             warm: self.replica.is_some() && self.warm.is_none(),
+            shares_probes: *self.fleet.wanted.borrow_and_update(),
         }
     }
 }

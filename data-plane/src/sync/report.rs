@@ -2,6 +2,8 @@
 //!
 //! `table` keeps what is to be told, and what was; this is only the way out.
 
+use std::sync::Arc;
+
 use equipoise_proto::v1::cluster_client::ClusterClient;
 use equipoise_proto::{NodeId, v1};
 use tokio::sync::{mpsc, watch};
@@ -11,8 +13,8 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 use tracing::debug;
 
-use super::Settings;
-use crate::table::{AddressReport, AddressState, Reports, TargetReport};
+use super::{Settings, fleet};
+use crate::table::{AddressReport, AddressState, Findings, Reports, TargetReport};
 
 /// Targets in one message, so that a full list of a large config stays far below what a control plane takes.
 const TARGETS_MAX: usize = 500;
@@ -62,6 +64,7 @@ fn messages(node: NodeId, full: Full, reports: &[TargetReport]) -> Vec<v1::Healt
         full,
         targets: reports.iter().map(target).collect(),
         more,
+        verdicts: Vec::new(),
     };
     if reports.is_empty() {
         return if full == Full::Yes { vec![message(true, false, &[])] } else { Vec::new() };
@@ -78,12 +81,13 @@ pub(super) async fn run(
     node: NodeId,
     settings: Settings,
     reports: &Reports,
+    findings: Arc<Findings>,
     mut channel: watch::Receiver<Option<Channel>>,
 ) {
     loop {
         let connected = channel.borrow_and_update().clone();
         if let Some(connected) = connected {
-            tell(node, &settings, reports, &mut channel, connected).await;
+            tell(node, &settings, reports, &findings, &mut channel, connected).await;
             // A stream that broke while its connection lives is opened again, but not in a busy loop.
             sleep(settings.backoff_first).await;
         } else if channel.changed().await.is_err() {
@@ -97,6 +101,7 @@ async fn tell(
     node: NodeId,
     settings: &Settings,
     reports: &Reports,
+    findings: &Findings,
     channel: &mut watch::Receiver<Option<Channel>>,
     connected: Channel,
 ) {
@@ -110,7 +115,14 @@ async fn tell(
     };
     let mut full_due = Instant::now();
     let mut batch_due: Option<Instant> = None;
+    // Nobody at the other end knows any of them.
+    let mut found = findings.all();
     loop {
+        for message in fleet::messages(node, &std::mem::take(&mut found)) {
+            if !matches!(timeout(settings.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
         let due = batch_due.map_or(full_due, |batch| batch.min(full_due));
         tokio::select! {
             changed = channel.changed() => {
@@ -130,6 +142,9 @@ async fn tell(
             () = reports.changed(), if batch_due.is_none() => {
                 batch_due = Some(Instant::now() + settings.report_batch);
             }
+            () = findings.changed(), if batch_due.is_none() => {
+                batch_due = Some(Instant::now() + settings.report_batch);
+            }
             () = sleep_until(due) => {
                 let messages = if due == full_due {
                     full_due = Instant::now() + settings.report_full;
@@ -138,6 +153,7 @@ async fn tell(
                     messages(node, Full::No, &reports.take())
                 };
                 batch_due = None;
+                found = findings.take();
                 for message in messages {
                     if !matches!(timeout(settings.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
                         return;

@@ -44,6 +44,8 @@ pub struct Target {
     is_leaving: AtomicBool,
     /// Ms of the last answer, or of the first pick since there was nothing under way.
     awaited_since: AtomicU32,
+    /// When its availability changed last, on the clock of [`clock::micros`]; 0: never.
+    turned: AtomicU64,
     /// Tells the builder; `None` in a cell that has none.
     bell: Option<Arc<Bell>>,
 }
@@ -73,6 +75,7 @@ impl Target {
             entered: AtomicU64::new(OUT_OF_SERVICE),
             is_leaving: AtomicBool::new(false),
             awaited_since: AtomicU32::new(0),
+            turned: AtomicU64::new(0),
             bell,
         })
     }
@@ -231,7 +234,28 @@ impl Target {
     /// Counts what a probe found.
     pub fn probe_report(&self, report: Report, limits: &Limits) {
         self.report(report, limits);
-        if report == Report::Success && self.is_ejected() {
+        if report == Report::Success {
+            self.found_well();
+        }
+    }
+
+    /// Takes over what the probes of other nodes, the last of them at `checked`, made of it. It is let in again only
+    /// where probes may do that, and only if they came after it was taken out.
+    pub fn take_over(&self, is_available: bool, checked: Instant, limits: &Limits) {
+        if is_available {
+            if limits.successes.is_some() && clock::micros(checked) >= self.turned.load(Ordering::Relaxed) {
+                self.turn(|_| Health::set_by_hand(true), Some(checked));
+            }
+            self.found_well();
+        } else {
+            self.turn(|_| Health::set_by_hand(false), Some(checked));
+        }
+        self.probed();
+    }
+
+    /// A probe found it well, which may be of interest to outlier detection.
+    fn found_well(&self) {
+        if self.is_ejected() {
             self.is_probed_well.store(true, Ordering::Relaxed);
             if let Some(bell) = &self.bell {
                 bell.ring_suspect();
@@ -294,6 +318,11 @@ impl Target {
 
     /// Changes nothing where no checks are on.
     fn change(&self, next: impl Fn(Health) -> Health) {
+        self.turn(next, None);
+    }
+
+    /// The same, for what happened at some time; `None`: now.
+    fn turn(&self, next: impl Fn(Health) -> Health, at: Option<Instant>) {
         let mut before = self.health.load(Ordering::Relaxed);
         loop {
             if Health::is_unchecked(before) {
@@ -307,10 +336,11 @@ impl Target {
                 Err(now) => before = now,
                 Ok(_) => {
                     let is_available = Health::is_open(after);
-                    if is_available != Health::is_open(before)
-                        && let Some(bell) = &self.bell
-                    {
-                        bell.ring(is_available);
+                    if is_available != Health::is_open(before) {
+                        self.turned.store(clock::micros(at.unwrap_or_else(Instant::now)), Ordering::Relaxed);
+                        if let Some(bell) = &self.bell {
+                            bell.ring(is_available);
+                        }
                     }
                     return;
                 }
@@ -457,6 +487,31 @@ mod tests {
         assert!(target.is_available());
         target.report(Report::Tcp, &limits);
         assert!(!target.is_available());
+    }
+
+    #[test]
+    fn what_others_found_readmits_only_what_was_taken_out_before_they_looked() {
+        let target = Target::new("127.0.0.1:1".parse().unwrap(), "127.0.0.1");
+        let limits = Limits { tcp: NonZeroU8::new(1), successes: NonZeroU8::new(3), ..Limits::default() };
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        target.take_over(false, at(0), &limits);
+        assert!(target.is_available(), "no checks are on");
+        target.set_checks(Some(Arc::new(checks(limits))));
+        target.take_over(false, at(1), &limits);
+        assert!(!target.is_available() && target.is_probed());
+        target.take_over(true, at(0), &limits);
+        assert!(!target.is_available(), "they looked before");
+        target.take_over(true, at(2), &limits);
+        assert!(target.is_available());
+        target.report(Report::Tcp, &limits);
+        target.take_over(true, start, &limits);
+        assert!(!target.is_available(), "a request failed since");
+        let for_ever = Limits { successes: None, ..limits };
+        target.take_over(true, at(60), &for_ever);
+        assert!(!target.is_available(), "no probe lets it in again");
+        target.take_over(true, at(60), &limits);
+        assert_eq!(target.health(), Health::default());
     }
 
     fn checks(limits: Limits) -> Checks {
