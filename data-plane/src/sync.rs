@@ -111,7 +111,8 @@ pub struct Parts {
 /// Starts from the cache, then follows a control plane until `stop`, when it marks what is in force as good, or
 /// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let Parts { settings, identity, control_planes, cache, loaded, updates, reports, fleet, marks, node } = parts;
+    let Parts { settings, identity, control_planes, cache, loaded, updates, reports, fleet, marks, node } =
+        parts;
     let (channels, channel) = watch::channel(None);
     let reporter = report::run(identity.id, settings, &reports, Arc::clone(&fleet.findings), channel);
     let mut link = link::Link::new(

@@ -9,9 +9,9 @@ mod build;
 mod changes;
 mod clock;
 pub mod compile;
-mod fleet;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod fleet;
 mod gate;
 mod judge;
 mod live;

@@ -4,3 +4,4 @@
 mod conduct;
 mod config;
 mod peer;
+mod sharing;

@@ -129,7 +129,13 @@ impl Share {
     }
 
     /// Takes in what other nodes found; whether that changes when it is probed here.
-    pub(super) fn take(&mut self, verdict: &Verdict, target: &Target, plan: &ProbePlan, now: Instant) -> bool {
+    pub(super) fn take(
+        &mut self,
+        verdict: &Verdict,
+        target: &Target,
+        plan: &ProbePlan,
+        now: Instant,
+    ) -> bool {
         let Some(shared) = &plan.shared else { return false };
         match self.duty {
             // Who probes goes by what it finds.
@@ -150,12 +156,15 @@ impl Share {
     }
 
     fn tell(&mut self, target: &Target, plan: &ProbePlan, now: Instant) {
-        let (Some(shared), Duty::Check, Some(checked)) = (&plan.shared, self.duty, self.checked) else { return };
+        let (Some(shared), Duty::Check, Some(checked)) = (&plan.shared, self.duty, self.checked) else {
+            return;
+        };
         let is_available = self.found.state.is_available();
         let ttl = shared.probing.ttl(&plan.active, is_available);
         let next = plan.active.interval(target.health().state);
         let is_news = self.told.is_none_or(|told| {
-            told.is_available != is_available || is_to_renew(now.saturating_duration_since(told.at), next, ttl)
+            told.is_available != is_available
+                || is_to_renew(now.saturating_duration_since(told.at), next, ttl)
         });
         if is_news && now < checked + ttl {
             self.told = Some(Told { at: now, is_available });

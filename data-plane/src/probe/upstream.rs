@@ -156,9 +156,10 @@ impl Slots {
                     share: None,
                 }
             });
-            slot.share = plan.shared.as_ref().and_then(|shared| {
-                slot.share.take().or_else(|| Share::new(target, shared, &fleet.findings))
-            });
+            slot.share = plan
+                .shared
+                .as_ref()
+                .and_then(|shared| slot.share.take().or_else(|| Share::new(target, shared, &fleet.findings)));
             self.shared.extend(slot.share.as_ref().map(|share| (share.id(), serial)));
             self.slots.insert(serial, slot);
         }

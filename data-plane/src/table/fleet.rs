@@ -167,7 +167,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_an_address_the_newest_finding_waits_and_what_was_taken_back_stands_no_more() {
         let findings = Findings::default();
-        let found = |is_available| Finding { is_available, checked: Instant::now(), ttl: Duration::from_secs(1) };
+        let found =
+            |is_available| Finding { is_available, checked: Instant::now(), ttl: Duration::from_secs(1) };
         findings.tell(address(1), found(true));
         findings.tell(address(2), found(true));
         findings.tell(address(1), found(false));

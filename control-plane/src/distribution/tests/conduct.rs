@@ -176,6 +176,7 @@ async fn reports_are_what_health_is_answered_from() {
         full,
         targets: vec![unhealthy(target)],
         more: false,
+        ..v1::HealthReport::default()
     };
     out.send(report(false)).await.unwrap();
     let mut client = ClusterClient::new(plane.channel().await);
@@ -287,6 +288,7 @@ async fn a_full_list_counts_when_its_last_part_has_come() {
         full,
         more,
         targets: targets.map(|target| unhealthy(Uuid::from_u128(target))).collect(),
+        ..v1::HealthReport::default()
     };
     let known = || {
         let witnesses = plane.nodes.witnesses(View::Majority);

@@ -92,7 +92,8 @@ fn locality() -> Field {
 }
 
 fn outlier_detection() -> Field {
-    let whole_percent = |name, default: i64| (name, Field::integer().between(0, 100).default(default).required());
+    let whole_percent =
+        |name, default: i64| (name, Field::integer().between(0, 100).default(default).required());
     Field::nested(vec![
         flag("enabled", false),
         count("consecutive_5xx", 5),

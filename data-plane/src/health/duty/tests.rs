@@ -43,7 +43,8 @@ fn a_hundred_nodes_share_evenly() {
 
 #[test]
 fn duties() {
-    let probing = |checkers| Some(Probing { checkers: NonZeroU32::new(checkers).unwrap(), verdict_ttl: None });
+    let probing =
+        |checkers| Some(Probing { checkers: NonZeroU32::new(checkers).unwrap(), verdict_ttl: None });
     let (two, own) = (peers([1, 2]), Uuid::from_u128(1));
     let cases = [
         ("not shared", None, Some(&two), true, Duty::Own),
@@ -58,7 +59,11 @@ fn duties() {
         assert_eq!(Duty::of(probing, own, peers, place(1), is_used), want, "{name}");
     }
     let others = peers([2, 3]);
-    assert_eq!(Duty::of(probing(2), own, Some(&others), place(1), true), Duty::Rely, "not one of them itself");
+    assert_eq!(
+        Duty::of(probing(2), own, Some(&others), place(1), true),
+        Duty::Rely,
+        "not one of them itself"
+    );
 }
 
 #[test]

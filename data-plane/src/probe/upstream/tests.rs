@@ -61,7 +61,13 @@ fn active() -> Active {
 }
 
 fn plan(active: Active, targets: &[Arc<Target>]) -> Arc<ProbePlan> {
-    Arc::new(ProbePlan { upstream: "u".into(), active, host_header: None, targets: targets.to_vec(), shared: None })
+    Arc::new(ProbePlan {
+        upstream: "u".into(),
+        active,
+        host_header: None,
+        targets: targets.to_vec(),
+        shared: None,
+    })
 }
 
 /// The end of a node's fleet that the probes of an upstream have.

@@ -76,10 +76,7 @@ fn each_part_is_sent_with_its_own_numbers() {
         ),
         (
             json!({"probing": {"checkers": 2, "verdict_ttl": 1.5}}),
-            v1::Policy {
-                probing: Some(v1::Probing { checkers: 2, verdict_ttl_ms: 1_500 }),
-                ..nothing()
-            },
+            v1::Policy { probing: Some(v1::Probing { checkers: 2, verdict_ttl_ms: 1_500 }), ..nothing() },
         ),
         (
             json!({"hedging": {"enabled": true}}),
@@ -237,7 +234,7 @@ fn retries_carry_a_set_of_conditions() {
 /// The numbers of a policy: where they stand as JSON, and what is sent, in the same unit.
 type Sent = (&'static str, fn(&v1::Policy) -> Option<f64>);
 
-const NUMBERS: [Sent; 32] = {
+const NUMBERS: [Sent; 34] = {
     const fn seconds(ms: u64) -> f64 {
         ms as f64 / 1000.0
     }
@@ -258,7 +255,9 @@ const NUMBERS: [Sent; 32] = {
         ("/outlier_detection/base_ejection", |p| Some(seconds(p.outlier_detection?.base_ejection_ms))),
         ("/outlier_detection/max_ejection", |p| Some(seconds(p.outlier_detection?.max_ejection_ms))),
         ("/outlier_detection/jitter", |p| Some(seconds(p.outlier_detection?.ejection_jitter_ms))),
-        ("/outlier_detection/max_ejection_percent", |p| Some(p.outlier_detection?.max_ejection_percent)),
+        ("/outlier_detection/max_ejection_percent", |p| {
+            Some(p.outlier_detection?.max_ejection_percent.into())
+        }),
         ("/outlier_detection/success_rate_stdev_factor", |p| {
             Some(p.outlier_detection?.success_rate_stdev_factor)
         }),

@@ -72,10 +72,13 @@ async fn a_checker_tells_what_it_found_and_tells_it_again_with_every_probe() {
     probed.until(Instant::now()).await;
     assert_eq!(probed.tells(), [Some(true)], "what it had found before");
     probed.until(start + 5 * SECOND).await;
-    assert_eq!(probed.fleet.findings.take(), [(
-        probed.address(0),
-        Some(Finding { is_available: true, checked: start + 5 * SECOND, ttl: 15 * SECOND }),
-    )]);
+    assert_eq!(
+        probed.fleet.findings.take(),
+        [(
+            probed.address(0),
+            Some(Finding { is_available: true, checked: start + 5 * SECOND, ttl: 15 * SECOND }),
+        )]
+    );
     probed.net(|net| net.says = Report::Tcp);
     probed.until(start + 10 * SECOND).await;
     assert_eq!(probed.tells(), [Some(true)], "one failure is not enough");
@@ -202,9 +205,8 @@ async fn of_four_nodes_each_address_has_one_that_probes_it() {
     let nodes: Vec<_> = (1..=4).map(Uuid::from_u128).collect();
     let mut probes = 0;
     for node in &nodes {
-        let targets: Vec<_> = (1..=40)
-            .map(|number| checked(([127, 0, 0, 1], number).into(), Passive::default()))
-            .collect();
+        let targets: Vec<_> =
+            (1..=40).map(|number| checked(([127, 0, 0, 1], number).into(), Passive::default())).collect();
         let (link, ends) = fleet(NodeId::new(*node));
         link.peers.send_replace(Some(nodes.clone().into()));
         let mut slots = Slots::default();
