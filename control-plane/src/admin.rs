@@ -4,6 +4,7 @@
 //! requests are refused, `crud` is the one implementation for every kind of entity. It meets the rest of the
 //! control plane in `store` (writes and reads) and `nodes` (who applied what); it never talks to a node.
 
+mod balancer;
 pub mod body;
 mod clustering;
 pub mod cors;
@@ -156,6 +157,7 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Only(reference) => crud::only(state, asked, reference).await,
         Endpoint::TargetsAll => list::targets_all(state, &asked),
         Endpoint::Health => health::upstream(state, &asked).await,
+        Endpoint::Balancer => balancer::upstream(state, &asked).await,
         Endpoint::SetHealth(verdict) => health::set(state, &asked, verdict),
     };
     replied.unwrap_or_else(|refused| error::refusal(&refused))

@@ -4,6 +4,7 @@
 //! and a slow node skips revisions. What is sent is encoded once and shared. Must not decide what is in the
 //! config (`model`, `store`) nor answer the Admin API, which reads `nodes`.
 
+mod balancer;
 mod deltas;
 mod encode;
 mod hello;

@@ -1,6 +1,6 @@
 //! What the control plane knows of its nodes: who is connected, how far each is, what each says of its targets;
-//! the way from an operator's word on a target's health to those that are connected; and what those of a region that
-//! share probes tell each other.
+//! the way from an operator's word on a target's health to those that are connected, and questions to them; and what
+//! those of a region that share probes tell each other.
 //!
 //! Pure but for a lock and wake-ups: no clock is read here, time is an argument. `distribution` writes it
 //! (joins, acks, reports), `admin` reads it (`/clustering/data-planes`, `/upstreams/{u}/health`,
@@ -10,6 +10,7 @@ mod barrier;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod health;
+pub mod inspect;
 mod regions;
 mod registry;
 mod verdicts;
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
 use equipoise_proto::{NodeId, Position};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -37,6 +38,7 @@ pub use registry::{
 pub use verdicts::{Finding, Merged, Place};
 
 use barrier::Barrier;
+use inspect::{Ask, Asks, Inspection, Part, Queries, Scope, TooManyQueries};
 use regions::Regions;
 use registry::{Registry, SessionNumber};
 
@@ -51,6 +53,7 @@ pub struct Nodes {
     limits: Limits,
     changes: watch::Sender<u64>,
     marks: broadcast::Sender<Mark>,
+    queries: Arc<Queries>,
 }
 
 impl Default for Nodes {
@@ -68,6 +71,7 @@ impl Nodes {
             limits,
             changes: watch::Sender::new(0),
             marks: broadcast::Sender::new(MARKS_MAX),
+            queries: Arc::default(),
         }
     }
 
@@ -125,9 +129,10 @@ impl Nodes {
         let id = info.id;
         let region = info.region.clone();
         let ended = CancellationToken::new();
-        let number = self.lock().join(info, serving, ended.clone(), now)?;
+        let (asks, asked) = Asks::channel();
+        let number = self.lock().join(info, serving, (ended.clone(), asks), now)?;
         self.wake();
-        Ok(Session { nodes: self.clone(), id, number, region, ended })
+        Ok(Session { nodes: self.clone(), id, number, region, ended, asked: Some(asked) })
     }
 
     /// A node's full list, complete: it replaces what the node said before.
@@ -179,6 +184,20 @@ impl Nodes {
     /// The marks from now on; when they come too fast for whoever reads, the oldest get lost.
     pub fn marks(&self) -> broadcast::Receiver<Mark> {
         self.marks.subscribe()
+    }
+
+    /// Asks the connected nodes of a scope how they balance an upstream now.
+    ///
+    /// # Errors
+    /// When as many questions are open as may be.
+    pub fn inspect(&self, upstream: Uuid, scope: &Scope) -> Result<Inspection, TooManyQueries> {
+        let (nodes, left_out) = self.lock().inspectable(scope, inspect::QUERY_NODES_MAX);
+        self.queries.open(upstream, nodes, left_out)
+    }
+
+    /// Takes in what a node answers.
+    pub fn answer(&self, node: NodeId, part: Part) {
+        self.queries.answer(node, part);
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -264,6 +283,7 @@ pub struct Session {
     number: SessionNumber,
     region: String,
     ended: CancellationToken,
+    asked: Option<mpsc::Receiver<Ask>>,
 }
 
 impl Session {
@@ -285,6 +305,11 @@ impl Session {
     /// The node shares probes no longer.
     pub fn probe_alone(&self) {
         self.nodes.regions.leave(self.id, self.number);
+    }
+
+    /// Questions for the node: to be taken once, by whoever serves the stream.
+    pub fn asks(&mut self) -> mpsc::Receiver<Ask> {
+        self.asked.take().unwrap_or_else(|| Asks::channel().1)
     }
 
     /// The node answered something.
@@ -309,6 +334,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.probe_alone();
         self.nodes.lock().leave(self.id, self.number);
+        self.nodes.queries.left(self.id, self.number);
         self.nodes.wake();
     }
 }

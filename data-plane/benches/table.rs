@@ -1,8 +1,10 @@
 //! What a change costs a node that has 10,000 upstreams of ten targets each and 10,000 routes: compile, and
-//! from the update to the swap.
+//! from the update to the swap. What one costs in an upstream of 10,000 targets, by algorithm, and what memory such
+//! upstreams take.
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use equipoise_data_plane::observability::NodeState;
@@ -84,24 +86,8 @@ fn changes(criterion: &mut Criterion) {
             BatchSize::SmallInput,
         );
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let Ok(runtime) = runtime else { panic!("no runtime") };
-    let node = Arc::new(NodeState::new(NodeId::new(Uuid::nil())));
-    let updates = runtime.block_on(async {
-        let (builder, seams) = builder(node);
-        tokio::spawn(builder.run());
-        seams.updates
-    });
-    let epoch = Epoch::new(Uuid::nil());
-    let position = Position { epoch, revision: Revision::new(1), content_hash: ContentHash::EMPTY };
-    let apply = |update| {
-        runtime.block_on(async {
-            match updates.apply(position, update).await {
-                Ok(applied) => applied.took,
-                Err(error) => panic!("{error}"),
-            }
-        })
-    };
+    let node = Node::new();
+    let apply = |update| node.apply(update);
     apply(Update::Snapshot(config()));
     criterion.bench_function("apply_one_target_of_10000_upstreams", |bencher| {
         bencher.iter_custom(|rounds| (0..rounds).map(|_| apply(reweighted())).sum());
@@ -129,5 +115,103 @@ fn changes(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, changes);
+/// A node that applies updates.
+struct Node {
+    runtime: tokio::runtime::Runtime,
+    updates: equipoise_data_plane::table::Updates,
+}
+
+impl Node {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime else { panic!("no runtime") };
+        let node = Arc::new(NodeState::new(NodeId::new(Uuid::nil())));
+        let updates = runtime.block_on(async {
+            let (builder, seams) = builder(node);
+            tokio::spawn(builder.run());
+            seams.updates
+        });
+        Self { runtime, updates }
+    }
+
+    /// From receipt to swap.
+    fn apply(&self, update: Update) -> Duration {
+        let epoch = Epoch::new(Uuid::nil());
+        let position = Position { epoch, revision: Revision::new(1), content_hash: ContentHash::EMPTY };
+        match self.runtime.block_on(self.updates.apply(position, update)) {
+            Ok(applied) => applied.took,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Targets of a large upstream.
+const MANY: u128 = 10_000;
+
+const ALGORITHMS: [(&str, v1::upstream::Algorithm); 4] = [
+    ("round-robin", v1::upstream::Algorithm::RoundRobin),
+    ("least-connections", v1::upstream::Algorithm::LeastConnections),
+    ("consistent-hashing", v1::upstream::Algorithm::ConsistentHashing),
+    ("latency", v1::upstream::Algorithm::Latency),
+];
+
+fn large(upstream: u128, algorithm: v1::upstream::Algorithm) -> Vec<Record> {
+    let message = v1::Upstream {
+        name: format!("large-{upstream}"),
+        algorithm: algorithm.into(),
+        slots: 10_000,
+        ..v1::Upstream::default()
+    };
+    let targets = (0..MANY).map(|at| large_target(upstream, at, 100));
+    [record(EntityKind::Upstream, upstream, &message)].into_iter().chain(targets).collect()
+}
+
+fn large_target(upstream: u128, at: u128, weight: u32) -> Record {
+    let message = v1::Target {
+        upstream: wire_id(upstream),
+        target: format!("10.{}.{}.{}:80", upstream, at / 250, at % 250),
+        weight,
+        ..v1::Target::default()
+    };
+    record(EntityKind::Target, 1_000_000 + upstream * 100_000 + at, &message)
+}
+
+fn rebuilds(criterion: &mut Criterion) {
+    for (name, algorithm) in ALGORITHMS {
+        let node = Node::new();
+        node.apply(Update::Snapshot(large(1, algorithm)));
+        let mut weight = 0;
+        criterion.bench_function(&format!("apply_one_of_10000_targets/{name}"), |bencher| {
+            bencher.iter_custom(|rounds| {
+                let mut next = || {
+                    weight = (weight + 1) % 100;
+                    node.apply(Update::Delta(vec![large_target(1, 77, weight + 1)]))
+                };
+                (0..rounds).map(|_| next()).sum()
+            });
+        });
+    }
+}
+
+/// Resident memory of upstreams of 10,000 targets, a target. Printed, since it is no time.
+fn memory(_: &mut Criterion) {
+    const UPSTREAMS: u128 = 20;
+    for (name, algorithm) in ALGORITHMS {
+        let node = Node::new();
+        let before = resident_bytes();
+        for upstream in 1..=UPSTREAMS {
+            node.apply(Update::Delta(large(upstream, algorithm)));
+        }
+        let grown = resident_bytes().saturating_sub(before);
+        eprintln!("memory/{name}: {} bytes a target", u128::from(grown) / (UPSTREAMS * MANY));
+    }
+}
+
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or_default() * 1024
+}
+
+criterion_group!(benches, changes, rebuilds, memory);
 criterion_main!(benches);

@@ -116,10 +116,13 @@ pub async fn run(
                 tell(&name, &found, schedule.has_failed(&name));
                 let jitter = rand::rng().random_range(0.0..1.0);
                 let verdict = schedule.finish(&name, found, Instant::now().into_std(), jitter);
-                if let Verdict::Changed(answer) = verdict
-                    && answers.send((name, answer)).await.is_err()
-                {
-                    return;
+                if let Verdict::Changed(answer) = verdict {
+                    if answer == Answer::NoAddress {
+                        warn!(%name, "a name has no address");
+                    }
+                    if answers.send((name, answer)).await.is_err() {
+                        return;
+                    }
                 }
             }
             () = sleep_until(due) => {}
@@ -136,7 +139,7 @@ async fn look_up(resolver: &Resolver, name: &str) -> Found {
 fn tell(name: &str, found: &Found, has_failed: bool) {
     match found {
         Found::Failed(reason) if !has_failed => {
-            warn!(name, reason, "a name cannot be looked up; what it had serves on");
+            warn!(name, reason, "a name cannot be looked up");
         }
         Found::Records { .. } | Found::Empty(_) | Found::Missing(_) if has_failed => {
             info!(name, "a name can be looked up again");

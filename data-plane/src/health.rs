@@ -6,7 +6,6 @@
 //!
 //! Source: Kong 3.10 and its health-check library 3.1; `spec/health.md` sections 2 to 4.
 
-pub mod breaker;
 mod checks;
 mod duty;
 pub mod outlier;

@@ -14,6 +14,7 @@ mod error;
 mod exchange;
 mod forward;
 mod hash;
+mod hedge;
 mod pool;
 mod relay;
 mod reply;

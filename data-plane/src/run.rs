@@ -174,7 +174,7 @@ pub async fn start(
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers);
     let proxy = proxy::start(settings.proxy.clone(), &seams.active, &workers)?;
-    let Seams { active, updates, reports, names, answers, probes, directory } = seams;
+    let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
     let stopping = tasks.stopping.clone();
     let worker_ended = proxy.ended();
@@ -193,12 +193,15 @@ pub async fn start(
     let resolving =
         dns::run(names, answers, resolver, settings.dns.clone(), Arc::clone(&state), stopping.clone());
     tasks.spawn("resolving names", resolving);
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     for listener in status_listeners {
         let sources = status::Sources {
+            hostname: hostname.clone().into(),
             node: Arc::clone(&state),
             workers: workers.clone(),
             active: active.clone(),
             directory: Arc::clone(&directory),
+            events: Arc::clone(&events),
         };
         tasks.spawn(
             "the Status API",
@@ -206,12 +209,12 @@ pub async fn start(
         );
     }
     let (marks, mark_queue) = mpsc::channel(table::MARKS_MAX);
-    tasks.spawn("setting health by hand", table::carry_marks(mark_queue, directory));
+    tasks.spawn("setting health by hand", table::carry_marks(mark_queue, Arc::clone(&directory)));
     let parts = sync::Parts {
         settings: sync::Settings::default(),
         identity: Identity {
             id,
-            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            hostname,
             region: settings.region.clone(),
             zone: settings.zone.clone(),
             labels: settings.labels.clone(),
@@ -226,6 +229,7 @@ pub async fn start(
         updates,
         reports,
         fleet,
+        directory,
         marks,
         node: Arc::clone(&state),
     };

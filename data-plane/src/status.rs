@@ -3,6 +3,7 @@
 //!
 //! Source: Kong 3.10 (`spec/admin-api.md` section 7, `spec/health.md` section 11).
 
+mod balancer;
 mod view;
 
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, SERVER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::observability::{NodeState, Workers, process, render};
+use crate::table::events::Events;
 use crate::table::{Active, Directory};
 
 /// Largest body that a request may bring.
@@ -50,6 +52,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What the Status API reads.
 #[derive(Debug, Clone)]
 pub struct Sources {
+    /// Name of its host.
+    pub hostname: Arc<str>,
     /// The node itself.
     pub node: Arc<NodeState>,
     /// What its workers count.
@@ -58,6 +62,8 @@ pub struct Sources {
     pub active: Active,
     /// The cells in force.
     pub directory: Arc<ArcSwap<Directory>>,
+    /// What changed in who takes requests.
+    pub events: Arc<Events>,
 }
 
 /// Answers on `listener` until `stop`; requests that are under way then are finished. More than `connections_max`
@@ -117,7 +123,10 @@ fn router(sources: Sources) -> Router {
         .route("/status", get(status))
         .route("/status/ready", get(ready).post(set_ready))
         .route("/metrics", get(metrics))
+        .route("/upstreams", get(upstreams))
+        .route("/upstreams/{upstream}/balancer", get(upstream_balancer))
         .route("/upstreams/{upstream}/health", get(health))
+        .route("/events", get(events))
         .fallback(async || message(StatusCode::NOT_FOUND, "Not found"))
         .method_not_allowed_fallback(async || message(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"))
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -208,7 +217,7 @@ async fn metrics(State(sources): State<Sources>) -> Response {
     // Rendering grows with the config: not on a thread that other tasks wait for.
     let text = tokio::task::spawn_blocking(move || {
         let table = sources.active.load();
-        render(&sources.node, &sources.workers, &table, &sources.directory.load())
+        render(&sources.node, &sources.workers, &table, &sources.directory.load(), &sources.events)
     });
     match text.await {
         Ok(text) => {
@@ -224,6 +233,42 @@ async fn health(State(sources): State<Sources>, Path(wanted): Path<String>) -> R
         Some(answer) => body(StatusCode::OK, &answer),
         None => message(StatusCode::NOT_FOUND, "Not found"),
     }
+}
+
+async fn upstream_balancer(State(sources): State<Sources>, Path(wanted): Path<String>) -> Response {
+    // As long as the upstream is large: not on a thread that other tasks wait for.
+    match tokio::task::spawn_blocking(move || balancer::balancer(&sources, &wanted)).await {
+        Ok(Some(answer)) => body(StatusCode::OK, &answer),
+        Ok(None) => message(StatusCode::NOT_FOUND, "Not found"),
+        Err(_) => message(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred"),
+    }
+}
+
+async fn upstreams(State(sources): State<Sources>, Query(query): Query<Vec<(String, String)>>) -> Response {
+    match number(&query, "offset") {
+        Ok(offset) => {
+            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+            body(StatusCode::OK, &balancer::upstreams(&sources.directory.load(), offset))
+        }
+        Err(NoNumber(text)) => message(StatusCode::BAD_REQUEST, &text),
+    }
+}
+
+async fn events(State(sources): State<Sources>, Query(query): Query<Vec<(String, String)>>) -> Response {
+    let upstream = query.iter().find(|(name, _)| name == "upstream").map(|(_, value)| &**value);
+    match number(&query, "after") {
+        Ok(after) => body(StatusCode::OK, &balancer::events(&sources.events.after(after, upstream))),
+        Err(NoNumber(text)) => message(StatusCode::BAD_REQUEST, &text),
+    }
+}
+
+/// What is told of an argument that should be a number.
+struct NoNumber(String);
+
+/// The first value of an argument; 0 where it is not given.
+fn number(query: &[(String, String)], name: &str) -> Result<u64, NoNumber> {
+    let given = query.iter().find(|(key, _)| key == name).map(|(_, value)| value.parse());
+    given.unwrap_or(Ok(0)).map_err(|_| NoNumber(format!("{name} must be a whole number")))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod replica;
 
 mod connect;
 mod fleet;
+mod inspect;
 mod intake;
 mod link;
 mod partial;
@@ -19,12 +20,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use equipoise_proto::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::observability::NodeState;
-use crate::table::{FleetLink, Mark, Reports, Updates};
+use crate::table::{Directory, FleetLink, Mark, Reports, Updates};
 
 pub use cache::{Cache, CacheError, Loaded};
 pub use connect::ControlPlane;
@@ -102,6 +104,8 @@ pub struct Parts {
     pub reports: Arc<Reports>,
     /// To and from those that probe together with other nodes.
     pub fleet: FleetLink,
+    /// The cells in force, for questions about them.
+    pub directory: Arc<ArcSwap<Directory>>,
     /// To the targets.
     pub marks: mpsc::Sender<Mark>,
     /// Told whether a control plane is connected.
@@ -111,17 +115,19 @@ pub struct Parts {
 /// Starts from the cache, then follows a control plane until `stop`, when it marks what is in force as good, or
 /// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let Parts { settings, identity, control_planes, cache, loaded, updates, reports, fleet, marks, node } =
-        parts;
+    let Parts { settings, identity, control_planes, cache, loaded, .. } = parts;
+    let Parts { updates, reports, directory, fleet, marks, node, .. } = parts;
     let (channels, channel) = watch::channel(None);
-    let reporter = report::run(identity.id, settings, &reports, Arc::clone(&fleet.findings), channel);
+    let (questions, asked) = mpsc::channel(inspect::QUESTIONS_MAX);
+    let witness = inspect::Witness { node: Arc::clone(&node), directory };
+    let sources = report::Sources { reports: &reports, findings: Arc::clone(&fleet.findings), witness };
+    let reporter = report::run(settings, sources, asked, channel);
     let mut link = link::Link::new(
         settings,
         identity,
         control_planes,
         intake::Intake::new(cache.clone(), updates, loaded.condemned),
-        marks,
-        fleet,
+        link::Ways { marks, questions, fleet },
         node,
         channels,
     );

@@ -22,6 +22,6 @@ pub use network::NetworkRange;
 pub use path::PathPattern;
 pub use placement::{Placement, TargetState};
 pub use position::{ContentHash, Epoch, InvalidPosition, Position, Revision};
-pub use protocol::{PROTOCOL, PROTOCOL_MIN, highest_common};
+pub use protocol::{PROTOCOL, PROTOCOL_MIN, PROTOCOL_OF_INSPECT, highest_common};
 pub use sni::SniPattern;
 pub use target::TargetAddress;

@@ -17,6 +17,7 @@ const ANY: &str = "127.0.0.1:0";
 pub struct Standalone {
     /// The process; `None` between [`Standalone::kill`] and [`Standalone::start_again`].
     pub process: Option<Process>,
+    more: &'static [&'static str],
     dir: TempDir,
 }
 
@@ -30,7 +31,15 @@ impl Standalone {
     /// # Errors
     /// When it does not start.
     pub fn start() -> Result<Self> {
-        let mut standalone = Self { process: None, dir: tempfile::tempdir()? };
+        Self::start_with(&[])
+    }
+
+    /// Starts one with an empty store and more arguments.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_with(more: &'static [&'static str]) -> Result<Self> {
+        let mut standalone = Self { process: None, more, dir: tempfile::tempdir()? };
         standalone.start_again()?;
         Ok(standalone)
     }
@@ -45,7 +54,7 @@ impl Standalone {
         let shell = [OsStr::new("-c"), OsStr::new(script), OsStr::new("sh"), program.as_os_str()];
         let arguments: Vec<_> = shell.into_iter().chain(ARGUMENTS.map(OsStr::new)).collect();
         let process = Some(Process::start_at(Path::new("/bin/sh"), dir.path(), &arguments)?);
-        Ok(Self { process, dir })
+        Ok(Self { process, more: &[], dir })
     }
 
     /// Starts it on the store it left behind.
@@ -53,7 +62,8 @@ impl Standalone {
     /// # Errors
     /// When it does not start.
     pub fn start_again(&mut self) -> Result<()> {
-        self.process = Some(Process::start("equipoise", self.dir.path(), &ARGUMENTS)?);
+        let arguments = [&ARGUMENTS, self.more].concat();
+        self.process = Some(Process::start("equipoise", self.dir.path(), &arguments)?);
         Ok(())
     }
 

@@ -105,13 +105,21 @@ fn a_busy_target_gets_no_more_than_the_others() {
     let origins = origins(3);
     balanced(&standalone, "algorithm=least-connections", &origins);
     let address = standalone.process().address("proxy");
-    // One target hangs with a few requests; everybody else goes round it.
-    origins[0].hold();
+    // All hang until every request has arrived somewhere, so that none comes later to the one that goes on hanging.
+    origins.iter().for_each(Origin::hold);
     let stuck: Vec<_> = (0..9)
         .map(|_| std::thread::spawn(move || Client::new(address).get("/mock").unwrap().status))
         .collect();
-    eventually("a request to hang", PATIENCE, || (origins[0].requests() > 0).then_some(()));
+    eventually("all requests to arrive", PATIENCE, || {
+        (origins.iter().map(Origin::requests).sum::<u64>() == 9).then_some(())
+    });
     let hanging = origins[0].requests();
+    assert!(hanging >= 2, "{hanging} of 9 requests, dealt by who is least busy");
+    origins[1].release();
+    origins[2].release();
+    let is_over = || stuck.iter().filter(|one| one.is_finished()).count() as u64 == 9 - hanging;
+    eventually("the others to be answered", PATIENCE, || is_over().then_some(()));
+    // Everybody else goes round it.
     let mut proxy = standalone.process().client("proxy");
     let mut counts = BTreeMap::new();
     for _ in 0..60 {

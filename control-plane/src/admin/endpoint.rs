@@ -114,6 +114,8 @@ pub enum Endpoint {
     TargetsAll,
     /// `/upstreams/{upstream}/health`
     Health,
+    /// `/upstreams/{upstream}/balancer`
+    Balancer,
     /// `/upstreams/{upstream}/targets/{target}[/{address}]/healthy` and `…/unhealthy`
     SetHealth(Verdict),
 }
@@ -132,7 +134,8 @@ impl Endpoint {
             | Self::DataPlanes
             | Self::ClusteringStatus
             | Self::TargetsAll
-            | Self::Health => &[Verb::Get],
+            | Self::Health
+            | Self::Balancer => &[Verb::Get],
             // POST on `/tags` and the writes on one tag exist to be refused with a reason.
             Self::Tags | Self::Collection(_) | Self::Children(_) => &[Verb::Get, Verb::Post],
             Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) | Self::Only(_) => {
@@ -301,6 +304,7 @@ impl Endpoints {
         let upstreams = Kind::Upstream.collection();
         let upstream = [Literal(upstreams), Parameter(upstreams)];
         add(&[upstream[0], upstream[1], Literal("health")], Endpoint::Health);
+        add(&[upstream[0], upstream[1], Literal("balancer")], Endpoint::Balancer);
         add(&[upstream[0], upstream[1], Literal("targets"), Literal("all")], Endpoint::TargetsAll);
         let targets = Kind::Target.collection();
         let target = [upstream[0], upstream[1], Literal(targets), Parameter(targets)];

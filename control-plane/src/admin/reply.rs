@@ -39,6 +39,11 @@ impl Reply {
         }
     }
 
+    /// A JSON answer that is written already.
+    pub fn written(status: StatusCode, json: Vec<u8>) -> Self {
+        Self::with_type(status, JSON, json.into())
+    }
+
     /// `{"message":"<text>"}`.
     pub fn message(status: StatusCode, text: &str) -> Self {
         Self::with_type(status, JSON, json!({ "message": text }).to_string().into())

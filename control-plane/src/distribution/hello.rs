@@ -10,6 +10,8 @@ use equipoise_proto::{
 };
 use uuid::Uuid;
 
+use super::balancer;
+use crate::nodes::inspect::Part;
 use crate::nodes::{
     AddressReport, Finding, Health, NackCause, NackRecord, NodeInfo, Place, ReportedTarget, Serving,
     TargetReport, Verdict,
@@ -56,6 +58,9 @@ pub enum HelloError {
         /// The node's highest.
         max: u32,
     },
+    /// A full list of targets and the answer to a question in one message.
+    #[error("a message that is of two kinds")]
+    Mixed,
     /// Not an address.
     #[error("not an address of a target")]
     Address,
@@ -125,7 +130,15 @@ pub(super) fn nack(wire: v1::Nack, at: SystemTime) -> Result<(NackRecord, Option
 }
 
 /// One message of a report stream.
-pub(super) struct Report {
+pub(super) enum Report {
+    /// What the node sees of its targets.
+    Health(HealthReport),
+    /// A part of the answer to a question.
+    Balancer(NodeId, Part),
+}
+
+/// What a node sees of its targets.
+pub(super) struct HealthReport {
     pub node: NodeId,
     /// Whether a full list begins here.
     pub is_full: bool,
@@ -139,12 +152,18 @@ pub(super) struct Report {
 /// `now`: when it arrived.
 pub(super) fn report(wire: v1::HealthReport, now: Instant) -> Result<Report, HelloError> {
     let node = node_id(&wire.node_id)?;
+    if let Some(said) = wire.balancer {
+        if wire.full || wire.more || !wire.targets.is_empty() || !wire.verdicts.is_empty() {
+            return Err(HelloError::Mixed);
+        }
+        return Ok(Report::Balancer(node, balancer::part(said)?));
+    }
     let targets = wire.targets.into_iter().map(target).collect::<Result<_, _>>()?;
     if wire.verdicts.len() > VERDICTS_MAX {
         return Err(HelloError::TooMany { what: "verdicts", max: VERDICTS_MAX });
     }
     let findings = wire.verdicts.iter().map(|said| finding(said, now)).collect::<Result<_, _>>()?;
-    Ok(Report { node, is_full: wire.full, has_more: wire.more, targets, findings })
+    Ok(Report::Health(HealthReport { node, is_full: wire.full, has_more: wire.more, targets, findings }))
 }
 
 fn finding(wire: &v1::Verdict, now: Instant) -> Result<(Place, Option<Finding>), HelloError> {
@@ -197,7 +216,7 @@ fn node_id(bytes: &[u8]) -> Result<NodeId, HelloError> {
     NodeId::from_wire(bytes).map_err(|source| HelloError::Id { what: "node id", source })
 }
 
-fn id(what: &'static str, bytes: &[u8]) -> Result<Uuid, HelloError> {
+pub(super) fn id(what: &'static str, bytes: &[u8]) -> Result<Uuid, HelloError> {
     entity_id(bytes).map_err(|source| HelloError::Id { what, source })
 }
 
@@ -205,7 +224,7 @@ fn text(what: &'static str, text: String) -> Result<String, HelloError> {
     if is_node_text(&text) { Ok(text) } else { Err(HelloError::Text(what)) }
 }
 
-fn cut(mut text: String, max: usize) -> String {
+pub(super) fn cut(mut text: String, max: usize) -> String {
     text.truncate(text.floor_char_boundary(max));
     text.replace(char::is_control, " ")
 }

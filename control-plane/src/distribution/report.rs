@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::Shared;
-use super::hello::{self, Report};
+use super::hello::{self, HealthReport, Report};
 use crate::nodes::{ReportError, Reports, SendFull};
 
 /// Reads reports until the node ends the stream.
@@ -25,8 +25,15 @@ pub(super) async fn run(
     let mut list: Option<(NodeId, Reports)> = None;
     while let Some(report) = inbound.message().await? {
         let arrived = Instant::now().into_std();
-        let Report { node, is_full, has_more, targets, findings } =
+        let report =
             hello::report(report, arrived).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let HealthReport { node, is_full, has_more, targets, findings } = match report {
+            Report::Health(report) => report,
+            Report::Balancer(node, part) => {
+                shared.nodes.answer(node, part);
+                continue;
+            }
+        };
         if !findings.is_empty() {
             shared.nodes.found(node, findings, arrived).map_err(status)?;
             if targets.is_empty() && !is_full && !has_more {

@@ -18,6 +18,7 @@ use super::resolve::Decision;
 use super::sharing::{News, Watch};
 use super::snapshot::Snapshot;
 use super::{Distribution, Shared};
+use crate::nodes::inspect::Ask;
 use crate::nodes::{Mark, NackCause, Session, Stage, Verdict};
 use crate::store::Head;
 
@@ -56,6 +57,7 @@ enum Event {
     Recalled,
     Marked(Mark),
     News(News),
+    Asked(Ask),
 }
 
 /// The state of one stream.
@@ -74,6 +76,7 @@ pub(super) struct Stream {
     resume: Option<v1::SnapshotResume>,
     flight: Flight,
     marks: broadcast::Receiver<Mark>,
+    asks: mpsc::Receiver<Ask>,
     /// The log says that the node gets nothing because nothing was ever written here.
     is_withheld: bool,
     /// Until the node has the config in which the mark's target was seen. The next ones wait in `marks`.
@@ -85,7 +88,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(
         of: &Distribution,
-        session: Session,
+        mut session: Session,
         outbound: mpsc::Sender<Result<v1::ControlMessage, Status>>,
         position: Option<Position>,
         resume: Option<v1::SnapshotResume>,
@@ -96,6 +99,7 @@ impl Stream {
         Self {
             shared: Arc::clone(&of.shared),
             heads: of.heads.clone(),
+            asks: session.asks(),
             stop: of.stop.clone(),
             session,
             outbound,
@@ -157,13 +161,17 @@ impl Stream {
                 Event::Recalled => self.flight = Flight::Idle,
                 Event::Marked(mark) => self.mark = Some(mark),
                 Event::News(news) => self.tell(news).await?,
+                Event::Asked(Ask { query, upstream }) => {
+                    let upstream = Bytes::copy_from_slice(upstream.as_bytes());
+                    self.send(Control::Inspect(v1::Inspect { query, upstream })).await?;
+                }
                 Event::Unanswered => return Err(Status::deadline_exceeded("no answer from the node")),
             }
         }
     }
 
     async fn next(&mut self, inbound: &mut Streaming<v1::NodeMessage>) -> Event {
-        let Self { shared, heads, stop, session, tick, drift, flight, marks, mark, sharing, .. } = self;
+        let Self { shared, heads, stop, session, tick, drift, flight, marks, mark, asks, sharing, .. } = self;
         let drift_due = match (&*flight, drift) {
             (Flight::Idle, Some(drift)) => Some(drift.due),
             _ => None,
@@ -215,6 +223,8 @@ impl Stream {
             () = recalled => Event::Recalled,
             next = next_mark(node, marks), if mark.is_none() => Event::Marked(next),
             news = news => Event::News(news),
+            // Closed when a newer stream has taken over, which ends this one.
+            Some(ask) = asks.recv() => Event::Asked(ask),
         }
     }
 

@@ -4,4 +4,5 @@
 mod conduct;
 mod config;
 mod peer;
+mod questions;
 mod sharing;

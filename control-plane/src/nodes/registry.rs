@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::SendFull;
 use super::health::{ReportError, ReportedTarget, Reports, View};
+use super::inspect::{Asking, Asks, Scope};
 
 /// How long a node that left stays listed (Kong: `cluster_data_plane_purge_delay`).
 pub const FORGET_AFTER: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -174,6 +175,7 @@ struct Stream {
     number: SessionNumber,
     since: SystemTime,
     ended: CancellationToken,
+    asks: Asks,
 }
 
 #[derive(Debug)]
@@ -245,7 +247,7 @@ impl Registry {
         &mut self,
         info: NodeInfo,
         serving: Option<Serving>,
-        ended: CancellationToken,
+        (ended, asks): (CancellationToken, Asks),
         now: SystemTime,
     ) -> Result<SessionNumber, JoinError> {
         self.forget(now);
@@ -257,7 +259,7 @@ impl Registry {
         }
         self.sessions += 1;
         let number = SessionNumber(self.sessions);
-        let stream = Stream { number, since: now, ended };
+        let stream = Stream { number, since: now, ended, asks };
         let id = info.id;
         let before = self.nodes.remove(&id);
         match before.as_ref().and_then(|node| node.stream.as_ref()) {
@@ -419,6 +421,16 @@ impl Registry {
     /// Connected nodes, ascending by id.
     pub(super) fn sessions(&self) -> impl Iterator<Item = (NodeId, SessionNumber)> {
         self.nodes.iter().filter_map(|(id, node)| node.stream.as_ref().map(|stream| (*id, stream.number)))
+    }
+
+    /// The first `most` connected nodes of a scope, ascending by id, with the way to ask them; and the number of the others.
+    pub(super) fn inspectable(&self, scope: &Scope, most: usize) -> (Vec<Asking>, usize) {
+        let of_scope = self.nodes.values().filter(|node| scope.has(&node.info));
+        let mut connected = of_scope.filter_map(|node| Some((&node.info, node.stream.as_ref()?)));
+        let first = connected.by_ref().take(most);
+        let first =
+            first.map(|(info, stream)| Asking(info.clone(), stream.number, stream.asks.clone())).collect();
+        (first, connected.count())
     }
 
     pub(super) fn standing(&self, id: NodeId, number: SessionNumber, wanted: &Position) -> Standing {

@@ -1,7 +1,10 @@
-//! Latency: the smallest moving average of answer times for its weight.
+//! Latency: the smallest moving average of answer times, times the requests under way, for its weight.
 //!
 //! Source: `balancer.md` section 6. The average decays while nothing is sent there, so that a member that was slow is
-//! tried again.
+//! tried again. Of members that have nothing under way it is the reference's choice. The reference compares averages
+//! alone, and they say nothing of what was sent since the last answer: all of a node's requests go to one member until
+//! its answers have become slow, then to the next. The simulation (`BALANCING.md`) has ten members at 60 % of what they
+//! can do answer in 525 ms that way (half of the requests; 3.5 s one of a hundred), and in 10 ms (32 ms) this way.
 
 use super::live::Live;
 use super::scored::Scored;
@@ -133,7 +136,8 @@ impl Latency {
         Self(Scored::new(weights))
     }
 
-    /// Chooses among the members for which `may_take` holds. `now_ms` is on the clock of the averages.
+    /// Chooses among the members for which `may_take` holds: average x (requests under way + 1) / weight, smallest first.
+    /// `now_ms` is on the clock of the averages.
     pub fn pick(
         &self,
         turn: u64,
@@ -141,7 +145,8 @@ impl Latency {
         live: &impl Live,
         may_take: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let score = |place| live.ewma(place).decayed(now_ms) / f64::from(self.0.weight(place));
+        let busy = |place| f64::from(live.in_flight(place)) + 1.0;
+        let score = |place| live.ewma(place).decayed(now_ms) * busy(place) / f64::from(self.0.weight(place));
         self.0.pick(turn, live, may_take, |a, b| score(a).total_cmp(&score(b)))
     }
 }

@@ -10,11 +10,14 @@ use super::scored::SCAN_MAX;
 /// Draws for two members that may be taken, before all are looked at.
 const DRAWS: u64 = 6;
 
+/// Place and weight.
+type Member = (usize, u16);
+
 /// Members to choose from.
 #[derive(Debug)]
 pub struct PeakEwma {
-    /// Place and weight of each that has weight.
-    members: Box<[(usize, u16)]>,
+    /// Each that has weight.
+    members: Box<[Member]>,
 }
 
 impl PeakEwma {
@@ -34,18 +37,14 @@ impl PeakEwma {
         may_take: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let ((first, first_weight), second) = self.draw(turn, may_take)?;
-        let is_cheaper = |(place, weight): &(usize, u16)| {
+        let is_cheaper = |(place, weight): &Member| {
             cost(live, *place, *weight, now_ms) < cost(live, first, first_weight, now_ms)
         };
         Some(second.filter(is_cheaper).map_or(first, |(place, _)| place))
     }
 
     /// Two distinct members that may be taken, all pairs alike; one where there is no other.
-    fn draw(
-        &self,
-        turn: u64,
-        may_take: impl Fn(usize) -> bool,
-    ) -> Option<((usize, u16), Option<(usize, u16)>)> {
+    fn draw(&self, turn: u64, may_take: impl Fn(usize) -> bool) -> Option<(Member, Option<Member>)> {
         if self.members.len() > SCAN_MAX {
             let mut first = None;
             for draw in 0..DRAWS {
@@ -87,7 +86,7 @@ fn cost(live: &impl Live, place: usize, weight: u16, now_ms: u32) -> f64 {
 fn below(random: u32, count: usize) -> usize {
     let count = u64::try_from(count).unwrap_or(u64::MAX);
     // The high bits of a product spread a random number over a range without a division.
-    let scaled = u128::from(random) * u128::from(count) >> u32::BITS;
+    let scaled = (u128::from(random) * u128::from(count)) >> u32::BITS;
     usize::try_from(scaled).unwrap_or(0)
 }
 

@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn small_and_large_weights_keep_their_proportions() {
-        let rows: [(&[(u16, f64)], &[u16]); 5] = [
+        type Row = (&'static [(u16, f64)], &'static [u16]);
+        let rows: [Row; 5] = [
             (&[(1, 1.0), (1, 0.1)], &[50, 5]),
             (&[(65_535, 1.0), (65_535, 0.25)], &[65_535, 16_384]),
             (&[(1, 0.001), (0, 0.5)], &[1, 0]),

@@ -115,6 +115,19 @@ fn latency_goes_to_the_shortest_average_and_leaves_it_when_it_grows() {
 }
 
 #[test]
+fn latency_sends_no_herd_to_the_fastest_before_it_has_answered() {
+    let balancer = Latency::new(&[100; 3]);
+    let mut fleet = Fleet::new(3);
+    fleet.ewma = vec![Ewma::new(0.010, 0), Ewma::new(0.011, 0), Ewma::new(0.025, 0)];
+    for turn in 1..=9 {
+        let place = balancer.pick(turn, 0, &fleet, |_| true).unwrap();
+        fleet.begin(place, turn);
+    }
+    // What is under way times the average is as even as it can be.
+    assert_eq!(fleet.in_flight, [4, 4, 1]);
+}
+
+#[test]
 fn a_heavier_member_may_be_slower() {
     let balancer = Latency::new(&[300, 100, 0]);
     let mut fleet = Fleet::new(3);

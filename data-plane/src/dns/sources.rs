@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{env, fs, io};
 
 use hickory_resolver::Hosts;
@@ -21,6 +22,9 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 ///
 /// Source: `resolv.conf(5)`; Kong 3.10 (`spec/balancer.md` 8.1).
 const SYSTEM_SERVERS_MAX: usize = 3;
+
+/// In no time nobody answers.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// Who is asked for names, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +122,7 @@ fn system(
     let (config, mut options) = parse_resolv_conf(text)?;
     // The library counts what comes after the first.
     options.attempts = options.attempts.saturating_sub(1);
+    options.timeout = options.timeout.max(TIMEOUT_MIN);
     let (_, search, of_file) = config.into_parts();
     // A host name's own domain is no suffix: only what the file says is.
     let servers = if servers.is_empty() { of_system(of_file)? } else { each(servers) };
@@ -161,8 +166,6 @@ pub(super) fn read_hosts(file: Option<&Path>) -> Hosts {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -180,7 +183,7 @@ mod tests {
                 "no file",
                 "",
                 Some("c.test d.test"),
-                Some("timeout:1 attempts:1"),
+                Some("timeout:0 attempts:1"),
                 &[own],
                 ("127.0.0.1:5300", "c.test d.test", 1, 1, 0),
             ),

@@ -38,6 +38,8 @@ pub const CONFIG_REFUSED: &str = "equipoise_config_refused_total";
 pub const RETRIES: &str = "equipoise_upstream_retries_total";
 /// Retries that the budget did not allow.
 pub const RETRIES_OVER_BUDGET: &str = "equipoise_upstream_retries_over_budget_total";
+/// Second attempts that were made while the first was under way, and those of them that gave the answer.
+pub const HEDGES: &str = "equipoise_upstream_hedges_total";
 /// Requests that waited for room in an upstream, and those that found no place to.
 pub const QUEUE: &str = "equipoise_upstream_queue_total";
 /// Targets that stopped being available.
@@ -48,6 +50,26 @@ pub const RESTORATIONS: &str = "equipoise_target_restorations_total";
 pub const POOL: &str = "equipoise_upstream_connections_total";
 /// DNS look-ups by result.
 pub const DNS_LOOKUPS: &str = "equipoise_dns_lookups_total";
+
+/// Requests under way by upstream.
+pub const UPSTREAM_ACTIVE: &str = "equipoise_upstream_active_requests";
+/// Requests that wait for room, by upstream.
+pub const UPSTREAM_PENDING: &str = "equipoise_upstream_pending_requests";
+/// Retries under way by upstream.
+pub const UPSTREAM_RETRIES: &str = "equipoise_upstream_active_retries";
+/// Weight of what is available, by upstream.
+pub const UPSTREAM_AVAILABLE: &str = "equipoise_upstream_available_weight";
+/// Weight of all that is there, by upstream.
+pub const UPSTREAM_TOTAL: &str = "equipoise_upstream_total_weight";
+/// Whether a level is in panic, by upstream.
+pub const UPSTREAM_PANIC: &str = "equipoise_upstream_panic";
+/// Changes of who takes requests, by cause.
+pub const TRANSITIONS: &str = "equipoise_target_transitions_total";
+/// Upstreams and addresses that have no series for want of room.
+pub const LEFT_OUT: &str = "equipoise_metrics_left_out";
+
+/// Upstreams, and addresses, that have series of their own: a scrape of more helps nobody.
+pub const SUBJECTS_MAX: usize = 10_000;
 
 /// Upper bounds of the gateway's own latency.
 pub const KONG_BUCKETS_MS: [u32; 17] =

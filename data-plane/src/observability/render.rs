@@ -5,6 +5,8 @@ use super::route::{RouteMetrics, Sum};
 use super::text::{Kind, Text};
 use super::worker::{WorkerSum, Workers};
 use super::{names, process};
+use crate::table::events::Events;
+use crate::table::view::{LoadView, upstream_load};
 use crate::table::{AddressState, Directory, MemberTarget, Members, Table};
 
 /// The only workspace there is yet.
@@ -14,14 +16,29 @@ const WORKSPACE: &str = "default";
 const HEALTH_STATES: [&str; 4] = ["healthchecks_off", "healthy", "unhealthy", "dns_error"];
 
 /// Renders everything. Cost: O(routes + targets); nothing is locked that a worker needs.
-pub fn render(node: &NodeState, workers: &Workers, table: &Table, directory: &Directory) -> String {
+pub fn render(
+    node: &NodeState,
+    workers: &Workers,
+    table: &Table,
+    directory: &Directory,
+    events: &Events,
+) -> String {
     let mut text = Text::default();
     let mut sum = WorkerSum::default();
     workers.iter().for_each(|worker| worker.add_to(&mut sum));
     render_node(&mut text, node);
     render_workers(&mut text, node, &sum);
     render_routes(&mut text, table, sum.unmatched);
-    render_health(&mut text, directory);
+    let upstreams_left_out = render_upstreams(&mut text, directory);
+    let addresses_left_out = render_health(&mut text, directory, names::SUBJECTS_MAX);
+    text.family(names::LEFT_OUT, Kind::Gauge, "What has no series for want of room.");
+    for (kind, count) in [("upstream", upstreams_left_out), ("address", addresses_left_out)] {
+        text.sample(names::LEFT_OUT, &[("kind", kind)], u64::try_from(count).unwrap_or(u64::MAX));
+    }
+    text.family(names::TRANSITIONS, Kind::Counter, "Changes of who takes requests, by cause.");
+    for (why, count) in events.counts() {
+        text.sample(names::TRANSITIONS, &[("cause", why.as_str())], count);
+    }
     text.into_string()
 }
 
@@ -81,6 +98,13 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.sample(names::RETRIES, &[], sum.retries);
     text.family(names::RETRIES_OVER_BUDGET, Kind::Counter, "Retries that the budget did not allow.");
     text.sample(names::RETRIES_OVER_BUDGET, &[], sum.retries_over_budget);
+    text.family(
+        names::HEDGES,
+        Kind::Counter,
+        "Second attempts beside a first one, and those that gave the answer.",
+    );
+    text.sample(names::HEDGES, &[("result", "made")], sum.hedges);
+    text.sample(names::HEDGES, &[("result", "won")], sum.hedges_won);
     text.family(
         names::QUEUE,
         Kind::Counter,
@@ -161,18 +185,53 @@ fn route_labels(route: &RouteMetrics) -> [(&'static str, &str); 3] {
     [("service", route.service()), ("route", route.route()), ("workspace", WORKSPACE)]
 }
 
-fn render_health(text: &mut Text, directory: &Directory) {
+/// What a gauge of an upstream shows.
+type OfLoad = fn(&LoadView) -> u64;
+
+/// How each upstream is loaded; gives the number of those that are left out.
+fn render_upstreams(text: &mut Text, directory: &Directory) -> usize {
+    let named = || directory.values().filter(|upstream| upstream.name.is_some());
+    let loads: Vec<_> = named()
+        .take(names::SUBJECTS_MAX)
+        .map(|upstream| (upstream.name.as_deref().unwrap_or_default(), upstream_load(upstream)))
+        .collect();
+    let gauges: [(&str, &str, OfLoad); 6] = [
+        (names::UPSTREAM_ACTIVE, "Requests under way.", |load| load.active.into()),
+        (names::UPSTREAM_PENDING, "Requests that wait for room.", |load| load.pending.into()),
+        (names::UPSTREAM_RETRIES, "Retries under way.", |load| load.retries.into()),
+        (names::UPSTREAM_AVAILABLE, "Weight of what is available.", |load| load.weight.available),
+        (names::UPSTREAM_TOTAL, "Weight of all that is there.", |load| load.weight.total),
+        (names::UPSTREAM_PANIC, "Whether a level is in panic.", |load| load.is_in_panic.into()),
+    ];
+    for (name, help, value) in gauges {
+        text.family(name, Kind::Gauge, help);
+        for (upstream, load) in &loads {
+            text.sample(name, &[("upstream", upstream)], value(load));
+        }
+    }
+    named().count() - loads.len()
+}
+
+/// The health of at most so many addresses; gives the number of those that are left out. A target without any counts as
+/// one.
+fn render_health(text: &mut Text, directory: &Directory, most: usize) -> usize {
     text.family(names::TARGET_HEALTH, Kind::Gauge, "Health of targets: 1 for the state that holds.");
+    let (mut room, mut left_out) = (most, 0);
     for upstream in directory.values() {
         let Some(name) = &upstream.name else { continue };
         let members = upstream.members();
         for target in members.targets() {
-            render_target(text, name, target, &members);
+            let taken = target.addresses.len().max(1).min(room);
+            left_out += target.addresses.len().max(1) - taken;
+            room -= taken;
+            render_target(text, name, target, &members, taken);
         }
     }
+    left_out
 }
 
-fn render_target(text: &mut Text, upstream: &str, target: &MemberTarget, members: &Members) {
+/// The first `most` addresses of a target.
+fn render_target(text: &mut Text, upstream: &str, target: &MemberTarget, members: &Members, most: usize) {
     let mut series = |address: &str, holds: &str| {
         for state in HEALTH_STATES {
             let labels = [
@@ -185,15 +244,40 @@ fn render_target(text: &mut Text, upstream: &str, target: &MemberTarget, members
             text.sample(names::TARGET_HEALTH, &labels, u64::from(state == holds));
         }
     };
-    if target.addresses.is_empty() {
+    if target.addresses.is_empty() && most > 0 {
         series("", "dns_error");
     }
-    for member in &target.addresses {
+    for member in target.addresses.iter().take(most) {
         let state = match members.state_of(member) {
             AddressState::ChecksOff => "healthchecks_off",
             AddressState::Healthy => "healthy",
             AddressState::Unhealthy => "unhealthy",
         };
         series(&member.target.address().to_string(), state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::fixture::{id, target, upstream};
+    use crate::table::{Update, builder};
+    use equipoise_proto::NodeId;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn addresses_past_the_bound_are_counted_and_not_shown() {
+        let (builder, seams) = builder(Arc::new(NodeState::new(NodeId::new(id(9)))));
+        tokio::spawn(builder.run());
+        let mut records = vec![upstream(1, "u"), target(50, 1, "a.test:80", 1)];
+        records.extend((10..15).map(|number| target(number, 1, &format!("10.0.0.{number}:80"), 1)));
+        let position = crate::table::fixture::position(1);
+        seams.updates.apply(position, Update::Snapshot(records)).await.unwrap();
+        for (most, want) in [(10, 0), (6, 0), (5, 1), (2, 4), (0, 6)] {
+            let mut text = Text::default();
+            assert_eq!(render_health(&mut text, &seams.directory.load(), most), want, "{most}");
+            let series = text.into_string().matches("state=\"healthy\"").count();
+            assert_eq!(series + want, 6, "{most}");
+        }
     }
 }

@@ -85,6 +85,8 @@ pub struct WorkerMetrics {
     requests: Counter,
     retries: Counter,
     retries_over_budget: Counter,
+    hedges: Counter,
+    hedges_won: Counter,
     queued: Counter,
     queue_full: Counter,
     queue_timed_out: Counter,
@@ -111,6 +113,8 @@ impl WorkerMetrics {
             requests: Counter::default(),
             retries: Counter::default(),
             retries_over_budget: Counter::default(),
+            hedges: Counter::default(),
+            hedges_won: Counter::default(),
             queued: Counter::default(),
             queue_full: Counter::default(),
             queue_timed_out: Counter::default(),
@@ -167,6 +171,16 @@ impl WorkerMetrics {
         self.retries_over_budget.add(1);
     }
 
+    /// A second attempt was made while the first was under way.
+    pub fn hedged(&self) {
+        self.hedges.add(1);
+    }
+
+    /// Such an attempt gave the answer.
+    pub fn hedge_won(&self) {
+        self.hedges_won.add(1);
+    }
+
     /// A request took a place in an upstream's queue.
     pub fn queued(&self) {
         self.queued.add(1);
@@ -199,6 +213,8 @@ impl WorkerMetrics {
         sum.requests += self.requests.get();
         sum.retries += self.retries.get();
         sum.retries_over_budget += self.retries_over_budget.get();
+        sum.hedges += self.hedges.get();
+        sum.hedges_won += self.hedges_won.get();
         sum.queued += self.queued.get();
         sum.queue_full += self.queue_full.get();
         sum.queue_timed_out += self.queue_timed_out.get();
@@ -218,6 +234,8 @@ pub(super) struct WorkerSum {
     pub(super) requests: u64,
     pub(super) retries: u64,
     pub(super) retries_over_budget: u64,
+    pub(super) hedges: u64,
+    pub(super) hedges_won: u64,
     pub(super) queued: u64,
     pub(super) queue_full: u64,
     pub(super) queue_timed_out: u64,

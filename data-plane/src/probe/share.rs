@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::check::Found;
 use crate::health::{Active, Duty, Health, Place, Probing, is_to_renew};
-use crate::table::{AddressId, Finding, Findings, Peers, ProbePlan, SharedPlan, Target, Verdict};
+use crate::table::{AddressId, Findings, Peers, ProbePlan, SharedPlan, Target, Verdict, Vouched};
 
 /// What the probes of one upstream know of the other nodes.
 #[derive(Debug)]
@@ -168,7 +168,7 @@ impl Share {
         });
         if is_news && now < checked + ttl {
             self.told = Some(Told { at: now, is_available });
-            self.findings.tell(self.id, Finding { is_available, checked, ttl });
+            self.findings.tell(self.id, Vouched { is_available, checked, ttl });
         }
     }
 

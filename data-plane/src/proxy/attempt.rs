@@ -1,6 +1,7 @@
 //! One attempt: a connection to one target, the request on it, and the response that comes back.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -71,6 +72,10 @@ pub struct Failed {
 #[derive(Debug)]
 pub struct Attempt {
     upstream: Pooled,
+    /// Where its connection came from.
+    origin: Origin,
+    /// Interim responses so far.
+    interim: u32,
     pub(super) buffer: Buffer,
     scan: HeadScan,
     upload: Upload,
@@ -83,6 +88,17 @@ pub struct Attempt {
     pub(super) client_persists: bool,
     /// The upstream's can.
     upstream_persists: bool,
+}
+
+/// How far an attempt came.
+#[derive(Debug)]
+pub enum Step {
+    /// An interim response was left out.
+    Interim,
+    /// The response's head is there.
+    Answered,
+    /// There will be none.
+    Failed(Failed),
 }
 
 /// How far the request got.
@@ -119,36 +135,19 @@ pub async fn run(
     let (upstream, origin) = match take_pooled(worker, aim, body, address) {
         Some(pooled) => (pooled, Origin::Pooled),
         None => match connect(client, address, aim.matched.service.connect_timeout).await {
-            Ok(stream) => (Pooled { stream, requests: 0 }, Origin::Fresh),
+            Ok(stream) => (fresh(stream), Origin::Fresh),
             Err(failure) => return Err(Failed { origin: Origin::Fresh, sent: Sent::Nothing, failure }),
         },
     };
-    let attempt =
-        slot.insert(Attempt::new(upstream, upload(client, worker, aim, body, composed), aim.picked));
-    let mut interim = 0;
-    let failure = loop {
-        if let Err(failure) = poll_fn(|cx| attempt.poll_head(cx, client, worker, aim.matched)).await {
-            break failure;
+    let upload = upload(client, worker, aim, body, composed);
+    let attempt = slot.insert(Attempt::new(upstream, upload, aim.picked, origin));
+    loop {
+        match poll_fn(|cx| attempt.poll_step(cx, client, worker, aim)).await {
+            Step::Interim => {}
+            Step::Answered => return Ok(()),
+            Step::Failed(failed) => return Err(failed),
         }
-        match attempt.begin(worker, aim) {
-            Ok(true) => return Ok(()),
-            Ok(false) if interim < INTERIM_RESPONSES_MAX => {
-                interim += 1;
-                attempt.buffer.release();
-                attempt.scan = HeadScan::default();
-            }
-            Ok(false) => break Failure::Fault(Fault::Invalid),
-            Err(error) => {
-                debug!(target = %address, %error, "an upstream's response is refused");
-                break Failure::Fault(Fault::Invalid);
-            }
-        }
-    };
-    let has_read = interim > 0 || !attempt.buffer.filled().is_empty();
-    let sent = attempt.sent(aim);
-    attempt.buffer.give_back(&worker.buffers);
-    let origin = if has_read { Origin::Fresh } else { origin };
-    Err(Failed { origin, sent, failure })
+    }
 }
 
 /// [`run`], no longer than the upstream's policy gives one attempt.
@@ -170,10 +169,7 @@ pub async fn run_in_time(
         Err(_) => {
             let failure = Failure::Fault(Fault::TimedOut);
             Err(match slot.take() {
-                Some(mut attempt) => {
-                    attempt.buffer.give_back(&worker.buffers);
-                    Failed { origin: Origin::Fresh, sent: attempt.sent(aim), failure }
-                }
+                Some(mut attempt) => attempt.fail(worker, aim, failure),
                 None => Failed {
                     origin: Origin::Fresh,
                     sent: Sent::Nothing,
@@ -184,7 +180,13 @@ pub async fn run_in_time(
     }
 }
 
-fn take_pooled(worker: &Worker, aim: &Aim<'_>, body: &Body, address: SocketAddr) -> Option<Pooled> {
+/// A connection that was made for this attempt.
+pub const fn fresh(stream: Stream) -> Pooled {
+    Pooled { stream, requests: 0 }
+}
+
+/// A connection that is there already, if there is one that will do.
+pub fn take_pooled(worker: &Worker, aim: &Aim<'_>, body: &Body, address: SocketAddr) -> Option<Pooled> {
     let mut pooled = if aim.may_pool { worker.pool.take(address) } else { None };
     // What cannot be sent twice is not sent on a connection that has just been closed.
     let is_sent_once =
@@ -202,9 +204,7 @@ async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -
     let mut connecting = Box::pin(Stream::connect(address));
     poll_fn(|cx| {
         if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
-            return Poll::Ready(connected.map_err(|error| {
-                Failure::Fault(if is_own(&error, address) { Fault::Exhausted } else { Fault::Connect })
-            }));
+            return Poll::Ready(connected.map_err(|error| connect_failure(&error, address)));
         }
         if client.is_gone(cx) {
             return Poll::Ready(Err(Failure::ClientGone));
@@ -212,6 +212,11 @@ async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -
         client.timer.poll_expired(cx).map(|()| Err(Failure::Fault(Fault::ConnectTimeout)))
     })
     .await
+}
+
+/// Why there is no connection.
+pub fn connect_failure(error: &io::Error, address: SocketAddr) -> Failure {
+    Failure::Fault(if is_own(error, address) { Fault::Exhausted } else { Fault::Connect })
 }
 
 /// How a body is announced.
@@ -269,10 +274,12 @@ fn push_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 impl Attempt {
-    fn new(mut upstream: Pooled, upload: Relay, picked: Picked) -> Self {
+    fn new(mut upstream: Pooled, upload: Relay, picked: Picked, origin: Origin) -> Self {
         upstream.requests = upstream.requests.saturating_add(1);
         Self {
             upstream,
+            origin,
+            interim: 0,
             buffer: Buffer::default(),
             scan: HeadScan::default(),
             upload: Upload::Running(upload),
@@ -282,6 +289,48 @@ impl Attempt {
             client_persists: false,
             upstream_persists: false,
         }
+    }
+
+    /// One of a request that is its head alone.
+    pub fn bodyless(upstream: Pooled, head: Vec<u8>, picked: Picked, origin: Origin) -> Self {
+        let upload = Relay::new(head, BodyDecoder::length(0), Encoding::Plain, None);
+        Self::new(upstream, upload, picked, origin)
+    }
+
+    /// Sends the request and reads on to the next head; after an interim one there is another.
+    pub(super) fn poll_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut Client,
+        worker: &Worker,
+        aim: &Aim<'_>,
+    ) -> Poll<Step> {
+        let failure = match ready!(self.poll_head(cx, client, worker, aim)) {
+            Err(failure) => failure,
+            Ok(()) => match self.begin(worker, aim) {
+                Ok(true) => return Poll::Ready(Step::Answered),
+                Ok(false) if self.interim < INTERIM_RESPONSES_MAX => {
+                    self.interim += 1;
+                    self.buffer.release();
+                    self.scan = HeadScan::default();
+                    return Poll::Ready(Step::Interim);
+                }
+                Ok(false) => Failure::Fault(Fault::Invalid),
+                Err(error) => {
+                    debug!(target = %aim.lease.address(), %error, "an upstream's response is refused");
+                    Failure::Fault(Fault::Invalid)
+                }
+            },
+        };
+        Poll::Ready(Step::Failed(self.fail(worker, aim, failure)))
+    }
+
+    /// Gives its buffer back, and tells what the target may have seen.
+    pub(super) fn fail(&mut self, worker: &Worker, aim: &Aim<'_>, failure: Failure) -> Failed {
+        let has_read = self.interim > 0 || !self.buffer.filled().is_empty();
+        let sent = self.sent(aim);
+        self.buffer.give_back(&worker.buffers);
+        Failed { origin: if has_read { Origin::Fresh } else { self.origin }, sent, failure }
     }
 
     /// Whether all of the request is with the upstream.
@@ -367,8 +416,9 @@ impl Attempt {
         cx: &mut Context<'_>,
         client: &mut Client,
         worker: &Worker,
-        matched: &Matched<'_>,
+        aim: &Aim<'_>,
     ) -> Poll<Result<(), Failure>> {
+        let matched = aim.matched;
         let is_sent = self.poll_upload(cx, client, worker, matched)?;
         loop {
             if !self.buffer.filled().is_empty() {
@@ -390,6 +440,9 @@ impl Attempt {
                 Poll::Ready(false) => return Poll::Ready(Err(Failure::Fault(Fault::Broken))),
                 Poll::Pending => break,
             }
+        }
+        if aim.lease.is_cut() {
+            return Poll::Ready(Err(Failure::Fault(Fault::Cut)));
         }
         if is_sent {
             if client.is_gone(cx) {

@@ -1,6 +1,7 @@
 //! One request, from its head to the last byte of its answer: attempts, and what follows a failed one.
 
 use std::future::poll_fn;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -10,6 +11,8 @@ use super::attempt::{self, Attempt, Failed};
 use super::body::{Body, Remains, read_body};
 use super::connection::Client;
 use super::error::Problem;
+use super::hash::GivenCookie;
+use super::hedge::{self, Hedge};
 use super::relay::RelayError;
 use super::request::{self, Facts, First, Matched, Opened};
 use super::retry::{self, Fault, Origin, Verdict};
@@ -119,7 +122,7 @@ async fn proxy(
     let mut seen = Answering { facts, route: Some(matched.route), picked: None };
     let mut attempt = None;
     'targets: loop {
-        let (lease, mut composed, at) = match first.take() {
+        let (mut lease, mut composed, at) = match first.take() {
             Some(First { lease, head, tried: first_tried, cookie: first_cookie }) => {
                 (tried, cookie) = (first_tried, first_cookie);
                 (lease, Some(head), facts.started)
@@ -137,14 +140,27 @@ async fn proxy(
                 Err(Failure::ClientGone | Failure::Fault(_)) => return abandon(client, worker, seen),
             },
         };
-        let picked = Picked { at };
+        let mut picked = Picked { at };
         seen.picked = Some(picked);
         let mut may_pool = true;
         loop {
-            let target =
-                attempt::Aim { facts, matched, lease: &lease, cookie: cookie.as_deref(), picked, may_pool };
-            let attempted =
-                attempt::run_in_time(&mut attempt, client, worker, &target, body, composed.take()).await;
+            let hedge_after = if retries.made == 0 { hedge::delay(&lease, facts, matched) } else { None };
+            let attempted = match hedge_after {
+                None => {
+                    let aim = aim(facts, matched, &lease, &cookie, picked, may_pool);
+                    attempt::run_in_time(&mut attempt, client, worker, &aim, body, composed.take()).await
+                }
+                Some(delay) => {
+                    let hedge = Hedge { facts, matched, tried: &mut tried, cookie: &mut cookie };
+                    let hedging = hedge.run(client, worker, (lease, picked), composed.take(), delay);
+                    // Boxed: not every connection's task is to be larger for it.
+                    let hedged = Box::pin(hedging).await;
+                    (lease, picked) = (hedged.lease, hedged.picked);
+                    seen.picked = Some(picked);
+                    hedged.attempted.map(|answered| attempt = Some(answered))
+                }
+            };
+            let target = aim(facts, matched, &lease, &cookie, picked, may_pool);
             let (problem, wish) = match attempted {
                 Ok(()) => match retries.after_answer(&mut attempt, worker, &target) {
                     None => return relay(client, worker, &target, seen, body, &mut attempt).await,
@@ -189,6 +205,17 @@ async fn proxy(
             continue 'targets;
         }
     }
+}
+
+fn aim<'a>(
+    facts: &'a Facts,
+    matched: &'a Matched<'a>,
+    lease: &'a Lease,
+    cookie: &'a Option<Box<GivenCookie>>,
+    picked: Picked,
+    may_pool: bool,
+) -> attempt::Aim<'a> {
+    attempt::Aim { facts, matched, lease, cookie: cookie.as_deref(), picked, may_pool }
 }
 
 /// The extra attempts of a request.
@@ -254,11 +281,12 @@ impl Retries {
     }
 }
 
-fn observe(lease: &Lease, fault: Fault, origin: Origin, picked: Picked) {
+/// Tells of a failed attempt.
+pub fn observe(lease: &Lease, fault: Fault, origin: Origin, picked: Picked) {
     let outcome = match (fault, origin) {
         // A connection that went stale in the pool says nothing of the target.
         (Fault::Broken, Origin::Pooled) => return,
-        (Fault::Exhausted, _) => return,
+        (Fault::Exhausted | Fault::Cut, _) => return,
         // The connection was fine: the reference sees the 502 that the client gets.
         (Fault::Invalid, _) => Outcome::Replied(502),
         (Fault::Connect, _) => Outcome::Refused,
@@ -290,6 +318,9 @@ async fn relay(
     let held_body = body.use_up(client);
     let mut has_waited = false;
     let ended = poll_fn(|cx| {
+        if lease.is_cut() {
+            return Poll::Ready(Err(RelayError::Source));
+        }
         let polled = attempt.poll_download(cx, client, worker, matched);
         has_waited |= polled.is_pending();
         polled

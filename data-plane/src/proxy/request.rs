@@ -29,6 +29,8 @@ pub struct Facts {
     pub request_id: [u8; 32],
     /// HEAD: the answer has no body.
     pub is_head: bool,
+    /// GET, HEAD or OPTIONS: asks for nothing to be done.
+    pub is_safe: bool,
     /// The client's version.
     pub version: Version,
     /// Whether the client may send another request.
@@ -114,6 +116,7 @@ impl Facts {
             started: Instant::now(),
             request_id: worker.request_id(),
             is_head: false,
+            is_safe: false,
             version: Version::Http11,
             persists: false,
             accepts_trailers: false,
@@ -138,6 +141,7 @@ pub fn open<'t>(table: &'t Table, client: &Client, worker: &Worker, is_last: boo
         }
     };
     facts.is_head = head.method == "HEAD";
+    facts.is_safe = matches!(head.method, "GET" | "HEAD" | "OPTIONS");
     facts.version = head.version;
     facts.persists = head.persists() && !is_last && !worker.is_draining.get();
     facts.accepts_trailers = head.accepts_trailers;

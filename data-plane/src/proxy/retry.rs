@@ -18,6 +18,8 @@ pub enum Fault {
     ConnectTimeout,
     /// The connection broke.
     Broken,
+    /// The target left, and its time to finish was over: no fault of its own.
+    Cut,
     /// Writing or reading took too long.
     TimedOut,
     /// What came is no response.
@@ -87,7 +89,9 @@ pub fn judge(
     let may_repeat = match (fault, sent, method) {
         (Fault::Invalid, _, _) | (_, Sent::Consumed, _) => false,
         (Fault::Connect | Fault::Exhausted | Fault::ConnectTimeout, _, _) | (_, Sent::Nothing, _) => true,
-        (Fault::Broken | Fault::TimedOut, Sent::Replayable, method) => method == Method::Repeatable,
+        (Fault::Broken | Fault::Cut | Fault::TimedOut, Sent::Replayable, method) => {
+            method == Method::Repeatable
+        }
     };
     match (may_repeat, fault, origin) {
         (false, _, _) => give_up,
@@ -101,7 +105,9 @@ pub fn judge(
 pub const fn give_up(fault: Fault) -> Verdict {
     match fault {
         Fault::ConnectTimeout | Fault::TimedOut => Verdict::GatewayTimeout,
-        Fault::Connect | Fault::Exhausted | Fault::Broken | Fault::Invalid => Verdict::BadGateway,
+        Fault::Connect | Fault::Exhausted | Fault::Broken | Fault::Cut | Fault::Invalid => {
+            Verdict::BadGateway
+        }
     }
 }
 
@@ -109,7 +115,7 @@ fn is_named(fault: Fault, conditions: Option<RetryOn>) -> bool {
     conditions.is_none_or(|conditions| match fault {
         // What this machine lacks is no target's fault, and a target that never answered a connection had no part in it.
         Fault::Connect | Fault::Exhausted | Fault::ConnectTimeout => conditions.connect_failure,
-        Fault::Broken => conditions.reset,
+        Fault::Broken | Fault::Cut => conditions.reset,
         Fault::TimedOut => conditions.timeout,
         Fault::Invalid => false,
     })
@@ -139,7 +145,7 @@ pub fn pause(base: Duration, number: u32, random: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::Fault::{Broken, Connect, ConnectTimeout, Exhausted, Invalid, TimedOut};
+    use super::Fault::{Broken, Connect, ConnectTimeout, Cut, Exhausted, Invalid, TimedOut};
     use super::Method::{Once, Repeatable};
     use super::Origin::{Fresh, Pooled};
     use super::Sent::{Consumed, Nothing, Replayable};
@@ -160,6 +166,9 @@ mod tests {
         ("broken, POST", Broken, Once, Replayable, Fresh, 1, BadGateway),
         ("broken, POST, nothing accepted", Broken, Once, Nothing, Fresh, 1, Next),
         ("broken, PUT, body gone", Broken, Repeatable, Consumed, Fresh, 1, BadGateway),
+        ("cut, GET", Cut, Repeatable, Replayable, Fresh, 1, Next),
+        ("cut, GET, pooled", Cut, Repeatable, Replayable, Pooled, 1, Next),
+        ("cut, POST", Cut, Once, Replayable, Fresh, 1, BadGateway),
         ("timed out, GET", TimedOut, Repeatable, Replayable, Fresh, 1, Next),
         ("timed out, GET, none left", TimedOut, Repeatable, Replayable, Fresh, 0, GatewayTimeout),
         ("timed out, POST", TimedOut, Once, Replayable, Fresh, 1, GatewayTimeout),

@@ -10,4 +10,5 @@ mod hostile_requests;
 mod hostile_responses;
 mod names;
 mod passive;
+mod policies;
 mod retries;

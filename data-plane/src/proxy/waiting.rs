@@ -59,28 +59,32 @@ async fn queue(
     cookie: &mut Option<Box<GivenCookie>>,
 ) -> Result<Result<Lease, PickError>, Failure> {
     let upstream = &matched.service.upstream;
-    let limits = upstream.members().policy().map(|policy| policy.limits).unwrap_or_default();
+    let members = upstream.members();
+    let limits = members.policy().map(|policy| policy.limits).unwrap_or_default();
+    // Requests of strict sessions wait for a target each, so that the one that is called may not be the one that can go.
+    let are_picky =
+        members.policy().and_then(|policy| policy.sticky.as_ref()).is_some_and(|one| one.is_strict);
+    drop(members);
     let Some(ticket) = upstream.gate().queue(limits.pending_max) else {
         worker.metrics.queue_full();
         return Err(Failure::Problem(Problem::QueueFull));
     };
     worker.metrics.queued();
     client.timer.arm(limits.queue_timeout);
-    let mut may_look = ticket.is_alone();
-    loop {
-        let called = ticket.called();
-        if may_look {
-            let picked = request::pick(client, worker, matched, tried, Turn::Waited, cookie);
-            if !matches!(picked, Err(PickError::Saturated)) {
-                return Ok(picked);
-            }
-        }
-        if !within(client, called).await? {
-            worker.metrics.queue_timed_out();
-            return Err(Failure::Problem(Problem::QueueTimedOut));
-        }
-        may_look = true;
+    if are_picky {
+        ticket.call_first();
     }
+    while within(client, ticket.called()).await? {
+        let picked = request::pick(client, worker, matched, tried, Turn::Waited, cookie);
+        if !matches!(picked, Err(PickError::Saturated)) {
+            return Ok(picked);
+        }
+        if are_picky {
+            ticket.pass_on();
+        }
+    }
+    worker.metrics.queue_timed_out();
+    Err(Failure::Problem(Problem::QueueTimedOut))
 }
 
 /// Pauses, unless the client leaves.

@@ -188,10 +188,16 @@ async fn tick(worker: Rc<Worker>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0_u32;
+    let mut calls = 0;
     loop {
         interval.tick().await;
         let now = Instant::now();
         worker.timers.advance(now);
+        let called = worker.view.borrow().reader.calls();
+        if called != calls {
+            calls = called;
+            worker.timers.wake_all();
+        }
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
             worker.pool.sweep(now, worker.settings.pool_idle_timeout);

@@ -48,7 +48,15 @@ async fn node() -> Sources {
     let directory = Arc::clone(&seams.directory);
     let cell = directory.load().get(&CellKey::Upstream(id(1))).cloned().unwrap();
     cell.members().addresses().next().unwrap().target.set_health(false);
-    Sources { node, workers: Workers::new(2), active: seams.active.clone(), directory }
+    let hostname = "h".into();
+    Sources {
+        hostname,
+        node,
+        workers: Workers::new(2),
+        active: seams.active.clone(),
+        directory,
+        events: seams.events,
+    }
 }
 
 /// A Status API on loopback, and what stops it.
@@ -112,10 +120,12 @@ async fn connections_past_the_bound_wait_until_others_end() {
 #[tokio::test]
 async fn readiness_follows_config_and_drain() {
     let empty = Sources {
+        hostname: "h".into(),
         node: Arc::new(NodeState::new(NodeId::new(Uuid::from_u128(7)))),
         workers: Workers::new(1),
         active: Active::default(),
         directory: Arc::default(),
+        events: Arc::default(),
     };
     let answer = ask(&empty, "GET", "/status/ready", "").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "before any config");
@@ -222,4 +232,72 @@ async fn health_of_an_upstream_by_name_and_by_id() {
     let by_id = ask(&sources, "GET", &format!("/upstreams/{}/health", id(1)), "").await;
     assert_eq!(by_id.text, answer.text);
     assert_eq!(ask(&sources, "GET", "/upstreams/x/health", "").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_node_tells_how_it_balances_and_what_happened() {
+    let sources = node().await;
+    let ask_json = async |path: &str| {
+        let answer = ask(&sources, "GET", path, "").await;
+        (answer.status.as_u16(), serde_json::from_str::<Value>(&answer.text).unwrap())
+    };
+    let (status, balancer) = ask_json("/upstreams/u/balancer").await;
+    assert_eq!(
+        (status, &balancer["hostname"], &balancer["algorithm"]),
+        (200, &json!("h"), &json!("round-robin"))
+    );
+    let labels: Vec<_> = balancer["targets"].as_array().unwrap().iter().map(|one| &one["target"]).collect();
+    assert_eq!(labels, ["a.test:80", "127.0.0.1:9002", "127.0.0.1:9001"]);
+    let address = &balancer["targets"][2]["addresses"][0];
+    assert_eq!((&address["state"], &address["why"]), (&json!("unhealthy"), &json!("operator")));
+    assert!(address["since"].as_f64().unwrap() > 1.7e9, "{address}");
+    assert_eq!(ask_json(&format!("/upstreams/{}/balancer", id(1))).await.1["targets"], balancer["targets"]);
+    assert_eq!(ask_json("/upstreams/x/balancer").await.0, 404);
+
+    let (status, upstreams) = ask_json("/upstreams").await;
+    assert_eq!((status, upstreams["data"].as_array().unwrap().len()), (200, 1));
+    assert_eq!(
+        (&upstreams["data"][0]["name"], &upstreams["data"][0]["readiness"]),
+        (&json!("u"), &json!("serving"))
+    );
+    assert_eq!(upstreams["next"], Value::Null);
+    assert_eq!(ask_json("/upstreams?offset=1").await.1["data"], json!([]));
+    assert_eq!(
+        ask_json("/upstreams?offset=x").await,
+        (400, json!({ "message": "offset must be a whole number" }))
+    );
+
+    let (status, events) = ask_json("/events?upstream=u&after=0").await;
+    let event = &events["data"][0];
+    assert_eq!((status, &event["number"], &event["target"]), (200, &json!(1), &json!("127.0.0.1:9001")));
+    assert_eq!(
+        (&event["from"], &event["to"], &event["why"]),
+        (&json!("healthy"), &json!("unhealthy"), &json!("operator"))
+    );
+    assert_eq!((&events["last"], &events["has_lost"]), (&json!(1), &json!(false)));
+    assert_eq!(ask_json("/events?after=1").await.1["data"], json!([]));
+    assert_eq!(ask_json("/events?upstream=v").await.1["data"], json!([]));
+    assert_eq!(
+        ask_json("/events?after=-1").await,
+        (400, json!({ "message": "after must be a whole number" }))
+    );
+}
+
+#[tokio::test]
+async fn metrics_tell_the_load_of_upstreams_and_why_targets_changed() {
+    let sources = node().await;
+    let answer = ask(&sources, "GET", "/metrics", "").await;
+    for line in [
+        "equipoise_upstream_active_requests{upstream=\"u\"} 0\n",
+        "equipoise_upstream_pending_requests{upstream=\"u\"} 0\n",
+        "equipoise_upstream_active_retries{upstream=\"u\"} 0\n",
+        "equipoise_upstream_available_weight{upstream=\"u\"} 100\n",
+        "equipoise_upstream_total_weight{upstream=\"u\"} 200\n",
+        "equipoise_upstream_panic{upstream=\"u\"} 0\n",
+        "equipoise_target_transitions_total{cause=\"operator\"} 1\n",
+        "equipoise_target_transitions_total{cause=\"probe_tcp\"} 0\n",
+        "equipoise_metrics_left_out{kind=\"address\"} 0\n",
+    ] {
+        assert!(answer.text.contains(line), "no {line} in\n{}", answer.text);
+    }
 }

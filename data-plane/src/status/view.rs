@@ -3,14 +3,12 @@
 use equipoise_proto::NodeId;
 use serde_json::{Value, json};
 
-use crate::table::{AddressState, CellKey, Directory, MemberTarget, Members};
+use super::balancer;
+use crate::table::{AddressState, Directory, MemberTarget, Members};
 
 /// Health of the upstream with this name or id; `None` if there is none.
 pub(super) fn health(directory: &Directory, wanted: &str, node: NodeId) -> Option<Value> {
-    let by_id = wanted.parse().ok().and_then(|id| directory.get(&CellKey::Upstream(id)));
-    let is_named =
-        |upstream: &&std::sync::Arc<crate::table::Upstream>| upstream.name.as_deref() == Some(wanted);
-    let upstream = by_id.or_else(|| directory.values().find(is_named))?;
+    let (_, upstream) = balancer::find(directory, wanted)?;
     let members = upstream.members();
     let data: Vec<_> = members.targets().iter().rev().map(|target| one(target, &members)).collect();
     Some(json!({ "data": data, "next": null, "node_id": node.to_string() }))

@@ -11,7 +11,7 @@ use prost::Message as _;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::table::{AddressId, Finding, Verdict};
+use crate::table::{AddressId, Verdict, Vouched};
 
 /// Bytes of an id.
 const ID_BYTES: usize = 16;
@@ -52,9 +52,9 @@ fn verdict(wire: &v1::Verdict, now: Instant) -> Option<Verdict> {
 }
 
 /// Bounded messages with what this node found.
-pub(super) fn messages(node: NodeId, findings: &[(AddressId, Option<Finding>)]) -> Vec<v1::HealthReport> {
+pub(super) fn messages(node: NodeId, findings: &[(AddressId, Option<Vouched>)]) -> Vec<v1::HealthReport> {
     let now = Instant::now();
-    let message = |part: &[(AddressId, Option<Finding>)]| v1::HealthReport {
+    let message = |part: &[(AddressId, Option<Vouched>)]| v1::HealthReport {
         node_id: node.to_wire(),
         verdicts: part.iter().map(|(of, finding)| to_wire(of, finding.as_ref(), now)).collect(),
         ..v1::HealthReport::default()
@@ -62,7 +62,7 @@ pub(super) fn messages(node: NodeId, findings: &[(AddressId, Option<Finding>)]) 
     findings.chunks(VERDICTS_MAX).map(message).collect()
 }
 
-fn to_wire(of: &AddressId, finding: Option<&Finding>, now: Instant) -> v1::Verdict {
+fn to_wire(of: &AddressId, finding: Option<&Vouched>, now: Instant) -> v1::Verdict {
     let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
     let said = v1::Verdict {
         upstream: Bytes::copy_from_slice(of.upstream.as_bytes()),
@@ -99,7 +99,7 @@ mod tests {
                 address: address.parse().unwrap(),
             };
             let checked = now - Duration::from_millis(1_500);
-            let finding = Finding { is_available: true, checked, ttl: Duration::from_secs(9) };
+            let finding = Vouched { is_available: true, checked, ttl: Duration::from_secs(9) };
             let wire = to_wire(&of, Some(&finding), now);
             assert_eq!((wire.age_ms, wire.ttl_ms), (1_500, 9_000));
             assert_eq!(verdict(&wire, now), Some(Verdict { of, is_available: true, checked }));

@@ -12,12 +12,13 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use v1::control_message::Message as Told;
 use v1::node_message::Message as Say;
 
 use super::backoff::Backoff;
 use super::fleet;
+use super::inspect::Question;
 use super::intake::{Arrival, Done, Intake, NotDone, Why, nack};
 use super::partial::{Partial, WINDOW};
 use super::replica::{Replica, position};
@@ -61,6 +62,7 @@ pub(super) struct Link {
     intake: Intake,
     marks: mpsc::Sender<Mark>,
     fleet: FleetLink,
+    questions: mpsc::Sender<Question>,
     node: Arc<NodeState>,
     channels: watch::Sender<Option<Channel>>,
     /// What the node serves.
@@ -71,6 +73,13 @@ pub(super) struct Link {
     work: Option<Work>,
     /// What the node serves without being warm at it yet.
     warm: Option<(Position, oneshot::Receiver<()>)>,
+}
+
+/// Where what is no config goes.
+pub(super) struct Ways {
+    pub(super) marks: mpsc::Sender<Mark>,
+    pub(super) questions: mpsc::Sender<Question>,
+    pub(super) fleet: FleetLink,
 }
 
 enum Event {
@@ -88,17 +97,18 @@ impl Link {
         identity: Identity,
         control_planes: Vec<ControlPlane>,
         intake: Intake,
-        marks: mpsc::Sender<Mark>,
-        fleet: FleetLink,
+        ways: Ways,
         node: Arc<NodeState>,
         channels: watch::Sender<Option<Channel>>,
     ) -> Self {
+        let Ways { marks, questions, fleet } = ways;
         Self {
             settings,
             identity,
             control_planes,
             intake,
             marks,
+            questions,
             fleet,
             node,
             channels,
@@ -268,6 +278,17 @@ impl Link {
             Told::SetHealth(set) => {
                 let mark = mark(&set).ok_or(Ended::Contract("health of what is no target"))?;
                 self.marks.send(mark).await.map_err(|_| Ended::NoTable)?;
+                Ok(None)
+            }
+            Told::Inspect(inspect) => {
+                let upstream = entity_id(&inspect.upstream);
+                let upstream =
+                    upstream.map_err(|_| Ended::Contract("a question about what is no upstream"))?;
+                let question = Question { query: inspect.query, upstream, asked: Instant::now() };
+                // Config does not wait for room. Whoever asked is told that no answer came.
+                if self.questions.try_send(question).is_err() {
+                    debug!(%upstream, "a question is not answered: too many wait");
+                }
                 Ok(None)
             }
             Told::Peers(peers) => {

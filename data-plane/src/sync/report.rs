@@ -13,6 +13,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 use tracing::debug;
 
+use super::inspect::{Question, Witness};
 use super::{Settings, fleet};
 use crate::table::{AddressReport, AddressState, Findings, Reports, TargetReport};
 
@@ -64,7 +65,7 @@ fn messages(node: NodeId, full: Full, reports: &[TargetReport]) -> Vec<v1::Healt
         full,
         targets: reports.iter().map(target).collect(),
         more,
-        verdicts: Vec::new(),
+        ..v1::HealthReport::default()
     };
     if reports.is_empty() {
         return if full == Full::Yes { vec![message(true, false, &[])] } else { Vec::new() };
@@ -76,18 +77,24 @@ fn messages(node: NodeId, full: Full, reports: &[TargetReport]) -> Vec<v1::Healt
     numbered.map(|(part, reports)| message(is_full && part == 0, is_full && part < last, reports)).collect()
 }
 
-/// Tells changes whenever there is a connection. Ends when there will be none any more.
+/// What is told.
+pub(super) struct Sources<'a> {
+    pub(super) reports: &'a Reports,
+    pub(super) findings: Arc<Findings>,
+    pub(super) witness: Witness,
+}
+
+/// Tells changes, and answers questions, whenever there is a connection. Ends when there will be none any more.
 pub(super) async fn run(
-    node: NodeId,
     settings: Settings,
-    reports: &Reports,
-    findings: Arc<Findings>,
+    sources: Sources<'_>,
+    mut questions: mpsc::Receiver<Question>,
     mut channel: watch::Receiver<Option<Channel>>,
 ) {
     loop {
         let connected = channel.borrow_and_update().clone();
         if let Some(connected) = connected {
-            tell(node, &settings, reports, &findings, &mut channel, connected).await;
+            tell(&settings, &sources, &mut questions, &mut channel, connected).await;
             // A stream that broke while its connection lives is opened again, but not in a busy loop.
             sleep(settings.backoff_first).await;
         } else if channel.changed().await.is_err() {
@@ -98,13 +105,13 @@ pub(super) async fn run(
 
 /// One report stream, until it or its connection ends.
 async fn tell(
-    node: NodeId,
     settings: &Settings,
-    reports: &Reports,
-    findings: &Findings,
+    Sources { reports, findings, witness }: &Sources<'_>,
+    questions: &mut mpsc::Receiver<Question>,
     channel: &mut watch::Receiver<Option<Channel>>,
     connected: Channel,
 ) {
+    let node = witness.node.id();
     let (outbound, queue) = mpsc::channel(OUTBOUND_MAX);
     let mut client = ClusterClient::new(connected);
     let opened = timeout(settings.silence_max, client.report(ReceiverStream::new(queue))).await;
@@ -124,41 +131,48 @@ async fn tell(
             }
         }
         let due = batch_due.map_or(full_due, |batch| batch.min(full_due));
-        tokio::select! {
+        let messages = tokio::select! {
             changed = channel.changed() => {
                 if changed.is_err() || channel.borrow().is_none() {
                     return;
                 }
+                continue;
             }
             reply = replies.message() => match reply {
                 Ok(Some(reply)) => {
                     if reply.send_full {
                         full_due = Instant::now();
                     }
+                    continue;
                 }
                 Ok(None) => return,
                 Err(status) => return debug!(%status, "report stream ended"),
             },
             () = reports.changed(), if batch_due.is_none() => {
                 batch_due = Some(Instant::now() + settings.report_batch);
+                continue;
+            }
+            Some(question) = questions.recv() => {
+                if question.is_open() { witness.answer(question).await } else { continue }
             }
             () = findings.changed(), if batch_due.is_none() => {
                 batch_due = Some(Instant::now() + settings.report_batch);
+                continue;
             }
             () = sleep_until(due) => {
-                let messages = if due == full_due {
+                batch_due = None;
+                found = findings.take();
+                if due == full_due {
                     full_due = Instant::now() + settings.report_full;
                     messages(node, Full::Yes, &reports.full())
                 } else {
                     messages(node, Full::No, &reports.take())
-                };
-                batch_due = None;
-                found = findings.take();
-                for message in messages {
-                    if !matches!(timeout(settings.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
-                        return;
-                    }
                 }
+            }
+        };
+        for message in messages {
+            if !matches!(timeout(settings.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
+                return;
             }
         }
     }

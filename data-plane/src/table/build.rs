@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use equipoise_proto::Position;
@@ -19,6 +19,7 @@ use super::Active;
 use super::assemble::Assembly;
 use super::changes::{Changed, Changes};
 use super::compile::{CellKey, CellSpec, CompileError, Dirty, State, Update, compile};
+use super::events::{Events, UpstreamName};
 use super::judge::NodePlace;
 use super::live::{Answer, Cell, Live};
 use super::members::{Members, Origin};
@@ -110,8 +111,10 @@ pub struct Seams {
     pub answers: mpsc::Sender<(Arc<str>, Answer)>,
     /// For `probe`.
     pub probes: watch::Receiver<Probes>,
-    /// For `status`.
+    /// For `status`, and for questions of a control plane.
     pub directory: Arc<ArcSwap<Directory>>,
+    /// For `status`.
+    pub events: Arc<Events>,
 }
 
 /// The builder's own end.
@@ -135,6 +138,7 @@ pub fn builder(node: Arc<NodeState>) -> (Builder, Seams) {
         answers: answers_in,
         probes: seams.probes,
         directory: seams.directory,
+        events: seams.events,
     };
     (Builder { requests, answers, core }, seams)
 }
@@ -186,6 +190,7 @@ pub(super) struct Core {
     probes: watch::Sender<Probes>,
     reports: Arc<Reports>,
     changes: Arc<Changes>,
+    events: Arc<Events>,
     node: Arc<NodeState>,
     names_wished: u64,
     cold: BTreeSet<CellKey>,
@@ -201,16 +206,18 @@ pub(super) struct CoreSeams {
     pub(super) names: watch::Receiver<Names>,
     pub(super) probes: watch::Receiver<Probes>,
     pub(super) directory: Arc<ArcSwap<Directory>>,
+    pub(super) events: Arc<Events>,
 }
 
 impl Core {
     pub(super) fn new(node: Arc<NodeState>) -> (Self, CoreSeams) {
         let changes = Arc::new(Changes::default());
+        let events = Arc::new(Events::default());
         let (names, names_out) = watch::channel(Names::new());
         let (probes, probes_out) = watch::channel(Probes::new());
         let core = Self {
             state: State::default(),
-            live: Live::new(Arc::clone(&changes), Arc::clone(&node), place(&node)),
+            live: Live::new(Arc::clone(&changes), Arc::clone(&node), Arc::clone(&events), place(&node)),
             dues: BTreeSet::new(),
             assembly: Assembly::default(),
             active: Active::default(),
@@ -219,6 +226,7 @@ impl Core {
             probes,
             reports: Arc::default(),
             changes,
+            events,
             node,
             names_wished: 0,
             cold: BTreeSet::new(),
@@ -231,6 +239,7 @@ impl Core {
             names: names_out,
             probes: probes_out,
             directory: Arc::clone(&core.directory),
+            events: Arc::clone(&core.events),
         };
         (core, seams)
     }
@@ -296,7 +305,8 @@ impl Core {
         self.wish_names(key);
         Self::warn_of_gaps(spec);
         let before = self.live.get(key).map(|cell| Arc::clone(&cell.upstream))?;
-        let ids_before = target_ids(&before.members());
+        let members_before = before.members();
+        let ids_before = target_ids(&members_before);
         let host_header = rebuilt.host_header.clone();
         let mut superseded = None;
         // Where services use the cell, a change of its name or host header is structural already.
@@ -312,6 +322,7 @@ impl Core {
         let members = self.live.get(key).map(|cell| cell.upstream.members())?;
         self.wish_probes(key, &members, host_header);
         self.note(key, ids_before, &members);
+        self.note_changes(key, &members_before, &members);
         superseded
     }
 
@@ -348,6 +359,11 @@ impl Core {
             cells.insert(key);
         }
         for key in &cells {
+            let cut = self.live.cut(key, now);
+            if cut > 0 {
+                info!(requests = cut, "requests are cut off at targets that left and had their time");
+                self.active.call();
+            }
             self.turn_outliers(key, now);
         }
         self.rejudge(cells, now);
@@ -358,14 +374,9 @@ impl Core {
         let turned = self.live.look_for_outliers(key, now, &mut rand::rng());
         for turned in &turned {
             match turned {
-                Turned::Ejected(target, cause) => {
-                    info!(%target, ?cause, "an outlier was taken out of service");
-                    self.node.target_ejected();
-                }
-                Turned::Restored(target) => {
-                    info!(%target, "an outlier is back in service");
-                    self.node.target_restored();
-                }
+                // The log of events has names and reasons.
+                Turned::Ejected(..) => self.node.target_ejected(),
+                Turned::Restored(_) => self.node.target_restored(),
             }
         }
         !turned.is_empty()
@@ -377,10 +388,12 @@ impl Core {
             let due = self.live.get(&key).and_then(Cell::due);
             let Some((cell, members)) = self.live.rejudge(&key, now) else { continue };
             let upstream = Arc::clone(&cell.upstream);
-            self.reaper.drop_later(upstream.store(members));
+            let before = upstream.store(members);
             self.schedule(&key, due);
             let members = upstream.members();
             self.note(&key, Vec::new(), &members);
+            self.note_changes(&key, &before, &members);
+            self.reaper.drop_later(before);
             // The prober looks again: a target is now in the other set.
             self.wish_probes(&key, &members, upstream.host_header.clone());
         }
@@ -478,6 +491,13 @@ impl Core {
         self.reports.note(*id, before.into_iter().filter(|target| !now.contains(target)), members);
     }
 
+    /// Tells the log of events what addresses do not tell it themselves.
+    fn note_changes(&self, key: &CellKey, before: &Members, after: &Members) {
+        let Some(cell) = self.live.get(key) else { return };
+        let name = UpstreamName::of(key, cell.upstream.name.as_deref());
+        self.events.compare(&name, before, after, SystemTime::now());
+    }
+
     fn warm_up(&mut self) {
         let live = &self.live;
         self.cold.retain(|key| live.get(key).is_some_and(|cell| is_cold(&cell.upstream.members())));
@@ -510,7 +530,7 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 /// Where the node is.
-fn place(node: &NodeState) -> NodePlace {
+pub(super) fn place(node: &NodeState) -> NodePlace {
     let text = |text: &str| (!text.is_empty()).then(|| text.into());
     NodePlace { id: node.id().as_uuid(), region: text(node.region()), zone: text(node.zone()) }
 }

@@ -4,10 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
 use super::compile::CellKey;
+use super::events::{Change, Events, UpstreamName};
+use super::gate::Gate;
 use crate::observability::NodeState;
 
 /// Cells that the builder has not looked at yet.
@@ -51,9 +54,39 @@ pub(super) struct Bell {
     pub(super) cell: CellKey,
     pub(super) changes: Arc<Changes>,
     pub(super) node: Arc<NodeState>,
+    pub(super) events: Arc<Events>,
+    name: Mutex<UpstreamName>,
+    /// Of the cell's upstream. Requests that began when it had no limits are not counted there, but make room as well.
+    pub(super) gate: Arc<Gate>,
 }
 
 impl Bell {
+    pub(super) fn new(
+        cell: CellKey,
+        changes: Arc<Changes>,
+        node: Arc<NodeState>,
+        events: Arc<Events>,
+        gate: Arc<Gate>,
+    ) -> Self {
+        let name = Mutex::new(UpstreamName::of(&cell, None));
+        Self { cell, changes, node, events, name, gate }
+    }
+
+    /// The cell is called so from now on; `None`: it is that of no entity.
+    pub(super) fn rename(&self, name: Option<&str>) {
+        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = UpstreamName::of(&self.cell, name);
+    }
+
+    /// How events name the cell.
+    pub(super) fn name(&self) -> UpstreamName {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records what just happened to a target.
+    pub(super) fn record(&self, change: Change, at: SystemTime) {
+        self.events.record(self.name(), change, at);
+    }
+
     /// A target's availability changed.
     pub(super) fn ring(&self, is_available: bool) {
         if is_available {

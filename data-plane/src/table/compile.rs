@@ -104,6 +104,14 @@ pub enum CellSpec {
 }
 
 impl CellSpec {
+    /// Name of the upstream entity; `None` where there is none.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Upstream { upstream, .. } => Some(&upstream.name),
+            Self::Implicit { .. } | Self::Unsupported { .. } => None,
+        }
+    }
+
     /// How it balances and checks.
     pub(super) fn terms(&self) -> Terms {
         match self {

@@ -39,7 +39,7 @@ pub struct Verdict {
 
 /// What this node found an address to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Finding {
+pub struct Vouched {
     /// Whether traffic may go there.
     pub is_available: bool,
     /// When.
@@ -104,14 +104,14 @@ pub struct Findings {
 
 #[derive(Debug, Default)]
 struct Held {
-    standing: BTreeMap<AddressId, Finding>,
+    standing: BTreeMap<AddressId, Vouched>,
     /// `None`: it is found by others from now on.
-    waiting: BTreeMap<AddressId, Option<Finding>>,
+    waiting: BTreeMap<AddressId, Option<Vouched>>,
 }
 
 impl Findings {
     /// Notes what was found, in place of what was found before.
-    pub fn tell(&self, of: AddressId, finding: Finding) {
+    pub fn tell(&self, of: AddressId, finding: Vouched) {
         let mut held = self.held();
         held.standing.insert(of, finding);
         held.waiting.insert(of, Some(finding));
@@ -139,12 +139,12 @@ impl Findings {
     }
 
     /// Takes what waits.
-    pub fn take(&self) -> Vec<(AddressId, Option<Finding>)> {
+    pub fn take(&self) -> Vec<(AddressId, Option<Vouched>)> {
         std::mem::take(&mut self.held().waiting).into_iter().collect()
     }
 
     /// All that stands, for somebody who knows nothing; nothing waits after it.
-    pub fn all(&self) -> Vec<(AddressId, Option<Finding>)> {
+    pub fn all(&self) -> Vec<(AddressId, Option<Vouched>)> {
         let mut held = self.held();
         held.waiting.clear();
         held.standing.iter().map(|(of, finding)| (*of, Some(*finding))).collect()
@@ -168,7 +168,7 @@ mod tests {
     async fn of_an_address_the_newest_finding_waits_and_what_was_taken_back_stands_no_more() {
         let findings = Findings::default();
         let found =
-            |is_available| Finding { is_available, checked: Instant::now(), ttl: Duration::from_secs(1) };
+            |is_available| Vouched { is_available, checked: Instant::now(), ttl: Duration::from_secs(1) };
         findings.tell(address(1), found(true));
         findings.tell(address(2), found(true));
         findings.tell(address(1), found(false));

@@ -62,13 +62,29 @@ struct Held {
 }
 
 /// A level; they order by preference: by priority, then by how far it is.
-pub(super) type Level = (u8, Distance);
+pub type Level = (u8, Distance);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Distance {
+/// How far a target is from this node, where that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Distance {
+    /// In its zone, or distance does not count.
+    #[default]
     Zone,
+    /// In its region.
     Region,
+    /// Farther.
     Elsewhere,
+}
+
+impl Distance {
+    /// In one word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Zone => "zone",
+            Self::Region => "region",
+            Self::Elsewhere => "elsewhere",
+        }
+    }
 }
 
 /// An address with weight that may come into question.
@@ -126,7 +142,9 @@ pub(super) fn judge(
     } else {
         Readiness::Refused(PickError::NoPeer)
     };
-    let sessions = if policy.sticky.is_some() { sessions(&targets) } else { HashMap::new() };
+    // Whoever drains keeps its sessions when nobody else serves; only the reference's threshold refuses all.
+    let keeps_sessions = policy.sticky.is_some() && (is_enough || terms.threshold_percent == 0.0);
+    let sessions = if keeps_sessions { sessions(&targets) } else { HashMap::new() };
     Members::judged(targets, terms, readiness, unused, sessions)
 }
 
@@ -206,17 +224,21 @@ fn arrange(
     };
     let mut groups = Vec::new();
     let mut shares = Vec::new();
-    for (((_, members), actual), load) in levels.into_iter().zip(actual).zip(percent) {
+    for (((level, members), actual), load) in levels.into_iter().zip(actual).zip(percent) {
         let is_in_panic = in_panic(actual, total_percent, policy.panic.threshold_percent);
         if is_in_panic && policy.panic.mode == PanicMode::Fail {
-            groups.push(Group::refusing());
+            groups.push(Group::refusing().at(level, None));
             shares.push(f64::from(load));
             continue;
         }
-        for (members, share) in zones(members, &policy.locality, judging.node) {
+        let zones = zones(members, &policy.locality, judging.node);
+        let is_split = zones.len() > 1;
+        for (members, share) in zones {
             // A group without anybody gets nothing, and stands for nothing.
             if let Some(group) = making.group(&members, is_in_panic) {
-                groups.push(group);
+                let zone = members.first().filter(|_| is_split);
+                let zone = zone.map(|one| one.placement.zone.clone().unwrap_or_default());
+                groups.push(group.at(level, zone));
                 shares.push(f64::from(load) * share);
             }
         }
@@ -417,6 +439,10 @@ impl Making<'_> {
             },
             Balancer::ConsistentHashing,
         );
-        Some(Group::new(balancer, targets, weights, is_in_panic))
+        let mut group = Group::new(balancer, targets, weights, is_in_panic);
+        if weighed.iter().any(|(_, part)| *part < 1.0) {
+            group.place.parts = weighed.iter().map(|(_, part)| *part).collect();
+        }
+        Some(group)
     }
 }

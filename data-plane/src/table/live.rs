@@ -6,16 +6,18 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use equipoise_proto::placement::Placement;
+use equipoise_proto::placement::{Placement, TargetState};
 use rand::Rng;
 use uuid::Uuid;
 
 use super::changes::{Bell, Changes};
 use super::clock;
 use super::compile::{CellKey, CellSpec, Host};
+use super::events::Events;
 use super::judge::{Judging, Memory, NodePlace, judge};
+use super::leaving::Leaving;
 use super::members::{Member, MemberTarget, Members, Origin, literal_host};
 use super::outliers::{Outliers, Turned};
 use super::target::Target;
@@ -38,6 +40,16 @@ pub enum Answer {
     NoAddress,
     /// The look-up failed and there is nothing to fall back on.
     Failed(Box<str>),
+}
+
+impl Answer {
+    /// Whether it leaves the name without an address.
+    const fn is_failure(&self) -> bool {
+        match self {
+            Self::Records(..) => false,
+            Self::NoAddress | Self::Failed(_) => true,
+        }
+    }
 }
 
 /// One address of a name.
@@ -73,12 +85,14 @@ pub(super) struct Cell {
     checks: Option<Arc<Checks>>,
     memory: Memory,
     outliers: Option<Outliers>,
+    leaving: Leaving,
 }
 
 impl Cell {
     /// When time alone changes who serves.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.memory.due.into_iter().chain(self.outliers.as_ref().map(Outliers::due)).min()
+        let of_outliers = self.outliers.as_ref().map(Outliers::due);
+        self.memory.due.into_iter().chain(of_outliers).chain(self.leaving.due()).min()
     }
 }
 
@@ -91,13 +105,21 @@ struct Retired(HashMap<CellKey, HashMap<Place, (Instant, Arc<Target>)>>);
 pub(super) struct Live {
     cells: HashMap<CellKey, Cell>,
     retired: Retired,
-    answers: HashMap<Arc<str>, Answer>,
+    answers: HashMap<Arc<str>, Answered>,
     users: HashMap<Arc<str>, BTreeSet<CellKey>>,
     /// Names that lost their last user in the change that is being made.
     idle: BTreeSet<Arc<str>>,
     changes: Arc<Changes>,
     node: Arc<NodeState>,
+    events: Arc<Events>,
     place: NodePlace,
+}
+
+/// What a look-up gave, and since when it has been a failure, or none.
+#[derive(Debug)]
+struct Answered {
+    answer: Answer,
+    since: SystemTime,
 }
 
 /// What became of a cell.
@@ -108,9 +130,15 @@ pub(super) struct Rebuilt {
 }
 
 impl Live {
-    pub(super) fn new(changes: Arc<Changes>, node: Arc<NodeState>, place: NodePlace) -> Self {
+    pub(super) fn new(
+        changes: Arc<Changes>,
+        node: Arc<NodeState>,
+        events: Arc<Events>,
+        place: NodePlace,
+    ) -> Self {
         Self {
             place,
+            events,
             cells: HashMap::new(),
             retired: Retired::default(),
             answers: HashMap::new(),
@@ -132,7 +160,9 @@ impl Live {
     /// Takes an answer in; gives the cells that use the name. One for a name that nobody uses is dropped.
     pub(super) fn answer(&mut self, name: &Arc<str>, answer: Answer) -> BTreeSet<CellKey> {
         let Some(users) = self.users.get(name) else { return BTreeSet::new() };
-        self.answers.insert(Arc::clone(name), answer);
+        let is_alike = |before: &&Answered| before.answer.is_failure() == answer.is_failure();
+        let since = self.answers.get(name).filter(is_alike).map_or_else(SystemTime::now, |one| one.since);
+        self.answers.insert(Arc::clone(name), Answered { answer, since });
         users.clone()
     }
 
@@ -142,6 +172,7 @@ impl Live {
         let terms = spec.terms();
         let averaging = terms.algorithm.averaging();
         let mut cell = self.cells.remove(key).unwrap_or_else(|| self.fresh(key));
+        cell.bell.rename(spec.name());
         if cell.checks != terms.checks {
             cell.states.values().for_each(|state| state.set_checks(terms.checks.clone()));
             cell.checks.clone_from(&terms.checks);
@@ -187,7 +218,11 @@ impl Live {
                 (None, None, Err(error))
             }
         };
+        let mut leavers: Vec<_> = adopting.before.values().cloned().collect();
+        leavers.iter().for_each(|state| state.set_leaving(true));
         cell.states = adopting.finish(now);
+        leavers.extend(cell.states.values().cloned());
+        cell.leaving.follow(leavers, terms.policy_or_none().drain_timeout, now);
         match averaging {
             None => {}
             Some(Averaging::Even) => begin_averages(&cell.states, mean_average(&cell.states, now)),
@@ -222,6 +257,11 @@ impl Live {
         let mut judging = Judging { now, node: &self.place, memory: &mut cell.memory };
         let again = cell.upstream.members().judged_again(&mut judging);
         Some((cell, again))
+    }
+
+    /// Cuts off what is left at targets of a cell whose time to finish is over; how many requests that are.
+    pub(super) fn cut(&mut self, key: &CellKey, now: Instant) -> u32 {
+        self.cells.get_mut(key).map_or(0, |cell| cell.leaving.cut(now))
     }
 
     /// Lets outlier detection look at a cell. Whoever it takes out or lets in changes who serves.
@@ -260,16 +300,19 @@ impl Live {
     }
 
     fn fresh(&self, key: &CellKey) -> Cell {
-        let bell =
-            Bell { cell: key.clone(), changes: Arc::clone(&self.changes), node: Arc::clone(&self.node) };
+        let upstream = Upstream::with_members(None, None, Members::refused(PickError::NoPeer));
+        let (changes, node) = (Arc::clone(&self.changes), Arc::clone(&self.node));
+        let (events, gate) = (Arc::clone(&self.events), Arc::clone(upstream.gate()));
+        let bell = Bell::new(key.clone(), changes, node, events, gate);
         Cell {
-            upstream: Upstream::with_members(None, None, Members::refused(PickError::NoPeer)),
+            upstream,
             names: BTreeSet::new(),
             states: HashMap::new(),
             bell: Arc::new(bell),
             checks: None,
             memory: Memory::default(),
             outliers: None,
+            leaving: Leaving::default(),
         }
     }
 
@@ -331,19 +374,22 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn resolve(
         self,
-        answers: &HashMap<Arc<str>, Answer>,
+        answers: &HashMap<Arc<str>, Answered>,
         names: &mut BTreeSet<Arc<str>>,
         adopting: &mut Adopting<'_>,
     ) -> MemberTarget {
+        let mut since = None;
         let (origin, addresses) = match self.host {
             Host::Literal(ip) => {
                 let address = SocketAddr::new(*ip, self.port);
-                let target = adopting.adopt(literal_host(address), address);
+                let target = adopting.adopt(literal_host(address), address, &self.label);
                 (Origin::Literal, vec![Member { target, weight: self.weight }])
             }
             Host::Name(name) => {
                 names.insert(Arc::clone(name));
-                match answers.get(name) {
+                let answered = answers.get(name);
+                since = answered.map(|answered| answered.since);
+                match answered.map(|answered| &answered.answer) {
                     None => (Origin::Pending, Vec::new()),
                     Some(Answer::NoAddress) => (Origin::NoAddress, Vec::new()),
                     Some(Answer::Failed(reason)) => (Origin::Failed(reason.clone()), Vec::new()),
@@ -354,9 +400,14 @@ impl Asked<'_> {
                 }
             }
         };
-        addresses.iter().for_each(|member: &Member| member.target.set_state(self.placement.state));
+        let is_leaving = self.placement.state != TargetState::Ready || self.weight == 0;
+        for member in &addresses {
+            member.target.set_leaving(is_leaving);
+            member.target.set_state(self.placement.state);
+        }
         let placement = Arc::clone(self.placement);
-        MemberTarget { id: self.id, label: self.label, weight: self.weight, placement, origin, addresses }
+        let (id, label, weight) = (self.id, self.label, self.weight);
+        MemberTarget { id, label, weight, placement, origin, since, addresses }
     }
 
     fn member(&self, name: &str, record: &Resolved, adopting: &mut Adopting<'_>) -> Member {
@@ -372,7 +423,7 @@ impl Asked<'_> {
                 (host, port, weight)
             }
         };
-        let target = adopting.adopt(host.into(), SocketAddr::new(record.ip, port));
+        let target = adopting.adopt(host.into(), SocketAddr::new(record.ip, port), &self.label);
         Member { target, weight }
     }
 }
@@ -387,7 +438,8 @@ struct Adopting<'a> {
 }
 
 impl Adopting<'_> {
-    fn adopt(&mut self, host: Box<str>, address: SocketAddr) -> Arc<Target> {
+    /// `label`: of the target that wants it. Where several want one, the first gives its name to what is recorded.
+    fn adopt(&mut self, host: Box<str>, address: SocketAddr, label: &Arc<str>) -> Arc<Target> {
         let place = (host, address);
         if let Some(state) = self.after.get(&place) {
             return Arc::clone(state);
@@ -399,9 +451,8 @@ impl Adopting<'_> {
                 state
             }
             None => {
-                let state = Target::with_bell(address, &place.0, Some(Arc::clone(self.bell)));
-                state.set_checks(self.checks.cloned());
-                state
+                let (label, checks, bell) = (Arc::clone(label), self.checks.cloned(), Arc::clone(self.bell));
+                Target::with_bell(address, &place.0, label, checks, Some(bell))
             }
         });
         self.after.insert(place, Arc::clone(&state));

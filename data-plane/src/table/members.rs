@@ -1,14 +1,14 @@
 //! The members of an upstream at one moment: immutable, but for the live state behind them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use equipoise_proto::placement::{Placement, TargetState};
 use uuid::Uuid;
 
-use super::judge::{Judging, Memory, NodePlace, judge};
+use super::judge::{Judging, Level, Memory, NodePlace, judge};
 use super::policy::Policy;
 use super::report::AddressState;
 use super::serving::Serving;
@@ -66,6 +66,8 @@ pub struct MemberTarget {
     pub placement: Arc<Placement>,
     /// Where its addresses come from.
     pub origin: Origin,
+    /// Since when its name has had an address, or none; `None` of a literal, and while there is no answer.
+    pub since: Option<SystemTime>,
     /// Its addresses; empty while there is no answer or an error.
     pub addresses: Vec<Member>,
 }
@@ -122,20 +124,21 @@ impl Members {
         judge(self.targets.clone(), self.terms.clone(), judging, Some(self))
     }
 
-    /// Members of equal weight, without checks.
-    pub(super) fn equal(targets: Vec<Arc<Target>>) -> Self {
+    /// Members of equal weight.
+    pub(super) fn equal(targets: Vec<Arc<Target>>, terms: Terms) -> Self {
         let member = |target: Arc<Target>| MemberTarget {
             id: None,
             label: target.address().to_string().into(),
             weight: DEFAULT_WEIGHT,
             placement: Arc::default(),
             origin: Origin::Literal,
+            since: None,
             addresses: vec![Member { target, weight: DEFAULT_WEIGHT }],
         };
         let targets = targets.into_iter().map(member).collect();
         let (mut memory, node) = (Memory::default(), NodePlace::default());
         let mut judging = Judging { now: Instant::now(), node: &node, memory: &mut memory };
-        judge(targets, Terms::default(), &mut judging, None)
+        judge(targets, terms, &mut judging, None)
     }
 
     /// Nobody, for a reason.
@@ -210,6 +213,17 @@ impl Members {
     /// Whether an address is for this node, and not for others alone.
     pub fn uses(&self, member: &Member) -> bool {
         !self.unused.contains(&member.target.serial())
+    }
+
+    /// Whether this node uses an address; else it is for other nodes.
+    pub(super) fn is_used(&self, target: &Target) -> bool {
+        !self.unused.contains(&target.serial())
+    }
+
+    /// Levels in panic.
+    pub(super) fn panics(&self) -> BTreeSet<Level> {
+        let groups = self.serving().map_or(&[][..], Serving::groups).iter();
+        groups.filter(|group| group.is_in_panic).map(|group| group.place.level).collect()
     }
 
     pub(super) const fn is_pending(&self) -> bool {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt as _};
 
+use super::events::Why;
 use super::judge::{Level, NodePlace, level_of};
 use super::members::Members;
 use super::target::Target;
@@ -47,7 +48,7 @@ impl Outliers {
             if slot.take().is_some() {
                 states.for_each(|target| {
                     target.watch(None);
-                    target.uneject();
+                    target.uneject(Why::DetectionOff);
                 });
             }
             return;
@@ -65,7 +66,7 @@ impl Outliers {
             target.watch(Some((settings.consecutive_5xx, settings.consecutive_gateway)));
             // One that was away while detection was on comes back with nothing against it.
             let record = before.remove(&target.serial()).unwrap_or_else(|| {
-                target.uneject();
+                target.uneject(Why::DetectionOff);
                 Record::default()
             });
             outliers.records.insert(target.serial(), record);
@@ -123,15 +124,16 @@ impl Outliers {
         let now = self.since_began(now);
         for target in targets {
             let Some(record) = self.records.get_mut(&target.serial()) else { continue };
-            let mut swept = Swept::Same;
+            let (mut swept, mut why) = (Swept::Same, Why::ProbedWell);
             if target.take_probed_well() {
                 (*record, swept) = record.checked(&self.settings);
             }
             if is_sweep && swept == Swept::Same {
                 (*record, swept) = record.swept(now);
+                why = Why::EjectionOver;
             }
             if swept == Swept::Returned {
-                target.uneject();
+                target.uneject(why);
                 turned.push(Turned::Restored(target.address()));
             }
         }
@@ -153,17 +155,12 @@ impl Outliers {
         let now = self.since_began(now);
         let Some(record) = self.records.get_mut(&target.serial()) else { return };
         *record = record.ejected(&self.settings, now, rng.random_range(0.0..1.0));
-        target.eject();
+        let length = record.ejected_until.map_or(Duration::ZERO, |until| until.saturating_sub(now));
+        target.eject(cause.into(), length);
         turned.push(Turned::Ejected(target.address(), cause));
     }
 
     fn since_began(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.began)
-    }
-
-    /// How often an address was taken out, less the intervals that it has done well since, and until when it is out.
-    pub(super) fn record(&self, target: &Target) -> Option<(u32, Option<Instant>)> {
-        let record = self.records.get(&target.serial())?;
-        Some((record.ejections, record.ejected_until.map(|until| self.began + until)))
     }
 }

@@ -32,6 +32,8 @@ pub struct Policy {
     pub sticky: Option<Sticky>,
     /// How far above its fair part of the load a target of a ring may be; `None`: as far as keys have it.
     pub balance_factor: Option<BalanceFactor>,
+    /// How long a target that gets nothing new may take to finish what it has; `None`: as long as it takes.
+    pub drain_timeout: Option<Duration>,
     /// So many of the targets does one node use.
     pub subset_size: Option<NonZeroU32>,
     /// How many nodes of a region probe an address and tell the others; `None`: each probes for itself.
@@ -41,7 +43,10 @@ pub struct Policy {
 impl Policy {
     /// Whether the requests of the upstream are counted.
     pub const fn counts_requests(&self) -> bool {
-        self.limits.is_on() || self.retry.budget.is_some() || self.balance_factor.is_some()
+        self.limits.is_on()
+            || self.retry.budget.is_some()
+            || self.hedging.is_some()
+            || self.balance_factor.is_some()
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::gate::Gate;
+use super::judge::Level;
 use super::target::Target;
 use crate::balancer::{Ask, BalanceFactor, Balancer, Bound, ConsistentHashing, Draw, Ewma, Live, RoundRobin};
 
@@ -16,6 +17,8 @@ pub struct Serving {
     groups: Box<[Group]>,
     /// Which group a request draws; `None`: the first.
     draw: Option<Draw>,
+    /// What each group has of the requests, of any sum.
+    shares: Box<[f64]>,
 }
 
 /// Number of the last turn. Written by every pick of every worker: on a cache line of its own.
@@ -48,8 +51,20 @@ pub struct Group {
     /// Of its own, where there are several groups: each is to have its shares exact.
     cursor: Option<Cursor>,
     /// Whether requests that draw it are refused.
-    is_refusing: bool,
+    pub(super) is_refusing: bool,
     available_weight: u64,
+    /// For people.
+    pub(super) place: GroupPlace,
+}
+
+/// Where the targets of a group are, and what part of their weights they have.
+#[derive(Debug, Default)]
+pub(super) struct GroupPlace {
+    pub(super) level: Level,
+    /// Where the level is split by zones; "" are the targets that name none.
+    pub(super) zone: Option<Box<str>>,
+    /// Of the target at the same place, from 0 to 1; empty where all have all of it.
+    pub(super) parts: Box<[f64]>,
 }
 
 /// Who may be picked.
@@ -78,12 +93,21 @@ impl Serving {
                 }
             }
         }
-        Self { groups: groups.into(), draw }
+        Self { groups: groups.into(), draw, shares: shares.into() }
     }
 
     /// All groups, best first.
     pub fn groups(&self) -> &[Group] {
         &self.groups
+    }
+
+    /// The percent of the requests that draw each group, in the same order.
+    pub(super) fn load_percents(&self) -> Vec<f64> {
+        let sum: f64 = self.shares.iter().sum();
+        if self.draw.is_none() || sum <= 0.0 {
+            return (0..self.groups.len()).map(|at| if at == 0 { 100.0 } else { 0.0 }).collect();
+        }
+        self.shares.iter().map(|share| share * 100.0 / sum).collect()
     }
 
     /// Chooses a target for which `may_take` holds, in the group that `random` draws if that has one.
@@ -106,9 +130,10 @@ impl Serving {
         others.find_map(|group| group.pick(picking, &may_take))
     }
 
-    /// Whether anybody could be picked, were there room.
-    pub(super) fn has_open(&self) -> bool {
-        self.groups.iter().any(|group| group.targets.iter().any(|target| group.is_open(target)))
+    /// Whether anybody for whom `may_take` holds could be picked, were there room.
+    pub(super) fn has_open(&self, may_take: impl Fn(&Target) -> bool) -> bool {
+        let could = |group: &Group, target: &Target| group.is_open(target) && may_take(target);
+        self.groups.iter().any(|group| group.targets.iter().any(|target| could(group, target)))
     }
 }
 
@@ -122,7 +147,14 @@ impl Group {
         let counts = |target: &Target| is_in_panic || target.is_available();
         let available = targets.iter().zip(&weights).filter(|(target, _)| counts(target));
         let available_weight = available.map(|(_, weight)| u64::from(*weight)).sum();
-        Self { balancer, targets, weights, is_in_panic, cursor: None, is_refusing: false, available_weight }
+        let (cursor, is_refusing, place) = (None, false, GroupPlace::default());
+        Self { balancer, targets, weights, is_in_panic, cursor, is_refusing, available_weight, place }
+    }
+
+    /// The same, of these targets.
+    pub(super) fn at(mut self, level: Level, zone: Option<Box<str>>) -> Self {
+        (self.place.level, self.place.zone) = (level, zone);
+        self
     }
 
     /// One whose requests are refused.

@@ -1,17 +1,18 @@
 //! The live state of one address of a target, and one request's hold on it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-
 use equipoise_proto::placement::TargetState;
 
 use super::changes::Bell;
 use super::clock;
+use super::events::{Change, Condition, Subject, Why, Witness};
 use super::gate::{Passage, take_one};
+use super::past::{Finding, LastProbe, Past, Since};
 use super::policy::{Policy, Sticky};
 use super::tally::{RowLimits, Tallied, Tally};
 use super::upstream::Picked;
@@ -26,6 +27,8 @@ pub struct Target {
     serial: u64,
     address: SocketAddr,
     host: Box<str>,
+    /// Of the target entity, as written.
+    label: Arc<str>,
     in_flight: AtomicU32,
     /// The turn of its upstream in which it was last picked, where that matters to the algorithm.
     last_turn: AtomicU64,
@@ -38,10 +41,21 @@ pub struct Target {
     is_probed: AtomicBool,
     /// A probe found it well while outlier detection had it out.
     is_probed_well: AtomicBool,
+    /// [`LastProbe::to_bits`].
+    last_probe: AtomicU64,
+    /// What the probe found whose end is not told yet: [`LastProbe::to_bits`].
+    finding: AtomicU64,
     tally: Tally,
     /// Microseconds + [`WARM`] + 1 when it came into service, [`WARM`], or [`OUT_OF_SERVICE`]. Written by the builder.
     entered: AtomicU64,
     is_leaving: AtomicBool,
+    /// It left, and its time to finish is over.
+    is_cut: AtomicBool,
+    /// [`code`] of what its target's tags say.
+    operated: AtomicU8,
+    /// What changed last. Held while a change is made that is recorded here, so that the record is in the order of the
+    /// changes; whatever changes nothing but counters takes no lock.
+    past: Mutex<Past>,
     /// Ms of the last answer, or of the first pick since there was nothing under way.
     awaited_since: AtomicU32,
     /// When its availability changed last, on the clock of [`clock::micros`]; 0: never.
@@ -56,24 +70,38 @@ impl Target {
     /// Fresh state: healthy, unchecked, nothing in flight. `host` is the target's own name, or its IP (in brackets if
     /// IPv6).
     pub fn new(address: SocketAddr, host: &str) -> Arc<Self> {
-        Self::with_bell(address, host, None)
+        Self::with_bell(address, host, address.to_string().into(), None, None)
     }
 
-    pub(super) fn with_bell(address: SocketAddr, host: &str, bell: Option<Arc<Bell>>) -> Arc<Self> {
+    /// The same, of the target that is written so, with these checks in force.
+    pub(super) fn with_bell(
+        address: SocketAddr,
+        host: &str,
+        label: Arc<str>,
+        checks: Option<Arc<Checks>>,
+        bell: Option<Arc<Bell>>,
+    ) -> Arc<Self> {
+        let health = if checks.is_some() { Health::default().to_bits() } else { Health::UNCHECKED };
         Arc::new(Self {
             serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
             address,
             host: host.into(),
+            label,
             in_flight: AtomicU32::new(0),
             last_turn: AtomicU64::new(0),
             ewma: AtomicU64::new(Ewma::default().to_bits()),
-            health: AtomicU64::new(Health::UNCHECKED),
-            checks: ArcSwapOption::empty(),
+            health: AtomicU64::new(health),
+            checks: ArcSwapOption::new(checks),
             is_probed: AtomicBool::new(false),
             is_probed_well: AtomicBool::new(false),
+            last_probe: AtomicU64::new(0),
+            finding: AtomicU64::new(0),
             tally: Tally::default(),
             entered: AtomicU64::new(OUT_OF_SERVICE),
             is_leaving: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
+            operated: AtomicU8::new(READY),
+            past: Mutex::new(Past::new(SystemTime::now())),
             awaited_since: AtomicU32::new(0),
             turned: AtomicU64::new(0),
             bell,
@@ -107,7 +135,9 @@ impl Target {
 
     /// Gives room back.
     pub(super) fn give_back(&self) {
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_leaving() {
+            self.note_drained();
+        }
     }
 
     /// Requests that hold a lease now.
@@ -174,14 +204,56 @@ impl Target {
         Some(clock::instant(entered))
     }
 
+    /// Whether it is to get new requests, as far as the config says.
+    pub(super) fn set_leaving(&self, is_leaving: bool) {
+        let was_leaving = self.is_leaving.swap(is_leaving, Ordering::SeqCst);
+        if was_leaving && !is_leaving {
+            self.is_cut.store(false, Ordering::Relaxed);
+            self.past().is_drained = false;
+        }
+    }
+
+    /// Ends what it has under way, however that stands; how many requests that are. Workers see it at their next look.
+    pub(crate) fn cut(&self) -> u32 {
+        self.is_cut.store(true, Ordering::Relaxed);
+        self.in_flight()
+    }
+
+    /// Whether what it has under way is to end.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Relaxed)
+    }
+
     /// What its target's tags say of it.
     pub(super) fn set_state(&self, state: TargetState) {
-        self.is_leaving.store(state != TargetState::Ready, Ordering::Relaxed);
+        let code = code(state);
+        if self.operated.load(Ordering::Relaxed) == code {
+            return;
+        }
+        let mut past = self.past();
+        let from = self.condition();
+        self.operated.store(code, Ordering::SeqCst);
+        past.is_drained = false;
+        past.tags = self.record(from, self.condition(), Why::Tags);
+        drop(past);
+        // Ordered with the look at the state by whoever leaves: either sees the other.
+        if state != TargetState::Ready && self.in_flight.load(Ordering::SeqCst) == 0 {
+            self.note_drained();
+        }
+    }
+
+    /// Records, once a drain, that there are no requests any more.
+    fn note_drained(&self) {
+        let mut past = self.past();
+        let from = self.condition();
+        if self.is_leaving() && !std::mem::replace(&mut past.is_drained, true) {
+            self.record(from, Condition::Drained, Why::NoRequests);
+        }
     }
 
     /// Whether it gets no requests any more: then its connections are not kept.
     pub fn is_leaving(&self) -> bool {
-        self.is_leaving.load(Ordering::Relaxed)
+        self.is_leaving.load(Ordering::SeqCst)
     }
 
     /// Counts failures for outlier detection, or does not; see [`Tally::watch`].
@@ -204,15 +276,62 @@ impl Target {
         self.health.load(Ordering::Relaxed) & Health::EJECTED != 0
     }
 
-    /// Takes it out, for outlier detection.
-    pub(super) fn eject(&self) {
-        self.health.fetch_or(Health::EJECTED, Ordering::Relaxed);
+    /// Takes it out, for outlier detection, and for so long.
+    pub(super) fn eject(&self, why: Why, length: Duration) {
+        let mut past = self.past();
+        let from = self.condition();
+        if self.health.fetch_or(Health::EJECTED, Ordering::Relaxed) & Health::EJECTED != 0 {
+            return;
+        }
+        past.ejection = self.record(from, self.condition(), why);
+        past.ejections = past.ejections.saturating_add(1);
+        past.ejected_until = past.ejection.at.checked_add(length);
     }
 
     /// Lets it in again, with all that outlier detection knows of it forgotten.
-    pub(super) fn uneject(&self) {
+    pub(super) fn uneject(&self, why: Why) {
         self.tally.clear();
-        self.health.fetch_and(!Health::EJECTED, Ordering::Relaxed);
+        let mut past = self.past();
+        let from = self.condition();
+        if self.health.fetch_and(!Health::EJECTED, Ordering::Relaxed) & Health::EJECTED != 0 {
+            past.ejection = self.record(from, self.condition(), why);
+            past.ejected_until = None;
+        }
+    }
+
+    /// How it is, whatever its weight.
+    pub(super) fn condition(&self) -> Condition {
+        let operated = self.operated.load(Ordering::Relaxed);
+        if operated == code(TargetState::Maint) {
+            return Condition::Maintenance;
+        }
+        if operated == code(TargetState::Drain) {
+            return Condition::Draining;
+        }
+        let health = self.health.load(Ordering::Relaxed);
+        if health & Health::EJECTED != 0 { Condition::Ejected } else { checked(health) }
+    }
+
+    /// What became of it, at one moment.
+    pub(super) fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the last probe found, and when it was over.
+    pub(super) fn last_probe(&self) -> Option<LastProbe> {
+        LastProbe::from_bits(self.last_probe.load(Ordering::Relaxed))
+    }
+
+    /// Tells the log of a change, which the caller has just made with the past in its hands.
+    fn record(&self, from: Condition, to: Condition, why: Why) -> Since {
+        let at = SystemTime::now();
+        if let Some(bell) = &self.bell
+            && from != to
+        {
+            let subject = Subject::Address { target: Arc::clone(&self.label), address: self.address };
+            bell.record(Change { subject, from, to, why, detail: None }, at);
+        }
+        Since { at, why }
     }
 
     /// Whether traffic may go there.
@@ -227,13 +346,19 @@ impl Target {
 
     /// Counts one report. A pick sees the result at once; the builder is told when the availability changed.
     pub fn report(&self, report: Report, limits: &Limits) {
+        self.count(report, limits, Witness::Request);
+    }
+
+    fn count(&self, report: Report, limits: &Limits, by: Witness) {
         let limit = limits.of(report);
-        self.change(|health| health.after(report, limit));
+        self.change(|health| health.after(report, limit), Why::reported(report, by));
     }
 
     /// Counts what a probe found.
     pub fn probe_report(&self, report: Report, limits: &Limits) {
-        self.report(report, limits);
+        let finding = LastProbe { at: SystemTime::now(), found: report.into() };
+        self.finding.store(finding.to_bits(), Ordering::Relaxed);
+        self.count(report, limits, Witness::Probe);
         if report == Report::Success {
             self.found_well();
         }
@@ -244,13 +369,13 @@ impl Target {
     pub fn take_over(&self, is_available: bool, checked: Instant, limits: &Limits) {
         if is_available {
             if limits.successes.is_some() && clock::micros(checked) >= self.turned.load(Ordering::Relaxed) {
-                self.turn(|_| Health::set_by_hand(true), Some(checked));
+                self.turn(|_| Health::set_by_hand(true), Why::OtherNodes, Some(checked));
             }
             self.found_well();
         } else {
-            self.turn(|_| Health::set_by_hand(false), Some(checked));
+            self.turn(|_| Health::set_by_hand(false), Why::OtherNodes, Some(checked));
         }
-        self.probed();
+        self.note_probed();
     }
 
     /// A probe found it well, which may be of interest to outlier detection.
@@ -265,11 +390,20 @@ impl Target {
 
     /// Sets the state by hand and clears the counters; not where no checks are on.
     pub fn set_health(&self, is_healthy: bool) {
-        self.change(|_| Health::set_by_hand(is_healthy));
+        self.change(|_| Health::set_by_hand(is_healthy), Why::Operator);
     }
 
     /// A probe is over, whatever it found; the builder is told of the first.
     pub fn probed(&self) {
+        let mut last = self.finding.swap(0, Ordering::Relaxed);
+        if last == 0 {
+            last = LastProbe { at: SystemTime::now(), found: Finding::Nothing }.to_bits();
+        }
+        self.last_probe.store(last, Ordering::Relaxed);
+        self.note_probed();
+    }
+
+    fn note_probed(&self) {
         if !self.is_probed.swap(true, Ordering::Relaxed)
             && let Some(bell) = &self.bell
         {
@@ -284,19 +418,26 @@ impl Target {
 
     /// Puts checks in force; without any, the target is healthy, whatever is reported.
     pub(super) fn set_checks(&self, checks: Option<Arc<Checks>>) {
-        if checks.is_some() {
+        let mut past = self.past();
+        let (before, why) = if checks.is_some() {
             self.checks.store(checks);
-            self.health.fetch_and(!Health::UNCHECKED, Ordering::Relaxed);
+            (self.health.fetch_and(!Health::UNCHECKED, Ordering::Relaxed), Why::ChecksOn)
         } else {
             let unchecked = |bits| Some(Health::UNCHECKED | bits & Health::EJECTED);
-            self.health.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unchecked).unwrap_or_default();
+            let before = self.health.fetch_update(Ordering::Relaxed, Ordering::Relaxed, unchecked);
             self.checks.store(None);
+            (before.unwrap_or_default(), Why::ChecksOff)
+        };
+        let (from, to) = (checked(before), checked(self.health.load(Ordering::Relaxed)));
+        if (from == Condition::ChecksOff) != (to == Condition::ChecksOff) {
+            past.health = self.record(from, to, why);
         }
     }
 
     /// Adopts the state again after its target was gone for a while.
     pub(super) fn readopt(&self) {
-        self.change(Health::readopted);
+        // Takes no requests that it did not take before, nor the other way round: there is nothing to give a reason for.
+        self.change(Health::readopted, Why::FirstSeen);
     }
 
     fn observe(&self, outcome: Outcome) {
@@ -316,13 +457,13 @@ impl Target {
         }
     }
 
-    /// Changes nothing where no checks are on.
-    fn change(&self, next: impl Fn(Health) -> Health) {
-        self.turn(next, None);
+    /// Changes nothing where no checks are on. `why`: of a change that makes it available, or not so.
+    fn change(&self, next: impl Fn(Health) -> Health, why: Why) {
+        self.turn(next, why, None);
     }
 
     /// The same, for what happened at some time; `None`: now.
-    fn turn(&self, next: impl Fn(Health) -> Health, at: Option<Instant>) {
+    fn turn(&self, next: impl Fn(Health) -> Health, why: Why, at: Option<Instant>) {
         let mut before = self.health.load(Ordering::Relaxed);
         loop {
             if Health::is_unchecked(before) {
@@ -332,9 +473,17 @@ impl Target {
             if after == before {
                 return;
             }
-            match self.health.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
+            let (from, to) = (checked(before), checked(after));
+            let mut past = if from == to { None } else { Some(self.past()) };
+            let swapped =
+                self.health.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed);
+            match swapped {
                 Err(now) => before = now,
                 Ok(_) => {
+                    if let Some(past) = &mut past {
+                        past.health = self.record(from, to, why);
+                    }
+                    drop(past);
                     let is_available = Health::is_open(after);
                     if is_available != Health::is_open(before) {
                         self.turned.store(clock::micros(at.unwrap_or_else(Instant::now)), Ordering::Relaxed);
@@ -346,6 +495,28 @@ impl Target {
                 }
             }
         }
+    }
+}
+
+/// What checks say, by the bits of the health.
+const fn checked(health: u64) -> Condition {
+    if Health::is_unchecked(health) {
+        Condition::ChecksOff
+    } else if Health::state_of(health).is_available() {
+        Condition::Healthy
+    } else {
+        Condition::Unhealthy
+    }
+}
+
+/// [`TargetState::Ready`] in a target's `operated`.
+const READY: u8 = code(TargetState::Ready);
+
+const fn code(state: TargetState) -> u8 {
+    match state {
+        TargetState::Ready => 0,
+        TargetState::Drain => 1,
+        TargetState::Maint => 2,
     }
 }
 
@@ -395,6 +566,9 @@ impl Lease {
 
     /// A response head came at `now`, this long after the pick.
     pub fn answered(&self, took: Duration, now: Instant) {
+        if let Some(passage) = &self.passage {
+            passage.answered(took);
+        }
         let now_ms = clock::millis(now);
         let Some(averaging) = self.averaging else { return };
         if averaging == Averaging::Peak {
@@ -408,6 +582,17 @@ impl Lease {
         if self.averaging == Some(Averaging::Peak) {
             let now_ms = clock::millis(now);
             self.target.sample(|ewma| ewma.after_failure(took.as_secs_f64(), now_ms));
+        }
+    }
+
+    /// Another attempt was faster: this one would have taken longer than so. It counts where it tells more than what is
+    /// known.
+    pub fn overtaken(&self, took: Duration, now: Instant) {
+        if self.averaging == Some(Averaging::Peak) {
+            let (took, now_ms) = (took.as_secs_f64(), clock::millis(now));
+            self.target.sample(|ewma| {
+                if took > ewma.decayed(now_ms) { ewma.after_peak(took, now_ms) } else { ewma }
+            });
         }
     }
 
@@ -443,6 +628,11 @@ impl Lease {
         self.starts_session.then(|| (sticky, self.target.session_id()))
     }
 
+    /// Whether the request is to end, since the target has left and its time is over.
+    pub fn is_cut(&self) -> bool {
+        self.target.is_cut()
+    }
+
     /// Says what happened, once an attempt: feeds passive checks and outlier detection. Not to be called for an attempt
     /// that failed on a pooled connection before a byte of a response was read, which says nothing of the target's
     /// health, nor for one that the client broke off.
@@ -454,8 +644,13 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.target.give_back();
-        // Afterwards: who is woken by it looks at the target's room.
-        drop(self.passage.take());
+        // Afterwards: who is called looks at the room.
+        match (self.passage.take(), &self.target.bell) {
+            (Some(passage), _) => drop(passage),
+            // It began when there were no limits; there may be by now.
+            (None, Some(bell)) => bell.gate.call(),
+            (None, None) => {}
+        }
     }
 }
 

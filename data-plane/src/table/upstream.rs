@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::clock;
 use super::gate::Gate;
-use super::members::{Members, Readiness};
+use super::members::{Members, Readiness, Terms};
 use super::policy::{Policy, Sticky};
 use super::serving::{Cursor, Picking, Serving};
 use super::target::{Lease, Target};
@@ -142,7 +142,14 @@ pub enum PickError {
 impl Upstream {
     /// A cell with these members, each of the same weight.
     pub fn new(name: Option<&str>, targets: Vec<Arc<Target>>) -> Arc<Self> {
-        Self::with_members(name.map(Into::into), None, Members::equal(targets))
+        Self::with_members(name.map(Into::into), None, Members::equal(targets, Terms::default()))
+    }
+
+    /// The same, with a policy.
+    #[cfg(test)]
+    pub(crate) fn with_policy(targets: Vec<Arc<Target>>, policy: Policy) -> Arc<Self> {
+        let terms = Terms { policy: Some(Arc::new(policy)), ..Terms::default() };
+        Self::with_members(None, None, Members::equal(targets, terms))
     }
 
     pub(super) fn with_members(
@@ -171,7 +178,7 @@ impl Upstream {
     }
 
     /// Chooses a target; prefers one that is not in `tried`, and adds the choice to it. When all that are
-    /// available were tried, `tried` starts over.
+    /// available were tried, `tried` starts over; not while one that was not is only at its limit.
     ///
     /// # Errors
     /// When there is nobody to send to, or not now.
@@ -184,22 +191,26 @@ impl Upstream {
     ) -> Result<Lease, PickError> {
         let members = self.members.load();
         let serving = match members.readiness() {
-            Readiness::Serving(serving) => serving,
-            Readiness::Refused(error) => return Err(error.clone()),
+            Readiness::Serving(serving) => Ok(serving),
+            Readiness::Refused(PickError::Pending) => return Err(PickError::Pending),
+            Readiness::Refused(error) => Err(error),
             Readiness::Moved(upstream) => return upstream.pick(tried, now, turn, seeker),
         };
         let room = match members.policy() {
             None => None,
             Some(policy) => {
-                if turn == Turn::Arrived && policy.limits.is_on() && self.gate.pending() > 0 {
+                let is_limited = policy.limits.is_on() && serving.is_ok();
+                if turn == Turn::Arrived && is_limited && self.gate.pending() > 0 {
                     return Err(PickError::Saturated);
                 }
+                // Before it matters whether anybody serves: whoever drains keeps its sessions.
                 if let Some(lease) = self.session(&members, policy, tried, now, seeker)? {
                     return Ok(lease);
                 }
                 policy.limits.room()
             }
         };
+        let serving = serving.map_err(PickError::clone)?;
         let (turn, key) = match members.algorithm() {
             // A turn that nobody looks at need not be taken from all workers' one counter.
             Algorithm::ConsistentHashing { hash_on, fallback, .. } => {
@@ -228,7 +239,9 @@ impl Upstream {
         let Some(sticky) = &policy.sticky else { return Ok(None) };
         let Some(session) = tried.session(|| seeker.session(sticky)) else { return Ok(None) };
         let target = members.session(session.target);
-        match target.filter(|target| target.is_available() && !tried.contains(target)) {
+        let may_take =
+            |target: &&Arc<Target>| target.is_available() && !target.is_cut() && !tried.contains(target);
+        match target.filter(may_take) {
             Some(target) if target.take(policy.limits.room()) => {
                 let picked = Picked { turn: 0, now, starts_session: session.is_due };
                 self.lease(members, target, tried, picked).map(Some)
@@ -251,7 +264,7 @@ impl Upstream {
         let mut passage = None;
         if let Some(policy) = policy.filter(|policy| policy.counts_requests()) {
             let most = policy.limits.upstream_requests.map(NonZeroU32::get);
-            // After the target's room, and given back without waking anybody: two that wait and find nothing would wake
+            // After the target's room, and given back without calling anybody: two that wait and find nothing would call
             // each other for ever.
             let Some(entered) = self.gate.enter(most) else {
                 target.give_back();
@@ -286,13 +299,17 @@ impl Upstream {
         for _ in 0..TAKES_MAX {
             let mut chosen = serving.pick(picking, random, |target| !tried.contains(target));
             if chosen.is_none() && !tried.is_empty() {
+                // Whoever was tried has failed: one that was not is worth a wait, where it only has no room now.
+                if room.is_some() && serving.has_open(|target| !tried.contains(target)) {
+                    return Err(PickError::Saturated);
+                }
                 tried.forget();
                 chosen = serving.pick(picking, random, |_| true);
             }
             match chosen {
                 Some(target) if target.take(room) => return Ok(Arc::clone(target)),
                 Some(_) => {}
-                None if room.is_some() && serving.has_open() => return Err(PickError::Saturated),
+                None if room.is_some() && serving.has_open(|_| true) => return Err(PickError::Saturated),
                 None => return Err(PickError::NoPeer),
             }
         }
@@ -330,7 +347,7 @@ impl Upstream {
         let before = self.members.swap(Arc::new(members));
         self.changed.notify_waiters();
         // There may be more room.
-        self.gate.look_again();
+        self.gate.call();
         before
     }
 }

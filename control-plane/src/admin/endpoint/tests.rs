@@ -13,7 +13,7 @@ const POLICY: Reference = Reference { child: Kind::Policy, field: "upstream", pa
 
 #[test]
 fn paths_stand_for_their_endpoints() {
-    let cases: [(&str, Endpoint, &[&str]); 21] = [
+    let cases: [(&str, Endpoint, &[&str]); 22] = [
         ("/", Endpoint::Root, &[]),
         ("/status", Endpoint::Status, &[]),
         ("/status/", Endpoint::Status, &[]),
@@ -27,6 +27,7 @@ fn paths_stand_for_their_endpoints() {
         ("/upstreams/u/targets/al", Endpoint::Child(TARGETS), &["u", "al"]),
         ("/upstreams/u/policy", Endpoint::Only(POLICY), &["u"]),
         ("/upstreams/u/health/", Endpoint::Health, &["u"]),
+        ("/upstreams/u/balancer", Endpoint::Balancer, &["u"]),
         ("/upstreams/u/targets/t/healthy", Endpoint::SetHealth(Verdict::Healthy), &["u", "t"]),
         ("/upstreams/u/targets/t/unhealthy/", Endpoint::SetHealth(Verdict::Unhealthy), &["u", "t"]),
         (
@@ -112,6 +113,7 @@ fn endpoints_are_listed_in_the_order_of_the_reference() {
         "/timers",
         "/upstreams",
         "/upstreams/{upstreams}",
+        "/upstreams/{upstreams}/balancer",
         "/upstreams/{upstreams}/health",
         "/upstreams/{upstreams}/policy",
         "/upstreams/{upstreams}/targets",

@@ -175,7 +175,6 @@ async fn reports_are_what_health_is_answered_from() {
         node_id: Bytes::copy_from_slice(Uuid::from_u128(1).as_bytes()),
         full,
         targets: vec![unhealthy(target)],
-        more: false,
         ..v1::HealthReport::default()
     };
     out.send(report(false)).await.unwrap();

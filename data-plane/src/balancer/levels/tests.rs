@@ -43,9 +43,10 @@ fn loads_of_the_specification() {
 
 #[test]
 fn a_remainder_goes_to_the_first_level_that_has_anything() {
-    let rows: [(&[u64], &[u8]); 5] = [
+    let rows: [(&[u64], &[u8]); 6] = [
+        // 71.4 and 28.6.
+        (&[25, 10], &[71, 29]),
         (&[0, 20, 20, 20], &[0, 34, 33, 33]),
-        // Rounded up seven times: the last gets what is left.
         (&[5, 5, 5, 5, 5, 5, 5], &[16, 14, 14, 14, 14, 14, 14]),
         (&[0, 0], &[0, 0]),
         (&[], &[]),
@@ -123,6 +124,9 @@ fn draws_follow_the_shares() {
         assert!((6_999..=7_001).contains(&counts[1]), "{counts:?}");
         assert_eq!((draw.draw(0), draw.draw(u32::MAX)), (1, 3));
     }
+    // Where one share ends, the next begins.
+    let halves = Draw::new(&[0.5, 0.5]).unwrap();
+    assert_eq!((halves.draw((1 << 31) - 1), halves.draw(1 << 31)), (0, 1));
     for nothing in [&[][..], &[0.0, 0.0], &[f64::NAN], &[-1.0]] {
         assert_eq!(Draw::new(nothing), None, "{nothing:?}");
     }

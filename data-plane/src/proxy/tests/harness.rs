@@ -14,7 +14,7 @@ use crate::observability::{NodeState, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::Rule;
 use crate::table::fixture::checked;
-use crate::table::{Active, Directory, Route, Service, Table, Target, Upstream};
+use crate::table::{Active, Directory, Policy, Route, Service, Table, Target, Upstream};
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -229,6 +229,7 @@ pub struct Node {
     pub address: SocketAddr,
     pub running: Running,
     pub targets: Vec<Arc<Target>>,
+    pub upstream: Arc<Upstream>,
     active: Active,
     metrics: Workers,
 }
@@ -247,6 +248,7 @@ pub struct Plan {
     pub preserve_host: bool,
     pub request_buffering: bool,
     pub passive: Option<Passive>,
+    pub policy: Option<Policy>,
 }
 
 impl Default for Plan {
@@ -269,6 +271,7 @@ impl Default for Plan {
             preserve_host: false,
             request_buffering: true,
             passive: None,
+            policy: None,
         }
     }
 }
@@ -281,6 +284,10 @@ impl Plan {
             None => Target::new(*address, &address.ip().to_string()),
         };
         let targets: Vec<_> = targets.iter().map(target).collect();
+        let upstream = match self.policy {
+            Some(policy) => Upstream::with_policy(targets.clone(), policy),
+            None => Upstream::new(Some("service"), targets.clone()),
+        };
         let service = Arc::new(Service {
             id: Uuid::from_u128(1),
             label: "service".into(),
@@ -289,7 +296,7 @@ impl Plan {
             connect_timeout: self.timeout,
             write_timeout: self.timeout,
             read_timeout: self.timeout,
-            upstream: Upstream::new(Some("service"), targets.clone()),
+            upstream: Arc::clone(&upstream),
         });
         let route = Route {
             id: Uuid::from_u128(2),
@@ -311,7 +318,7 @@ impl Plan {
         active.swap(Arc::new(Table::new([(rule, Arc::new(route))])));
         let metrics = Workers::new(workers);
         let running = start(self.settings, &active, &metrics).unwrap();
-        Node { address: running.addresses()[0], running, targets, active, metrics }
+        Node { address: running.addresses()[0], running, targets, upstream, active, metrics }
     }
 }
 
@@ -328,9 +335,16 @@ impl Node {
     /// The value of a metric whose line begins so; 0 if there is no such line.
     pub fn metric(&self, line: &str) -> f64 {
         let node = NodeState::new(NodeId::new(Uuid::from_u128(3)));
-        let text = render(&node, &self.metrics, &self.active.load(), &Directory::default());
+        let text =
+            render(&node, &self.metrics, &self.active.load(), &Directory::default(), &Default::default());
         let found = text.lines().find(|found| found.starts_with(line));
         found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// Cuts off what target `place` has under way, as the builder does.
+    pub fn cut(&self, place: usize) {
+        self.targets[place].cut();
+        self.active.call();
     }
 
     /// Waits until no request holds a lease.

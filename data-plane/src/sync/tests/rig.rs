@@ -202,6 +202,7 @@ pub(super) struct Rig {
     pub(super) full: Arc<tokio::sync::Notify>,
     pub(super) table: mpsc::Receiver<Request>,
     pub(super) reports: Arc<Reports>,
+    pub(super) directory: Arc<ArcSwap<Directory>>,
     pub(super) marks: mpsc::Receiver<Mark>,
     pub(super) probes: FleetProbes,
     pub(super) state: Arc<NodeState>,
@@ -218,6 +219,7 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
     };
     let (updates, table) = Updates::channel();
     let reports = Arc::new(Reports::default());
+    let directory: Arc<ArcSwap<Directory>> = Arc::default();
     let (mark, marks) = mpsc::channel(MARKS_MAX);
     let (fleet, probes) = crate::table::fleet(NodeId::new(Uuid::from_u128(9)));
     let state = Arc::new(NodeState::new(NodeId::new(Uuid::from_u128(9))));
@@ -247,12 +249,13 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
         updates,
         reports: Arc::clone(&reports),
         fleet,
+        directory: Arc::clone(&directory),
         marks: mark,
         node: Arc::clone(&state),
     };
     let stop = CancellationToken::new();
     let node = tokio::spawn(run(parts, stop.clone()));
-    Rig { conversations, health, full, table, reports, marks, probes, state, stop, node, tasks }
+    Rig { conversations, health, full, table, reports, directory, marks, probes, state, stop, node, tasks }
 }
 
 pub(super) fn applied(warm: oneshot::Receiver<()>) -> Applied {

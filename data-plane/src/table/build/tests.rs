@@ -13,6 +13,7 @@ use crate::router::{Headers, Query};
 
 mod algorithms;
 mod policies;
+mod view;
 
 /// A pick by an algorithm that does not hash.
 fn pick(upstream: &Upstream, tried: &mut Tried) -> Result<Lease, PickError> {

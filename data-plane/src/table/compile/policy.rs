@@ -73,6 +73,7 @@ impl Reading {
             hedging: read.hedging.map(|read| Hedging { delay: duration(read.delay_ms) }),
             sticky,
             balance_factor,
+            drain_timeout: duration(read.drain_timeout_ms),
             subset_size: NonZeroU32::new(read.subset_size),
             probing: read.probing.and_then(|read| {
                 let checkers = NonZeroU32::new(read.checkers)?;

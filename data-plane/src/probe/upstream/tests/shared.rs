@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::health::Probing;
-use crate::table::{AddressId, Finding, SharedPlan, SharedTarget};
+use crate::table::{AddressId, SharedPlan, SharedTarget, Vouched};
 
 /// Upstream 7, whose verdicts count for 15 s (healthy) and 6 s (not); of every address the target has its serial's number.
 fn shared_plan(targets: &[Arc<Target>], is_used: bool) -> Arc<ProbePlan> {
@@ -76,7 +76,7 @@ async fn a_checker_tells_what_it_found_and_tells_it_again_with_every_probe() {
         probed.fleet.findings.take(),
         [(
             probed.address(0),
-            Some(Finding { is_available: true, checked: start + 5 * SECOND, ttl: 15 * SECOND }),
+            Some(Vouched { is_available: true, checked: start + 5 * SECOND, ttl: 15 * SECOND }),
         )]
     );
     probed.net(|net| net.says = Report::Tcp);

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use equipoise_proto::v1;
+use equipoise_proto::{EntityKind, v1};
 
 use super::{Node, pick};
 use crate::balancer::{HashInput, Session};
-use crate::table::fixture::{passive, policy, route, service, tagged, target, upstream_with};
+use crate::table::fixture::{gone, passive, policy, route, service, tagged, target, upstream_with};
 use crate::table::{Kept, Lease, Outcome, PickError, Record, Seeker, Sticky, Tried, Turn};
 
 /// Upstream 1 behind `/u`, with passive checks that one failure trips.
@@ -359,16 +359,39 @@ fn limits_hold_and_whoever_waits_goes_first() {
     assert_eq!(pick_in(Turn::Arrived).unwrap_err(), PickError::Saturated);
     let ticket = upstream.gate().queue(1).unwrap();
     assert!(upstream.gate().queue(1).is_none(), "the queue is full");
-    let mut called = ticket.called();
+    let is_called = || futures_util::FutureExt::now_or_never(ticket.called()).is_some();
+    assert!(is_called() && !is_called());
     held.pop();
     assert_eq!(pick_in(Turn::Arrived).unwrap_err(), PickError::Saturated, "it would go before who waits");
-    assert!(futures_util::FutureExt::now_or_never(&mut called).is_some());
+    assert!(is_called() && !is_called());
     held.push(pick_in(Turn::Waited).unwrap());
-    drop(called);
     drop(ticket);
     assert_eq!((upstream.gate().active(), upstream.gate().pending()), (4, 0));
     drop(held);
     assert_eq!(upstream.gate().active(), 0);
+}
+
+#[test]
+fn a_retry_waits_for_a_target_that_was_not_tried_rather_than_ask_one_that_failed() {
+    let mut records = checked([placed(1, &[]), placed(2, &[])]);
+    records.push(policy(1, |policy| {
+        policy.limits = Some(v1::Limits { max_requests: 1, max_pending: 1, ..Default::default() });
+    }));
+    let node = Node::with(records);
+    let upstream = node.upstream("/u");
+    let pick_for = |tried: &mut Tried| {
+        upstream.pick(tried, node.now, Turn::Arrived, &mut |_: &HashInput, _: &HashInput| 0)
+    };
+    let busy = pick_for(&mut Tried::default()).unwrap();
+    let mut tried = Tried::default();
+    let failed = pick_for(&mut tried).unwrap().address();
+    assert_ne!(failed, busy.address());
+    assert_eq!(pick_for(&mut tried).unwrap_err(), PickError::Saturated);
+    let free = busy.address();
+    drop(busy);
+    assert_eq!(pick_for(&mut tried).unwrap().address(), free);
+    // When all were tried, it starts over.
+    assert!(pick_for(&mut tried).is_ok());
 }
 
 #[test]
@@ -489,7 +512,8 @@ fn a_busy_target_of_a_ring_passes_keys_on() {
 
 #[test]
 fn a_policy_that_makes_no_sense_is_refused_with_its_field() {
-    let cases: [(&str, fn(&mut v1::Policy)); 9] = [
+    type Case = (&'static str, fn(&mut v1::Policy));
+    let cases: [Case; 9] = [
         ("algorithm", |policy| policy.algorithm = 9),
         ("sticky", |policy| policy.algorithm = v1::policy::Algorithm::StickySessions.into()),
         ("hash_balance_factor", |policy| policy.hash_balance_factor = 0.5),
@@ -511,4 +535,29 @@ fn a_policy_that_makes_no_sense_is_refused_with_its_field() {
     }
     let mut node = Node::new();
     assert_eq!(node.refuse(vec![policy(1, |_| {})]).field, "upstream", "a policy of nobody");
+}
+
+#[test]
+fn whoever_left_has_its_time_and_is_then_cut_off() {
+    let mut records = checked([placed(1, &[]), placed(2, &[])]);
+    records.push(policy(1, |policy| policy.drain_timeout_ms = 5_000));
+    let mut node = Node::with(records);
+    let hold = |node: &Node, number: u128| {
+        let upstream = node.upstream("/u");
+        let mut tried = Tried::default();
+        let mut leases = (0..2).map(|_| pick(&upstream, &mut tried).unwrap());
+        leases.find(|lease| lease.address() == address(number).parse().unwrap()).unwrap()
+    };
+    let (first, second) = (hold(&node, 1), hold(&node, 2));
+    node.delta(vec![gone(EntityKind::Target, 11), placed(2, &["state=drain"])]);
+    assert!(first.is_leaving() && second.is_leaving());
+    pass(&mut node, Duration::from_secs(4));
+    assert!(!first.is_cut() && !second.is_cut());
+    // Whoever is wanted again is not hurried any more.
+    node.delta(vec![placed(2, &[])]);
+    pass(&mut node, Duration::from_secs(1));
+    assert!(first.is_cut() && !second.is_cut());
+    assert_eq!(node.core.next_due(), None);
+    node.delta(vec![placed(1, &[])]);
+    assert!(!hold(&node, 1).is_cut(), "it is back");
 }
