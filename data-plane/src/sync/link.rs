@@ -190,7 +190,7 @@ impl Link {
         let (outbound, answers) = mpsc::channel(OUTBOUND_MAX);
         let say = |message| v1::NodeMessage { message: Some(message) };
         // There is room: the channel is new.
-        drop(outbound.try_send(say(Say::Hello(self.to_hello()))));
+        drop(outbound.try_send(say(Say::Hello(self.hello()))));
         if let Some(condemned) = self.intake.condemned() {
             let kept = self.replica.as_ref().map(Replica::position);
             let reason = "the node died on it twice".to_owned();
@@ -384,7 +384,7 @@ impl Link {
         info!(%position, took = ?done.took, "config applied");
     }
 
-    fn to_hello(&mut self) -> v1::Hello {
+    fn hello(&mut self) -> v1::Hello {
         let identity = self.identity.clone();
         v1::Hello {
             node_id: identity.id.to_wire(),
