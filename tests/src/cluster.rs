@@ -53,8 +53,9 @@ impl Standalone {
         let program = binary("equipoise");
         let shell = [OsStr::new("-c"), OsStr::new(script), OsStr::new("sh"), program.as_os_str()];
         let arguments: Vec<_> = shell.into_iter().chain(ARGUMENTS.map(OsStr::new)).collect();
-        let process = Some(Process::start_at(Path::new("/bin/sh"), dir.path(), &arguments)?);
-        Ok(Self { process, more: &[], dir })
+        let process = Process::start_at(Path::new("/bin/sh"), dir.path(), &arguments)?;
+        wait_for_node(&process);
+        Ok(Self { process: Some(process), more: &[], dir })
     }
 
     /// Starts it on the store it left behind.
@@ -63,7 +64,10 @@ impl Standalone {
     /// When it does not start.
     pub fn start_again(&mut self) -> Result<()> {
         let arguments = [&ARGUMENTS, self.more].concat();
-        self.process = Some(Process::start("equipoise", self.dir.path(), &arguments)?);
+        let process = Process::start("equipoise", self.dir.path(), &arguments)?;
+        // Before that, no write waits for it.
+        wait_for_node(&process);
+        self.process = Some(process);
         Ok(())
     }
 
@@ -147,11 +151,7 @@ impl Apart {
 
     /// Waits until the control plane lists a connected node.
     pub fn wait_for_node(&self) {
-        let mut admin = self.control().client("admin");
-        eventually("the node to connect", PATIENCE, || {
-            let nodes = admin.get("/clustering/data-planes").ok()?.json();
-            nodes["data"].as_array()?.iter().any(|node| node["state"] == "connected").then_some(())
-        });
+        wait_for_node(self.control());
     }
 
     /// The running control plane.
@@ -175,6 +175,14 @@ impl Apart {
         std::fs::create_dir_all(&home).expect("a temporary directory can be written");
         home
     }
+}
+
+fn wait_for_node(control: &Process) {
+    let mut admin = control.client("admin");
+    eventually("the node to connect", PATIENCE, || {
+        let nodes = admin.get("/clustering/data-planes").ok()?.json();
+        nodes["data"].as_array()?.iter().any(|node| node["state"] == "connected").then_some(())
+    });
 }
 
 /// Sends a write with `?wait=applied` and checks its status.

@@ -268,14 +268,16 @@ impl Node {
         self.active -= 1;
         match (outcome, self.algorithm.averaging()) {
             (_, None) => {}
-            (Outcome::Replied(_), Some(averaging)) => {
+            (Outcome::Replied(..500), Some(averaging)) => {
                 known.awaited_since_ms = millis(now);
                 known.ewma = known.ewma.after_answer(averaging, seconds, millis(now));
             }
-            (Outcome::TimedOut | Outcome::Refused | Outcome::Reset, Some(Averaging::Peak)) => {
-                known.ewma = known.ewma.after_failure(seconds, millis(now));
+            (
+                Outcome::Replied(500..) | Outcome::TimedOut | Outcome::Refused | Outcome::Reset,
+                Some(averaging),
+            ) => {
+                known.ewma = known.ewma.after_failure(averaging, seconds, millis(now));
             }
-            (Outcome::TimedOut | Outcome::Refused | Outcome::Reset, Some(Averaging::Even)) => {}
         }
         let Some(settings) = &self.rules.outliers else { return false };
         if !known.is_available() {

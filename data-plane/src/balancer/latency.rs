@@ -18,6 +18,10 @@ const SECONDS_BEFORE_PEAKS: f64 = 0.030;
 /// A failure counts as so many times the average.
 const PENALTY: f64 = 5.0;
 
+/// The least that a failure counts as, where samples count evenly: of a thousand a second each moves the average by a
+/// tenth of a millisecond, so that a target that fails is left within some.
+const PENALTY_SECONDS_EVEN: f64 = 1.0;
+
 /// The most that penalties alone make of an average. Without a bound some 50 failures in a row would make it infinite,
 /// and no time would make it decay; from here it takes a minute and a half to come down to 10 ms.
 const PENALTY_SECONDS_MAX: f64 = 60.0;
@@ -67,13 +71,19 @@ impl Ewma {
         self.after(sample_seconds, now_ms)
     }
 
-    /// After an attempt that failed after `sample_seconds`, sensitive to peaks: failing fast is not answering fast.
+    /// After an attempt that failed after `sample_seconds`, by the rule of an algorithm: failing fast is not answering
+    /// fast.
     ///
-    /// Source: `balancer.md` section 10.9.
+    /// Source: `balancer.md` section 10.9. An average that takes samples evenly has a longer one besides, since one that
+    /// began with fast failures would grow from next to nothing.
     #[must_use]
-    pub fn after_failure(self, sample_seconds: f64, now_ms: u32) -> Self {
+    pub fn after_failure(self, averaging: Averaging, sample_seconds: f64, now_ms: u32) -> Self {
         let penalty = (PENALTY * f64::from(self.seconds)).min(PENALTY_SECONDS_MAX);
-        self.after_peak(sample_seconds.max(penalty), now_ms)
+        let least = match averaging {
+            Averaging::Even => PENALTY_SECONDS_EVEN,
+            Averaging::Peak => 0.0,
+        };
+        self.after_answer(averaging, sample_seconds.max(penalty).max(least), now_ms)
     }
 
     /// After an answer that took `sample_seconds`, by the rule of an algorithm.

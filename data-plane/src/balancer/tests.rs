@@ -101,6 +101,23 @@ fn averages_of_the_specification() {
 }
 
 #[test]
+fn one_that_fails_at_once_is_not_fast_for_long() {
+    let balancer = Latency::new(&[100; 2]);
+    let mut fleet = Fleet::new(2);
+    // It has answered in half a millisecond for as long as anybody knows; from now on with errors, 1,000 a second.
+    fleet.ewma = vec![Ewma::new(0.000_5, 0), Ewma::new(0.010, 0)];
+    let failures = (1..2_000)
+        .take_while(|now_ms| {
+            // The other one answers as before.
+            fleet.ewma[1] = Ewma::new(0.010, *now_ms);
+            fleet.ewma[0] = fleet.ewma[0].after_failure(Averaging::Even, 0.000_5, *now_ms);
+            balancer.pick(1, *now_ms, &fleet, |_| true) == Some(0)
+        })
+        .count();
+    assert!(failures < 150, "{failures}");
+}
+
+#[test]
 fn latency_goes_to_the_shortest_average_and_leaves_it_when_it_grows() {
     let balancer = Latency::new(&[100; 4]);
     let mut fleet = Fleet::new(4);

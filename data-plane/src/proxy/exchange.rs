@@ -267,7 +267,8 @@ impl Retries {
         }
         debug!(target = %aim.lease.address(), status, "a response is dropped for another attempt");
         aim.lease.observe(Outcome::Replied(status));
-        aim.lease.answered(attempt.head_at.saturating_duration_since(aim.picked.at), attempt.head_at);
+        let took = attempt.head_at.saturating_duration_since(aim.picked.at);
+        aim.lease.answered(status, took, attempt.head_at);
         let wish = attempt.retry_after();
         slot.take().into_iter().for_each(|attempt| attempt.drop_answer(worker));
         Some(wish)
@@ -312,7 +313,7 @@ async fn relay(
     lease.observe(Outcome::Replied(attempt.status));
     // While a body streams, what passes is the client's time as well.
     if !matches!(body, Body::Streaming(..)) {
-        lease.answered(attempt.head_at.saturating_duration_since(picked.at), attempt.head_at);
+        lease.answered(attempt.status, attempt.head_at.saturating_duration_since(picked.at), attempt.head_at);
     }
     attempt.buffer.release();
     let held_body = body.use_up(client);

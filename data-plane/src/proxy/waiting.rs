@@ -61,8 +61,9 @@ async fn queue(
     let upstream = &matched.service.upstream;
     let members = upstream.members();
     let limits = members.policy().map(|policy| policy.limits).unwrap_or_default();
-    // Requests of strict sessions wait for a target each, so that the one that is called may not be the one that can go.
-    let are_picky =
+    // Strict sessions, and requests that have tried a target, wait for some targets only: whoever is called may have no
+    // use for room that another has.
+    let is_strict =
         members.policy().and_then(|policy| policy.sticky.as_ref()).is_some_and(|one| one.is_strict);
     drop(members);
     let Some(ticket) = upstream.gate().queue(limits.pending_max) else {
@@ -71,15 +72,13 @@ async fn queue(
     };
     worker.metrics.queued();
     client.timer.arm(limits.queue_timeout);
-    if are_picky {
-        ticket.call_first();
-    }
+    ticket.call_first();
     while within(client, ticket.called()).await? {
         let picked = request::pick(client, worker, matched, tried, Turn::Waited, cookie);
         if !matches!(picked, Err(PickError::Saturated)) {
             return Ok(picked);
         }
-        if are_picky {
+        if is_strict || !tried.is_empty() {
             ticket.pass_on();
         }
     }

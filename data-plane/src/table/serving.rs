@@ -110,11 +110,13 @@ impl Serving {
         self.shares.iter().map(|share| share * 100.0 / sum).collect()
     }
 
-    /// Chooses a target for which `may_take` holds, in the group that `random` draws if that has one.
+    /// Chooses a target for which `may_take` holds, in the group that `random` draws if that has one; where that has failed
+    /// the request before, in another one first.
     pub(super) fn pick<'s>(
         &'s self,
         picking: Picking<'_>,
         random: u32,
+        has_failed: bool,
         may_take: impl Fn(&Target) -> bool,
     ) -> Option<&'s Arc<Target>> {
         let drawn = self.draw.as_ref().map_or(0, |draw| draw.draw(random));
@@ -122,12 +124,10 @@ impl Serving {
         if group.is_refusing {
             return None;
         }
-        if let Some(target) = group.pick(picking, &may_take) {
-            return Some(target);
-        }
-        let others = self.groups.iter().enumerate().filter(|(at, _)| *at != drawn);
-        let mut others = others.map(|(_, group)| group);
-        others.find_map(|group| group.pick(picking, &may_take))
+        let mut others = self.groups.iter().enumerate().filter(|(at, _)| *at != drawn);
+        let in_drawn = || group.pick(picking, &may_take);
+        let mut in_others = || others.find_map(|(_, group)| group.pick(picking, &may_take));
+        if has_failed { in_others().or_else(in_drawn) } else { in_drawn().or_else(in_others) }
     }
 
     /// Whether anybody for whom `may_take` holds could be picked, were there room.

@@ -104,7 +104,8 @@ impl Tried {
         *self.session.get_or_insert_with(find)
     }
 
-    const fn is_empty(&self) -> bool {
+    /// Whether there is none yet.
+    pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
@@ -297,14 +298,16 @@ impl Upstream {
         };
         // Between the look at the room and its taking others may have been faster, which is rare.
         for _ in 0..TAKES_MAX {
-            let mut chosen = serving.pick(picking, random, |target| !tried.contains(target));
+            // One that failed may be alone with it. After two, the zone or level that has both may be gone.
+            let has_failed = tried.count >= LEVEL_TRIES;
+            let mut chosen = serving.pick(picking, random, has_failed, |target| !tried.contains(target));
             if chosen.is_none() && !tried.is_empty() {
                 // Whoever was tried has failed: one that was not is worth a wait, where it only has no room now.
                 if room.is_some() && serving.has_open(|target| !tried.contains(target)) {
                     return Err(PickError::Saturated);
                 }
                 tried.forget();
-                chosen = serving.pick(picking, random, |_| true);
+                chosen = serving.pick(picking, random, has_failed, |_| true);
             }
             match chosen {
                 Some(target) if target.take(room) => return Ok(Arc::clone(target)),
@@ -361,6 +364,9 @@ pub(super) struct Picked {
     /// Whether the client is to be told whom it has a session with.
     pub(super) starts_session: bool,
 }
+
+/// Targets of the group that a request has drawn that it tries before it looks in others.
+const LEVEL_TRIES: usize = 2;
 
 /// Tries to take room at a target that had some.
 const TAKES_MAX: u32 = 8;

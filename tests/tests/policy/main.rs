@@ -9,4 +9,5 @@ mod places;
 mod retries;
 mod sessions;
 mod shares;
+mod waiting;
 mod world;

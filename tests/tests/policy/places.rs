@@ -35,6 +35,30 @@ fn traffic_goes_to_the_nearest_that_is_left_and_comes_back() {
 }
 
 #[test]
+fn a_worse_priority_helps_out_by_as_much_as_is_missing() {
+    let mut world = World::with(&[], PASSIVE, &[&[], &["priority=0"], &["priority=1"]]);
+    assert_eq!(world.shares(20), all_to([("0", 10), ("1", 10)]));
+    world.set_health(0, "unhealthy");
+    // Half of the level is there: floor(1.4 x 50) = 70.
+    let shares = world.shares(100);
+    assert!(shares.len() == 2 && shares["1"].abs_diff(70) <= 2, "{shares:?}");
+}
+
+#[test]
+fn zones_get_their_weight_or_keep_what_is_theirs() {
+    let mut world = World::with(NODE, "", &[&["zone=a"], &["zone=b"], &["zone=b"]]);
+    world.policy(&json!({"locality": {"mode": "weighted", "zone_weights": {"a": 3}}}));
+    let shares = world.shares(80);
+    assert!(shares["0"].abs_diff(60) <= 2 && shares["1"].abs_diff(shares["2"]) <= 2, "{shares:?}");
+    // Half of the nodes and a third of the targets are in this zone: two thirds of its requests stay.
+    world.policy(&json!({"locality": {"mode": "zone_aware", "min_cluster_size": 3}}));
+    let shares = world.shares(90);
+    assert!(shares["0"].abs_diff(60) <= 2 && shares.len() == 3, "{shares:?}");
+    world.patch(&json!({"locality": {"min_cluster_size": 4}}));
+    assert_eq!(world.shares(9), all_to([("0", 3), ("1", 3), ("2", 3)]), "too few to tell zones apart");
+}
+
+#[test]
 fn whoever_drains_keeps_what_it_has_and_gets_nothing_new() {
     let mut world = World::of(PASSIVE, 2);
     world.policy(&json!({"algorithm": "sticky-sessions", "sticky": {"cookie": {"name": "sid"}}}));

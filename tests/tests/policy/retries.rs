@@ -90,6 +90,11 @@ fn an_attempt_has_its_own_time() {
     let mut statuses = [post(&mut client), post(&mut client)];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 504], "what may have been done is not done again");
+    world.origins[1].hold();
+    world.send("PATCH", "/services/s", &json!({"retries": 1}), 200);
+    let before = world.requests();
+    assert_eq!(client.get("/mock").unwrap().status, 504);
+    assert_eq!(world.requests(), before + 2, "as often as the service has it");
     // The time ends with the head: a body takes as long as it takes.
     world.origins[0].release();
     world.origins.iter().for_each(equipoise_tests::Origin::hold_bodies);

@@ -46,6 +46,10 @@ fn a_session_leads_back_and_cannot_be_made_up() {
         assert_eq!(answer.status, 200, "{forged}");
         assert!(answer.header("set-cookie").is_some(), "{forged}");
     }
+    world.restart();
+    let mut client = world.client();
+    let again = with(&mut client, &cookie);
+    assert_eq!((name(&again), again.header("set-cookie")), (name(&first), None), "it outlives the process");
     // A new secret ends all sessions.
     world.patch(&json!({"sticky": {"secret": null}}));
     assert!(with(&mut client, &cookie).header("set-cookie").is_some());

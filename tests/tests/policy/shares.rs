@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use equipoise_tests::Origin;
 use equipoise_tests::origin::Manner;
+use equipoise_tests::{Origin, PATIENCE, eventually};
 use serde_json::json;
 
 use crate::world::{PASSIVE, World, join};
@@ -45,7 +45,10 @@ fn one_key_may_not_fill_its_target() {
     // At most ceil(1.25 x 9 / 3) at one, whoever comes first.
     let got = spread(&world);
     assert!(got[0] >= 1 && got[2] <= 4, "{got:?}");
-    assert_eq!(world.shares(20).len(), 1, "one at a time stays with its target");
+    // Requests whose answers have just come may be counted for a moment more.
+    eventually("one at a time to stay with its target", PATIENCE, || {
+        (world.shares(20).len() == 1).then_some(())
+    });
 }
 
 #[test]
@@ -68,6 +71,8 @@ fn a_node_uses_a_part_of_the_targets() {
     assert_eq!(used.len(), 2, "{used:?}");
     let first: usize = used.keys().next().unwrap().parse().unwrap();
     world.origins[first].stop();
+    world.shares(4);
+    world.wait_for_health(first, "unhealthy");
     let then = world.shares(20);
     assert_eq!(then.len(), 2, "another one stands in: {then:?}");
     world.patch(&json!({"subset_size": 0}));

@@ -140,7 +140,11 @@ impl World {
 
     /// Waits until so many requests have arrived at all origins together.
     pub(crate) fn wait_for_requests(&self, want: u64) {
-        eventually("requests to arrive", PATIENCE, || (self.requests() == want).then_some(()));
+        eventually("requests to arrive", PATIENCE, || {
+            let arrived = self.requests();
+            assert!(arrived <= want, "{arrived} requests, not {want}");
+            (arrived == want).then_some(())
+        });
     }
 
     pub(crate) fn requests(&self) -> u64 {

@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::super::Ewma;
+use super::super::{Averaging, Ewma};
 use super::*;
 
 #[derive(Clone)]
@@ -52,18 +52,18 @@ fn averages_of_the_specification() {
     near(Ewma::new(0.5, 0).decayed(10_000), 0.183_940);
     near(seconds(Ewma::before_peaks(7)), 0.030);
     // A failure counts five times the average, or as long as it took.
-    near(seconds(before.after_failure(0.2, 1_000)), 0.5);
-    near(seconds(before.after_failure(0.9, 1_000)), 0.9);
+    near(seconds(before.after_failure(Averaging::Peak, 0.2, 1_000)), 0.5);
+    near(seconds(before.after_failure(Averaging::Peak, 0.9, 1_000)), 0.9);
 }
 
 #[test]
 fn a_member_that_only_fails_is_tried_again_some_day() {
     let mut ewma = Ewma::before_peaks(0);
     for now_ms in 0..1_000 {
-        ewma = ewma.after_failure(0.001, now_ms);
+        ewma = ewma.after_failure(Averaging::Peak, 0.001, now_ms);
     }
     assert!(ewma.decayed(1_000 + 120_000) < 0.030, "{ewma:?}");
-    near(f64::from(Ewma::new(90.0, 0).after_failure(0.1, 0).seconds()), 90.0);
+    near(f64::from(Ewma::new(90.0, 0).after_failure(Averaging::Peak, 0.1, 0).seconds()), 90.0);
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn latency_prefers_the_fastest_and_a_new_target_gets_its_chance() {
         for _ in 0..3 {
             let lease = pick(&upstream, &mut tried).unwrap();
             let took = if lease.address() == fastest { 10 } else { 200 };
-            lease.answered(Duration::from_millis(took), now + Duration::from_secs(5));
+            lease.answered(200, Duration::from_millis(took), now + Duration::from_secs(5));
         }
     }
     for _ in 0..10 {

@@ -90,6 +90,17 @@ fn a_retry_leaves_its_level_before_it_goes_where_it_was() {
 }
 
 #[test]
+fn a_retry_after_two_failures_leaves_its_level() {
+    let node =
+        Node::with(checked([placed(1, &[]), placed(2, &[]), placed(3, &[]), placed(4, &["priority=1"])]));
+    let upstream = node.upstream("/u");
+    let mut tried = Tried::default();
+    let picked: Vec<_> = (0..4).map(|_| pick(&upstream, &mut tried).unwrap().address().to_string()).collect();
+    assert_eq!(picked[2], address(4), "{picked:?}");
+    assert_eq!(BTreeMap::from_iter(picked.into_iter().map(|one| (one, ()))).len(), 4, "each is tried once");
+}
+
+#[test]
 fn failover_prefers_the_own_zone_then_the_region() {
     let records = || {
         let mut records = checked([
