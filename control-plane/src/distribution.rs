@@ -13,6 +13,7 @@ mod report;
 mod resolve;
 mod serve;
 mod service;
+mod sharing;
 mod snapshot;
 mod stream;
 
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,6 +36,7 @@ pub use serve::ServeError;
 pub use snapshot::{CHUNK_BYTES_MAX, SNAPSHOTS_KEPT, SNAPSHOTS_LEAVING_MAX, Snapshot};
 
 use deltas::Deltas;
+use sharing::Batches;
 use snapshot::Shelf;
 
 /// Times and bounds of distribution.
@@ -65,6 +68,12 @@ pub struct Settings {
     pub connections_max: usize,
     /// HTTP/2 ping when nothing was heard for this long, and how long its answer may take.
     pub keepalive: Duration,
+    /// Who shares probes is told once that was quiet for so long.
+    pub peers_quiet: Duration,
+    /// Changes without end wait for this many times that.
+    pub peers_quiets_max: u32,
+    /// What nodes that share probes found is passed on so often.
+    pub verdict_round: Duration,
 }
 
 impl Default for Settings {
@@ -81,6 +90,9 @@ impl Default for Settings {
             snapshot_streams_max: 32,
             connections_max: Self::connections_for(Limits::default().nodes_max),
             keepalive: Duration::from_secs(10),
+            peers_quiet: Duration::from_secs(1),
+            peers_quiets_max: 5,
+            verdict_round: Duration::from_millis(100),
         }
     }
 }
@@ -119,6 +131,8 @@ struct Shared {
     settings: Settings,
     deltas: Deltas,
     shelf: Shelf,
+    batches: Batches,
+    start: Instant,
     snapshot_permits: Arc<Semaphore>,
     connection_permits: Arc<Semaphore>,
     sent: SentCounters,
@@ -144,6 +158,8 @@ impl Distribution {
             settings,
             deltas: Deltas::default(),
             shelf: Shelf::default(),
+            batches: Batches::default(),
+            start: Instant::now(),
             snapshot_permits: Arc::new(Semaphore::new(settings.snapshot_streams_max)),
             connection_permits: Arc::new(Semaphore::new(settings.connections_max)),
             sent,

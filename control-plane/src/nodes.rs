@@ -1,5 +1,6 @@
 //! What the control plane knows of its nodes: who is connected, how far each is, what each says of its targets;
-//! the way from an operator's word on a target's health to those that are connected, and questions to them.
+//! the way from an operator's word on a target's health to those that are connected, and questions to them; and what
+//! those of a region that share probes tell each other.
 //!
 //! Pure but for a lock and wake-ups: no clock is read here, time is an argument. `distribution` writes it
 //! (joins, acks, reports), `admin` reads it (`/clustering/data-planes`, `/upstreams/{u}/health`,
@@ -10,12 +11,14 @@ mod barrier;
 pub(crate) mod fixture;
 mod health;
 pub mod inspect;
+mod regions;
 mod registry;
+mod verdicts;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use equipoise_proto::{NodeId, Position};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -27,12 +30,16 @@ pub use health::{
     AddressHealth, AddressReport, Health, Question, ReportError, ReportedTarget, Reports, TargetHealth,
     TargetReport, View, Witnesses,
 };
+pub use regions::Region;
 pub use registry::{
     FORGET_AFTER, JoinError, Limits, NackCause, NackRecord, NodeInfo, NodeView, Serving, Stage, UnknownNode,
 };
 
+pub use verdicts::{Finding, Merged, Place};
+
 use barrier::Barrier;
 use inspect::{Ask, Asks, Inspection, Part, Queries, Scope, TooManyQueries};
+use regions::Regions;
 use registry::{Registry, SessionNumber};
 
 /// Marks that wait for one node's stream; of more, the oldest are lost to that node.
@@ -42,6 +49,7 @@ const MARKS_MAX: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct Nodes {
     registry: Arc<Mutex<Registry>>,
+    regions: Arc<Regions>,
     limits: Limits,
     changes: watch::Sender<u64>,
     marks: broadcast::Sender<Mark>,
@@ -59,6 +67,7 @@ impl Nodes {
     pub fn new(limits: Limits) -> Self {
         Self {
             registry: Arc::new(Mutex::new(Registry::new(limits))),
+            regions: Arc::default(),
             limits,
             changes: watch::Sender::new(0),
             marks: broadcast::Sender::new(MARKS_MAX),
@@ -118,11 +127,12 @@ impl Nodes {
         now: SystemTime,
     ) -> Result<Session, JoinError> {
         let id = info.id;
+        let region = info.region.clone();
         let ended = CancellationToken::new();
         let (asks, asked) = Asks::channel();
         let number = self.lock().join(info, serving, (ended.clone(), asks), now)?;
         self.wake();
-        Ok(Session { nodes: self.clone(), id, number, ended, asked: Some(asked) })
+        Ok(Session { nodes: self.clone(), id, number, region, ended, asked: Some(asked) })
     }
 
     /// A node's full list, complete: it replaces what the node said before.
@@ -148,6 +158,20 @@ impl Nodes {
         now: SystemTime,
     ) -> Result<SendFull, ReportError> {
         self.lock().report(id, changes, now)
+    }
+
+    /// Takes in what a node found by probing for the others of its region; of one that shares no probes, nothing.
+    ///
+    /// # Errors
+    /// When that is of more addresses than a node may report.
+    pub fn found(
+        &self,
+        id: NodeId,
+        findings: Vec<(Place, Option<Finding>)>,
+        now: Instant,
+    ) -> Result<(), ReportError> {
+        let most = self.limits.reported_addresses_max;
+        self.regions.take(id, findings, most, now).map_err(|_| ReportError::TooManyAddresses(most))
     }
 
     /// Tells every connected node what an operator says of a target's health. Nodes that connect later are not
@@ -257,6 +281,7 @@ pub struct Session {
     nodes: Nodes,
     id: NodeId,
     number: SessionNumber,
+    region: String,
     ended: CancellationToken,
     asked: Option<mpsc::Receiver<Ask>>,
 }
@@ -270,6 +295,16 @@ impl Session {
     /// Cancelled when a newer stream of the same node has taken over.
     pub const fn ended(&self) -> &CancellationToken {
         &self.ended
+    }
+
+    /// The node shares probes with others of its region from now on, as long as its stream is open.
+    pub fn share_probes(&self) -> Arc<Region> {
+        self.nodes.regions.join(self.id, self.number, &self.region)
+    }
+
+    /// The node shares probes no longer.
+    pub fn probe_alone(&self) {
+        self.nodes.regions.leave(self.id, self.number);
     }
 
     /// Questions for the node: to be taken once, by whoever serves the stream.
@@ -297,6 +332,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.probe_alone();
         self.nodes.lock().leave(self.id, self.number);
         self.nodes.queries.left(self.id, self.number);
         self.nodes.wake();

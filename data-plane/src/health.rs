@@ -1,11 +1,13 @@
 //! The health of one address as a pure state machine: a report goes in, the next state comes out.
 //!
-//! Called by `table::Target` for passive reports and by `probe` for active ones; both share the counters.
+//! Called by `table::Target` for passive reports and by `probe` for active ones; both share the counters. Also who of
+//! several nodes probes an address, where they share that.
 //! Reads no clock and holds no lock.
 //!
 //! Source: Kong 3.10 and its health-check library 3.1; `spec/health.md` sections 2 to 4.
 
 mod checks;
+mod duty;
 pub mod outlier;
 
 use std::io;
@@ -13,6 +15,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU8;
 
 pub use checks::{Active, Checks, Limits, Passive, ProbeKind, Statuses, TlsTerms, Transport};
+pub use duty::{Duty, Place, Probing, is_to_renew};
 
 /// Where an address stands. The first two take traffic.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

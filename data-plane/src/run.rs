@@ -171,6 +171,7 @@ pub async fn start(
     let resolver = resolver(&settings.dns_sources)?;
     let state = Arc::new(NodeState::at(id, &settings.region, &settings.zone));
     let (builder, seams) = table::builder(Arc::clone(&state));
+    let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers);
     let proxy = proxy::start(settings.proxy.clone(), &seams.active, &workers)?;
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
@@ -188,7 +189,7 @@ pub async fn start(
     });
     tasks.spawn("the table builder", builder.run());
     let probe_settings = probe::Settings { probes_max: settings.probes_max };
-    tasks.spawn("probing", probe::run(probes, probe_settings, tls, stopping.clone()));
+    tasks.spawn("probing", probe::run(probes, probe_settings, tls, fleet_probes, stopping.clone()));
     let resolving =
         dns::run(names, answers, resolver, settings.dns.clone(), Arc::clone(&state), stopping.clone());
     tasks.spawn("resolving names", resolving);
@@ -231,6 +232,7 @@ pub async fn start(
         loaded,
         updates,
         reports,
+        fleet,
         directory,
         marks,
         node: Arc::clone(&state),

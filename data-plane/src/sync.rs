@@ -9,6 +9,7 @@ pub mod cache;
 pub mod replica;
 
 mod connect;
+mod fleet;
 mod inspect;
 mod intake;
 mod link;
@@ -25,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::observability::NodeState;
-use crate::table::{Directory, Mark, Reports, Updates};
+use crate::table::{Directory, FleetLink, Mark, Reports, Updates};
 
 pub use cache::{Cache, CacheError, Loaded};
 pub use connect::ControlPlane;
@@ -101,6 +102,8 @@ pub struct Parts {
     pub updates: Updates,
     /// What the node sees of its targets.
     pub reports: Arc<Reports>,
+    /// To and from those that probe together with other nodes.
+    pub fleet: FleetLink,
     /// The cells in force, for questions about them.
     pub directory: Arc<ArcSwap<Directory>>,
     /// To the targets.
@@ -113,17 +116,18 @@ pub struct Parts {
 /// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
     let Parts { settings, identity, control_planes, cache, loaded, .. } = parts;
-    let Parts { updates, reports, directory, marks, node, .. } = parts;
+    let Parts { updates, reports, directory, fleet, marks, node, .. } = parts;
     let (channels, channel) = watch::channel(None);
     let (questions, asked) = mpsc::channel(inspect::QUESTIONS_MAX);
     let witness = inspect::Witness { node: Arc::clone(&node), directory };
-    let reporter = report::run(settings, report::Sources { reports: &reports, witness }, asked, channel);
+    let sources = report::Sources { reports: &reports, findings: Arc::clone(&fleet.findings), witness };
+    let reporter = report::run(settings, sources, asked, channel);
     let mut link = link::Link::new(
         settings,
         identity,
         control_planes,
         intake::Intake::new(cache.clone(), updates, loaded.condemned),
-        link::Ways { marks, questions },
+        link::Ways { marks, questions, fleet },
         node,
         channels,
     );

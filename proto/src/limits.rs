@@ -48,6 +48,12 @@ pub fn is_node_text(text: &str) -> bool {
     text.len() <= NODE_TEXT_BYTES_MAX && !text.contains(char::is_control)
 }
 
+/// Nodes of one region that share probes; what is beyond probes by itself.
+pub const PEERS_MAX: usize = 10_000;
+
+/// Verdicts in one message.
+pub const VERDICTS_MAX: usize = 4_000;
+
 /// Entities in a config, all kinds together.
 pub const ENTITIES_MAX: usize = 1_000_000;
 

@@ -18,7 +18,7 @@ use equipoise_control_plane::store::{Author, Store};
 use equipoise_data_plane::observability::NodeState;
 use equipoise_data_plane::sync::{Cache, ControlPlane, Identity, Loaded, Parts, Settings, run};
 use equipoise_data_plane::table::{
-    Applied, CompileError, MARKS_MAX, Mark, Reports, Request, Update, Updates,
+    Applied, CompileError, MARKS_MAX, Mark, Reports, Request, Update, Updates, fleet,
 };
 use equipoise_proto::{NodeId, Position};
 use tokio::net::TcpListener;
@@ -162,6 +162,7 @@ async fn node(reach: ControlPlane, directory: Option<&Path>) -> Node {
         updates,
         reports: Arc::new(Reports::default()),
         directory: Arc::default(),
+        fleet: fleet(node_id()).0,
         marks: mark,
         node: Arc::new(NodeState::new(node_id())),
     };

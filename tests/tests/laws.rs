@@ -290,6 +290,8 @@ const fn fields(kind: Kind) -> &'static [&'static str] {
             "retry.backoff",
             "retry.budget.percent",
             "hedging.delay",
+            "probing.checkers",
+            "probing.verdict_ttl",
             "subset_size",
         ],
     }
@@ -309,6 +311,7 @@ fn body(kind: Kind) -> impl Strategy<Value = Body> {
             "locality": {"mode": "weighted"}, "outlier_detection": {"enabled": true},
             "slow_start": {"window": 1}, "limits": {"max_requests": 1},
             "retry": {"budget": {"enabled": true}}, "hedging": {"enabled": true},
+            "probing": {"checkers": 1},
         }),
     });
     let field = prop::sample::select(fields(kind)).prop_flat_map(|field| {

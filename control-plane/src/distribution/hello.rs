@@ -1,9 +1,9 @@
 //! What a node says, checked once where it arrives: pure.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
-use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, is_node_text};
+use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, VERDICTS_MAX, is_node_text};
 use equipoise_proto::{
     EntityKind, InvalidId, InvalidPosition, NodeId, PROTOCOL, PROTOCOL_MIN, Position, entity_id,
     highest_common, v1,
@@ -13,7 +13,8 @@ use uuid::Uuid;
 use super::balancer;
 use crate::nodes::inspect::Part;
 use crate::nodes::{
-    AddressReport, Health, NackCause, NackRecord, NodeInfo, ReportedTarget, Serving, TargetReport,
+    AddressReport, Finding, Health, NackCause, NackRecord, NodeInfo, Place, ReportedTarget, Serving,
+    TargetReport, Verdict,
 };
 
 /// Longest reason of a nack that is kept; the rest is cut off.
@@ -71,6 +72,7 @@ pub(super) struct Hello {
     pub info: NodeInfo,
     pub serving: Option<Serving>,
     pub resume: Option<v1::SnapshotResume>,
+    pub shares_probes: bool,
 }
 
 pub(super) fn hello(wire: v1::Hello, address: Option<IpAddr>) -> Result<Hello, HelloError> {
@@ -98,7 +100,7 @@ pub(super) fn hello(wire: v1::Hello, address: Option<IpAddr>) -> Result<Hello, H
     };
     let position = wire.position.as_ref().map(Position::try_from).transpose()?;
     let serving = position.map(|position| Serving { position, is_warm: wire.warm });
-    Ok(Hello { info, serving, resume: wire.resume })
+    Ok(Hello { info, serving, resume: wire.resume, shares_probes: wire.shares_probes })
 }
 
 /// An ack's position.
@@ -143,18 +145,46 @@ pub(super) struct HealthReport {
     /// Whether the next message goes on with the list.
     pub has_more: bool,
     pub targets: Vec<ReportedTarget>,
+    /// What it found for others.
+    pub findings: Vec<(Place, Option<Finding>)>,
 }
 
-pub(super) fn report(wire: v1::HealthReport) -> Result<Report, HelloError> {
+/// `now`: when it arrived.
+pub(super) fn report(wire: v1::HealthReport, now: Instant) -> Result<Report, HelloError> {
     let node = node_id(&wire.node_id)?;
     if let Some(said) = wire.balancer {
-        if wire.full || wire.more || !wire.targets.is_empty() {
+        if wire.full || wire.more || !wire.targets.is_empty() || !wire.verdicts.is_empty() {
             return Err(HelloError::Mixed);
         }
         return Ok(Report::Balancer(node, balancer::part(said)?));
     }
     let targets = wire.targets.into_iter().map(target).collect::<Result<_, _>>()?;
-    Ok(Report::Health(HealthReport { node, is_full: wire.full, has_more: wire.more, targets }))
+    if wire.verdicts.len() > VERDICTS_MAX {
+        return Err(HelloError::TooMany { what: "verdicts", max: VERDICTS_MAX });
+    }
+    let findings = wire.verdicts.iter().map(|said| finding(said, now)).collect::<Result<_, _>>()?;
+    Ok(Report::Health(HealthReport { node, is_full: wire.full, has_more: wire.more, targets, findings }))
+}
+
+fn finding(wire: &v1::Verdict, now: Instant) -> Result<(Place, Option<Finding>), HelloError> {
+    let ip = match *wire.ip {
+        [a, b, c, d] => IpAddr::from([a, b, c, d]),
+        _ => IpAddr::from(<[u8; 16]>::try_from(&*wire.ip).map_err(|_| HelloError::Address)?),
+    };
+    let port = u16::try_from(wire.port).map_err(|_| HelloError::Address)?;
+    let place = Place {
+        upstream: id("upstream", &wire.upstream)?,
+        target: id("target", &wire.target)?,
+        address: SocketAddr::new(ip, port),
+    };
+    // Of a check before this machine's time nothing counts any more.
+    let checked = now.checked_sub(Duration::from_millis(wire.age_ms.into()));
+    let finding = checked.filter(|_| !wire.withdrawn).map(|checked| Finding {
+        verdict: if wire.available { Verdict::Healthy } else { Verdict::Unhealthy },
+        checked,
+        ttl: Duration::from_millis(wire.ttl_ms.into()),
+    });
+    Ok((place, finding))
 }
 
 fn target(wire: v1::TargetReport) -> Result<ReportedTarget, HelloError> {

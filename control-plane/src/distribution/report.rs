@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use equipoise_proto::{NodeId, v1};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::Shared;
@@ -23,14 +24,22 @@ pub(super) async fn run(
     // A full list that is not complete yet: until it is, what the node said before counts.
     let mut list: Option<(NodeId, Reports)> = None;
     while let Some(report) = inbound.message().await? {
-        let report = hello::report(report).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let HealthReport { node, is_full, has_more, targets } = match report {
+        let arrived = Instant::now().into_std();
+        let report =
+            hello::report(report, arrived).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let HealthReport { node, is_full, has_more, targets, findings } = match report {
             Report::Health(report) => report,
             Report::Balancer(node, part) => {
                 shared.nodes.answer(node, part);
                 continue;
             }
         };
+        if !findings.is_empty() {
+            shared.nodes.found(node, findings, arrived).map_err(status)?;
+            if targets.is_empty() && !is_full && !has_more {
+                continue;
+            }
+        }
         if is_full {
             list = Some((node, Reports::default()));
         }

@@ -101,6 +101,7 @@ impl Distribution {
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         info!(%node, %hostname, "node connected");
         let mut stream = Stream::new(self, session, outbound, position, said.resume);
+        stream.share_probes(said.shares_probes);
         let ended = stream.run(inbound).await;
         info!(%node, %hostname, "node gone");
         ended

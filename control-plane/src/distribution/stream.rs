@@ -15,6 +15,7 @@ use v1::node_message::Message as Said;
 
 use super::hello::{self, HelloError};
 use super::resolve::Decision;
+use super::sharing::{News, Watch};
 use super::snapshot::Snapshot;
 use super::{Distribution, Shared};
 use crate::nodes::inspect::Ask;
@@ -55,6 +56,7 @@ enum Event {
     DriftDue,
     Recalled,
     Marked(Mark),
+    News(News),
     Asked(Ask),
 }
 
@@ -79,6 +81,8 @@ pub(super) struct Stream {
     is_withheld: bool,
     /// Until the node has the config in which the mark's target was seen. The next ones wait in `marks`.
     mark: Option<Mark>,
+    /// Of a node that shares probes.
+    sharing: Option<Watch>,
 }
 
 impl Stream {
@@ -108,6 +112,17 @@ impl Stream {
             marks: of.shared.nodes.marks(),
             is_withheld: false,
             mark: None,
+            sharing: None,
+        }
+    }
+
+    /// The node shares probes with others of its region from now on, or does no longer.
+    pub(super) fn share_probes(&mut self, is_shared: bool) {
+        if is_shared {
+            self.sharing = Some(Watch::new(self.session.share_probes(), &self.shared.settings));
+        } else {
+            self.session.probe_alone();
+            self.sharing = None;
         }
     }
 
@@ -145,6 +160,7 @@ impl Stream {
                 // By the time it has its turn again, there is a newer one.
                 Event::Recalled => self.flight = Flight::Idle,
                 Event::Marked(mark) => self.mark = Some(mark),
+                Event::News(news) => self.tell(news).await?,
                 Event::Asked(Ask { query, upstream }) => {
                     let upstream = Bytes::copy_from_slice(upstream.as_bytes());
                     self.send(Control::Inspect(v1::Inspect { query, upstream })).await?;
@@ -155,7 +171,7 @@ impl Stream {
     }
 
     async fn next(&mut self, inbound: &mut Streaming<v1::NodeMessage>) -> Event {
-        let Self { heads, stop, session, tick, drift, flight, marks, mark, asks, .. } = self;
+        let Self { shared, heads, stop, session, tick, drift, flight, marks, mark, asks, sharing, .. } = self;
         let drift_due = match (&*flight, drift) {
             (Flight::Idle, Some(drift)) => Some(drift.due),
             _ => None,
@@ -171,6 +187,14 @@ impl Stream {
         let recalled = async {
             match &recalled {
                 Some(recalled) => recalled.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        // Config goes first: what others found of it is of use to nobody before.
+        let sharing = sharing.as_mut().filter(|_| matches!(flight, Flight::Idle));
+        let news = async {
+            match sharing {
+                Some(sharing) => sharing.news(&shared.settings, shared.start).await,
                 None => std::future::pending().await,
             }
         };
@@ -198,6 +222,7 @@ impl Stream {
             () = at(drift_due) => Event::DriftDue,
             () = recalled => Event::Recalled,
             next = next_mark(node, marks), if mark.is_none() => Event::Marked(next),
+            news = news => Event::News(news),
             // Closed when a newer stream has taken over, which ends this one.
             Some(ask) = asks.recv() => Event::Asked(ask),
         }
@@ -264,6 +289,19 @@ impl Stream {
         self.send(Control::SetHealth(set_health(&mark))).await
     }
 
+    /// Tells a node that shares probes of the others.
+    async fn tell(&mut self, news: News) -> Result<(), Status> {
+        let Some(sharing) = &mut self.sharing else { return Ok(()) };
+        let message = match news {
+            News::Peers => Some(Control::Peers(sharing.peers())),
+            News::Verdicts => sharing.verdicts(&self.shared.batches).map(Control::Verdicts),
+        };
+        match message {
+            Some(message) => self.send(message).await,
+            None => Ok(()),
+        }
+    }
+
     async fn begin(&mut self, snapshot: Arc<Snapshot>, permit: OwnedSemaphorePermit) -> Result<(), Status> {
         let resumed = self.resume.take().filter(|resume| resume.checksum == snapshot.checksum.as_slice());
         let offset = resumed.map_or(0, |resume| resume.offset.min(snapshot.compressed_bytes()));
@@ -290,6 +328,10 @@ impl Stream {
             Some(Said::Hello(_)) => Err(Status::invalid_argument("hello comes once")),
             Some(Said::Ack(ack)) => self.acked(&ack, now),
             Some(Said::Nack(nack)) => self.nacked(nack, now).await,
+            Some(Said::ProbeSharing(sharing)) => {
+                self.share_probes(sharing.on);
+                Ok(())
+            }
             Some(Said::SnapshotDemand(demand)) => self.demanded(demand.chunks.min(DEMAND_MAX)).await,
             // A newer node may say what this build does not know; the contract says it may be ignored.
             None => Ok(()),

@@ -5,3 +5,4 @@ mod conduct;
 mod config;
 mod peer;
 mod questions;
+mod sharing;

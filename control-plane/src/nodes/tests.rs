@@ -387,3 +387,43 @@ fn a_node_that_left_is_no_witness() {
     assert_eq!(nodes.witnesses(View::Majority).answer(&question), None);
     assert!(nodes.witnesses(View::Node(id(1))).answer(&question).is_some(), "unless it is asked by name");
 }
+
+#[test]
+fn nodes_of_a_region_that_share_probes_know_of_each_other() {
+    let nodes = Nodes::default();
+    let join = |number: u128, region: &str| {
+        nodes.join(NodeInfo { region: region.to_owned(), ..info(number) }, None, at(1)).unwrap()
+    };
+    let (first, second, other, alone) = (join(2, "a"), join(1, "a"), join(3, "b"), join(4, "a"));
+    let (region, elsewhere) = (first.share_probes(), other.share_probes());
+    let mut changed = region.nodes_changed();
+    second.share_probes();
+    assert!(changed.has_changed().unwrap());
+    changed.mark_unchanged();
+    second.share_probes();
+    assert!(!changed.has_changed().unwrap(), "it does already");
+    assert_eq!((region.nodes(), elsewhere.nodes()), (vec![id(1), id(2)], vec![id(3)]));
+    let place = Place {
+        upstream: Uuid::from_u128(1),
+        target: Uuid::from_u128(2),
+        address: ([10, 0, 0, 1], 80).into(),
+    };
+    let now = Instant::now();
+    let finding = Finding { verdict: Verdict::Healthy, checked: now, ttl: Duration::from_secs(9) };
+    for number in [1, 4, 99] {
+        nodes.found(id(number), vec![(place, Some(finding))], now).unwrap();
+    }
+    let known = |region: &Region| region.verdicts_since(0, 9, now).0.len();
+    assert_eq!((known(&region), known(&elsewhere)), (1, 0));
+    // A newer stream of the node takes over: the end of the older one changes nothing.
+    let again = join(1, "a");
+    again.share_probes();
+    drop(second);
+    assert_eq!((region.nodes(), known(&region)), (vec![id(1), id(2)], 1));
+    again.probe_alone();
+    assert_eq!((region.nodes(), known(&region)), (vec![id(2)], 0), "with it goes what it found");
+    // It comes back from another region.
+    join(2, "b").share_probes();
+    assert_eq!((region.nodes(), elsewhere.nodes()), (vec![], vec![id(3)]));
+    drop(alone);
+}

@@ -30,6 +30,8 @@ pub(super) struct Found {
     pub(super) report: Option<Report>,
     /// The version to speak to it from now on.
     pub(super) version: Version,
+    /// It is this machine that could not probe.
+    pub(super) is_own: bool,
 }
 
 /// What a target answered.
@@ -92,7 +94,7 @@ pub(super) async fn check(target: &Target, plan: &ProbePlan, tls: &Clients, vers
     if report != Some(Report::Success) {
         debug!(upstream = %plan.upstream, address = %target.address(), ?answer, ?report, "probed");
     }
-    Found { report, version: kept }
+    Found { report, version: kept, is_own: matches!(answer, Err(Failure::Own(_))) }
 }
 
 async fn attempt(

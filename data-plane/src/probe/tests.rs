@@ -16,7 +16,7 @@ use super::*;
 use crate::health::State;
 use crate::observability::NodeState;
 use crate::table::fixture::{gone, id, position, target, upstream_with};
-use crate::table::{Seams, Target, Update, builder};
+use crate::table::{Seams, Target, Update, builder, fleet};
 use crate::tls::fixture::nobody;
 
 /// What a stand-in for a target answers; it counts what it is asked.
@@ -85,7 +85,13 @@ async fn node(addresses: &[SocketAddr], change: impl FnOnce(&mut v1::ActiveCheck
     let (builder, seams) = builder(Arc::new(NodeState::new(NodeId::new(id(1)))));
     let stop = CancellationToken::new();
     tokio::spawn(builder.run());
-    tokio::spawn(run(seams.probes.clone(), Settings::default(), nobody(), stop.clone()));
+    tokio::spawn(run(
+        seams.probes.clone(),
+        Settings::default(),
+        nobody(),
+        fleet(NodeId::new(id(1))).1,
+        stop.clone(),
+    ));
     let checks = v1::HealthChecks { active: Some(active), ..Default::default() };
     let mut records = vec![upstream_with(1, "u.test", |upstream| upstream.healthchecks = Some(checks))];
     let targets = addresses.iter().zip(11..);
@@ -224,7 +230,8 @@ async fn addresses_that_never_answer_do_not_keep_other_upstreams_waiting() {
     tokio::spawn(builder.run());
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
-    tokio::spawn(run(seams.probes.clone(), Settings { probes_max: 8 }, nobody(), stop));
+    let alone = fleet(NodeId::new(id(1))).1;
+    tokio::spawn(run(seams.probes.clone(), Settings { probes_max: 8 }, nobody(), alone, stop));
     let checks = |timeout_ms| v1::HealthChecks {
         active: Some(v1::ActiveChecks {
             timeout_ms,
@@ -258,11 +265,14 @@ async fn an_upstream_whose_probing_broke_off_is_probed_again() {
     let (key, plan) =
         node.seams.probes.borrow().iter().next().map(|(key, plan)| (key.clone(), Arc::clone(plan))).unwrap();
     drop(node);
+    let (verdicts, _) = mpsc::channel(1);
     let mut upstreams = Upstreams {
         permits: Arc::new(Semaphore::new(1)),
         lanes_max: 1,
         tls: nobody(),
-        plans: HashMap::from([(key.clone(), watch::Sender::new(plan))]),
+        fleet: fleet(NodeId::new(id(1))).1,
+        shared: HashSet::new(),
+        plans: HashMap::from([(key.clone(), Probing { plan: watch::Sender::new(plan), verdicts })]),
         tasks: JoinSet::new(),
         keys: HashMap::new(),
     };

@@ -17,13 +17,14 @@ use v1::control_message::Message as Told;
 use v1::node_message::Message as Say;
 
 use super::backoff::Backoff;
+use super::fleet;
 use super::inspect::Question;
 use super::intake::{Arrival, Done, Intake, NotDone, Why, nack};
 use super::partial::{Partial, WINDOW};
 use super::replica::{Replica, position};
 use super::{ControlPlane, Identity, Settings};
 use crate::observability::NodeState;
-use crate::table::Mark;
+use crate::table::{FleetLink, Mark};
 
 /// Answers that wait for the transport. There is one ack, nack or warm at a time, and a demand a chunk.
 const OUTBOUND_MAX: usize = 32;
@@ -60,6 +61,7 @@ pub(super) struct Link {
     control_planes: Vec<ControlPlane>,
     intake: Intake,
     marks: mpsc::Sender<Mark>,
+    fleet: FleetLink,
     questions: mpsc::Sender<Question>,
     node: Arc<NodeState>,
     channels: watch::Sender<Option<Channel>>,
@@ -77,12 +79,15 @@ pub(super) struct Link {
 pub(super) struct Ways {
     pub(super) marks: mpsc::Sender<Mark>,
     pub(super) questions: mpsc::Sender<Question>,
+    pub(super) fleet: FleetLink,
 }
 
 enum Event {
     Told(Result<Option<v1::ControlMessage>, Status>),
     Worked(Result<Done, NotDone>),
     Warm,
+    /// Whether this node shares probes may be something else.
+    Sharing,
     Silence,
 }
 
@@ -96,7 +101,7 @@ impl Link {
         node: Arc<NodeState>,
         channels: watch::Sender<Option<Channel>>,
     ) -> Self {
-        let Ways { marks, questions } = ways;
+        let Ways { marks, questions, fleet } = ways;
         Self {
             settings,
             identity,
@@ -104,6 +109,7 @@ impl Link {
             intake,
             marks,
             questions,
+            fleet,
             node,
             channels,
             replica: None,
@@ -184,7 +190,7 @@ impl Link {
         let (outbound, answers) = mpsc::channel(OUTBOUND_MAX);
         let say = |message| v1::NodeMessage { message: Some(message) };
         // There is room: the channel is new.
-        drop(outbound.try_send(say(Say::Hello(self.to_hello()))));
+        drop(outbound.try_send(say(Say::Hello(self.hello()))));
         if let Some(condemned) = self.intake.condemned() {
             let kept = self.replica.as_ref().map(Replica::position);
             let reason = "the node died on it twice".to_owned();
@@ -205,6 +211,11 @@ impl Link {
                     if let Some((position, _)) = self.warm.take() {
                         answer(&self.settings, &outbound, ack(&position, v1::ack::Stage::Warm, 0)).await?;
                     }
+                    continue;
+                }
+                Event::Sharing => {
+                    let on = *self.fleet.wanted.borrow_and_update();
+                    answer(&self.settings, &outbound, Say::ProbeSharing(v1::ProbeSharing { on })).await?;
                     continue;
                 }
                 Event::Worked(worked) => {
@@ -228,7 +239,7 @@ impl Link {
     }
 
     async fn next(&mut self, inbound: &mut Streaming<v1::ControlMessage>, silence: Instant) -> Event {
-        let Self { work, warm, .. } = self;
+        let Self { work, warm, fleet, .. } = self;
         let warmed = async {
             match warm {
                 // Dropped or sent: either way there is nothing more to wait for.
@@ -240,6 +251,7 @@ impl Link {
             told = inbound.message() => Event::Told(told),
             worked = working(work) => Event::Worked(worked),
             () = warmed => Event::Warm,
+            Ok(()) = fleet.wanted.changed() => Event::Sharing,
             () = sleep_until(silence) => Event::Silence,
         }
     }
@@ -277,6 +289,17 @@ impl Link {
                 if self.questions.try_send(question).is_err() {
                     debug!(%upstream, "a question is not answered: too many wait");
                 }
+                Ok(None)
+            }
+            Told::Peers(peers) => {
+                let peers = fleet::peers(&peers).ok_or(Ended::Contract("peers that are no nodes"))?;
+                self.fleet.peers.send_replace(Some(peers));
+                Ok(None)
+            }
+            Told::Verdicts(verdicts) => {
+                let verdicts = fleet::verdicts(verdicts).ok_or(Ended::Contract("verdicts of nothing"))?;
+                // An error: nobody probes any more, and the node is about to end.
+                drop(self.fleet.verdicts.send(verdicts).await);
                 Ok(None)
             }
             Told::Delta(delta) => self.begin(Arrival::Delta(delta)).map(|()| None),
@@ -361,7 +384,7 @@ impl Link {
         info!(%position, took = ?done.took, "config applied");
     }
 
-    fn to_hello(&self) -> v1::Hello {
+    fn hello(&mut self) -> v1::Hello {
         let identity = self.identity.clone();
         v1::Hello {
             node_id: identity.id.to_wire(),
@@ -376,6 +399,7 @@ impl Link {
             resume: self.partial.as_ref().map(Partial::to_resume),
             status_address: identity.status_address,
             warm: self.replica.is_some() && self.warm.is_none(),
+            shares_probes: *self.fleet.wanted.borrow_and_update(),
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `table` keeps what is to be told, and what was; this is only the way out.
 
+use std::sync::Arc;
+
 use equipoise_proto::v1::cluster_client::ClusterClient;
 use equipoise_proto::{NodeId, v1};
 use tokio::sync::{mpsc, watch};
@@ -11,9 +13,9 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 use tracing::debug;
 
-use super::Settings;
 use super::inspect::{Question, Witness};
-use crate::table::{AddressReport, AddressState, Reports, TargetReport};
+use super::{Settings, fleet};
+use crate::table::{AddressReport, AddressState, Findings, Reports, TargetReport};
 
 /// Targets in one message, so that a full list of a large config stays far below what a control plane takes.
 const TARGETS_MAX: usize = 500;
@@ -63,7 +65,7 @@ fn messages(node: NodeId, full: Full, reports: &[TargetReport]) -> Vec<v1::Healt
         full,
         targets: reports.iter().map(target).collect(),
         more,
-        balancer: None,
+        ..v1::HealthReport::default()
     };
     if reports.is_empty() {
         return if full == Full::Yes { vec![message(true, false, &[])] } else { Vec::new() };
@@ -78,6 +80,7 @@ fn messages(node: NodeId, full: Full, reports: &[TargetReport]) -> Vec<v1::Healt
 /// What is told.
 pub(super) struct Sources<'a> {
     pub(super) reports: &'a Reports,
+    pub(super) findings: Arc<Findings>,
     pub(super) witness: Witness,
 }
 
@@ -103,7 +106,7 @@ pub(super) async fn run(
 /// One report stream, until it or its connection ends.
 async fn tell(
     settings: &Settings,
-    Sources { reports, witness }: &Sources<'_>,
+    Sources { reports, findings, witness }: &Sources<'_>,
     questions: &mut mpsc::Receiver<Question>,
     channel: &mut watch::Receiver<Option<Channel>>,
     connected: Channel,
@@ -119,7 +122,14 @@ async fn tell(
     };
     let mut full_due = Instant::now();
     let mut batch_due: Option<Instant> = None;
+    // Nobody at the other end knows any of them.
+    let mut found = findings.all();
     loop {
+        for message in fleet::messages(node, &std::mem::take(&mut found)) {
+            if !matches!(timeout(settings.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
+                return;
+            }
+        }
         let due = batch_due.map_or(full_due, |batch| batch.min(full_due));
         let messages = tokio::select! {
             changed = channel.changed() => {
@@ -145,8 +155,13 @@ async fn tell(
             Some(question) = questions.recv() => {
                 if question.is_open() { witness.answer(question).await } else { continue }
             }
+            () = findings.changed(), if batch_due.is_none() => {
+                batch_due = Some(Instant::now() + settings.report_batch);
+                continue;
+            }
             () = sleep_until(due) => {
                 batch_due = None;
+                found = findings.take();
                 if due == full_due {
                     full_due = Instant::now() + settings.report_full;
                     messages(node, Full::Yes, &reports.full())

@@ -2,5 +2,6 @@
 
 mod reports;
 mod rig;
+mod sharing;
 mod start;
 mod stream;

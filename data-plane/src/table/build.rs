@@ -24,7 +24,7 @@ use super::judge::NodePlace;
 use super::live::{Answer, Cell, Live};
 use super::members::{Members, Origin};
 use super::outliers::Turned;
-use super::plan::{Names, ProbePlan, Probes};
+use super::plan::{Names, ProbePlan, Probes, whom};
 use super::reaper::Reaper;
 use super::report::Reports;
 use super::upstream::{PickError, Upstream};
@@ -468,11 +468,13 @@ impl Core {
     fn wish_probes(&self, key: &CellKey, members: &Members, host_header: Option<Box<str>>) {
         let plan = members.checks().filter(|checks| checks.active.is_on()).map(|checks| {
             let upstream = self.live.get(key).and_then(|cell| cell.upstream.name.clone());
+            let (targets, shared) = whom(key, members);
             Arc::new(ProbePlan {
                 upstream: upstream.unwrap_or_default(),
                 active: checks.active.clone(),
                 host_header,
-                targets: members.checked().map(|(_, member)| Arc::clone(&member.target)).collect(),
+                targets,
+                shared,
             })
         });
         self.probes.send_if_modified(|probes| match plan {

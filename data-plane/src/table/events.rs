@@ -102,6 +102,8 @@ pub enum Why {
     RequestHttp,
     /// Successful requests did.
     RequestSuccesses,
+    /// Probes of other nodes, which share them, found it so.
+    OtherNodes,
     /// An operator said so.
     Operator,
     /// An outlier: errors in a row.
@@ -136,12 +138,13 @@ pub enum Why {
 
 impl Why {
     /// Every reason there is.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::FirstSeen,
         Self::ProbeTcp,
         Self::ProbeTimeouts,
         Self::ProbeHttp,
         Self::ProbeSuccesses,
+        Self::OtherNodes,
         Self::RequestTcp,
         Self::RequestTimeouts,
         Self::RequestHttp,
@@ -171,6 +174,7 @@ impl Why {
             Self::ProbeTimeouts => "probe_timeouts",
             Self::ProbeHttp => "probe_http",
             Self::ProbeSuccesses => "probe_successes",
+            Self::OtherNodes => "other_nodes",
             Self::RequestTcp => "request_tcp",
             Self::RequestTimeouts => "request_timeouts",
             Self::RequestHttp => "request_http",

@@ -200,10 +200,19 @@ impl Members {
 
     /// The addresses that this node checks, with where they are: with weight, used by it, and not in maintenance.
     pub fn checked(&self) -> impl Iterator<Item = (&Placement, &Member)> {
+        self.checkable().filter(|(_, one)| self.uses(one)).map(|(target, one)| (&*target.placement, one))
+    }
+
+    /// The addresses that nodes check, with their targets: with weight, and not in maintenance.
+    pub fn checkable(&self) -> impl Iterator<Item = (&MemberTarget, &Member)> {
         let targets = self.targets.iter().filter(|target| target.placement.state != TargetState::Maint);
-        let addresses =
-            targets.flat_map(|target| target.addresses.iter().map(|one| (&*target.placement, one)));
-        addresses.filter(|(_, one)| one.weight > 0 && !self.unused.contains(&one.target.serial()))
+        let addresses = targets.flat_map(|target| target.addresses.iter().map(move |one| (target, one)));
+        addresses.filter(|(_, one)| one.weight > 0)
+    }
+
+    /// Whether an address is for this node, and not for others alone.
+    pub fn uses(&self, member: &Member) -> bool {
+        !self.unused.contains(&member.target.serial())
     }
 
     /// Whether this node uses an address; else it is for other nodes.

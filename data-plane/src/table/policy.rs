@@ -9,7 +9,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::balancer::{BalanceFactor, RetryBudget, Secret, SlowStart};
-use crate::health::outlier;
+use crate::health::{Probing, outlier};
 
 /// An upstream's policy.
 #[derive(Debug, Default)]
@@ -36,6 +36,8 @@ pub struct Policy {
     pub drain_timeout: Option<Duration>,
     /// So many of the targets does one node use.
     pub subset_size: Option<NonZeroU32>,
+    /// How many nodes of a region probe an address and tell the others; `None`: each probes for itself.
+    pub probing: Option<Probing>,
 }
 
 impl Policy {

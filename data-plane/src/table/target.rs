@@ -58,6 +58,8 @@ pub struct Target {
     past: Mutex<Past>,
     /// Ms of the last answer, or of the first pick since there was nothing under way.
     awaited_since: AtomicU32,
+    /// When its availability changed last, on the clock of [`clock::micros`]; 0: never.
+    turned: AtomicU64,
     /// Tells the builder; `None` in a cell that has none.
     bell: Option<Arc<Bell>>,
 }
@@ -101,6 +103,7 @@ impl Target {
             operated: AtomicU8::new(READY),
             past: Mutex::new(Past::new(SystemTime::now())),
             awaited_since: AtomicU32::new(0),
+            turned: AtomicU64::new(0),
             bell,
         })
     }
@@ -365,7 +368,28 @@ impl Target {
         let finding = LastProbe { at: SystemTime::now(), found: report.into() };
         self.finding.store(finding.to_bits(), Ordering::Relaxed);
         self.count(report, limits, Witness::Probe);
-        if report == Report::Success && self.is_ejected() {
+        if report == Report::Success {
+            self.found_well();
+        }
+    }
+
+    /// Takes over what the probes of other nodes, the last of them at `checked`, made of it. It is let in again only
+    /// where probes may do that, and only if they came after it was taken out.
+    pub fn take_over(&self, is_available: bool, checked: Instant, limits: &Limits) {
+        if is_available {
+            if limits.successes.is_some() && clock::micros(checked) >= self.turned.load(Ordering::Relaxed) {
+                self.turn(|_| Health::set_by_hand(true), Why::OtherNodes, Some(checked));
+            }
+            self.found_well();
+        } else {
+            self.turn(|_| Health::set_by_hand(false), Why::OtherNodes, Some(checked));
+        }
+        self.note_probed();
+    }
+
+    /// A probe found it well, which may be of interest to outlier detection.
+    fn found_well(&self) {
+        if self.is_ejected() {
             self.is_probed_well.store(true, Ordering::Relaxed);
             if let Some(bell) = &self.bell {
                 bell.ring_suspect();
@@ -385,6 +409,10 @@ impl Target {
             last = LastProbe { at: SystemTime::now(), found: Finding::Nothing }.to_bits();
         }
         self.last_probe.store(last, Ordering::Relaxed);
+        self.note_probed();
+    }
+
+    fn note_probed(&self) {
         if !self.is_probed.swap(true, Ordering::Relaxed)
             && let Some(bell) = &self.bell
         {
@@ -440,6 +468,11 @@ impl Target {
 
     /// Changes nothing where no checks are on. `why`: of a change that makes it available, or not so.
     fn change(&self, next: impl Fn(Health) -> Health, why: Why) {
+        self.turn(next, why, None);
+    }
+
+    /// The same, for what happened at some time; `None`: now.
+    fn turn(&self, next: impl Fn(Health) -> Health, why: Why, at: Option<Instant>) {
         let mut before = self.health.load(Ordering::Relaxed);
         loop {
             if Health::is_unchecked(before) {
@@ -461,10 +494,11 @@ impl Target {
                     }
                     drop(past);
                     let is_available = Health::is_open(after);
-                    if is_available != Health::is_open(before)
-                        && let Some(bell) = &self.bell
-                    {
-                        bell.ring(is_available);
+                    if is_available != Health::is_open(before) {
+                        self.turned.store(clock::micros(at.unwrap_or_else(Instant::now)), Ordering::Relaxed);
+                        if let Some(bell) = &self.bell {
+                            bell.ring(is_available);
+                        }
                     }
                     return;
                 }
@@ -670,6 +704,31 @@ mod tests {
         assert!(target.is_available());
         target.report(Report::Tcp, &limits);
         assert!(!target.is_available());
+    }
+
+    #[test]
+    fn what_others_found_readmits_only_what_was_taken_out_before_they_looked() {
+        let target = Target::new("127.0.0.1:1".parse().unwrap(), "127.0.0.1");
+        let limits = Limits { tcp: NonZeroU8::new(1), successes: NonZeroU8::new(3), ..Limits::default() };
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        target.take_over(false, at(0), &limits);
+        assert!(target.is_available(), "no checks are on");
+        target.set_checks(Some(Arc::new(checks(limits))));
+        target.take_over(false, at(1), &limits);
+        assert!(!target.is_available() && target.is_probed());
+        target.take_over(true, at(0), &limits);
+        assert!(!target.is_available(), "they looked before");
+        target.take_over(true, at(2), &limits);
+        assert!(target.is_available());
+        target.report(Report::Tcp, &limits);
+        target.take_over(true, start, &limits);
+        assert!(!target.is_available(), "a request failed since");
+        let for_ever = Limits { successes: None, ..limits };
+        target.take_over(true, at(60), &for_ever);
+        assert!(!target.is_available(), "no probe lets it in again");
+        target.take_over(true, at(60), &limits);
+        assert_eq!(target.health(), Health::default());
     }
 
     fn checks(limits: Limits) -> Checks {

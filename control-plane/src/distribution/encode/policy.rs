@@ -42,6 +42,7 @@ pub(super) fn policy(body: &Body) -> v1::Policy {
         hedging: hedging(record(body, "hedging")),
         subset_size: uint(body, "subset_size").unwrap_or(0),
         drain_timeout_ms: millis(body, "drain_timeout").unwrap_or(0),
+        probing: probing(record(body, "probing")),
     }
 }
 
@@ -195,6 +196,12 @@ fn condition(name: &str) -> Option<i32> {
 
 fn hedging(hedging: &Body) -> Option<v1::Hedging> {
     is_on(hedging, "enabled").then(|| v1::Hedging { delay_ms: millis(hedging, "delay").unwrap_or(0) })
+}
+
+fn probing(probing: &Body) -> Option<v1::Probing> {
+    let checkers = uint(probing, "checkers").unwrap_or(0);
+    let verdict_ttl_ms = millis(probing, "verdict_ttl").unwrap_or(0);
+    (checkers > 0).then_some(v1::Probing { checkers, verdict_ttl_ms })
 }
 
 fn is_on(body: &Body, field: &str) -> bool {

@@ -287,7 +287,7 @@ async fn a_full_list_counts_when_its_last_part_has_come() {
         full,
         more,
         targets: targets.map(|target| unhealthy(Uuid::from_u128(target))).collect(),
-        balancer: None,
+        ..v1::HealthReport::default()
     };
     let known = || {
         let witnesses = plane.nodes.witnesses(View::Majority);

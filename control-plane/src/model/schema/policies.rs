@@ -21,6 +21,8 @@ const COUNT_MAX: i64 = 2_147_483_647;
 const FACTOR_MAX: i64 = 1_000;
 /// Largest weight of a zone, relative to others.
 const ZONE_WEIGHT_MAX: i64 = 1_000_000;
+/// Nodes that probe one address; more than a handful tell no more.
+const CHECKERS_MAX: i64 = 1_000;
 /// Zones in one map.
 const ZONES_MAX: usize = 1_000;
 
@@ -42,6 +44,7 @@ pub(super) fn schema() -> Schema {
         ("limits", limits()),
         ("retry", retry()),
         ("hedging", Field::nested(vec![flag("enabled", false), ("delay", time(0))])),
+        ("probing", probing()),
         ("subset_size", Field::integer().between(0, in_schema(UPSTREAM_TARGETS_MAX)).default(0).required()),
         tags(),
     ];
@@ -149,6 +152,11 @@ fn retry() -> Field {
         ("backoff", time(0)),
         ("per_try_timeout", time(0)),
     ])
+}
+
+fn probing() -> Field {
+    let checkers = Field::integer().between(0, CHECKERS_MAX).default(0).required();
+    Field::nested(vec![("checkers", checkers), ("verdict_ttl", time(0))])
 }
 
 fn flag(name: &'static str, default: bool) -> Named {

@@ -48,6 +48,7 @@ fn a_new_policy_has_every_field_and_asks_for_nothing() {
             "per_try_timeout": 0,
         },
         "hedging": {"enabled": false, "delay": 0},
+        "probing": {"checkers": 0, "verdict_ttl": 0},
         "subset_size": 0, "tags": null,
     });
     assert_eq!(got, want);
@@ -211,7 +212,9 @@ fn what_a_policy_cannot_mean_is_refused_by_field() {
             json!([null, "expected one of: connect-failure, reset, timeout, 429, 502, 503, 504"]),
         ),
         ("retry.backoff", json!(-1), time.clone()),
-        ("hedging.delay", json!(-1), time),
+        ("hedging.delay", json!(-1), time.clone()),
+        ("probing.checkers", json!(1_001), between(0, 1_000)),
+        ("probing.verdict_ttl", json!(-1), time),
         ("subset_size", json!(10_001), between(0, 10_000)),
         (
             "tags",

@@ -105,7 +105,7 @@ pub(super) async fn probed(
 ) -> Found {
     let target = Target::new(address, host);
     let host_header = host_header.map(Into::into);
-    let plan = ProbePlan { upstream: "u".into(), active, host_header, targets: Vec::new() };
+    let plan = ProbePlan { upstream: "u".into(), active, host_header, targets: Vec::new(), shared: None };
     check(&target, &plan, tls, version).await
 }
 
@@ -333,13 +333,13 @@ async fn a_version_that_is_refused_is_changed_at_once_and_the_better_one_is_kept
         let server = server(Says::Text(talk), None).await;
         let active = active(&Transport::Plain, LONG);
         let found = probed((server.address, "a.test"), active, None, &nobody(), before).await;
-        assert_eq!(found, Found { report: want, version: after }, "{name}");
+        assert_eq!(found, Found { report: want, version: after, is_own: false }, "{name}");
         assert_eq!(server.versions(), versions, "{name}");
     }
     let server = server(Says::Text(|_| "HTTP/1.1 505 No\r\n"), None).await;
     let active = Active { healthy: [505].into_iter().collect(), ..active(&Transport::Plain, LONG) };
     let found = probed((server.address, "a.test"), active, None, &nobody(), Http11).await;
-    assert_eq!(found, Found { report: Some(Report::Success), version: Http11 });
+    assert_eq!(found, Found { report: Some(Report::Success), version: Http11, is_own: false });
     assert_eq!(server.versions(), [NEW], "a status that is healthy needs no other version");
 }
 

@@ -1,11 +1,14 @@
 //! When what is probed, under a clock that only the schedule moves. Source: `spec/health.md` section 5.
 
+mod shared;
+
 use std::num::NonZeroU8;
 use std::sync::Mutex;
 
 use super::*;
 use crate::health::{Limits, Passive, Report, State};
-use crate::table::fixture::{checked, tcp_checks};
+use crate::table::fixture::{checked, id, tcp_checks};
+use crate::table::{FleetLink, FleetProbes, fleet};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -33,6 +36,7 @@ struct Probed {
     net: Arc<Mutex<Net>>,
     plan: watch::Sender<Arc<ProbePlan>>,
     targets: Vec<Arc<Target>>,
+    fleet: FleetLink,
     _probing: JoinSet<()>,
 }
 
@@ -57,10 +61,25 @@ fn active() -> Active {
 }
 
 fn plan(active: Active, targets: &[Arc<Target>]) -> Arc<ProbePlan> {
-    Arc::new(ProbePlan { upstream: "u".into(), active, host_header: None, targets: targets.to_vec() })
+    Arc::new(ProbePlan {
+        upstream: "u".into(),
+        active,
+        host_header: None,
+        targets: targets.to_vec(),
+        shared: None,
+    })
+}
+
+/// The end of a node's fleet that the probes of an upstream have.
+fn for_upstream(FleetProbes { node, wanted: _, peers, verdicts, findings }: FleetProbes) -> Fleet {
+    Fleet { node, peers, findings, verdicts }
 }
 
 fn probed(count: u16, active: Active) -> Probed {
+    probed_by(count, |targets| plan(active, targets))
+}
+
+fn probed_by(count: u16, plan: impl FnOnce(&[Arc<Target>]) -> Arc<ProbePlan>) -> Probed {
     let targets: Vec<_> =
         (0..count).map(|number| checked(([127, 0, 0, 1], 1 + number).into(), Passive::default())).collect();
     let net = Arc::new(Mutex::new(Net {
@@ -71,7 +90,7 @@ fn probed(count: u16, active: Active) -> Probed {
         under_way: Vec::new(),
         most_at_once: 0,
     }));
-    let (plan, plans) = watch::channel(plan(active, &targets));
+    let (plan, plans) = watch::channel(plan(&targets));
     let check = {
         let net = Arc::clone(&net);
         move |target: Arc<Target>, _: Arc<ProbePlan>, version| {
@@ -88,13 +107,15 @@ fn probed(count: u16, active: Active) -> Probed {
                 };
                 let _under_way = UnderWay(net, serial);
                 tokio::time::sleep(takes).await;
-                Found { report: Some(says), version: learns }
+                Found { report: Some(says), version: learns, is_own: false }
             }
         }
     };
     let mut probing = JoinSet::new();
-    probing.spawn(probe(plans, Arc::new(Semaphore::new(1000)), 1000, check));
-    Probed { net, plan, targets, _probing: probing }
+    let (link, probes) = fleet(equipoise_proto::NodeId::new(id(1)));
+    let fleet = for_upstream(probes);
+    probing.spawn(probe(plans, Arc::new(Semaphore::new(1000)), 1000, fleet, check));
+    Probed { net, plan, targets, fleet: link, _probing: probing }
 }
 
 impl Probed {
@@ -278,14 +299,15 @@ async fn an_address_whose_probe_broke_off_is_probed_again() {
     let plan = plan(active, &[Arc::clone(&target)]);
     let mut slots = Slots::default();
     let now = Instant::now();
-    slots.follow(&plan, now);
+    let mut fleet = for_upstream(fleet(equipoise_proto::NodeId::new(id(1))).1);
+    slots.follow(&plan, &mut fleet, now);
     let due = slots.next_due().unwrap();
     let serial = slots.take_due(due).unwrap().0.serial();
     let mut running = JoinSet::<Version>::new();
     slots.started(serial, running.spawn(async { panic!("as a defect would") }), due);
     assert_eq!(slots.next_due(), None, "one is under way");
     let error = running.join_next_with_id().await.unwrap().map(|_| ()).unwrap_err();
-    slots.finish(error.id(), None, &plan.active);
+    slots.finish(error.id(), None, &plan, due);
     assert_eq!(slots.next_due(), Some(due + Duration::from_secs(1)));
     assert!(target.is_probed(), "nobody waits for its first probe any more");
 }

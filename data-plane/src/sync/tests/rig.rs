@@ -24,8 +24,8 @@ pub(super) use uuid::Uuid;
 
 pub(super) use crate::sync::*;
 pub(super) use crate::table::{
-    AddressReport, AddressState, Applied, CompileError, MARKS_MAX, Mark, Record, Request, TargetReport,
-    Update,
+    AddressReport, AddressState, Applied, CompileError, FleetProbes, MARKS_MAX, Mark, Record, Request,
+    TargetReport, Update,
 };
 
 // ---------------------------------------------------------------- a config by hand
@@ -204,6 +204,7 @@ pub(super) struct Rig {
     pub(super) reports: Arc<Reports>,
     pub(super) directory: Arc<ArcSwap<Directory>>,
     pub(super) marks: mpsc::Receiver<Mark>,
+    pub(super) probes: FleetProbes,
     pub(super) state: Arc<NodeState>,
     pub(super) stop: CancellationToken,
     pub(super) node: JoinHandle<()>,
@@ -220,6 +221,7 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
     let reports = Arc::new(Reports::default());
     let directory: Arc<ArcSwap<Directory>> = Arc::default();
     let (mark, marks) = mpsc::channel(MARKS_MAX);
+    let (fleet, probes) = crate::table::fleet(NodeId::new(Uuid::from_u128(9)));
     let state = Arc::new(NodeState::new(NodeId::new(Uuid::from_u128(9))));
     let (pipes, far_ends) = mpsc::channel::<DuplexStream>(1);
     let (open, conversations) = mpsc::channel(1);
@@ -246,13 +248,14 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
         loaded,
         updates,
         reports: Arc::clone(&reports),
+        fleet,
         directory: Arc::clone(&directory),
         marks: mark,
         node: Arc::clone(&state),
     };
     let stop = CancellationToken::new();
     let node = tokio::spawn(run(parts, stop.clone()));
-    Rig { conversations, health, full, table, reports, directory, marks, state, stop, node, tasks }
+    Rig { conversations, health, full, table, reports, directory, marks, probes, state, stop, node, tasks }
 }
 
 pub(super) fn applied(warm: oneshot::Receiver<()>) -> Applied {

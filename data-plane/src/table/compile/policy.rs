@@ -14,6 +14,7 @@ use super::super::policy::{
 use super::CompileError;
 use super::entity::{Digest, Reading, digest};
 use crate::balancer::{Algorithm, BalanceFactor, RetryBudget, Secret, SlowStart};
+use crate::health::Probing;
 use crate::health::outlier::{self, Enforcing, FailurePercent, SuccessRate};
 
 /// What an upstream asks for beyond the reference.
@@ -74,6 +75,10 @@ impl Reading {
             balance_factor,
             drain_timeout: duration(read.drain_timeout_ms),
             subset_size: NonZeroU32::new(read.subset_size),
+            probing: read.probing.and_then(|read| {
+                let checkers = NonZeroU32::new(read.checkers)?;
+                Some(Probing { checkers, verdict_ttl: duration(read.verdict_ttl_ms) })
+            }),
         };
         Ok(Policy { digest: digest(wire), policy: policy.into(), algorithm })
     }

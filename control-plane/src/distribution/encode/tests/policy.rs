@@ -49,6 +49,7 @@ fn what_is_off_is_not_sent_whatever_it_would_be() {
         ("a queue that nothing waits in", json!({"limits": {"max_pending": 1}})),
         ("a retry budget", json!({"retry": {"budget": {"percent": 1}}})),
         ("hedging", json!({"hedging": {"delay": 1}})),
+        ("the life of verdicts that nobody shares", json!({"probing": {"verdict_ttl": 5}})),
         ("tags", json!({"tags": ["a"]})),
     ] {
         assert_eq!(policy(body), nothing(), "{name}");
@@ -72,6 +73,10 @@ fn each_part_is_sent_with_its_own_numbers() {
         (
             json!({"hedging": {"enabled": true, "delay": 0.05}}),
             v1::Policy { hedging: Some(v1::Hedging { delay_ms: 50 }), ..nothing() },
+        ),
+        (
+            json!({"probing": {"checkers": 2, "verdict_ttl": 1.5}}),
+            v1::Policy { probing: Some(v1::Probing { checkers: 2, verdict_ttl_ms: 1_500 }), ..nothing() },
         ),
         (
             json!({"hedging": {"enabled": true}}),
@@ -229,7 +234,7 @@ fn retries_carry_a_set_of_conditions() {
 /// The numbers of a policy: where they stand as JSON, and what is sent, in the same unit.
 type Sent = (&'static str, fn(&v1::Policy) -> Option<f64>);
 
-const NUMBERS: [Sent; 32] = {
+const NUMBERS: [Sent; 34] = {
     const fn seconds(ms: u64) -> f64 {
         ms as f64 / 1000.0
     }
@@ -274,6 +279,8 @@ const NUMBERS: [Sent; 32] = {
         ("/retry/per_try_timeout", |p| Some(seconds(p.retry.as_ref()?.per_try_timeout_ms))),
         ("/hedging/delay", |p| Some(seconds(p.hedging?.delay_ms))),
         ("/subset_size", |p| Some(p.subset_size.into())),
+        ("/probing/checkers", |p| Some(p.probing?.checkers.into())),
+        ("/probing/verdict_ttl", |p| Some(seconds(p.probing?.verdict_ttl_ms))),
     ]
 };
 
@@ -284,7 +291,7 @@ fn everything(mode: &str) -> Value {
         "locality": {"mode": mode, "zone_weights": {"a": 1}, "node_shares": {"a": 1}},
         "outlier_detection": {"enabled": true, "base_ejection": 0}, "slow_start": {"window": 1},
         "limits": {"max_requests": 1}, "retry": {"budget": {"enabled": true}, "retry_on": []},
-        "hedging": {"enabled": true},
+        "hedging": {"enabled": true}, "probing": {"checkers": 1},
     })
 }
 

@@ -7,8 +7,9 @@ use equipoise_proto::{EntityKind, v1};
 
 use super::{Node, pick};
 use crate::balancer::{HashInput, Session};
-use crate::table::fixture::{gone, passive, policy, route, service, tagged, target, upstream_with};
-use crate::table::{Kept, Lease, Outcome, PickError, Record, Seeker, Sticky, Tried, Turn};
+use crate::table::fixture::{gone, id, passive, policy, route, service, tagged, target, upstream_with};
+use crate::table::plan::whom;
+use crate::table::{CellKey, Kept, Lease, Outcome, PickError, Record, Seeker, Sticky, Tried, Turn};
 
 /// Upstream 1 behind `/u`, with passive checks that one failure trips.
 pub(super) fn checked(targets: impl IntoIterator<Item = Record>) -> Vec<Record> {
@@ -302,6 +303,34 @@ fn a_subset_is_stable_and_has_stand_ins() {
     let now = shares(&node, 100, 20);
     assert_eq!((now[first], now.iter().filter(|count| **count > 0).count()), (0, 5));
     assert_eq!(node.upstream("/u").members().checked().count(), 6, "it is looked at as long as it is missed");
+}
+
+#[test]
+fn probes_that_nodes_share_are_of_all_addresses_also_those_that_a_node_does_not_use() {
+    let mut records = checked((1..=20).map(|number| placed(number, &[])));
+    records.push(tagged(50, 1, "10.0.1.1:80", &["state=maint"]));
+    let key = CellKey::Upstream(id(1));
+    let plan = |records: &[Record], change: fn(&mut v1::Policy)| {
+        let records = records.iter().cloned().chain([policy(1, change)]);
+        let node = Node::with(records.collect());
+        let (targets, shared) = whom(&key, &node.upstream("/u").members());
+        let used = shared.map(|shared| {
+            assert_eq!((shared.upstream, shared.targets.len()), (id(1), targets.len()));
+            assert!(targets.iter().all(|target| shared.targets.contains_key(&target.serial())));
+            shared.targets.values().filter(|target| target.is_used).count()
+        });
+        (targets.len(), used)
+    };
+    assert_eq!(plan(&records, |policy| policy.subset_size = 5), (5, None));
+    let shared = |policy: &mut v1::Policy| {
+        policy.probing = Some(v1::Probing { checkers: 1, verdict_ttl_ms: 0 });
+    };
+    assert_eq!(plan(&records, shared), (20, Some(20)));
+    let both = |policy: &mut v1::Policy| {
+        policy.probing = Some(v1::Probing { checkers: 1, verdict_ttl_ms: 0 });
+        policy.subset_size = 5;
+    };
+    assert_eq!(plan(&records, both), (20, Some(5)));
 }
 
 #[test]
