@@ -38,7 +38,7 @@ pub use registry::{
 pub use verdicts::{Finding, Merged, Place};
 
 use barrier::Barrier;
-use inspect::{Ask, Asks, Inspection, Part, Queries, Scope, TooManyQueries};
+use inspect::{Ask, Asking, Asks, Inspection, Part, Queries, Scope, TooManyQueries};
 use regions::Regions;
 use registry::{Registry, SessionNumber};
 
@@ -191,8 +191,25 @@ impl Nodes {
     /// # Errors
     /// When as many questions are open as may be.
     pub fn inspect(&self, upstream: Uuid, scope: &Scope) -> Result<Inspection, TooManyQueries> {
-        let (nodes, left_out) = self.lock().inspectable(scope, inspect::QUERY_NODES_MAX);
-        self.queries.open(upstream, nodes, left_out)
+        let chosen = self.lock().inspectable(scope, inspect::QUERY_NODES_MAX);
+        self.ask(upstream, chosen)
+    }
+
+    /// Asks nodes that were connected a moment ago.
+    fn ask(
+        &self,
+        upstream: Uuid,
+        (nodes, left_out): (Vec<Asking>, usize),
+    ) -> Result<Inspection, TooManyQueries> {
+        let sessions: Vec<_> = nodes.iter().map(|Asking(info, session, _)| (info.id, *session)).collect();
+        let inspection = self.queries.open(upstream, nodes, left_out)?;
+        // A stream that ended since they were chosen may have found no query to tell of it.
+        let gone: Vec<_> = {
+            let registry = self.lock();
+            sessions.into_iter().filter(|(node, session)| !registry.is_session(*node, *session)).collect()
+        };
+        gone.into_iter().for_each(|(node, session)| self.queries.left(node, session));
+        Ok(inspection)
     }
 
     /// Takes in what a node answers.

@@ -28,7 +28,7 @@ pub use lookup::Resolver;
 pub use sources::{Kind, ResolverError, Sources};
 
 use lookup::Found;
-use schedule::{Schedule, Verdict};
+use schedule::{Generation, Schedule, Verdict};
 
 /// Longest time of a whole look-up, so that a name with many targets whose servers are silent holds up no other.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(30);
@@ -78,16 +78,16 @@ pub async fn run(
 ) {
     let mut known = Names::new();
     let mut lookups: JoinSet<Found> = JoinSet::new();
-    let mut looked_up: HashMap<Id, Arc<str>> = HashMap::new();
+    let mut looked_up: HashMap<Id, (Arc<str>, Generation)> = HashMap::new();
     let mut schedule = Schedule::new(settings.clone());
     names.mark_changed();
     loop {
         while lookups.len() < settings.lookups_max
-            && let Some(name) = schedule.take_due(Instant::now().into_std())
+            && let Some((name, generation)) = schedule.take_due(Instant::now().into_std())
         {
             let (resolver, asked) = (resolver.clone(), Arc::clone(&name));
             let started = lookups.spawn(async move { look_up(&resolver, &asked).await });
-            looked_up.insert(started.id(), name);
+            looked_up.insert(started.id(), (name, generation));
         }
         let may_look_up = lookups.len() < settings.lookups_max;
         let due = schedule.next_due().filter(|_| may_look_up);
@@ -107,7 +107,7 @@ pub async fn run(
                     // It is due again, like any that failed.
                     Err(error) => (error.id(), Found::Failed(error.to_string())),
                 };
-                let Some(name) = looked_up.remove(&id) else { continue };
+                let Some((name, generation)) = looked_up.remove(&id) else { continue };
                 match &found {
                     Found::Records { .. } | Found::Empty(_) | Found::Missing(_) => node.dns_answered(),
                     Found::Failed(_) => node.dns_failed(),
@@ -115,7 +115,7 @@ pub async fn run(
                 debug!(%name, ?found, "looked up");
                 tell(&name, &found, schedule.has_failed(&name));
                 let jitter = rand::rng().random_range(0.0..1.0);
-                let verdict = schedule.finish(&name, found, Instant::now().into_std(), jitter);
+                let verdict = schedule.finish(&name, generation, found, Instant::now().into_std(), jitter);
                 if let Verdict::Changed(answer) = verdict {
                     if answer == Answer::NoAddress {
                         warn!(%name, "a name has no address");

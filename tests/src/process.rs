@@ -118,6 +118,17 @@ impl Process {
         Client::new(self.address(listener))
     }
 
+    /// Of a node's metrics, the one whose line begins so.
+    ///
+    /// # Panics
+    /// When there is none, or the node does not answer.
+    pub fn metric(&self, begin: &str) -> u64 {
+        let text = self.client("status").get("/metrics").expect("the Status API answers").text();
+        let line = text.lines().find(|line| line.starts_with(begin));
+        let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        value.unwrap_or_else(|| panic!("no metric `{begin}` in:\n{text}"))
+    }
+
     /// All it has printed.
     pub fn log(&self) -> String {
         self.log.lock().expect("no panic while held").clone()

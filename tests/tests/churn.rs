@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use equipoise_tests::cluster::{Standalone, balance, write};
+use equipoise_tests::metrics::RETRIES;
 use equipoise_tests::{Client, Load, Origin, PATIENCE, eventually};
 use serde_json::{Value, json};
 
@@ -21,8 +22,6 @@ const ORIGINS: usize = 5;
 
 /// Runs a seed again.
 const SEED: &str = "EQUIPOISE_CHURN_SEED";
-
-const RETRIES: &str = "equipoise_upstream_retries_total";
 
 /// Marsaglia's xorshift: numbers that a seed repeats.
 struct Dice(u64);
@@ -243,12 +242,6 @@ fn origins(count: usize) -> Vec<Origin> {
     (0..count).map(|number| Origin::start(&number.to_string())).collect()
 }
 
-fn metric(standalone: &Standalone, begin: &str) -> u64 {
-    let text = standalone.process().client("status").get("/metrics").unwrap().text();
-    let line = text.lines().find(|line| line.starts_with(begin));
-    line.and_then(|line| line.rsplit(' ').next()).unwrap().parse().unwrap()
-}
-
 /// Asks all the time, for `time`, while everything changes.
 fn churn(method: &'static str, deaths: Deaths, time: Duration) {
     let (dice, seed) = Dice::seeded();
@@ -336,10 +329,10 @@ fn a_dead_target_costs_one_attempt() {
     };
     // Each has a connection in the pool by now, which is not an attempt of its own when it is found closed.
     ask(9);
-    assert_eq!(metric(&standalone, RETRIES), 0);
+    assert_eq!(standalone.process().metric(RETRIES), 0);
     origins[0].stop();
     ask(30);
-    assert_eq!(metric(&standalone, RETRIES), 1, "the first to meet it tells the others");
+    assert_eq!(standalone.process().metric(RETRIES), 1, "the first to meet it tells the others");
     // Under load, those that are under way at that moment.
     let load = Load::start(standalone.process().address("proxy"), CLIENTS, "GET", "/mock");
     load.wait_for(50);
@@ -347,7 +340,7 @@ fn a_dead_target_costs_one_attempt() {
     load.wait_for(200);
     let tally = load.stop();
     assert_eq!(tally.failed, 0, "{:?}", tally.failures);
-    let retries = metric(&standalone, RETRIES) - 1;
+    let retries = standalone.process().metric(RETRIES) - 1;
     assert!((1..=CLIENTS as u64).contains(&retries), "{retries}");
 }
 

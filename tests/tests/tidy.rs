@@ -11,8 +11,11 @@ const PURE: &[&str] = &[
     "control-plane/src/nodes/health",
     "control-plane/src/nodes/registry",
     "control-plane/src/nodes/verdicts",
+    "control-plane/src/distribution/balancer",
+    "control-plane/src/distribution/encode",
     "control-plane/src/distribution/resolve",
     "control-plane/src/admin/endpoint",
+    "data-plane/src/dns/schedule",
     "data-plane/src/router",
     "data-plane/src/balancer",
     "data-plane/src/health",
@@ -21,6 +24,7 @@ const PURE: &[&str] = &[
     "data-plane/src/proxy/retry",
     "data-plane/src/proxy/rewrite",
     "data-plane/src/sync/backoff",
+    "proto/src/placement",
 ];
 
 /// What gives a module away as impure.

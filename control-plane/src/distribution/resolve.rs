@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use equipoise_proto::{EntityKind, Position, Revision, min_protocol, v1};
+use equipoise_proto::{EntityKind, PROTOCOL_MIN, Position, Revision, min_protocol, v1};
+use imbl::OrdMap;
 use prost::Message;
 use uuid::Uuid;
 
@@ -34,8 +35,26 @@ pub struct EncodedDelta {
     pub from: Position,
     /// Where it leads.
     pub to: Position,
+    /// Least protocol version that understands all its changes.
+    pub min_protocol: u32,
+    /// The same of those that delete nothing.
+    pub kept_min_protocol: u32,
     /// The message.
     pub bytes: Bytes,
+}
+
+impl EncodedDelta {
+    /// Whether a node that speaks `protocol` refuses this and yet understands all of `wires`, the content it leads to:
+    /// then what asks for a newer node is only that something is deleted, of which a snapshot has no word.
+    pub fn is_worse_than_snapshot(&self, protocol: u32, wires: &OrdMap<(EntityKind, Uuid), Bytes>) -> bool {
+        self.min_protocol > protocol && self.kept_min_protocol <= protocol && is_understood(protocol, wires)
+    }
+}
+
+fn is_understood(protocol: u32, wires: &OrdMap<(EntityKind, Uuid), Bytes>) -> bool {
+    let of_newer = EntityKind::ALL.into_iter().filter(|kind| min_protocol(*kind, None) > protocol);
+    // Found by the kind: a walk over all entities would cost every commit as much as there is.
+    of_newer.into_iter().all(|kind| wires.range((kind, Uuid::nil())..=(kind, Uuid::max())).next().is_none())
 }
 
 /// Decides what a node that has `position` needs to get to `head`. `log` is the store's
@@ -76,12 +95,23 @@ fn merge(from: &Position, to: &Position, revisions: &[WireChanges]) -> Option<En
     if bytes > DELTA_BYTES_MAX {
         return None;
     }
-    let changes = last.into_iter().map(|((kind, id), wire)| change(kind, id, wire)).collect();
+    let changes: Vec<_> = last.into_iter().map(|((kind, id), wire)| change(kind, id, wire)).collect();
+    let least = |changes: &mut dyn Iterator<Item = &v1::Change>| {
+        changes.map(|change| change.min_protocol).max().unwrap_or(PROTOCOL_MIN)
+    };
+    let min_protocol = least(&mut changes.iter());
+    let kept_min_protocol = least(&mut changes.iter().filter(|change| !change.deleted));
     let delta = v1::Delta { from: Some(from.to_wire()), to: Some(to.to_wire()), changes };
     if delta.encoded_len() > DELTA_BYTES_MAX {
         return None;
     }
-    Some(EncodedDelta { from: *from, to: *to, bytes: delta.encode_to_vec().into() })
+    Some(EncodedDelta {
+        from: *from,
+        to: *to,
+        min_protocol,
+        kept_min_protocol,
+        bytes: delta.encode_to_vec().into(),
+    })
 }
 
 fn change(kind: EntityKind, id: Uuid, wire: Option<&Bytes>) -> v1::Change {

@@ -93,6 +93,7 @@ impl Distribution {
             let met = self.shared.store.meet(position).await;
             met.map_err(|error| Status::unavailable(error.to_string()))?;
         }
+        let protocol = said.info.protocol;
         let (node, hostname) = (said.info.id, said.info.hostname.clone());
         let session = self
             .shared
@@ -100,7 +101,7 @@ impl Distribution {
             .join(said.info, said.serving, SystemTime::now())
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         info!(%node, %hostname, "node connected");
-        let mut stream = Stream::new(self, session, outbound, position, said.resume);
+        let mut stream = Stream::new(self, (session, protocol), outbound, position, said.resume);
         stream.share_probes(said.shares_probes);
         let ended = stream.run(inbound).await;
         info!(%node, %hostname, "node gone");

@@ -66,6 +66,8 @@ pub(super) struct Stream {
     heads: watch::Receiver<Head>,
     stop: tokio_util::sync::CancellationToken,
     session: Session,
+    /// The version that the node and we speak.
+    protocol: u32,
     outbound: mpsc::Sender<Result<v1::ControlMessage, Status>>,
     tick: Interval,
     /// The cursor: what the node serves.
@@ -88,7 +90,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new(
         of: &Distribution,
-        mut session: Session,
+        (mut session, protocol): (Session, u32),
         outbound: mpsc::Sender<Result<v1::ControlMessage, Status>>,
         position: Option<Position>,
         resume: Option<v1::SnapshotResume>,
@@ -102,6 +104,7 @@ impl Stream {
             asks: session.asks(),
             stop: of.stop.clone(),
             session,
+            protocol,
             outbound,
             tick,
             position,
@@ -240,6 +243,12 @@ impl Stream {
             None if self.refused.is_some_and(|refused| !is_newer(&head.position, &refused)) => return Ok(()),
             None => self.shared.deltas.resolve(&self.shared.store, self.position.as_ref(), &head.position),
         };
+        let decision = match decision {
+            Decision::Delta(delta) if delta.is_worse_than_snapshot(self.protocol, &head.wires) => {
+                Decision::Snapshot
+            }
+            other => other,
+        };
         match decision {
             Decision::Nothing => Ok(()),
             Decision::Withhold => {
@@ -269,6 +278,7 @@ impl Stream {
                 let wanted = Wanted {
                     heads: self.heads.clone(),
                     resume: self.resume.clone(),
+                    protocol: self.protocol,
                     refused: self.refused,
                     is_drift: self.drift.is_some(),
                 };
@@ -452,6 +462,8 @@ struct Wanted {
     heads: watch::Receiver<Head>,
     /// What the node has a part of.
     resume: Option<v1::SnapshotResume>,
+    /// The version that the node speaks: a snapshot from which only a delta it refuses leads on is of no use.
+    protocol: u32,
     /// What the node does not take: neither that nor anything older helps it.
     refused: Option<Position>,
     /// Unless its copy drifted: then the same content, as a snapshot, is what mends it.
@@ -472,7 +484,8 @@ fn prepare(shared: Arc<Shared>, wanted: Wanted) -> BoxFuture<'static, Prepared> 
                     is_newer(position, &refused) || (wanted.is_drift && *position == refused)
                 })
                 && match shared.deltas.resolve(&shared.store, Some(position), &head.position) {
-                    Decision::Nothing | Decision::Reposition | Decision::Delta(_) => true,
+                    Decision::Nothing | Decision::Reposition => true,
+                    Decision::Delta(delta) => !delta.is_worse_than_snapshot(wanted.protocol, &head.wires),
                     Decision::Snapshot | Decision::Withhold => false,
                 }
         };

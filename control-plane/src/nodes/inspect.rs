@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use equipoise_proto::{NodeId, PROTOCOL_OF_INSPECT};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use uuid::Uuid;
 
 use super::registry::{NodeInfo, SessionNumber};
@@ -333,8 +334,12 @@ impl Queries {
             query.waiting.insert(node, Waiting { session, so_far: None });
             if info.protocol < PROTOCOL_OF_INSPECT {
                 query.settle(node, Err(Silence::OldProtocol));
-            } else if asks.0.try_send(Ask { query: number, upstream }).is_err() {
-                query.settle(node, Err(Silence::Busy));
+            } else if let Err(error) = asks.0.try_send(Ask { query: number, upstream }) {
+                let silence = match error {
+                    TrySendError::Full(_) => Silence::Busy,
+                    TrySendError::Closed(_) => Silence::Gone,
+                };
+                query.settle(node, Err(silence));
             }
             asked.insert(node, info);
         }

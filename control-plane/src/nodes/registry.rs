@@ -433,6 +433,11 @@ impl Registry {
         (first, connected.count())
     }
 
+    /// Whether this is the node's stream now.
+    pub(super) fn is_session(&self, id: NodeId, number: SessionNumber) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.is_session(number))
+    }
+
     pub(super) fn standing(&self, id: NodeId, number: SessionNumber, wanted: &Position) -> Standing {
         let Some(node) = self.nodes.get(&id) else { return Standing::Left };
         let reached = |position: &Position| position.epoch == wanted.epoch && !is_before(position, wanted);

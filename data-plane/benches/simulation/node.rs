@@ -18,6 +18,9 @@ use super::scenario::{Contender, Locality, Micros, Rules, SECOND, TargetPlan};
 /// A level takes all of the load down to 1 / this share of its weight.
 const OVERPROVISIONING: f64 = 1.4;
 
+/// Levels that there may be, the best first.
+const LEVELS: [u8; 2] = [0, 1];
+
 /// What a node knows of one target.
 #[derive(Debug, Clone, Default)]
 struct Known {
@@ -156,11 +159,10 @@ impl Node {
     /// Groups of places, best first, with the share of requests that each draws.
     fn levels(&self) -> Vec<(Vec<usize>, f64)> {
         let all: Vec<_> = (0..self.known.len()).collect();
-        let is_here = |place: &usize| self.known[*place].plan.zone == self.zone;
         match self.rules.locality {
             Locality::Off => vec![(all, 1.0)],
             Locality::Failover => {
-                let (here, elsewhere): (Vec<_>, Vec<_>) = all.iter().partition(|place| is_here(place));
+                let [here, elsewhere] = LEVELS.map(|level| self.level(level));
                 let availability = [self.availability(&here), self.availability(&elsewhere)];
                 let loads = priority_loads(&availability, OVERPROVISIONING).percent;
                 [here, elsewhere].into_iter().zip(loads).map(|(level, load)| (level, load.into())).collect()
@@ -183,6 +185,19 @@ impl Node {
                 parts
             }
         }
+    }
+
+    /// The level of a target as `table::judge` has it: without failover all are of one, whatever shares zones have.
+    fn level_of(&self, place: usize) -> u8 {
+        match self.rules.locality {
+            Locality::Failover => u8::from(self.known[place].plan.zone != self.zone),
+            Locality::Off | Locality::ZoneAware => 0,
+        }
+    }
+
+    /// The targets of a level.
+    fn level(&self, level: u8) -> Vec<usize> {
+        (0..self.known.len()).filter(|place| self.level_of(*place) == level).collect()
     }
 
     fn availability(&self, level: &[usize]) -> Availability {
@@ -289,11 +304,12 @@ impl Node {
         self.eject(place, now)
     }
 
-    /// Takes a target out, if one more may be.
+    /// Takes a target out, if one more of its level may be.
     fn eject(&mut self, place: usize, now: Micros) -> bool {
         let Some(settings) = &self.rules.outliers else { return false };
-        let out = self.known.iter().filter(|known| known.record.ejected_until.is_some()).count();
-        if !outlier::may_eject(settings, out, self.known.len()) {
+        let level = self.level(self.level_of(place));
+        let out = level.iter().filter(|place| self.known[**place].record.ejected_until.is_some()).count();
+        if !outlier::may_eject(settings, out, level.len()) {
             return false;
         }
         let known = &mut self.known[place];
@@ -313,10 +329,13 @@ impl Node {
                 known.entered = Some(now);
             }
         }
-        let hosts: Vec<_> = self.known.iter().map(|known| known.tally).collect();
-        let chances: Vec<_> = hosts.iter().map(|_| chance(random)).collect();
-        for (place, _) in outlier::sweep(&settings, &hosts, |place| chances[place]) {
-            self.eject(place, now);
+        for level in LEVELS {
+            let places = self.level(level);
+            let hosts: Vec<_> = places.iter().map(|place| self.known[*place].tally).collect();
+            let chances: Vec<_> = hosts.iter().map(|_| chance(random)).collect();
+            for (at, _) in outlier::sweep(&settings, &hosts, |at| chances[at]) {
+                self.eject(places[at], now);
+            }
         }
         for known in &mut self.known {
             (known.tally.successes, known.tally.total) = (0, 0);

@@ -17,8 +17,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use equipoise_data_plane::balancer::SlowStart;
-use equipoise_data_plane::health::outlier;
+use equipoise_data_plane::health::{Outcome, outlier};
 
+use node::Node;
+use random::{Random, Stream};
 use report::{Report, percentile};
 use scenario::{Condition, Contender, Flap, Keys, Locality, Rules, SECOND, Scenario, TargetPlan, Trouble};
 use simulator::run;
@@ -79,6 +81,27 @@ fn every_request_is_answered_or_fails() {
             assert_eq!(report.arrived, report.answered.len() as u64 + report.failed, "{contender:?}");
             assert_eq!(report.attempts.iter().sum::<u64>(), report.arrived + report.retried, "{contender:?}");
         }
+    }
+}
+
+#[test]
+fn each_level_has_outliers_of_its_own() {
+    let near = [0, 0, 1, 1].map(|zone| TargetPlan { zone, ..TargetPlan::default() });
+    for (locality, want) in [(Locality::Failover, 2), (Locality::Off, 1), (Locality::ZoneAware, 1)] {
+        let rules = Rules { outliers: Some(outlier::Settings::default()), slow_start: None, locality };
+        let mut node = Node::new(0, Contender::RoundRobin, rules, &near, |_| true);
+        let mut random = Random::new(1, Stream::Chances);
+        let mut ejected = 0;
+        for now in 0..1_000 {
+            let place = node.pick(0, None, now).unwrap();
+            // The first of each zone; of a level, 10 % are at most one.
+            let status = if place.is_multiple_of(2) { 500 } else { 200 };
+            if node.ended(place, Outcome::Replied(status), now, now, &mut random) {
+                ejected += 1;
+                node.judge(now);
+            }
+        }
+        assert_eq!(ejected, want, "{locality:?}");
     }
 }
 

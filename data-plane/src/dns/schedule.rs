@@ -23,10 +23,18 @@ pub(super) struct Schedule {
     settings: Settings,
     names: HashMap<Arc<str>, Entry>,
     due: BTreeSet<(Instant, Arc<str>)>,
+    /// The newest.
+    generation: Generation,
 }
+
+/// Which time it is that a name is followed: no two times have the same, of whatever names.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Generation(u64);
 
 #[derive(Debug, Default)]
 struct Entry {
+    /// A look-up of another one is of an earlier time, whose end says nothing here.
+    generation: Generation,
     /// `None` while a look-up is under way.
     due: Option<Instant>,
     /// What users have.
@@ -54,12 +62,14 @@ pub(super) enum Verdict {
 
 impl Schedule {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, names: HashMap::new(), due: BTreeSet::new() }
+        Self { settings, names: HashMap::new(), due: BTreeSet::new(), generation: Generation::default() }
     }
 
     /// Follows a name; it is due at once.
     pub(super) fn add(&mut self, name: &Arc<str>, now: Instant) {
-        self.names.insert(Arc::clone(name), Entry { due: Some(now), ..Entry::default() });
+        self.generation = Generation(self.generation.0.wrapping_add(1));
+        let entry = Entry { generation: self.generation, due: Some(now), ..Entry::default() };
+        self.names.insert(Arc::clone(name), entry);
         self.due.insert((now, Arc::clone(name)));
     }
 
@@ -75,17 +85,17 @@ impl Schedule {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// A name that is due; its look-up is under way from now on.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Arc<str>> {
-        let (due, _) = self.due.first()?;
+    /// A name that is due, and what [`Self::finish`] is to be told; its look-up is under way from now on.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(Arc<str>, Generation)> {
+        let (due, name) = self.due.first()?;
         if *due > now {
             return None;
         }
-        let (_, name) = self.due.pop_first()?;
-        if let Some(entry) = self.names.get_mut(&name) {
-            entry.due = None;
-        }
-        Some(name)
+        // It is there: a name that is removed is due no more.
+        let entry = self.names.get_mut(name)?;
+        entry.due = None;
+        let generation = entry.generation;
+        self.due.pop_first().map(|(_, name)| (name, generation))
     }
 
     /// Whether the last look-up of a name failed.
@@ -93,11 +103,18 @@ impl Schedule {
         self.names.get(name).is_some_and(|entry| entry.failures > 0)
     }
 
-    /// A look-up is over. `jitter`: 0 to 1.
-    pub(super) fn finish(&mut self, name: &Arc<str>, found: Found, now: Instant, jitter: f64) -> Verdict {
+    /// A look-up is over. `generation`: what [`Self::take_due`] said. `jitter`: 0 to 1.
+    pub(super) fn finish(
+        &mut self,
+        name: &Arc<str>,
+        generation: Generation,
+        found: Found,
+        now: Instant,
+        jitter: f64,
+    ) -> Verdict {
         let Some(entry) = self.names.get_mut(name) else { return Verdict::Kept };
-        if entry.due.is_some() {
-            // Added again while this look-up was under way: a new one follows.
+        if entry.generation != generation {
+            // Added again while this look-up was under way: a new one follows, or is under way too.
             return Verdict::Kept;
         }
         entry.failures = match found {
@@ -166,25 +183,47 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A schedule with one name, whose look-up is under way.
-    fn looking_up() -> (Schedule, Arc<str>, Instant) {
+    /// One name, whose look-up is under way.
+    struct One {
+        schedule: Schedule,
+        name: Arc<str>,
+        generation: Generation,
+    }
+
+    impl One {
+        fn take_due(&mut self, now: Instant) -> Option<Generation> {
+            let (name, generation) = self.schedule.take_due(now)?;
+            assert_eq!(name, self.name);
+            Some(generation)
+        }
+
+        fn finish(&mut self, found: Found, now: Instant, jitter: f64) -> Verdict {
+            self.schedule.finish(&self.name, self.generation, found, now, jitter)
+        }
+
+        fn next_due(&self) -> Option<Instant> {
+            self.schedule.next_due()
+        }
+    }
+
+    fn looking_up() -> (One, Instant) {
         let mut schedule = Schedule::new(Settings::default());
         let name: Arc<str> = "a.test".into();
         let now = Instant::now();
         schedule.add(&name, now);
-        assert_eq!(schedule.take_due(now).as_ref(), Some(&name));
-        (schedule, name, now)
+        let (_, generation) = schedule.take_due(now).unwrap();
+        (One { schedule, name, generation }, now)
     }
 
     #[test]
     fn a_name_is_looked_up_again_when_its_records_run_out() {
-        let (mut schedule, name, now) = looking_up();
-        assert_eq!(schedule.finish(&name, records("10.0.0.1", 60), now, 0.0), answer("10.0.0.1"));
-        assert_eq!(schedule.next_due(), Some(now + 60 * SECOND));
-        assert_eq!(schedule.take_due(now + 59 * SECOND), None);
-        assert!(schedule.take_due(now + 60 * SECOND).is_some());
-        assert_eq!(schedule.finish(&name, records("10.0.0.1", 60), now, 1.0), Verdict::Kept, "nothing new");
-        assert_eq!(schedule.next_due(), Some(now + 66 * SECOND), "with jitter");
+        let (mut one, now) = looking_up();
+        assert_eq!(one.finish(records("10.0.0.1", 60), now, 0.0), answer("10.0.0.1"));
+        assert_eq!(one.next_due(), Some(now + 60 * SECOND));
+        assert_eq!(one.take_due(now + 59 * SECOND), None);
+        assert!(one.take_due(now + 60 * SECOND).is_some());
+        assert_eq!(one.finish(records("10.0.0.1", 60), now, 1.0), Verdict::Kept, "nothing new");
+        assert_eq!(one.next_due(), Some(now + 66 * SECOND), "with jitter");
     }
 
     #[test]
@@ -221,61 +260,81 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_what_there_was_until_it_is_too_old() {
-        let (mut schedule, name, mut now) = looking_up();
-        schedule.finish(&name, records("10.0.0.1", 60), now, 0.0);
+        let (mut one, mut now) = looking_up();
+        one.finish(records("10.0.0.1", 60), now, 0.0);
         let mut pauses = Vec::new();
         let end = now + Duration::from_secs(3660);
         loop {
-            now = schedule.next_due().unwrap();
-            schedule.take_due(now);
-            let verdict = schedule.finish(&name, Found::Failed("no".into()), now, 0.0);
+            now = one.next_due().unwrap();
+            one.take_due(now);
+            let verdict = one.finish(Found::Failed("no".into()), now, 0.0);
             if now >= end {
                 assert_eq!(verdict, Verdict::Changed(Answer::Failed("no".into())));
                 break;
             }
             assert_eq!(verdict, Verdict::Kept);
-            pauses.push((schedule.next_due().unwrap() - now).as_secs());
+            pauses.push((one.next_due().unwrap() - now).as_secs());
         }
         assert_eq!(pauses[..7], [1, 2, 4, 8, 16, 30, 30]);
     }
 
     #[test]
     fn a_name_that_is_gone_is_gone_at_once() {
-        let (mut schedule, name, now) = looking_up();
-        schedule.finish(&name, records("10.0.0.1", 2), now, 0.0);
-        schedule.take_due(now + 2 * SECOND);
-        let verdict = schedule.finish(&name, Found::Missing(None), now + 2 * SECOND, 0.0);
+        let (mut one, now) = looking_up();
+        one.finish(records("10.0.0.1", 2), now, 0.0);
+        one.take_due(now + 2 * SECOND);
+        let verdict = one.finish(Found::Missing(None), now + 2 * SECOND, 0.0);
         assert_eq!(verdict, Verdict::Changed(Answer::NoAddress));
-        assert_eq!(schedule.next_due(), Some(now + 32 * SECOND));
+        assert_eq!(one.next_due(), Some(now + 32 * SECOND));
     }
 
     #[test]
     fn an_answer_without_addresses_does_not_replace_what_there_was() {
-        let (mut schedule, name, now) = looking_up();
-        assert_eq!(schedule.finish(&name, Found::Empty(None), now, 0.0), Verdict::Changed(Answer::NoAddress));
-        schedule.take_due(now + 30 * SECOND);
+        let (mut one, now) = looking_up();
+        assert_eq!(one.finish(Found::Empty(None), now, 0.0), Verdict::Changed(Answer::NoAddress));
+        one.take_due(now + 30 * SECOND);
         let found = records("10.0.0.1", 2);
-        assert_eq!(schedule.finish(&name, found, now + 30 * SECOND, 0.0), answer("10.0.0.1"));
-        schedule.take_due(now + 32 * SECOND);
-        assert_eq!(schedule.finish(&name, Found::Empty(None), now + 32 * SECOND, 0.0), Verdict::Kept);
+        assert_eq!(one.finish(found, now + 30 * SECOND, 0.0), answer("10.0.0.1"));
+        one.take_due(now + 32 * SECOND);
+        assert_eq!(one.finish(Found::Empty(None), now + 32 * SECOND, 0.0), Verdict::Kept);
         let end = now + 32 * SECOND + Settings::default().stale_ttl;
-        schedule.take_due(end);
-        assert_eq!(schedule.finish(&name, Found::Empty(None), end, 0.0), Verdict::Changed(Answer::NoAddress));
+        one.take_due(end);
+        assert_eq!(one.finish(Found::Empty(None), end, 0.0), Verdict::Changed(Answer::NoAddress));
     }
 
     #[test]
     fn a_result_for_a_name_nobody_wants_goes_for_nothing() {
-        let (mut schedule, name, now) = looking_up();
-        schedule.remove(&name);
-        assert_eq!(schedule.finish(&name, records("10.0.0.1", 1), now, 0.0), Verdict::Kept);
-        assert_eq!(schedule.next_due(), None);
-        schedule.add(&name, now);
-        assert_eq!(
-            schedule.finish(&name, records("10.0.0.1", 1), now, 0.0),
-            Verdict::Kept,
-            "an older look-up"
-        );
-        assert!(schedule.take_due(now).is_some());
+        let (mut one, now) = looking_up();
+        let name = Arc::clone(&one.name);
+        one.schedule.remove(&name);
+        assert_eq!(one.finish(records("10.0.0.1", 1), now, 0.0), Verdict::Kept);
+        assert_eq!(one.next_due(), None);
+        one.schedule.add(&name, now);
+        assert_eq!(one.finish(records("10.0.0.1", 1), now, 0.0), Verdict::Kept, "an older look-up");
+        assert!(one.take_due(now).is_some());
+    }
+
+    #[test]
+    fn of_two_look_ups_of_a_name_the_newer_counts_whichever_ends_first() {
+        for older_is_first in [true, false] {
+            let (mut one, now) = looking_up();
+            let (name, older) = (Arc::clone(&one.name), one.generation);
+            one.schedule.remove(&name);
+            one.schedule.add(&name, now);
+            one.generation = one.take_due(now).unwrap();
+            let end_older =
+                |one: &mut One| one.schedule.finish(&name, older, Found::Failed("no".into()), now, 0.0);
+            if older_is_first {
+                assert_eq!(end_older(&mut one), Verdict::Kept);
+                assert_eq!(one.next_due(), None, "the newer is still under way");
+            }
+            assert_eq!(one.finish(records("10.0.0.1", 60), now, 0.0), answer("10.0.0.1"));
+            if !older_is_first {
+                assert_eq!(end_older(&mut one), Verdict::Kept);
+            }
+            assert_eq!(one.next_due(), Some(now + 60 * SECOND));
+            assert!(!one.schedule.has_failed(&name));
+        }
     }
 
     /// One look-up's end, and how much of the jitter it drew.
@@ -300,7 +359,7 @@ mod tests {
             rounds in prop::collection::vec(any_found(), 1..60),
         ) {
             let settings = Settings::default();
-            let (mut schedule, name, mut now) = looking_up();
+            let (mut one, mut now) = looking_up();
             let mut has: Option<Answer> = None;
             let mut good_until = None;
             for (found, jitter) in rounds {
@@ -309,7 +368,7 @@ mod tests {
                     Found::Empty(_) | Found::Missing(_) | Found::Failed(_) => None,
                 };
                 let is_missing = matches!(found, Found::Missing(_));
-                let verdict = schedule.finish(&name, found, now, jitter);
+                let verdict = one.finish(found, now, jitter);
                 if let Verdict::Changed(answer) = &verdict {
                     prop_assert_ne!(Some(answer), has.as_ref());
                     let loses = matches!(has, Some(Answer::Records(..))) && !matches!(answer, Answer::Records(..));
@@ -320,15 +379,15 @@ mod tests {
                 if let Some(ttl) = of_records {
                     good_until = Some(now + ttl + settings.stale_ttl);
                 }
-                let due = schedule.next_due();
+                let due = one.next_due();
                 prop_assert!(due.is_some(), "it is due again");
                 let pause = due.map_or(Duration::ZERO, |due| due - now);
                 prop_assert!(pause >= settings.error_ttl.min(settings.ttl_min));
                 prop_assert!(pause <= settings.ttl_max.mul_f64(1.0 + JITTER_SHARE));
-                prop_assert_eq!(schedule.take_due(now + pause - Duration::from_nanos(1)), None);
+                prop_assert_eq!(one.take_due(now + pause - Duration::from_nanos(1)), None);
                 now += pause;
-                prop_assert_eq!(schedule.take_due(now), Some(Arc::clone(&name)));
-                prop_assert_eq!(schedule.next_due(), None, "one look-up of a name at a time");
+                prop_assert_eq!(one.take_due(now), Some(one.generation));
+                prop_assert_eq!(one.next_due(), None, "one look-up of a name at a time");
             }
         }
     }

@@ -12,12 +12,12 @@ use tracing::debug;
 
 use super::grpc;
 use super::http::{self, Version};
-use crate::health::{ProbeKind, Report, TlsTerms, Transport, is_own};
+use crate::health::{Active, ProbeKind, Report, TlsTerms, Transport, is_own};
 use crate::table::{ProbePlan, Target};
 use crate::tls::{Clients, server_name};
 
 /// Connecting, a handshake of TLS, sending and reading: all of them together have no more time-outs than that, however
-/// many reads a target makes of its answer.
+/// many reads a target makes of its answer, and whether one version of HTTP is asked for or two.
 const STEPS: u32 = 4;
 
 /// The one application protocol that gRPC is spoken in.
@@ -70,19 +70,8 @@ pub(super) enum Failure {
 /// Source: Kong 3.10 and its health-check library 3.1.2 (`spec/health.md` section 5), but HTTP/1.1 comes first. gRPC is
 /// ours.
 pub(super) async fn check(target: &Target, plan: &ProbePlan, tls: &Clients, version: Version) -> Found {
-    let mut answer = attempt(target, plan, tls, version).await;
-    let mut kept = version;
-    if let Ok(Answer::Status(status)) = answer
-        && Version::is_refused_by(status)
-        && !plan.active.healthy.contains(status)
-    {
-        answer = attempt(target, plan, tls, version.other()).await;
-        if let Ok(Answer::Status(status)) = answer
-            && !Version::is_refused_by(status)
-        {
-            kept = version.other();
-        }
-    }
+    let (answer, kept) =
+        in_either_version(&plan.active, version, |version| ask(target, plan, tls, version)).await;
     let report = match &answer {
         Ok(Answer::Good) => Some(Report::Success),
         Ok(Answer::Status(status)) => plan.active.judge(*status),
@@ -97,14 +86,29 @@ pub(super) async fn check(target: &Target, plan: &ProbePlan, tls: &Clients, vers
     Found { report, version: kept, is_own: matches!(answer, Err(Failure::Own(_))) }
 }
 
-async fn attempt(
-    target: &Target,
-    plan: &ProbePlan,
-    tls: &Clients,
+/// Asks in `version` and, where that is refused, in the other; within the time of one probe. Says which to keep to.
+async fn in_either_version<F>(
+    active: &Active,
     version: Version,
-) -> Result<Answer, Failure> {
-    let whole = plan.active.timeout.saturating_mul(STEPS);
-    timeout(whole, ask(target, plan, tls, version)).await.unwrap_or(Err(Failure::Timeout))
+    mut ask: impl FnMut(Version) -> F,
+) -> (Result<Answer, Failure>, Version)
+where
+    F: Future<Output = Result<Answer, Failure>>,
+{
+    let both = async {
+        let answer = ask(version).await;
+        let Ok(Answer::Status(status)) = answer else { return (answer, version) };
+        if !Version::is_refused_by(status) || active.healthy.contains(status) {
+            return (answer, version);
+        }
+        let answer = ask(version.other()).await;
+        match answer {
+            Ok(Answer::Status(status)) if !Version::is_refused_by(status) => (answer, version.other()),
+            Ok(_) | Err(_) => (answer, version),
+        }
+    };
+    let whole = active.timeout.saturating_mul(STEPS);
+    timeout(whole, both).await.unwrap_or((Err(Failure::Timeout), version))
 }
 
 async fn ask(target: &Target, plan: &ProbePlan, tls: &Clients, version: Version) -> Result<Answer, Failure> {
@@ -165,5 +169,37 @@ pub(super) async fn within<T>(
     match timeout(limit, step).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(Failure::Timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::table::fixture::tcp_checks;
+
+    #[tokio::test(start_paused = true)]
+    async fn both_versions_together_have_the_time_of_one_probe() {
+        let active = Active { timeout: seconds(1), ..tcp_checks() };
+        for (steps, is_in_time) in [(1, true), (3, false), (9, false)] {
+            let start = Instant::now();
+            let (answer, kept) = in_either_version(&active, Version::Http11, |version| async move {
+                sleep(seconds(steps)).await;
+                Ok(Answer::Status(if version == Version::Http11 { 505 } else { 200 }))
+            })
+            .await;
+            if is_in_time {
+                assert!(matches!(answer, Ok(Answer::Status(200))), "{answer:?}");
+                assert_eq!((kept, start.elapsed()), (Version::Http10, seconds(2 * steps)));
+            } else {
+                assert!(matches!(answer, Err(Failure::Timeout)), "{steps}: {answer:?}");
+                assert_eq!((kept, start.elapsed()), (Version::Http11, seconds(4)), "{steps}");
+            }
+        }
+    }
+
+    const fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
     }
 }

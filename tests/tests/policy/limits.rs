@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::net::TcpStream;
 
+use equipoise_tests::metrics::QUEUED;
 use equipoise_tests::{Client, Origin, PATIENCE, eventually};
 use serde_json::json;
 
 use crate::world::{World, join, name};
 
-const QUEUED: &str = "equipoise_upstream_queue_total{result=\"queued\"}";
 const FULL: &str = "equipoise_upstream_queue_total{result=\"full\"}";
 const TIMED_OUT: &str = "equipoise_upstream_queue_total{result=\"timed_out\"}";
 

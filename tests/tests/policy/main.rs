@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
 
+mod hedging;
 mod life;
 mod limits;
 mod outliers;

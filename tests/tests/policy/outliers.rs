@@ -5,34 +5,52 @@ use serde_json::json;
 
 use crate::world::{PASSIVE, World, all_to};
 
+const EJECTIONS: &str = "equipoise_target_ejections_total";
+
+/// Probes every 100 ms that take nobody out.
+const PROBED: &str = "&healthchecks.active.healthy.interval=0.1";
+
+/// Has origin 0 answer its clients, and from now on its probes too, with 500.
+fn fail(world: &World) {
+    let origin = &world.origins[0];
+    origin.answer_with(500);
+    // One that was under way may have found it well still.
+    let probes = || origin.paths().iter().filter(|path| *path == "/").count();
+    let before = probes();
+    eventually("two probes", PATIENCE, || (probes() >= before + 2).then_some(()));
+}
+
 #[test]
 fn an_outlier_is_taken_out_and_comes_back() {
-    let mut world = World::of("", 3);
+    let mut world = World::of(PROBED, 3);
+    // For longer than any scenario, unless something ends it.
     world.policy(&json!({"outlier_detection": {"enabled": true, "consecutive_5xx": 3, "interval": 0.1,
-        "base_ejection": 1, "max_ejection": 1, "max_ejection_percent": 40}}));
-    world.origins[0].answer_with(500);
+        "base_ejection": 60, "max_ejection": 60, "max_ejection_percent": 40}}));
+    fail(&world);
+    let asked = |world: &World| world.origins[0].paths().iter().filter(|path| *path == "/mock").count();
     let mut client = world.client();
     let mut failed = 0;
     eventually("three failures", PATIENCE, || {
         failed += u64::from(client.get("/mock").unwrap().status == 500);
         (failed == 3).then_some(())
     });
-    world.wait_for("equipoise_target_ejections_total", 1);
-    let before = world.origins[0].requests();
+    world.wait_for(EJECTIONS, 1);
+    let before = asked(&world);
     assert_eq!(world.shares(20).len(), 2, "nobody sees an error while it is out");
-    assert_eq!(world.origins[0].requests(), before);
+    assert_eq!(asked(&world), before);
+    // A good probe ends it.
     world.origins[0].answer_with(200);
     eventually("it to come back", PATIENCE, || {
         assert_eq!(client.get("/mock").unwrap().status, 200);
-        (world.origins[0].requests() > before).then_some(())
+        (asked(&world) > before).then_some(())
     });
     assert_eq!(world.metric("equipoise_target_restorations_total"), 1);
-    // With detection off, whoever is out is in.
-    world.patch(&json!({"outlier_detection": {"base_ejection": 60, "max_ejection": 60}}));
+    // Where it does not, detection that is off does: whoever is out is in.
+    world.patch(&json!({"outlier_detection": {"successful_check_uneject": false}}));
     world.origins[0].answer_with(500);
     eventually("it to be out again", PATIENCE, || {
         client.get("/mock").unwrap();
-        (world.metric("equipoise_target_ejections_total") == 2).then_some(())
+        (world.metric(EJECTIONS) == 2).then_some(())
     });
     world.origins[0].answer_with(200);
     assert_eq!(world.shares(12).len(), 2);

@@ -4,11 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use equipoise_tests::PATIENCE;
+use equipoise_tests::metrics::QUEUED;
 use serde_json::json;
 
 use crate::world::{World, join, name};
-
-const QUEUED: &str = "equipoise_upstream_queue_total{result=\"queued\"}";
 
 /// Longer than any scenario.
 const LONG: u32 = 60;

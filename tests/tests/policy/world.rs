@@ -128,9 +128,7 @@ impl World {
 
     /// Of the node's metrics, the one whose line begins so.
     pub(crate) fn metric(&self, begin: &str) -> u64 {
-        let text = self.standalone.process().client("status").get("/metrics").unwrap().text();
-        let line = text.lines().find(|line| line.starts_with(begin));
-        line.and_then(|line| line.rsplit(' ').next()).unwrap().parse().unwrap()
+        self.standalone.process().metric(begin)
     }
 
     /// Waits until the metric whose line begins so has this value.

@@ -386,11 +386,7 @@ async fn a_policy_reaches_the_nodes_that_understand_it_when_it_means_something_n
     let start = plane.store.commit(create, Author::default()).await.unwrap().position;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let mut node = plane.node(1, Some(&start)).await;
-    let write = async |op| {
-        let parent = Parent { kind: Kind::Upstream, key: Key::Name("u".to_owned()), field: "upstream" };
-        let change = Change { kind: Kind::Policy, op, parent: Some(parent) };
-        plane.store.commit(change, Author::default()).await.unwrap().position
-    };
+    let write = async |op| write_policy(&plane, op).await;
     let patch = |body: serde_json::Value| Op::Patch(Key::Only, body.as_object().unwrap().clone());
     write(Op::Put(Key::Only, json!({"drain_timeout": 1}).as_object().unwrap().clone())).await;
     let change = node.delta().await.changes.remove(0);
@@ -405,4 +401,54 @@ async fn a_policy_reaches_the_nodes_that_understand_it_when_it_means_something_n
     let changed = write(patch(json!({"drain_timeout": 2}))).await;
     assert_ne!(changed.content_hash, before.content_hash);
     assert_eq!(write(Op::Delete(Key::Only)).await.content_hash, start.content_hash);
+}
+
+/// What a test writes of the policy of one upstream.
+async fn write_policy(plane: &Plane, op: Op) -> Position {
+    let parent = Parent { kind: Kind::Upstream, key: Key::Name("u".to_owned()), field: "upstream" };
+    let change = Change { kind: Kind::Policy, op, parent: Some(parent) };
+    plane.store.commit(change, Author::default()).await.unwrap().position
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_is_deleted_again_keeps_no_older_node_back() {
+    for comes_back in [false, true] {
+        let plane = plane();
+        let body = json!({"name": "u"}).as_object().unwrap().clone();
+        let create = Change { kind: Kind::Upstream, op: Op::Create(body), parent: None };
+        plane.store.commit(create, Author::default()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let older = |position: Option<&Position>| v1::Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL_MIN,
+            ..hello(1, position)
+        };
+        let mut node = Peer::open(plane.channel().await, older(None)).await.unwrap();
+        let start = node.take_snapshot().await;
+
+        let policy = json!({"drain_timeout": 1}).as_object().unwrap().clone();
+        let bad = write_policy(&plane, Op::Put(Key::Only, policy)).await;
+        let delta = node.delta().await;
+        assert_eq!((to(&delta), delta.changes[0].min_protocol), (bad, 2), "it tells what asks for more");
+        node.nack(&bad, Some(&start), v1::nack::Cause::Protocol).await;
+        node.silent_for(Duration::from_secs(60)).await;
+        let other = plane.write("other").await;
+        assert_eq!(to(&node.delta().await), other);
+        node.nack(&other, Some(&start), v1::nack::Cause::Protocol).await;
+        node.silent_for(Duration::from_secs(60)).await;
+
+        if comes_back {
+            drop(node);
+            let mended = write_policy(&plane, Op::Delete(Key::Only)).await;
+            node = Peer::open(plane.channel().await, older(Some(&start))).await.unwrap();
+            assert_eq!(node.take_snapshot().await, mended, "and not the one from which it came");
+        } else {
+            let mended = write_policy(&plane, Op::Delete(Key::Only)).await;
+            assert_eq!(node.take_snapshot().await, mended);
+        }
+        node.silent_for(Duration::from_secs(60)).await;
+        let next = plane.write("next").await;
+        let delta = node.delta().await;
+        assert_eq!((delta.changes.len(), to(&delta)), (1, next), "deltas again");
+    }
 }

@@ -107,6 +107,21 @@ fn a_node_that_leaves_while_it_is_asked_is_not_waited_for() {
 }
 
 #[test]
+fn a_node_that_leaves_while_the_question_opens_is_not_waited_for() {
+    for takes_asks in [true, false] {
+        let nodes = Nodes::default();
+        let (mut leaves, _stays) = (join(&nodes, 1), join(&nodes, 2));
+        let asks = takes_asks.then(|| leaves.asks());
+        let chosen = nodes.lock().inspectable(&everybody(), QUERY_NODES_MAX);
+        drop(leaves);
+        let mut inspection = nodes.ask(U, chosen).unwrap();
+        assert_eq!(heard(&mut inspection), Some((id(1), Err(Silence::Gone))));
+        assert_eq!(heard(&mut inspection), None, "once, and the other is waited for");
+        drop(asks);
+    }
+}
+
+#[test]
 fn an_answer_that_nobody_waits_for_is_dropped() {
     let nodes = Nodes::default();
     let _session = join(&nodes, 1);
