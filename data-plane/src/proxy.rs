@@ -79,6 +79,20 @@ pub struct Running {
 /// # Errors
 /// When an address cannot be listened on or a thread cannot be started.
 pub fn start(settings: ProxySettings, active: &Active, metrics: &Workers) -> Result<Running, StartError> {
+    let running = start_closed(settings, active, metrics)?;
+    running.open();
+    Ok(running)
+}
+
+/// The same, but nobody accepts before [`Running::open`]: connections wait in the kernel.
+///
+/// # Errors
+/// When an address cannot be listened on or a thread cannot be started.
+pub fn start_closed(
+    settings: ProxySettings,
+    active: &Active,
+    metrics: &Workers,
+) -> Result<Running, StartError> {
     let workers = settings.workers.max(1);
     let mut addresses = Vec::new();
     let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
@@ -118,6 +132,17 @@ pub fn start(settings: ProxySettings, active: &Active, metrics: &Workers) -> Res
 }
 
 impl Running {
+    /// Lets the workers accept.
+    pub fn open(&self) {
+        self.drain.opened.cancel();
+    }
+
+    /// Lets the workers accept, without holding on to the proxy.
+    pub fn opener(&self) -> impl FnOnce() + Send + use<> {
+        let opened = self.drain.opened.clone();
+        move || opened.cancel()
+    }
+
     /// Where it listens, in the settings' order.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
@@ -152,9 +177,10 @@ impl Drop for Running {
     }
 }
 
-/// Tells the workers to stop.
+/// Tells the workers to begin, and to stop.
 #[derive(Debug, Clone, Default)]
 struct Drain {
+    opened: CancellationToken,
     token: CancellationToken,
     deadline: Arc<OnceLock<Instant>>,
 }

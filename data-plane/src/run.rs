@@ -87,6 +87,8 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 struct Tasks {
     tracker: TaskTracker,
     handles: Vec<(&'static str, AbortHandle)>,
+    /// Cancelled before the proxy drains.
+    draining: CancellationToken,
     stopping: CancellationToken,
     ended: watch::Sender<Option<Ended>>,
 }
@@ -96,6 +98,7 @@ impl Tasks {
         Self {
             tracker: TaskTracker::new(),
             handles: Vec::new(),
+            draining: CancellationToken::new(),
             stopping: CancellationToken::new(),
             ended: watch::Sender::new(None),
         }
@@ -173,20 +176,38 @@ pub async fn start(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers);
-    let proxy = proxy::start(settings.proxy.clone(), &seams.active, &workers)?;
+    let proxy = proxy::start_closed(settings.proxy.clone(), &seams.active, &workers)?;
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
     let stopping = tasks.stopping.clone();
     let worker_ended = proxy.ended();
     tasks.spawn("a proxy worker", {
-        let stopping = stopping.clone();
+        let (stopping, draining) = (stopping.clone(), tasks.draining.clone());
         async move {
             tokio::select! {
+                biased;
+                // Workers end in a drain, which comes before the stop.
+                () = draining.cancelled() => stopping.cancelled().await,
                 () = worker_ended => {}
                 () = stopping.cancelled() => {}
             }
         }
     });
+    // Until the config of the cache is in force, every request would be told that there is no route.
+    if loaded.replica.is_some() {
+        tasks.spawn("opening the proxy", {
+            let (state, open, stopping) = (Arc::clone(&state), proxy.opener(), stopping.clone());
+            async move {
+                tokio::select! {
+                    () = opening(&state) => open(),
+                    () = stopping.cancelled() => {}
+                }
+                stopping.cancelled().await;
+            }
+        });
+    } else {
+        proxy.open();
+    }
     tasks.spawn("the table builder", builder.run());
     let probe_settings = probe::Settings { probes_max: settings.probes_max };
     tasks.spawn("probing", probe::run(probes, probe_settings, tls, fleet_probes, stopping.clone()));
@@ -272,6 +293,7 @@ impl Node {
         // What broke off may have done so for the config in force: that is not called good then.
         let has_ended = self.tasks.has_ended();
         self.state.drain();
+        self.tasks.draining.cancel();
         self.proxy.drain(Instant::now() + self.settings.drain_timeout).await;
         if has_ended {
             self.tasks.abort();
@@ -282,6 +304,21 @@ impl Node {
             tracing::warn!("not all of the node stopped in time: the rest is cut off");
             self.tasks.abort();
         }
+    }
+}
+
+/// Longest wait for the config of the cache.
+const OPENING_MAX: Duration = Duration::from_secs(60);
+
+/// Waits until the config of the cache is in force, or is not to be waited for any longer.
+async fn opening(state: &NodeState) {
+    let deadline = Instant::now() + OPENING_MAX;
+    while !state.has_table() {
+        if Instant::now() >= deadline {
+            tracing::warn!("the config of the cache is not in force yet; the proxy opens without");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -138,6 +138,12 @@ impl ConsistentHashing {
         self.starts.get(index(place)).map_or(0, |start| index(*start))
     }
 
+    /// Points of all members.
+    #[cfg(test)]
+    pub(crate) fn point_count(&self) -> usize {
+        self.points.len()
+    }
+
     /// Points of a member.
     #[cfg(test)]
     fn points_of(&self, member: u32) -> usize {

@@ -196,6 +196,10 @@ pub fn sweep(settings: &Settings, hosts: &[Host], random: impl Fn(usize) -> u8) 
         let is_low = limit.is_some_and(|limit| rate < limit - ROUNDING)
             && host.total >= settings.success_rate.min_volume;
         let failed = u128::from(host.total.saturating_sub(host.successes));
+        if failed == 0 {
+            // Whatever the thresholds are.
+            return None;
+        }
         let is_failing = fails_count
             && has_volume(host)
             && failed * 100 >= u128::from(host.total) * u128::from(failures.threshold);
@@ -230,10 +234,11 @@ fn rate_percent(host: &Host) -> f64 {
     if host.total == 0 { 100.0 } else { host.successes as f64 * 100.0 / host.total as f64 }
 }
 
-/// Whether one more host of a level may be ejected: that one alone, or as many as the percentage says.
+/// Whether one more host of a level may be ejected: that one alone, or as many as the percentage says; with 0, none.
 pub fn may_eject(settings: &Settings, ejected_now: usize, hosts_total: usize) -> bool {
     let percent = usize::from(settings.max_ejection_percent);
-    ejected_now == 0 || (ejected_now + 1).saturating_mul(100) <= hosts_total.saturating_mul(percent)
+    (ejected_now == 0 && percent > 0)
+        || (ejected_now + 1).saturating_mul(100) <= hosts_total.saturating_mul(percent)
 }
 
 /// How long the ejection with number `n` (from 1) lasts: min(base x n, max), and at random up to the jitter more.

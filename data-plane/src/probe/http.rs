@@ -11,6 +11,9 @@ use crate::table::{ProbePlan, Target};
 /// Longest status line that is read; a longer one is none.
 const STATUS_LINE_BYTES_MAX: usize = 1024;
 
+/// Most bytes of interim responses that are read through.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
 /// The version that a target is spoken to in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Version {
@@ -61,7 +64,7 @@ pub(super) fn request(target: &Target, plan: &ProbePlan, version: Version) -> St
     text
 }
 
-/// Sends `request` and reads no more than the status line; each write and each read may take `limit`.
+/// Sends `request` and reads no more than the status line, behind those of interim responses; each write and each read may take `limit`.
 pub(super) async fn get<S>(stream: &mut S, request: &str, limit: Duration) -> Result<Answer, Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -72,20 +75,35 @@ where
         stream.flush().await
     })
     .await?;
-    let mut line = [0; STATUS_LINE_BYTES_MAX];
-    let mut filled = 0;
+    let mut held = Vec::new();
+    let mut space = [0; STATUS_LINE_BYTES_MAX];
     loop {
-        let Some(free) = line.get_mut(filled..).filter(|free| !free.is_empty()) else {
-            return Ok(Answer::Bad);
-        };
-        match within(limit, stream.read(free)).await? {
-            0 => return Err(Failure::Broken(std::io::ErrorKind::UnexpectedEof.into())),
-            read => filled += read,
+        match first_status(&held) {
+            Some(status) => return Ok(status.map_or(Answer::Bad, Answer::Status)),
+            None if held.len() >= HEAD_BYTES_MAX => return Ok(Answer::Bad),
+            None => {}
         }
-        let held = line.get(..filled).unwrap_or_default();
-        if let Some(end) = held.iter().position(|byte| *byte == b'\n') {
-            let status = parse_status(held.get(..end).unwrap_or_default());
-            return Ok(status.map_or(Answer::Bad, Answer::Status));
+        match within(limit, stream.read(&mut space)).await? {
+            0 => return Err(Failure::Broken(std::io::ErrorKind::UnexpectedEof.into())),
+            read => held.extend_from_slice(space.get(..read).unwrap_or_default()),
+        }
+    }
+}
+
+/// The status of the first response that is not an interim one (1xx), as soon as its line is there; `Some(None)`: what is
+/// there is no HTTP.
+fn first_status(mut held: &[u8]) -> Option<Option<u16>> {
+    loop {
+        let Some(end) = held.iter().position(|byte| *byte == b'\n') else {
+            return (held.len() >= STATUS_LINE_BYTES_MAX).then_some(None);
+        };
+        match parse_status(held.get(..end).unwrap_or_default()) {
+            // Nobody asked for another protocol.
+            Some(status @ 100..=199) if status != 101 => {
+                let head_end = held.windows(4).position(|four| four == b"\r\n\r\n")?;
+                held = held.get(head_end + 4..).unwrap_or_default();
+            }
+            status => return Some(status),
         }
     }
 }
@@ -105,6 +123,23 @@ mod tests {
     use super::*;
     use crate::health::Active;
     use crate::table::fixture::tcp_checks;
+
+    #[test]
+    fn interim_responses_are_read_through() {
+        let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+        let cases = [
+            (format!("{hints}HTTP/1.1 200 OK\r\n"), Some(Some(200))),
+            (format!("HTTP/1.1 100 Continue\r\n\r\n{hints}HTTP/1.1 503 No\r\n"), Some(Some(503))),
+            (hints.to_owned(), None),
+            ("HTTP/1.1 103 Early Hints\r\nLink".to_owned(), None),
+            (format!("{hints}no HTTP\r\n"), Some(None)),
+            ("HTTP/1.1 101 Switching Protocols\r\n".to_owned(), Some(Some(101))),
+            ("x".repeat(STATUS_LINE_BYTES_MAX), Some(None)),
+        ];
+        for (held, want) in cases {
+            assert_eq!(first_status(held.as_bytes()), want, "{held:?}");
+        }
+    }
 
     #[test]
     fn status_lines() {

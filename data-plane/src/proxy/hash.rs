@@ -118,7 +118,10 @@ pub fn key(
 ///
 /// Source: `balancer.md` 10.10.
 pub fn session(headers: &dyn Headers, sticky: &Sticky, now_s: u64) -> Option<Kept> {
-    let session = Session::decode(&cookie(headers, &sticky.name)?, &sticky.secret, sticky.upstream)?;
+    // A browser sends all cookies of a name, those of a longer path first: one of them may be an old one.
+    let session = cookies(headers, &sticky.name)
+        .iter()
+        .find_map(|value| Session::decode(value, &sticky.secret, sticky.upstream))?;
     let ttl_s = sticky.ttl.map(|ttl| ttl.as_secs().max(1));
     if ttl_s.is_some_and(|ttl_s| session.issued_s.saturating_add(ttl_s) < now_s) {
         return None;
@@ -151,14 +154,20 @@ fn header(headers: &dyn Headers, name: &str) -> Option<Vec<u8>> {
 
 /// The first cookie of this name.
 fn cookie(headers: &dyn Headers, name: &str) -> Option<Vec<u8>> {
-    let mut found = None;
+    cookies(headers, name).into_iter().next()
+}
+
+/// Cookies of one name that are looked at.
+const COOKIES_MAX: usize = 8;
+
+/// The first cookies of this name.
+fn cookies(headers: &dyn Headers, name: &str) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
     headers.each("cookie", &mut |line| {
-        if found.is_none() {
-            found = line.split(|byte| *byte == b';').find_map(|pair| {
-                let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-                Some(value.to_vec())
-            });
-        }
+        let values = line
+            .split(|byte| *byte == b';')
+            .filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+        found.extend(values.map(<[u8]>::to_vec).take(COOKIES_MAX - found.len()));
     });
     found
 }
@@ -188,7 +197,10 @@ fn decode(text: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::balancer::Secret;
 
     struct Lines(Vec<(&'static str, &'static str)>);
 
@@ -274,5 +286,30 @@ mod tests {
         let query = format!("{}late=1", "a=1&".repeat(ARGUMENTS_MAX));
         assert_eq!(argument(query.as_bytes(), "late"), None);
         assert_eq!(argument(query.as_bytes(), "a").unwrap().len(), 2 * ARGUMENTS_MAX - 1);
+    }
+
+    #[test]
+    fn of_several_cookies_the_one_that_was_made_here_counts() {
+        let sticky = Sticky {
+            upstream: Uuid::from_u128(1),
+            name: "s".into(),
+            attributes: "; Path=/".into(),
+            ttl: None,
+            secure: Secure::Auto,
+            hides: false,
+            is_strict: false,
+            secret: Secret::new([7; 32]),
+        };
+        let good = Session { target: 9, issued_s: 5 }.encode(&sticky.secret, sticky.upstream);
+        let lines = |line: String| Lines(vec![("Cookie", line.leak())]);
+        let found = |line: String| session(&lines(line), &sticky, 10).map(|kept| kept.target);
+        assert_eq!(found(format!("s=stale; s={good}")), Some(9));
+        assert_eq!(found(format!("a=1; s={good}; s=stale")), Some(9));
+        assert_eq!(found("s=stale".to_owned()), None);
+        assert_eq!(
+            found(format!("{}s={good}", "s=bad; ".repeat(COOKIES_MAX))),
+            None,
+            "there is an end to it"
+        );
     }
 }

@@ -60,7 +60,7 @@ async fn queue(
     tried: &mut Tried,
     cookie: &mut Option<Box<GivenCookie>>,
 ) -> Result<Result<Lease, PickError>, Failure> {
-    let upstream = matched.service.upstream.newest();
+    let Some(upstream) = matched.service.upstream.newest() else { return Ok(Err(PickError::NoPeer)) };
     let members = upstream.members();
     let limits = members.policy().map(|policy| policy.limits).unwrap_or_default();
     // Strict sessions, and requests that have tried a target, wait for some targets only: whoever is called may have no
@@ -82,7 +82,7 @@ async fn queue(
     ticket.call_first();
     while within(client, ticket.called()).await? {
         // The config may have changed meanwhile.
-        let upstream = upstream.newest();
+        let Some(upstream) = upstream.newest() else { return Ok(Err(PickError::NoPeer)) };
         let picked = request::pick(client, worker, matched, &upstream, tried, Turn::Waited, cookie);
         if !matches!(picked, Err(PickError::Saturated)) {
             return Ok(picked);

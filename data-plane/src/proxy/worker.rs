@@ -214,6 +214,10 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>, drain: Drain) {
     let port = listener.local_addr().map_or(0, |address| address.port());
     // Once: a new one for every connection would take the token's lock.
     let mut begun = std::pin::pin!(drain.begun());
+    tokio::select! {
+        () = drain.opened.cancelled() => {}
+        () = &mut begun => return accept_rest(listener, port, &worker),
+    }
     loop {
         while worker.connections.get() >= worker.settings.connections_max && !drain.has_begun() {
             tokio::select! {

@@ -273,14 +273,14 @@ impl Core {
         }
         // Requests that wait in a cell that is no longer in any table wait in its successor from now on.
         for (before, after) in superseded {
-            before.succeed(&after);
+            before.succeed(Some(&after));
             if before.members().is_pending() {
                 before.store(Members::moved(after));
             }
         }
         for key in gone {
             let successor = self.successor(&previous, &key);
-            self.discard(&key, successor);
+            self.discard(&key, successor, now);
         }
         self.drop_idle_names();
         let (warm, warmed) = oneshot::channel();
@@ -347,7 +347,7 @@ impl Core {
 
     /// When [`Self::pulse`] is due; `None`: never, as things are.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.dues.first().map(|(due, _)| *due)
+        self.dues.first().map(|(due, _)| *due).into_iter().chain(self.live.parting.due()).min()
     }
 
     /// Time has passed: looks at the cells in which that changes something.
@@ -359,13 +359,14 @@ impl Core {
         {
             cells.insert(key);
         }
+        let mut cut = self.live.parting.cut(now);
         for key in &cells {
-            let cut = self.live.cut(key, now);
-            if cut > 0 {
-                info!(requests = cut, "requests are cut off at targets that left and had their time");
-                self.active.call();
-            }
+            cut += self.live.cut(key, now);
             self.turn_outliers(key, now);
+        }
+        if cut > 0 {
+            info!(requests = cut, "requests are cut off at targets that left and had their time");
+            self.active.call();
         }
         self.rejudge(cells, now);
     }
@@ -421,12 +422,11 @@ impl Core {
     }
 
     /// Drops a cell. Requests that wait in it for a first answer go on in its successor, or end.
-    fn discard(&mut self, key: &CellKey, successor: Option<Arc<Upstream>>) {
-        let Some(cell) = self.live.remove(key) else { return };
-        if let Some(due) = cell.due() {
-            self.dues.remove(&(due, key.clone()));
-        }
+    fn discard(&mut self, key: &CellKey, successor: Option<Arc<Upstream>>, now: Instant) {
+        let Some(cell) = self.live.remove(key, now) else { return };
+        self.dues.retain(|(_, known)| known != key);
         let members = cell.upstream.members();
+        cell.upstream.succeed(successor.as_ref());
         if members.is_pending() {
             let to = successor.map_or_else(|| Members::refused(PickError::NoPeer), Members::moved);
             cell.upstream.store(to);

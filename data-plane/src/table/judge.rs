@@ -231,9 +231,13 @@ fn arrange(
             actual.iter().map(|level| Availability { available: level.total, ..*level }).collect();
         percent = priority_loads(&all, policy.locality.overprovisioning).percent;
     }
+    // The points of a ring follow the number of targets, as in the reference; of each level its own.
+    let mut counts: BTreeMap<Level, usize> = BTreeMap::new();
+    for target in targets.iter().filter(|target| target.placement.state == TargetState::Ready) {
+        *counts.entry(level_of(target)).or_default() += 1;
+    }
     let making = Making {
         terms,
-        targets: targets.len(),
         factors: slow_starts(candidates, terms, judging),
         before: before.map_or(&[], Serving::groups),
     };
@@ -250,7 +254,12 @@ fn arrange(
         let is_split = zones.len() > 1;
         for (members, share) in zones {
             // A group without anybody gets nothing, and stands for nothing.
-            if let Some(group) = making.group(&members, is_in_panic) {
+            let count = if is_split || policy.subset_size.is_some() {
+                members.len()
+            } else {
+                counts.get(&level).copied().unwrap_or_default()
+            };
+            if let Some(group) = making.group(&members, count, is_in_panic) {
                 let zone = members.first().filter(|_| is_split);
                 let zone = zone.map(|one| one.placement.zone.clone().unwrap_or_default());
                 groups.push(group.at(level, zone));
@@ -435,16 +444,14 @@ const STEP_MIN: Duration = Duration::from_millis(100);
 /// What all groups of one judgement are made by.
 struct Making<'a> {
     terms: &'a Terms,
-    /// Target entities of the upstream.
-    targets: usize,
     factors: HashMap<u64, f64>,
     /// Groups whose rings can be used again.
     before: &'a [Group],
 }
 
 impl Making<'_> {
-    /// `None`: none of these members serves.
-    fn group(&self, members: &[Candidate<'_>], is_in_panic: bool) -> Option<Group> {
+    /// A group of the addresses of `count` targets; `None`: none of them serves.
+    fn group(&self, members: &[Candidate<'_>], count: usize, is_in_panic: bool) -> Option<Group> {
         let algorithm = &self.terms.algorithm;
         let serves = |one: &&Candidate<'_>| {
             one.placement.state == TargetState::Ready
@@ -459,11 +466,8 @@ impl Making<'_> {
         let weights: Box<[_]> = effective_weights(&weighed).into();
         let targets: Box<[_]> = members.iter().map(|member| Arc::clone(&member.target)).collect();
         // A large ring takes tens of milliseconds to lay out.
-        let ring = self
-            .before
-            .iter()
-            .filter(|group| group.is_of(&targets, &weights, self.targets))
-            .find_map(Group::ring);
+        let ring =
+            self.before.iter().filter(|group| group.is_of(&targets, &weights, count)).find_map(Group::ring);
         let balancer = ring.cloned().map_or_else(
             || {
                 let members = targets.iter().zip(&weights).map(|(target, weight)| RingMember {
@@ -471,11 +475,11 @@ impl Making<'_> {
                     host: target.host(),
                     weight: *weight,
                 });
-                algorithm.prepare(members, self.targets)
+                algorithm.prepare(members, count)
             },
             Balancer::ConsistentHashing,
         );
-        let mut group = Group::new(balancer, targets, weights, is_in_panic, self.targets);
+        let mut group = Group::new(balancer, targets, weights, is_in_panic, count);
         if weighed.iter().any(|(_, part)| *part < 1.0) {
             group.place.parts = weighed.iter().map(|(_, part)| *part).collect();
         }

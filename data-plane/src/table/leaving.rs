@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::target::Target;
 
-/// Those of one upstream that have until some time.
+/// Those that have until some time.
 #[derive(Debug, Default)]
 pub(super) struct Leaving(Vec<(Instant, Arc<Target>)>);
 
@@ -25,6 +25,11 @@ impl Leaving {
         let known: HashSet<u64> = self.0.iter().map(|(_, target)| target.serial()).collect();
         let new = |target: &Arc<Target>| is_to_hurry(target) && !known.contains(&target.serial());
         self.0.extend(targets.into_iter().filter(new).map(|target| (now + timeout, target)));
+    }
+
+    /// Takes in those of another upstream.
+    pub(super) fn join(&mut self, other: Self) {
+        self.0.extend(other.0);
     }
 
     /// When the first of them has to be done.

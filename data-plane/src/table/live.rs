@@ -113,6 +113,8 @@ pub(super) struct Live {
     node: Arc<NodeState>,
     events: Arc<Events>,
     place: NodePlace,
+    /// Targets of cells that went.
+    pub(super) parting: Leaving,
 }
 
 /// What a look-up gave, and since when it has been a failure, or none.
@@ -138,6 +140,7 @@ impl Live {
     ) -> Self {
         Self {
             place,
+            parting: Leaving::default(),
             events,
             cells: HashMap::new(),
             retired: Retired::default(),
@@ -287,10 +290,16 @@ impl Live {
     }
 
     /// Drops a cell that the config needs no longer, and at once all that was known of its targets.
-    pub(super) fn remove(&mut self, key: &CellKey) -> Option<Cell> {
-        let cell = self.cells.remove(key)?;
+    pub(super) fn remove(&mut self, key: &CellKey, now: Instant) -> Option<Cell> {
+        let mut cell = self.cells.remove(key)?;
         self.retired.0.remove(key);
         self.use_names(key, &cell.names, &BTreeSet::new());
+        let states: Vec<_> = cell.states.values().cloned().collect();
+        states.iter().for_each(|state| state.set_leaving(true));
+        let timeout = cell.upstream.members().policy().and_then(|policy| policy.drain_timeout);
+        let mut leaving = std::mem::take(&mut cell.leaving);
+        leaving.follow(states, timeout, now);
+        self.parting.join(leaving);
         Some(cell)
     }
 

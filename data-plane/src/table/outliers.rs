@@ -98,11 +98,16 @@ impl Outliers {
         let mut turned = Vec::new();
         // Also those that got no weight, or other nodes use, since they were taken out.
         self.restore(members.addresses().map(|member| &member.target), is_sweep, now, &mut turned);
+        // The last one of all that takes requests is better than nobody.
+        let is_last = |one: &Target| {
+            let serves = |other: &Target| other.is_available() && !other.is_leaving();
+            !levels.values().flatten().any(|other| other.serial() != one.serial() && serves(other))
+        };
         for targets in levels.values() {
             for target in targets.iter().filter(|target| !target.is_ejected()) {
                 let cause =
                     outlier::detect(&self.settings, target.tally().take_rows(), rng.random_range(0..100));
-                if let Some(cause) = cause {
+                if let Some(cause) = cause.filter(|_| !is_last(target)) {
                     self.eject(targets, target, cause, now, rng, &mut turned);
                 }
             }
@@ -111,7 +116,7 @@ impl Outliers {
                 let chances: Vec<u8> = targets.iter().map(|_| rng.random_range(0..100)).collect();
                 let chance = |place: usize| chances.get(place).copied().unwrap_or_default();
                 for (place, cause) in outlier::sweep(&self.settings, &hosts, chance) {
-                    if let Some(target) = targets.get(place) {
+                    if let Some(target) = targets.get(place).filter(|target| !is_last(target)) {
                         self.eject(targets, target, cause, now, rng, &mut turned);
                     }
                 }

@@ -53,8 +53,8 @@ pub struct Group {
     /// Whether requests that draw it are refused.
     pub(super) is_refusing: bool,
     available_weight: u64,
-    /// Target entities of the upstream: the points of a ring follow them.
-    of_upstream: usize,
+    /// Targets that they are addresses of: the points of a ring follow them.
+    count: usize,
     /// For people.
     pub(super) place: GroupPlace,
 }
@@ -155,23 +155,13 @@ impl Group {
         targets: Box<[Arc<Target>]>,
         weights: Box<[u16]>,
         is_in_panic: bool,
-        of_upstream: usize,
+        count: usize,
     ) -> Self {
         let counts = |target: &Target| is_in_panic || target.is_available();
         let available = targets.iter().zip(&weights).filter(|(target, _)| counts(target));
         let available_weight = available.map(|(_, weight)| u64::from(*weight)).sum();
         let (cursor, is_refusing, place) = (None, false, GroupPlace::default());
-        Self {
-            balancer,
-            targets,
-            weights,
-            is_in_panic,
-            cursor,
-            is_refusing,
-            available_weight,
-            of_upstream,
-            place,
-        }
+        Self { balancer, targets, weights, is_in_panic, cursor, is_refusing, available_weight, count, place }
     }
 
     /// The same, of these targets.
@@ -186,10 +176,10 @@ impl Group {
         Self { is_refusing: true, ..Self::new(balancer, Box::default(), Box::default(), true, 0) }
     }
 
-    /// Whether it has exactly these targets, with these weights, and was made when the upstream had so many in all.
-    pub(super) fn is_of(&self, targets: &[Arc<Target>], weights: &[u16], of_upstream: usize) -> bool {
+    /// Whether it has exactly these targets, with these weights, and those are of so many targets.
+    pub(super) fn is_of(&self, targets: &[Arc<Target>], weights: &[u16], count: usize) -> bool {
         let is_same = |(mine, other): (&Arc<Target>, &Arc<Target>)| Arc::ptr_eq(mine, other);
-        self.of_upstream == of_upstream
+        self.count == count
             && *self.weights == *weights
             && self.targets.len() == targets.len()
             && self.targets.iter().zip(targets).all(is_same)

@@ -27,8 +27,8 @@ pub struct Upstream {
     /// Shared with the cells before and after this one.
     gate: Arc<Gate>,
     changed: Notify,
-    /// The cell that took this one's place.
-    successor: OnceLock<Arc<Upstream>>,
+    /// The cell that took this one's place, or that there is none.
+    successor: OnceLock<Option<Arc<Upstream>>>,
 }
 
 /// What a pick may want to know of its request.
@@ -330,24 +330,25 @@ impl Upstream {
     }
 
     /// The cell that took this one's place, or itself: where a request that waits for room looks for it. One that does not
-    /// wait keeps to the cell of its own table.
-    pub fn newest(self: &Arc<Self>) -> Arc<Self> {
+    /// wait keeps to the cell of its own table. `None`: it went without a successor.
+    pub fn newest(self: &Arc<Self>) -> Option<Arc<Self>> {
         let mut newest = Arc::clone(self);
         loop {
             let moved = match newest.members().readiness() {
                 Readiness::Moved(upstream) => Some(Arc::clone(upstream)),
                 Readiness::Serving(_) | Readiness::Refused(_) => None,
             };
-            match moved.or_else(|| newest.successor.get().cloned()) {
-                Some(next) => newest = next,
-                None => return newest,
+            match moved.map(Some).or_else(|| newest.successor.get().cloned()) {
+                Some(Some(next)) => newest = next,
+                Some(None) => return None,
+                None => return Some(newest),
             }
         }
     }
 
-    /// Names the cell that takes this one's place.
-    pub(super) fn succeed(&self, successor: &Arc<Self>) {
-        self.successor.get_or_init(|| Arc::clone(successor));
+    /// Names the cell that takes this one's place; `None`: it goes without one.
+    pub(super) fn succeed(&self, successor: Option<&Arc<Self>>) {
+        self.successor.get_or_init(|| successor.cloned());
         self.gate.call();
     }
 

@@ -219,7 +219,7 @@ impl Reading {
         Ok(outlier::Settings {
             consecutive_5xx: NonZeroU32::new(read.consecutive_5xx),
             consecutive_gateway: NonZeroU32::new(read.consecutive_gateway),
-            interval: Duration::from_millis(read.interval_ms),
+            interval: Duration::from_millis(read.interval_ms).max(SWEEP_MIN),
             base_ejection: Duration::from_millis(read.base_ejection_ms),
             max_ejection: Duration::from_millis(read.max_ejection_ms),
             jitter: Duration::from_millis(read.ejection_jitter_ms),
@@ -266,6 +266,9 @@ impl Reading {
 fn size(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
+
+/// Shortest time between two sweeps: each looks at all targets of its upstream.
+const SWEEP_MIN: Duration = Duration::from_millis(100);
 
 fn limits(read: &v1::Limits) -> Limits {
     let of_target = [read.max_requests, read.max_connections].into_iter().filter_map(NonZeroU32::new).min();

@@ -7,7 +7,7 @@ use equipoise_proto::{EntityKind, v1};
 
 use super::policies::{Client, address, checked, locality, pass, placed, shares, sticky_records};
 use super::{Node, pick, records};
-use crate::table::fixture::{gone, policy, route, target};
+use crate::table::fixture::{gone, policy, route, service, target, upstream_with};
 use crate::table::{Answer, Outcome, PickError, Record, Tried, Turn, Upstream};
 
 fn outlier_policy() -> Record {
@@ -138,6 +138,73 @@ fn whoever_waits_in_a_cell_that_was_replaced_looks_in_its_successor() {
     node.delta(vec![gone(EntityKind::Target, 12), placed(3, &[]), route(5, Some(2), "/w")]);
     let picked = |upstream: &Upstream| pick(upstream, &mut Tried::default()).unwrap().address().to_string();
     assert_eq!(picked(&before), address(1), "a request keeps to the config that it began with");
-    assert_eq!(picked(&before.newest()), address(3));
-    assert!(Arc::ptr_eq(&before.newest(), &node.upstream("/u")));
+    assert_eq!(picked(&before.newest().unwrap()), address(3));
+    assert!(Arc::ptr_eq(&before.newest().unwrap(), &node.upstream("/u")));
+}
+
+#[test]
+fn the_last_target_is_no_outlier() {
+    let mut records = checked([placed(1, &[])]);
+    records.push(outlier_policy());
+    let mut node = Node::with(records);
+    let upstream = node.upstream("/u");
+    for _ in 0..5 {
+        pick(&upstream, &mut Tried::default()).unwrap().observe(Outcome::Replied(500));
+        node.settle();
+    }
+    assert_eq!(shares(&node, 10, 1), [10], "all others would get nothing from nobody");
+}
+
+#[test]
+fn whoever_waits_in_an_upstream_that_went_is_told() {
+    let mut node = Node::with(checked([placed(1, &[])]));
+    let before = node.upstream("/u");
+    node.delta(vec![
+        gone(EntityKind::Route, 3),
+        gone(EntityKind::Service, 2),
+        gone(EntityKind::Target, 11),
+        gone(EntityKind::Upstream, 1),
+    ]);
+    assert!(before.newest().is_none());
+    assert!(pick(&before, &mut Tried::default()).is_ok(), "a request keeps to the config that it began with");
+}
+
+#[test]
+fn the_targets_of_an_upstream_that_went_have_its_time() {
+    let mut records = checked([placed(1, &[])]);
+    records.push(policy(1, |policy| policy.drain_timeout_ms = 5_000));
+    let mut node = Node::with(records);
+    let lease = pick(&node.upstream("/u"), &mut Tried::default()).unwrap();
+    node.delta(vec![
+        gone(EntityKind::Policy, 1),
+        gone(EntityKind::Route, 3),
+        gone(EntityKind::Service, 2),
+        gone(EntityKind::Target, 11),
+        gone(EntityKind::Upstream, 1),
+    ]);
+    pass(&mut node, Duration::from_secs(4));
+    assert!(!lease.is_cut());
+    pass(&mut node, Duration::from_secs(1));
+    assert!(lease.is_cut());
+    assert_eq!(node.core.next_due(), None);
+}
+
+#[test]
+fn each_level_has_a_ring_of_its_own_size() {
+    let ring = |levels: u128| {
+        let mut records = vec![
+            upstream_with(1, "u", |upstream| {
+                upstream.algorithm = v1::upstream::Algorithm::ConsistentHashing.into();
+            }),
+            service(2, "u", 80),
+            route(3, Some(2), "/u"),
+        ];
+        let tag = |number: u128| format!("priority={}", number % levels);
+        records.extend((1..=60).map(|number| placed(number, &[&tag(number)])));
+        let members = Node::with(records).upstream("/u").members();
+        let groups = members.serving().unwrap().groups().iter();
+        groups.map(|group| group.ring().unwrap().point_count()).collect::<Vec<_>>()
+    };
+    assert_eq!(ring(1), [60 * 160]);
+    assert_eq!(ring(20), [3 * 160; 20]);
 }

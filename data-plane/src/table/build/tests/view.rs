@@ -196,6 +196,7 @@ fn an_ejection_tells_its_cause_how_often_and_until_when() {
             interval_ms: 1_000,
             base_ejection_ms: 5_000,
             max_ejection_ms: 300_000,
+            max_ejection_percent: 10,
             ..Default::default()
         });
     }));
