@@ -77,6 +77,7 @@ impl Balancer {
     }
 
     /// Chooses among the members for which `may_take` holds; `None` when there is none of them.
+    #[inline]
     pub fn pick(&self, ask: Ask, live: &impl Live, may_take: impl Fn(usize) -> bool) -> Option<usize> {
         match self {
             Self::RoundRobin(round_robin) => round_robin.pick(ask.turn, may_take),

@@ -123,6 +123,7 @@ impl Serving {
 
     /// Chooses a target for which `may_take` holds, in the group that `random` draws if that has one; where that has failed
     /// the request before, in another one first.
+    #[inline]
     pub(super) fn pick<'s>(
         &'s self,
         picking: Picking<'_>,
@@ -190,10 +191,12 @@ impl Group {
         self.balancer.ring()
     }
 
+    #[inline]
     fn is_open(&self, target: &Target) -> bool {
         self.is_in_panic || target.is_available()
     }
 
+    #[inline]
     fn pick(&self, picking: Picking<'_>, may_take: &impl Fn(&Target) -> bool) -> Option<&Arc<Target>> {
         let Picking { mut ask, room, balance_factor, gate } = picking;
         if let Some(cursor) = &self.cursor {

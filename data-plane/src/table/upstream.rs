@@ -228,7 +228,7 @@ impl Upstream {
         let now_ms = if members.algorithm().averaging().is_some() { clock::millis(now) } else { 0 };
         let target = self.choose(&members, serving, tried, Ask { turn, key, now_ms }, room)?;
         let turn = if members.algorithm().compares_turns() { turn } else { 0 };
-        self.lease(&members, &target, tried, Picked { turn, now, starts_session: true })
+        self.lease(&members, target, tried, Picked { turn, now, starts_session: true })
     }
 
     /// The target that the request's session is with, if it has one and may go there.
@@ -262,6 +262,7 @@ impl Upstream {
     }
 
     /// The hold on a target whose room was taken.
+    #[inline]
     fn lease(
         &self,
         members: &Members,
@@ -286,14 +287,15 @@ impl Upstream {
     }
 
     /// Chooses among those that serve, and counts the request at whom it chose.
-    fn choose(
+    #[inline]
+    fn choose<'s>(
         &self,
         members: &Members,
-        serving: &Serving,
+        serving: &'s Serving,
         tried: &mut Tried,
         ask: Ask,
         room: Option<u32>,
-    ) -> Result<Arc<Target>, PickError> {
+    ) -> Result<&'s Arc<Target>, PickError> {
         let balance_factor = members.policy().and_then(|policy| policy.balance_factor);
         let picking = Picking { ask, room, balance_factor, gate: &self.gate };
         // Turns one after the other are spread over all numbers evenly, whatever the shares.
@@ -318,7 +320,7 @@ impl Upstream {
                 chosen = serving.pick(picking, random, false, |_| true);
             }
             match chosen {
-                Ok(target) if target.take(room) => return Ok(Arc::clone(target)),
+                Ok(target) if target.take(room) => return Ok(target),
                 Ok(_) => {}
                 Err(Unpicked::Nobody) if room.is_some() && serving.has_open(|_| true) => {
                     return Err(PickError::Saturated);

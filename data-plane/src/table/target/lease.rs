@@ -29,6 +29,7 @@ pub struct Lease {
 
 impl Lease {
     /// The hold on a target whose room was taken.
+    #[inline]
     pub(in crate::table) fn new(
         target: Arc<Target>,
         passage: Option<Passage>,
@@ -136,6 +137,7 @@ impl Lease {
 }
 
 impl Drop for Lease {
+    #[inline]
     fn drop(&mut self) {
         self.target.give_back();
         // Afterwards: who is called looks at the room.
