@@ -21,6 +21,7 @@ mod shares;
 mod slow_start;
 mod subset;
 mod threshold;
+mod words;
 
 use std::sync::Arc;
 
@@ -37,9 +38,10 @@ pub use retry_budget::RetryBudget;
 pub use round_robin::{RoundRobin, SEQUENCE_MAX};
 pub use scored::SCAN_MAX;
 pub use session::{Secret, Session, target_id};
-pub use slow_start::{SlowStart, effective_weights};
+pub use slow_start::{STEP_WAIT_MIN, SlowStart, effective_weights};
 pub use subset::subset;
 pub use threshold::is_enough;
+pub use words::spread;
 
 /// An algorithm, ready for one set of members.
 #[derive(Debug)]

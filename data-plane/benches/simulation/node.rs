@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use equipoise_data_plane::balancer::{
     Algorithm, Ask, Availability, Averaging, BalanceFactor, Balancer, Bound, Draw, Ewma, Live, RingMember,
-    effective_weights, priority_loads, zone_aware,
+    effective_weights, priority_loads, spread, zone_aware,
 };
 use equipoise_data_plane::health::{Outcome, outlier};
 
@@ -405,10 +405,4 @@ fn millis(now: Micros) -> u32 {
 
 fn chance(random: &mut Random) -> u8 {
     u8::try_from(random.below(100)).unwrap_or(0)
-}
-
-/// As `table::upstream` draws groups: Weyl's sequence by the golden ratio.
-const fn spread(turn: u64) -> u32 {
-    let [_, _, _, _, a, b, c, d] = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    u32::from_le_bytes([a, b, c, d])
 }

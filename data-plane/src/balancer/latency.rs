@@ -8,6 +8,7 @@
 
 use super::live::Live;
 use super::scored::Scored;
+use super::words::{halves, word};
 
 /// In this many seconds the weight of an old sample falls to 1/e.
 const DECAY_SECONDS: f64 = 10.0;
@@ -107,16 +108,13 @@ impl Ewma {
 
     /// As one word, for an atomic.
     pub const fn to_bits(self) -> u64 {
-        (self.seconds.to_bits() as u64) << u32::BITS | self.at_ms as u64
+        word(self.at_ms, self.seconds.to_bits())
     }
 
     /// Undoes [`Self::to_bits`].
     pub const fn from_bits(bits: u64) -> Self {
-        let [a, b, c, d, e, f, g, h] = bits.to_le_bytes();
-        Self {
-            seconds: f32::from_bits(u32::from_le_bytes([e, f, g, h])),
-            at_ms: u32::from_le_bytes([a, b, c, d]),
-        }
+        let (at_ms, seconds) = halves(bits);
+        Self { seconds: f32::from_bits(seconds), at_ms }
     }
 
     fn kept(self, now_ms: u32) -> f64 {

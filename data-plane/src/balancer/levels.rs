@@ -153,21 +153,6 @@ impl Draw {
             let end = (so_far * RANGE as f64).round() as u64;
             (end, *share > 0.0)
         });
-        Self::of_ends(ends)
-    }
-
-    /// By percents, as [`Loads`] has them; `None` if all are 0.
-    pub fn of_percent(percents: &[u8]) -> Option<Self> {
-        let sum: u64 = percents.iter().map(|percent| u64::from(*percent)).sum();
-        let mut so_far = 0;
-        let ends = percents.iter().map(|percent| {
-            so_far += u64::from(*percent);
-            ((so_far * RANGE).checked_div(sum).unwrap_or(0), *percent > 0)
-        });
-        Self::of_ends(ends)
-    }
-
-    fn of_ends(ends: impl Iterator<Item = (u64, bool)>) -> Option<Self> {
         let with_share = ends.enumerate().filter(|(_, (_, has_share))| *has_share);
         let mut ends: Box<[_]> = with_share.map(|(place, (end, _))| (end, place)).collect();
         // Whatever rounding made of it.

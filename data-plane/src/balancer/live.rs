@@ -17,16 +17,3 @@ pub trait Live {
     /// known.
     fn oldest_ms(&self, place: usize) -> Option<u32>;
 }
-
-/// Two numbers that look random, from the number of a turn: a pick draws no randomness, and repeats under a
-/// simulation.
-///
-/// Source: the finaliser of SplitMix64 (Steele, Lea, Flood 2014).
-pub(super) const fn scatter(turn: u64) -> (u32, u32) {
-    let mut mixed = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
-    let [a, b, c, d, e, f, g, h] = mixed.to_le_bytes();
-    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
-}

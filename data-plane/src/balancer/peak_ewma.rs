@@ -4,8 +4,9 @@
 //! Source: `balancer.md` section 10.9, which follows Finagle and Linkerd. The draw is by count, not by weight as that of
 //! the other algorithms: the weight is in the cost. How the average takes samples: [`super::Ewma::after_peak`].
 
-use super::live::{Live, scatter};
+use super::live::Live;
 use super::scored::SCAN_MAX;
+use super::words::scatter;
 
 /// Draws for two members that may be taken, before all are looked at.
 const DRAWS: u64 = 6;

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use super::words::{halves, word};
+
 /// Before so many samples it is no estimate.
 const SAMPLES_MIN: u32 = 100;
 
@@ -47,16 +49,13 @@ impl Quantile {
 
     /// As one word, for an atomic; 0 is the estimate of nothing.
     pub const fn to_bits(self) -> u64 {
-        (self.seconds.to_bits() as u64) << u32::BITS | self.samples as u64
+        word(self.samples, self.seconds.to_bits())
     }
 
     /// Undoes [`Self::to_bits`].
     pub const fn from_bits(bits: u64) -> Self {
-        let [a, b, c, d, e, f, g, h] = bits.to_le_bytes();
-        Self {
-            seconds: f32::from_bits(u32::from_le_bytes([e, f, g, h])),
-            samples: u32::from_le_bytes([a, b, c, d]),
-        }
+        let (samples, seconds) = halves(bits);
+        Self { seconds: f32::from_bits(seconds), samples }
     }
 }
 

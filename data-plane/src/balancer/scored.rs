@@ -5,8 +5,9 @@
 
 use std::cmp::Ordering;
 
-use super::live::{Live, scatter};
+use super::live::Live;
 use super::shares::Shares;
+use super::words::scatter;
 
 /// Up to so many members are all looked at.
 pub const SCAN_MAX: usize = 16;

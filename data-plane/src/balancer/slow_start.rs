@@ -12,7 +12,7 @@ const STEP: f64 = 1.0 / 50.0;
 const SCALE: u16 = 50;
 
 /// Shortest wait for the next step, whatever the curve.
-const WAIT_MIN: Duration = Duration::from_millis(100);
+pub const STEP_WAIT_MIN: Duration = Duration::from_millis(100);
 
 /// How fast the weight grows.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,7 +45,7 @@ impl SlowStart {
         let passed = (factor + STEP).min(1.0).powf(self.aggression);
         // Only where the aggression is nonsense is it no duration.
         let at = Duration::try_from_secs_f64(self.window.as_secs_f64() * passed).unwrap_or(self.window);
-        Some(at.max(since.saturating_add(WAIT_MIN)).min(self.window))
+        Some(at.max(since.saturating_add(STEP_WAIT_MIN)).min(self.window))
     }
 
     fn least(&self) -> f64 {
@@ -151,7 +151,7 @@ mod tests {
                 prop_assert!(next > since && next <= curve.window);
                 prop_assert!(then >= factor && then <= 1.0, "{} after {}", then, factor);
                 // A step is about as large as it should be, unless it had to wait.
-                prop_assert!(then - factor < STEP + 1e-6 || next == since + WAIT_MIN);
+                prop_assert!(then - factor < STEP + 1e-6 || next == since + STEP_WAIT_MIN);
                 (since, factor, steps) = (next, then, steps + 1);
             }
             prop_assert_eq!(factor, 1.0);

@@ -423,8 +423,11 @@ impl Core {
 
     /// Drops a cell. Requests that wait in it for a first answer go on in its successor, or end.
     fn discard(&mut self, key: &CellKey, successor: Option<Arc<Upstream>>, now: Instant) {
+        let due = self.live.get(key).and_then(Cell::due);
         let Some(cell) = self.live.remove(key, now) else { return };
-        self.dues.retain(|(_, known)| known != key);
+        if let Some(due) = due {
+            self.dues.remove(&(due, key.clone()));
+        }
         let members = cell.upstream.members();
         cell.upstream.succeed(successor.as_ref());
         if members.is_pending() {

@@ -125,6 +125,21 @@ pub(crate) fn policy(upstream: u128, change: impl FnOnce(&mut v1::Policy)) -> Re
     record(EntityKind::Policy, upstream, &policy)
 }
 
+/// The policy of an upstream whose targets are taken out after so many errors in a row, for so long.
+pub(crate) fn outlier_policy(upstream: u128, errors: u32, base_ejection_ms: u64) -> Record {
+    policy(upstream, |policy| {
+        policy.outlier_detection = Some(v1::OutlierDetection {
+            consecutive_5xx: errors,
+            enforcing_consecutive_5xx: 100,
+            interval_ms: 1_000,
+            base_ejection_ms,
+            max_ejection_ms: 300_000,
+            max_ejection_percent: 10,
+            ..Default::default()
+        });
+    })
+}
+
 /// Passive checks that eject after so many TCP failures and let back in after one success.
 pub(crate) fn passive(upstream: &mut v1::Upstream, tcp_failures: u32) {
     let checks = upstream.healthchecks.get_or_insert_default();

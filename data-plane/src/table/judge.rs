@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use equipoise_proto::placement::{Placement, TargetState};
 use uuid::Uuid;
@@ -15,8 +15,8 @@ use super::serving::{Group, Serving};
 use super::target::{Entered, Target};
 use super::upstream::PickError;
 use crate::balancer::{
-    Availability, Balancer, Loads, RingMember, effective_weights, in_panic, is_enough, priority_loads,
-    subset, weighted_zones, zone_aware,
+    Availability, Balancer, Loads, RingMember, STEP_WAIT_MIN, effective_weights, in_panic, is_enough,
+    priority_loads, subset, weighted_zones, zone_aware,
 };
 
 /// Where this node is, and which one it is: decides its zone and its subset of targets.
@@ -117,7 +117,7 @@ pub(super) fn judge(
         target.addresses.iter().filter(|one| one.weight > 0).map(|member| Candidate {
             member,
             placement: &target.placement,
-            is_available: target.placement.state == TargetState::Ready && member.target.is_available(),
+            is_available: member.is_available(&target.placement),
         })
     });
     let mut candidates: Vec<_> = with_weight.collect();
@@ -155,9 +155,7 @@ fn note_arrivals(targets: &[MemberTarget], judging: &mut Judging<'_>) {
     let entered = if judging.memory.is_loaded { Entered::At(judging.now) } else { Entered::Warm };
     for target in targets {
         for member in &target.addresses {
-            let serves = target.placement.state == TargetState::Ready
-                && member.weight > 0
-                && member.target.is_available();
+            let serves = member.weight > 0 && member.is_available(&target.placement);
             member.target.note_service(serves.then_some(entered));
         }
     }
@@ -432,14 +430,11 @@ fn slow_starts(candidates: &[Candidate<'_>], terms: &Terms, judging: &mut Judgin
         if let Some(next) = slow.next_step(since) {
             factors.insert(target.serial(), slow.factor(since));
             // Once for all: many that came one by one must not make a step each.
-            judging.memory.wake((entered + next).max(judging.now + STEP_MIN));
+            judging.memory.wake((entered + next).max(judging.now + STEP_WAIT_MIN));
         }
     }
     factors
 }
-
-/// Shortest time between two steps of an upstream's slow starts.
-const STEP_MIN: Duration = Duration::from_millis(100);
 
 /// What all groups of one judgement are made by.
 struct Making<'a> {

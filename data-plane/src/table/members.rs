@@ -296,6 +296,13 @@ pub(super) fn literal_host(address: SocketAddr) -> Box<str> {
     }
 }
 
+impl Member {
+    /// Whether it gets new requests: by its target's tags, by its health and by outlier detection.
+    pub(super) fn is_available(&self, placement: &Placement) -> bool {
+        placement.state == TargetState::Ready && self.target.is_available()
+    }
+}
+
 impl MemberTarget {
     /// Whether its name has no answer yet.
     pub(super) fn is_pending(&self) -> bool {

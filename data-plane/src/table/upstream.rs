@@ -13,7 +13,7 @@ use super::members::{Members, Readiness, Terms};
 use super::policy::{Policy, Sticky};
 use super::serving::{Cursor, Picking, Serving, Unpicked};
 use super::target::{Lease, Target};
-use crate::balancer::{Algorithm, Ask, HashInput};
+use crate::balancer::{Algorithm, Ask, HashInput, spread};
 
 /// One upstream cell.
 #[derive(Debug)]
@@ -299,13 +299,7 @@ impl Upstream {
         let balance_factor = members.policy().and_then(|policy| policy.balance_factor);
         let picking = Picking { ask, room, balance_factor, gate: &self.gate };
         // Turns one after the other are spread over all numbers evenly, whatever the shares.
-        let random = match members.algorithm() {
-            Algorithm::ConsistentHashing { .. } => ask.key,
-            Algorithm::RoundRobin
-            | Algorithm::LeastConnections
-            | Algorithm::Latency
-            | Algorithm::PeakEwma => spread(ask.turn),
-        };
+        let random = if members.algorithm().keeps_places() { ask.key } else { spread(ask.turn) };
         // Between the look at the room and its taking others may have been faster, which is rare.
         for _ in 0..TAKES_MAX {
             // One that failed may be alone with it. After two, the zone or level that has both may be gone.
@@ -405,9 +399,3 @@ const LEVEL_TRIES: usize = 2;
 
 /// Tries to take room at a target that had some.
 const TAKES_MAX: u32 = 8;
-
-/// A number whose sequence over turns is spread evenly over all of its range: Weyl's, by the golden ratio.
-const fn spread(turn: u64) -> u32 {
-    let [_, _, _, _, a, b, c, d] = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-    u32::from_le_bytes([a, b, c, d])
-}

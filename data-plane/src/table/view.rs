@@ -233,7 +233,7 @@ fn load(cell: &Upstream, members: &Members) -> LoadView {
     // As levels count: what drains is there, and not available.
     for (placement, member) in members.checked() {
         weight.total += u64::from(member.weight);
-        if is_available(placement, member) {
+        if member.is_available(placement) {
             weight.available += u64::from(member.weight);
         }
     }
@@ -244,10 +244,6 @@ fn load(cell: &Upstream, members: &Members) -> LoadView {
         weight,
         is_in_panic: !members.panics().is_empty(),
     }
-}
-
-fn is_available(placement: &Placement, member: &Member) -> bool {
-    placement.state == TargetState::Ready && member.target.is_available()
 }
 
 const fn word(algorithm: &Algorithm) -> &'static str {
@@ -308,7 +304,7 @@ impl<'a> Viewing<'a> {
         let is_used = self.members.is_used(state);
         let at = self.level_of(target, member, is_used);
         let serves = self.served.get(&state.serial()).filter(|(group, _)| {
-            is_available(&target.placement, member)
+            member.is_available(&target.placement)
                 || self.levels.get(*group).is_some_and(|level| level.is_in_panic)
         });
         let weight_in_force = serves.map_or(0.0, |(_, part)| f64::from(member.weight) * part);
@@ -357,7 +353,7 @@ impl<'a> Viewing<'a> {
         });
         if let Some(level) = self.levels.get_mut(at) {
             level.total_weight += u64::from(member.weight);
-            if is_available(placement, member) {
+            if member.is_available(placement) {
                 level.available_weight += u64::from(member.weight);
             }
         }

@@ -7,7 +7,9 @@ use equipoise_proto::{EntityKind, v1};
 
 use super::{Node, pick};
 use crate::balancer::{HashInput, Session};
-use crate::table::fixture::{gone, id, passive, policy, route, service, tagged, target, upstream_with};
+use crate::table::fixture::{
+    gone, id, outlier_policy, passive, policy, route, service, tagged, target, upstream_with,
+};
 use crate::table::plan::whom;
 use crate::table::{CellKey, Kept, Lease, Outcome, PickError, Record, Seeker, Sticky, Tried, Turn};
 
@@ -336,17 +338,7 @@ fn probes_that_nodes_share_are_of_all_addresses_also_those_that_a_node_does_not_
 #[test]
 fn outliers_are_taken_out_for_a_time_and_no_more_than_allowed() {
     let mut records = checked((1..=3).map(|number| target(10 + number, 1, &address(number), 100)));
-    records.push(policy(1, |policy| {
-        policy.outlier_detection = Some(v1::OutlierDetection {
-            consecutive_5xx: 2,
-            enforcing_consecutive_5xx: 100,
-            interval_ms: 1_000,
-            base_ejection_ms: 5_000,
-            max_ejection_ms: 300_000,
-            max_ejection_percent: 10,
-            ..Default::default()
-        });
-    }));
+    records.push(outlier_policy(1, 2, 5_000));
     let mut node = Node::with(records);
     let fail = |node: &mut Node, number: u128| {
         let upstream = node.upstream("/u");

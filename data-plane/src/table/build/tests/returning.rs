@@ -7,27 +7,13 @@ use equipoise_proto::{EntityKind, v1};
 
 use super::policies::{Client, address, checked, locality, pass, placed, shares, sticky_records};
 use super::{Node, pick, records};
-use crate::table::fixture::{gone, policy, route, service, target, upstream_with};
-use crate::table::{Answer, Outcome, PickError, Record, Tried, Turn, Upstream};
-
-fn outlier_policy() -> Record {
-    policy(1, |policy| {
-        policy.outlier_detection = Some(v1::OutlierDetection {
-            consecutive_5xx: 1,
-            enforcing_consecutive_5xx: 100,
-            interval_ms: 1_000,
-            base_ejection_ms: 60_000,
-            max_ejection_ms: 300_000,
-            max_ejection_percent: 10,
-            ..Default::default()
-        });
-    })
-}
+use crate::table::fixture::{gone, outlier_policy, policy, route, service, target, upstream_with};
+use crate::table::{Answer, Outcome, PickError, Tried, Turn, Upstream};
 
 /// A node whose first target of two is taken out as an outlier.
 fn with_outlier() -> Node {
     let mut records = checked((1..=2).map(|number| placed(number, &[])));
-    records.push(outlier_policy());
+    records.push(outlier_policy(1, 1, 60_000));
     let mut node = Node::with(records);
     let upstream = node.upstream("/u");
     let mut tried = Tried::default();
@@ -145,7 +131,7 @@ fn whoever_waits_in_a_cell_that_was_replaced_looks_in_its_successor() {
 #[test]
 fn the_last_target_is_no_outlier() {
     let mut records = checked([placed(1, &[])]);
-    records.push(outlier_policy());
+    records.push(outlier_policy(1, 1, 60_000));
     let mut node = Node::with(records);
     let upstream = node.upstream("/u");
     for _ in 0..5 {

@@ -7,7 +7,9 @@ use equipoise_proto::v1;
 use super::{A, B, Node, pick, records};
 use crate::health::{Limits, Report};
 use crate::table::events::{Event, Subject, Why};
-use crate::table::fixture::{passive, policy, route, service, tagged, target, upstream, upstream_with};
+use crate::table::fixture::{
+    outlier_policy, passive, policy, route, service, tagged, target, upstream, upstream_with,
+};
 use crate::table::view::{AddressView, BalancerView, ReadinessView, VIEW_ADDRESSES_MAX, upstream_load, view};
 use crate::table::{Answer, CellKey, Outcome, Record, Tried};
 
@@ -189,17 +191,7 @@ fn checks_tags_and_weights_are_reasons_as_well() {
 #[test]
 fn an_ejection_tells_its_cause_how_often_and_until_when() {
     let mut records = checked([target(11, 1, A, 100), target(12, 1, B, 100)]);
-    records.push(policy(1, |policy| {
-        policy.outlier_detection = Some(v1::OutlierDetection {
-            consecutive_5xx: 1,
-            enforcing_consecutive_5xx: 100,
-            interval_ms: 1_000,
-            base_ejection_ms: 5_000,
-            max_ejection_ms: 300_000,
-            max_ejection_percent: 10,
-            ..Default::default()
-        });
-    }));
+    records.push(outlier_policy(1, 1, 5_000));
     let mut node = Node::with(records);
     let mut log = Log(0);
     let upstream = node.upstream("/u");
