@@ -14,5 +14,3 @@ pub mod status;
 pub mod sync;
 pub mod table;
 pub mod tls;
-
-mod node_id;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use equipoise_follower::{Cache, CacheError, ControlPlane, node_id};
 use equipoise_proto::NodeId;
 use equipoise_settings::Listen;
 use socket2::{Domain, Socket, Type};
@@ -17,10 +18,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::observability::{NodeState, Workers};
 use crate::settings::NodeSettings;
-use crate::sync::{self, Cache, CacheError, ControlPlane, Identity};
+use crate::sync::{self, Identity};
 use crate::table::{self, Seams};
 use crate::tls::{self, TrustError};
-use crate::{dns, node_id, probe, proxy, status};
+use crate::{dns, probe, proxy, status};
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]

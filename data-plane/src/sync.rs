@@ -4,16 +4,10 @@
 //! refuses never replaces what the node serves. With every control plane gone the node goes on with what it has,
 //! and starts from what is on its disk.
 
-pub mod backoff;
-pub mod cache;
-pub mod replica;
-
-mod connect;
 mod fleet;
 mod inspect;
 mod intake;
 mod link;
-mod partial;
 mod report;
 
 use std::collections::BTreeMap;
@@ -21,15 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use equipoise_follower::{Cache, ControlPlane, Loaded};
 use equipoise_proto::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::observability::NodeState;
 use crate::table::{Directory, FleetLink, Mark, Reports, Updates};
-
-pub use cache::{Cache, CacheError, Loaded};
-pub use connect::ControlPlane;
 
 /// Who this node is. A control plane takes only texts that are
 /// [fit for a node](equipoise_proto::limits::is_node_text).
@@ -52,18 +44,8 @@ pub struct Identity {
 /// Times of the link to a control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// A control plane sends `Head` every 5 s; after this much silence the node looks for another.
-    pub silence_max: Duration,
-    /// Longest wait for a connection.
-    pub connect_timeout: Duration,
-    /// Bounds the first pause before a reconnect.
-    pub backoff_first: Duration,
-    /// Bounds every pause before a reconnect.
-    pub backoff_max: Duration,
-    /// A stream that lived this long has proven good: the next pause is a first one.
-    pub proven_after: Duration,
-    /// HTTP/2 ping interval, and how long its answer may take.
-    pub keepalive: Duration,
+    /// Of the connection and its config stream.
+    pub link: equipoise_follower::Settings,
     /// Reports are gathered for this long.
     pub report_batch: Duration,
     /// Time between two full reports.
@@ -73,12 +55,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            silence_max: Duration::from_secs(15),
-            connect_timeout: Duration::from_secs(5),
-            backoff_first: Duration::from_millis(250),
-            backoff_max: Duration::from_secs(15),
-            proven_after: Duration::from_secs(10),
-            keepalive: Duration::from_secs(10),
+            link: equipoise_follower::Settings::default(),
             report_batch: Duration::from_millis(100),
             report_full: Duration::from_secs(60),
         }

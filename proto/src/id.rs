@@ -114,3 +114,14 @@ impl fmt::Display for EntityKind {
         f.write_str(self.as_str())
     }
 }
+
+/// One changed entity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its kind.
+    pub kind: EntityKind,
+    /// Its id.
+    pub id: Uuid,
+    /// The bytes of its `proto::v1` message; `None`: it is deleted.
+    pub wire: Option<bytes::Bytes>,
+}

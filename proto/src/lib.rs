@@ -17,7 +17,7 @@ mod protocol;
 
 pub use header::{HeaderName, HeaderPattern, HeaderValue};
 pub use host::{Host, HostName, HostPattern, HostPort};
-pub use id::{EntityKind, InvalidId, NodeId, entity_id};
+pub use id::{EntityKind, InvalidId, NodeId, Record, entity_id};
 pub use network::NetworkRange;
 pub use path::PathPattern;
 pub use placement::{Placement, TargetState};

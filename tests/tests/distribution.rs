@@ -16,10 +16,11 @@ use equipoise_control_plane::nodes::{self, NodeView, Nodes, Verdict};
 use equipoise_control_plane::observability::SentCounters;
 use equipoise_control_plane::store::{Author, Store};
 use equipoise_data_plane::observability::NodeState;
-use equipoise_data_plane::sync::{Cache, ControlPlane, Identity, Loaded, Parts, Settings, run};
+use equipoise_data_plane::sync::{Identity, Parts, Settings, run};
 use equipoise_data_plane::table::{
     Applied, CompileError, MARKS_MAX, Mark, Reports, Request, Update, Updates, fleet,
 };
+use equipoise_follower::{Cache, ControlPlane, Loaded};
 use equipoise_proto::{NodeId, Position};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};

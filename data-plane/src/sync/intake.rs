@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use equipoise_follower::replica::position;
+use equipoise_follower::{Cache, Partial, Pending, Replica, ReplicaError};
 use equipoise_proto::{EntityKind, Position, v1};
 use prost::Message;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::cache::{Cache, Pending};
-use super::partial::Partial;
-use super::replica::{Replica, ReplicaError};
 use crate::table::{ApplyError, CompileError, Update, Updates};
 
 /// Something that arrived and may become what the node serves.
@@ -126,7 +125,7 @@ async fn parse(has: Option<Replica>, arrival: Arrival) -> Result<(Update, Pendin
         Arrival::Delta(bytes) => {
             let delta = v1::Delta::decode(bytes.clone())
                 .map_err(|_| refuse(None, ReplicaError::Malformed("the delta does not decode")))?;
-            let to = super::replica::position(delta.to.as_ref()).map_err(|error| refuse(None, error))?;
+            let to = position(delta.to.as_ref()).map_err(|error| refuse(None, error))?;
             let has = has.ok_or_else(|| refuse(Some(to), nothing()))?;
             let (replica, changes) = has.after(&delta).map_err(|error| refuse(Some(to), error))?;
             Ok((Update::Delta(changes), Pending::Delta(bytes), replica))

@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use equipoise_follower::backoff::Backoff;
+use equipoise_follower::replica::position;
+use equipoise_follower::{ControlPlane, Partial, Replica, WINDOW};
 use equipoise_proto::v1::cluster_client::ClusterClient;
 use equipoise_proto::{PROTOCOL, PROTOCOL_MIN, Position, entity_id, v1};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,13 +19,10 @@ use tracing::{debug, info, warn};
 use v1::control_message::Message as Told;
 use v1::node_message::Message as Say;
 
-use super::backoff::Backoff;
 use super::fleet;
 use super::inspect::Question;
 use super::intake::{Arrival, Done, Intake, NotDone, Why, nack};
-use super::partial::{Partial, WINDOW};
-use super::replica::{Replica, position};
-use super::{ControlPlane, Identity, Settings};
+use super::{Identity, Settings};
 use crate::observability::NodeState;
 use crate::table::{FleetLink, Mark};
 
@@ -130,8 +130,11 @@ impl Link {
                 }
             }
         }
-        let mut backoff =
-            Backoff::new(self.settings.backoff_first, self.settings.backoff_max, self.control_planes.len());
+        let mut backoff = Backoff::new(
+            self.settings.link.backoff_first,
+            self.settings.link.backoff_max,
+            self.control_planes.len(),
+        );
         let mut last = 0;
         loop {
             let at = backoff.address(last, self.control_planes.len());
@@ -143,7 +146,7 @@ impl Link {
             let ended = self.follow(&control_plane).await;
             self.channels.send_replace(None);
             self.node.set_connected(false);
-            if begun.elapsed() >= self.settings.proven_after {
+            if begun.elapsed() >= self.settings.link.proven_after {
                 backoff.reset();
                 last = at;
             }
@@ -152,7 +155,7 @@ impl Link {
                 Ended::NoTable => return,
                 Ended::Goaway { after_ms, .. } => {
                     let after = std::time::Duration::from_millis(after_ms.into());
-                    pause += after.min(self.settings.backoff_max);
+                    pause += after.min(self.settings.link.backoff_max);
                 }
                 Ended::Connect(_) | Ended::Status(_) | Ended::Closed | Ended::Silent | Ended::Contract(_) => {
                 }
@@ -182,7 +185,7 @@ impl Link {
     }
 
     async fn converse(&mut self, control_plane: &ControlPlane) -> Result<std::convert::Infallible, Ended> {
-        let channel = control_plane.connect(&self.settings).await?;
+        let channel = control_plane.connect(&self.settings.link).await?;
         // What the table is at work on belongs to no stream any more: its outcome goes into the hello.
         if let Some(work) = self.work.take() {
             self.worked(work.await)?;
@@ -200,12 +203,12 @@ impl Link {
         let mut client = ClusterClient::new(channel.clone()).max_decoding_message_size(INBOUND_BYTES_MAX);
         let subscribed = client.subscribe(ReceiverStream::new(answers));
         let subscribed =
-            timeout(self.settings.silence_max, subscribed).await.map_err(|_| Ended::Silent)??;
+            timeout(self.settings.link.silence_max, subscribed).await.map_err(|_| Ended::Silent)??;
         let mut inbound = subscribed.into_inner();
         let mut heard = Instant::now();
         let mut is_welcome = false;
         loop {
-            let message = match self.next(&mut inbound, heard + self.settings.silence_max).await {
+            let message = match self.next(&mut inbound, heard + self.settings.link.silence_max).await {
                 Event::Silence => return Err(Ended::Silent),
                 Event::Warm => {
                     if let Some((position, _)) = self.warm.take() {
@@ -410,7 +413,7 @@ async fn answer(
     message: Say,
 ) -> Result<(), Ended> {
     let sent = outbound.send(v1::NodeMessage { message: Some(message) });
-    match timeout(settings.silence_max, sent).await {
+    match timeout(settings.link.silence_max, sent).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Ended::Closed),
         Err(_) => Err(Ended::Silent),

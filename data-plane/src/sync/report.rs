@@ -96,7 +96,7 @@ pub(super) async fn run(
         if let Some(connected) = connected {
             tell(&settings, &sources, &mut questions, &mut channel, connected).await;
             // A stream that broke while its connection lives is opened again, but not in a busy loop.
-            sleep(settings.backoff_first).await;
+            sleep(settings.link.backoff_first).await;
         } else if channel.changed().await.is_err() {
             return;
         }
@@ -114,7 +114,7 @@ async fn tell(
     let node = witness.node.id();
     let (outbound, queue) = mpsc::channel(OUTBOUND_MAX);
     let mut client = ClusterClient::new(connected);
-    let opened = timeout(settings.silence_max, client.report(ReceiverStream::new(queue))).await;
+    let opened = timeout(settings.link.silence_max, client.report(ReceiverStream::new(queue))).await;
     let mut replies: Streaming<v1::ReportReply> = match opened {
         Ok(Ok(opened)) => opened.into_inner(),
         Ok(Err(status)) => return debug!(%status, "no report stream"),
@@ -126,7 +126,7 @@ async fn tell(
     let mut found = findings.all();
     loop {
         for message in fleet::messages(node, &std::mem::take(&mut found)) {
-            if !matches!(timeout(settings.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
+            if !matches!(timeout(settings.link.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
                 return;
             }
         }
@@ -171,7 +171,7 @@ async fn tell(
             }
         };
         for message in messages {
-            if !matches!(timeout(settings.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
+            if !matches!(timeout(settings.link.silence_max, outbound.send(message)).await, Ok(Ok(()))) {
                 return;
             }
         }

@@ -17,23 +17,13 @@ use equipoise_proto::EntityKind;
 use uuid::Uuid;
 
 pub use entity::{Host, Route, Service, Target, Upstream};
+pub use equipoise_proto::Record;
 pub use policy::Policy;
 pub use state::State;
 
 use entity::Reading;
 
 use super::members::Terms;
-
-/// One changed entity.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Its kind.
-    pub kind: EntityKind,
-    /// Its id.
-    pub id: Uuid,
-    /// The bytes of its `proto::v1` message; `None`: it is deleted.
-    pub wire: Option<Bytes>,
-}
 
 /// Changes to compile.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,15 +4,17 @@ use bytes::Bytes;
 use equipoise_proto::limits::{CONFIG_WIRE_BYTES_MAX, SNAPSHOT_COMPRESSED_BYTES_MAX};
 use equipoise_proto::{PROTOCOL, Position, v1};
 
-use super::replica::{ReplicaError, position};
+use crate::replica::{ReplicaError, position};
 
 /// Chunks demanded at the start; each one that arrives demands the next, so this many are under way.
-pub(super) const WINDOW: u32 = 8;
+pub const WINDOW: u32 = 8;
 
 /// What has arrived of a snapshot.
 #[derive(Debug)]
-pub(super) struct Partial {
+pub struct Partial {
+    /// Of the content.
     pub position: Position,
+    /// Its size before compression.
     pub raw_bytes: u64,
     checksum: Bytes,
     compressed_bytes: u64,
@@ -21,7 +23,7 @@ pub(super) struct Partial {
 
 impl Partial {
     /// A snapshot begins; `held` is what an interrupted one left.
-    pub(super) fn begin(begin: v1::SnapshotBegin, held: Option<Self>) -> Result<Self, ReplicaError> {
+    pub fn begin(begin: v1::SnapshotBegin, held: Option<Self>) -> Result<Self, ReplicaError> {
         if begin.min_protocol > PROTOCOL {
             return Err(ReplicaError::Protocol(begin.min_protocol));
         }
@@ -47,21 +49,22 @@ impl Partial {
     }
 
     /// Bytes held.
-    pub(super) fn offset(&self) -> u64 {
+    pub fn offset(&self) -> u64 {
         u64::try_from(self.bytes.len()).unwrap_or(u64::MAX)
     }
 
     /// What a new stream says of it.
-    pub(super) fn to_resume(&self) -> v1::SnapshotResume {
+    pub fn to_resume(&self) -> v1::SnapshotResume {
         v1::SnapshotResume { checksum: self.checksum.clone(), offset: self.offset() }
     }
 
-    pub(super) fn is_complete(&self) -> bool {
+    /// Whether every byte is held.
+    pub fn is_complete(&self) -> bool {
         self.offset() == self.compressed_bytes
     }
 
     /// Adds the next chunk.
-    pub(super) fn add(&mut self, chunk: &v1::SnapshotChunk) -> Result<(), ReplicaError> {
+    pub fn add(&mut self, chunk: &v1::SnapshotChunk) -> Result<(), ReplicaError> {
         if chunk.offset != self.offset() || chunk.data.is_empty() {
             return Err(ReplicaError::Malformed("a chunk is out of order"));
         }
@@ -73,7 +76,7 @@ impl Partial {
     }
 
     /// The compressed snapshot, checked. Takes time that follows its size.
-    pub(super) fn into_compressed(self) -> Result<Vec<u8>, ReplicaError> {
+    pub fn into_compressed(self) -> Result<Vec<u8>, ReplicaError> {
         if blake3::hash(&self.bytes).as_bytes().as_slice() != self.checksum {
             return Err(ReplicaError::Malformed("the snapshot's checksum does not come out"));
         }

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::entry::{Entry, decode_all};
 use super::replay::{State, replay};
 use super::{Loaded, Pending, TAIL_BYTES_MIN};
-use crate::sync::replica::Replica;
+use crate::replica::Replica;
 
 /// First bytes of a snapshot file; the last one is the format's version. A blake3 checksum of the rest follows, then
 /// the header, then the compressed config.

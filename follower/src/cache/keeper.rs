@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::disk::Disk;
 use super::{Command, GOOD_AFTER, RETRY_AFTER};
-use crate::sync::replica::Replica;
+use crate::replica::Replica;
 
 /// Revisions that wait to be good. Further ones take the place of the last: a good revision vouches for those
 /// before it, so only the spacing gets coarser.

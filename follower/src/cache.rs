@@ -28,7 +28,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::replica::Replica;
+use crate::replica::Replica;
 
 pub use disk::CacheError;
 
@@ -63,13 +63,18 @@ pub struct Loaded {
 
 /// What is about to be swapped in, as it is written down.
 #[derive(Debug)]
-pub(super) enum Pending {
+pub enum Pending {
     /// The bytes of a `Delta`.
     Delta(Bytes),
     /// Only a new name.
     Reposition,
-    /// All of it, compressed; and the size before.
-    Snapshot { compressed: Vec<u8>, raw_bytes: u64 },
+    /// All of it.
+    Snapshot {
+        /// zstd, as it arrived.
+        compressed: Vec<u8>,
+        /// Size before compression.
+        raw_bytes: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -120,7 +125,7 @@ impl Cache {
     }
 
     /// Notes that the table is about to be given what the cache held.
-    pub(super) async fn starting(&self) {
+    pub async fn starting(&self) {
         if let Some(handle) = &self.0 {
             handle.ask(|written| Command::Starting { written }).await;
         }
@@ -128,7 +133,7 @@ impl Cache {
 
     /// Writes down what is about to be swapped in, and returns when that is done, has failed, or takes too long:
     /// which is logged and stops nobody.
-    pub(super) async fn pending(&self, to: Position, pending: Pending) {
+    pub async fn pending(&self, to: Position, pending: Pending) {
         let Some(handle) = &self.0 else { return };
         // A change of what the disk does not have is of no use to it; a snapshot is worth a try.
         let is_whole = matches!(pending, Pending::Snapshot { .. });
@@ -141,14 +146,14 @@ impl Cache {
     }
 
     /// What was pending is in force.
-    pub(super) fn applied(&self, replica: Replica) {
+    pub fn applied(&self, replica: Replica) {
         if let Some(handle) = &self.0 {
             handle.in_force.send_replace(Some(replica));
         }
     }
 
     /// What was pending was refused.
-    pub(super) fn dropped(&self) {
+    pub fn dropped(&self) {
         if let Some(handle) = &self.0 {
             // There is room, or the writer is behind and takes back by itself what nobody waited for.
             drop(handle.commands.try_send(Command::Dropped));

@@ -6,7 +6,7 @@ use prost::Message;
 
 use super::DEATHS_MAX;
 use super::entry::Entry;
-use crate::sync::replica::Replica;
+use crate::replica::Replica;
 
 /// The state that a snapshot and its tail lead to.
 #[derive(Debug, Clone, PartialEq)]

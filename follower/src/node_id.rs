@@ -18,7 +18,7 @@ const FILE_NEW: &str = "node-id.new";
 ///
 /// # Errors
 /// When the file cannot be read or written, or holds something else than a UUID.
-pub(crate) fn load(directory: &Path) -> io::Result<NodeId> {
+pub fn load(directory: &Path) -> io::Result<NodeId> {
     let path = directory.join(FILE);
     match fs::read_to_string(&path) {
         Ok(text) => Uuid::parse_str(text.trim()).map(NodeId::new).map_err(|_| {

@@ -10,7 +10,7 @@ use imbl::OrdMap;
 use prost::Message;
 use uuid::Uuid;
 
-use crate::table::Record;
+use equipoise_proto::Record;
 
 /// All entities a node has, at a position.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,7 +153,7 @@ impl Replica {
 }
 
 /// A position that must be there.
-pub(super) fn position(wire: Option<&v1::Position>) -> Result<Position, ReplicaError> {
+pub fn position(wire: Option<&v1::Position>) -> Result<Position, ReplicaError> {
     wire.and_then(|wire| Position::try_from(wire).ok()).ok_or(ReplicaError::Malformed("no valid position"))
 }
 

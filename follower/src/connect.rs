@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::Settings;
+use crate::Settings;
 
 /// Buffer of an in-memory pipe, each way: two chunks of a snapshot.
 const PIPE_BYTES: usize = 64 * 1024;
@@ -36,7 +36,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When nobody answers in time.
-    pub(super) async fn connect(&self, settings: &Settings) -> Result<Channel, tonic::transport::Error> {
+    pub async fn connect(&self, settings: &Settings) -> Result<Channel, tonic::transport::Error> {
         match self {
             Self::Tcp(address) => {
                 let uri = format!("http://{address}");

@@ -1,0 +1,46 @@
+#![doc = include_str!("../README.md")]
+
+pub mod backoff;
+pub mod cache;
+pub mod node_id;
+pub mod partial;
+pub mod replica;
+
+mod connect;
+
+use std::time::Duration;
+
+pub use cache::{Cache, CacheError, Loaded, Pending};
+pub use connect::ControlPlane;
+pub use partial::{Partial, WINDOW};
+pub use replica::{Replica, ReplicaError};
+
+/// Times of the link to a control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// A control plane sends `Head` every 5 s; after this much silence another one is looked for.
+    pub silence_max: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Bounds the first pause before a reconnect.
+    pub backoff_first: Duration,
+    /// Bounds every pause before a reconnect.
+    pub backoff_max: Duration,
+    /// A stream that lived this long has proven good: the next pause is a first one.
+    pub proven_after: Duration,
+    /// HTTP/2 ping interval, and how long its answer may take.
+    pub keepalive: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            silence_max: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(5),
+            backoff_first: Duration::from_millis(250),
+            backoff_max: Duration::from_secs(15),
+            proven_after: Duration::from_secs(10),
+            keepalive: Duration::from_secs(10),
+        }
+    }
+}
