@@ -23,6 +23,10 @@ const PURE: &[&str] = &[
     "data-plane/src/table/compile",
     "data-plane/src/proxy/retry",
     "data-plane/src/proxy/rewrite",
+    "identity/src/spiffe",
+    "identity/src/token",
+    "identity/src/certificate",
+    "identity/src/authority",
     "follower/src/backoff",
     "follower/src/partial",
     "proto/src/placement",
@@ -215,8 +219,16 @@ fn planes_do_not_import_each_other() {
 fn every_dependency_is_used() {
     /// What only the code generated from the `.proto` files names.
     const GENERATED: [&str; 3] = ["prost", "tonic", "tonic_prost"];
-    let packages =
-        ["proto", "settings", "follower", "control-plane", "data-plane", "deploy/standalone", "tests"];
+    let packages = [
+        "proto",
+        "settings",
+        "identity",
+        "follower",
+        "control-plane",
+        "data-plane",
+        "deploy/standalone",
+        "tests",
+    ];
     let mut unused = Vec::new();
     for package in packages {
         let path = format!("{package}/Cargo.toml");

@@ -1,0 +1,15 @@
+#![doc = include_str!("../README.md")]
+
+pub mod authority;
+pub mod certificate;
+pub mod files;
+pub mod key;
+pub mod spiffe;
+pub mod tls;
+pub mod token;
+
+pub use authority::{Authorities, Authority};
+pub use certificate::{Certificate, CertificateError, Csr, Fingerprint};
+pub use key::{KeyError, PrivateKey};
+pub use spiffe::{Role, SpiffeId};
+pub use token::{JoinToken, SecretHash, TokenId};
