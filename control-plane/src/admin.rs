@@ -17,6 +17,7 @@ mod info;
 pub mod json;
 mod list;
 mod listener;
+mod membership;
 pub mod reply;
 mod stall;
 mod wait;
@@ -29,6 +30,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::identity::Registrar;
 use crate::nodes::Nodes;
 use crate::observability::Metrics;
 use crate::store::Store;
@@ -114,6 +116,8 @@ pub struct AdminState {
     endpoints: Endpoints,
     origins: Origins,
     large_bodies: Arc<Semaphore>,
+    /// Who may join; `None` where nobody can.
+    registrar: Option<Registrar>,
     /// Ends waits early when the server stops.
     stopping: CancellationToken,
 }
@@ -127,10 +131,20 @@ impl AdminState {
             metrics,
             origins: Origins::from_urls(settings.gui_urls.iter().map(String::as_str)),
             large_bodies: Arc::new(Semaphore::new(settings.large_bodies_max)),
+            registrar: None,
             settings,
             endpoints: Endpoints::new(),
             stopping: CancellationToken::new(),
         }
+    }
+}
+
+impl AdminState {
+    /// With join tokens and members behind it.
+    #[must_use]
+    pub fn with_registrar(mut self, registrar: Option<Registrar>) -> Self {
+        self.registrar = registrar;
+        self
     }
 }
 
@@ -149,6 +163,13 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Tag => list::tag(state, &asked),
         Endpoint::DataPlanes => clustering::data_planes(state, &asked),
         Endpoint::ClusteringStatus => Ok(clustering::status(state)),
+        Endpoint::Tokens => membership::tokens(state, asked).await,
+        Endpoint::Token => membership::token(state, &asked).await,
+        Endpoint::Enrolments => membership::enrolments(state, &asked),
+        Endpoint::Enrolment => membership::enrolment(state, &asked).await,
+        Endpoint::DeniedIds => membership::denied(state, &asked),
+        Endpoint::DeniedId => membership::deny(state, &asked).await,
+        Endpoint::Authorities => membership::authorities(state, asked).await,
         Endpoint::Collection(kind) => crud::collection(state, asked, kind).await,
         Endpoint::Entity(kind) => crud::entity(state, asked, kind).await,
         Endpoint::Children(reference) => crud::children(state, asked, reference).await,

@@ -4,9 +4,12 @@
 //! and a slow node skips revisions. What is sent is encoded once and shared. Must not decide what is in the
 //! config (`model`, `store`) nor answer the Admin API, which reads `nodes`.
 
+mod attempts;
 mod balancer;
 mod deltas;
+mod door;
 mod encode;
+mod enrolment;
 mod hello;
 mod pace;
 mod report;
@@ -29,6 +32,7 @@ use crate::nodes::{Limits, Nodes};
 use crate::observability::SentCounters;
 use crate::store::{Head, Store};
 
+pub use door::{Door, Guard};
 pub use encode::encode;
 pub use hello::HelloError;
 pub use resolve::{DELTA_BYTES_MAX, Decision, EncodedDelta, resolve};
@@ -167,12 +171,12 @@ impl Distribution {
         Self { shared, heads, stop, tasks }
     }
 
-    /// Serves nodes on a plaintext socket until [`Self::stop`].
+    /// Serves nodes on a socket until [`Self::stop`].
     ///
     /// # Errors
-    /// When the socket is not on a loopback address, or cannot accept any more.
-    pub async fn serve(&self, listener: tokio::net::TcpListener) -> Result<(), ServeError> {
-        serve::tcp(self, listener).await
+    /// When the socket is plaintext and not on a loopback address, or cannot accept any more.
+    pub async fn serve(&self, listener: tokio::net::TcpListener, door: Door) -> Result<(), ServeError> {
+        serve::tcp(self, listener, door).await
     }
 
     /// Serves nodes of the same process: each item is the far end of an in-memory pipe that a node has opened.

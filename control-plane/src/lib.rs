@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod distribution;
+pub mod identity;
 pub mod model;
 pub mod nodes;
 pub mod observability;

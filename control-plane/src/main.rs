@@ -1,5 +1,7 @@
 //! The control plane as a process of its own.
 
+mod command;
+
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -12,11 +14,15 @@ fn main() -> ExitCode {
     let command = Command::new("equipoise-control-plane")
         .about("Admin API, durable config and its distribution to nodes")
         .version(env!("CARGO_PKG_VERSION"));
+    let command = command::with_commands(command);
     let environment = std::env::vars_os();
     let read = ControlPlaneSettings::read;
     match cli::start(command, Process::ControlPlane, std::env::args_os(), environment, read) {
         Start::Exit(code) => code,
-        Start::Run(settings, plane, _) => cli::exit_code(serve(&settings, *plane)),
+        Start::Run(settings, plane, matches) => match command::run(&settings, &matches) {
+            Some(done) => cli::exit_code(done),
+            None => cli::exit_code(serve(&settings, *plane)),
+        },
     }
 }
 

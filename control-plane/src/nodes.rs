@@ -32,7 +32,8 @@ pub use health::{
 };
 pub use regions::Region;
 pub use registry::{
-    FORGET_AFTER, JoinError, Limits, NackCause, NackRecord, NodeInfo, NodeView, Serving, Stage, UnknownNode,
+    FORGET_AFTER, JoinError, Limits, NackCause, NackRecord, NodeInfo, NodeView, Serving, ShownCertificate,
+    Stage, UnknownNode,
 };
 
 pub use verdicts::{Finding, Merged, Place};

@@ -44,6 +44,11 @@ const REPOSITIONS: &str = "equipoise_config_repositions_sent";
 /// Bytes of config in deltas and snapshots; a node that comes back with the newest position costs none.
 const SENT_BYTES: &str = "equipoise_config_sent_bytes";
 
+/// TLS handshakes on the cluster port, by outcome; `not_admitted` are streams that were refused or ended after one.
+const HANDSHAKES: &str = "equipoise_cluster_handshakes";
+/// Requests for a certificate, by outcome.
+const ENROLMENTS: &str = "equipoise_enrolments";
+
 /// 1 while changes can be made durable. This and the next three: `metrics.md` (Kong 3.10).
 const DATASTORE_REACHABLE: &str = "kong_datastore_reachable";
 /// When a node was last heard of, in seconds since 1970.
@@ -60,6 +65,12 @@ const COMMIT_BUCKETS: [f64; 10] = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     code: u16,
+}
+
+/// Labels of [`HANDSHAKES`] and [`ENROLMENTS`]: words of the program.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
 }
 
 /// Labels of what is told of a node.
@@ -103,6 +114,25 @@ pub struct SentCounters {
     pub config_bytes: Counter,
 }
 
+/// Who came to the cluster port, and what came of it; written by `distribution`. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct DoorCounters {
+    handshakes: Family<OutcomeLabels, Counter>,
+    enrolments: Family<OutcomeLabels, Counter>,
+}
+
+impl DoorCounters {
+    /// A TLS handshake, or a stream that was judged, ended so.
+    pub fn handshake(&self, outcome: &'static str) {
+        self.handshakes.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+
+    /// A request for a certificate ended so.
+    pub fn enrolment(&self, outcome: &'static str) {
+        self.enrolments.get_or_create(&OutcomeLabels { outcome }).inc();
+    }
+}
+
 /// A handle on the control plane's metrics; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -117,6 +147,7 @@ pub struct Metrics {
     connections_active: Gauge<i64, AtomicI64>,
     connections_accepted: Counter<u64, AtomicU64>,
     sent: SentCounters,
+    door: DoorCounters,
 }
 
 /// What `/status` tells of the Admin API's connections.
@@ -165,6 +196,7 @@ impl Metrics {
             connections_active: Gauge::default(),
             connections_accepted: Counter::default(),
             sent: SentCounters::default(),
+            door: DoorCounters::default(),
         };
         registry.register(REVISION, "Newest durable revision", metrics.revision.clone());
         registry.register(NODES_CONNECTED, "Nodes connected", metrics.nodes_connected.clone());
@@ -181,6 +213,9 @@ impl Metrics {
         registry.register(DELTAS, "Deltas sent to nodes", sent.deltas.clone());
         registry.register(SNAPSHOTS, "Snapshots sent to nodes", sent.snapshots.clone());
         registry.register(REPOSITIONS, "Repositions sent to nodes", sent.repositions.clone());
+        let door = &metrics.door;
+        registry.register(HANDSHAKES, "TLS handshakes on the cluster port", door.handshakes.clone());
+        registry.register(ENROLMENTS, "Requests for a certificate", door.enrolments.clone());
         registry.register(SENT_BYTES, "Bytes of config sent to nodes", sent.config_bytes.clone());
         Self { registry: Arc::new(registry), ..metrics }
     }
@@ -188,6 +223,11 @@ impl Metrics {
     /// For `distribution` to count in.
     pub fn sent(&self) -> SentCounters {
         self.sent.clone()
+    }
+
+    /// For the cluster port to count in.
+    pub fn door(&self) -> DoorCounters {
+        self.door.clone()
     }
 
     /// A change was committed, after `took`.

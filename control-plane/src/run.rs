@@ -2,7 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use equipoise_follower::settings::Mtls;
+use equipoise_follower::{Membership, MembershipError};
 use equipoise_settings::Listen;
 use socket2::{Domain, Socket, Type};
 use tokio::io::DuplexStream;
@@ -12,7 +15,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState};
-use crate::distribution::{self, Distribution};
+use crate::distribution::{self, Distribution, Door, Guard};
+use crate::identity::{IdentityError, Registrar};
 use crate::nodes::Nodes;
 use crate::observability::Metrics;
 use crate::settings::ControlPlaneSettings;
@@ -24,6 +28,12 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The authority or the ledger of members cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The files of a static PKI cannot be used.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} for the {listener}")]
     Listen {
@@ -71,16 +81,26 @@ pub async fn start(
     let admin_listeners = listen("Admin API", admin_listeners)?;
     let cluster_listeners = listen("cluster", cluster_listeners)?;
     let (nodes, metrics) = (Nodes::new(settings.nodes), Metrics::new());
+    let guard = guard(&settings).await?;
     let distribution =
         Distribution::start(store.clone(), nodes.clone(), settings.distribution, metrics.sent());
     let stopping = CancellationToken::new();
     let mut cluster = Vec::new();
     let mut cluster_addresses = Vec::new();
+    let registrar = match &guard {
+        Guard::Managed(registrar) => Some(registrar.clone()),
+        Guard::Plain | Guard::Pki(_) => None,
+    };
+    if let Some(registrar) = registrar.clone() {
+        let stopping = stopping.clone();
+        cluster.push(tokio::spawn(async move { registrar.keep(stopping).await }));
+    }
     for listener in cluster_listeners {
         cluster_addresses.extend(listener.local_addr());
         let distribution = distribution.clone();
+        let door = Door { guard: guard.clone(), counters: metrics.door() };
         cluster.push(tokio::spawn(async move {
-            if let Err(error) = distribution.serve(listener).await {
+            if let Err(error) = distribution.serve(listener, door).await {
                 tracing::error!(%error, "the cluster port is closed");
             }
         }));
@@ -90,9 +110,24 @@ pub async fn start(
         cluster.push(tokio::spawn(async move { distribution.serve_pipes(pipes).await }));
     }
     let admin_addresses = admin_listeners.iter().flat_map(TcpListener::local_addr).collect();
-    let state = AdminState::new(store.clone(), nodes, metrics, settings.admin);
+    let state = AdminState::new(store.clone(), nodes, metrics, settings.admin).with_registrar(registrar);
     let admin = tokio::spawn(admin::serve(admin_listeners, state, stopping.clone()));
     Ok(ControlPlane { admin_addresses, cluster_addresses, store, distribution, stopping, admin, cluster })
+}
+
+/// How peers of the cluster port prove who they are; nobody has to where there is no such port.
+async fn guard(settings: &ControlPlaneSettings) -> Result<Guard, StartError> {
+    if settings.cluster_listen.is_empty() {
+        return Ok(Guard::Plain);
+    }
+    let (mtls, lifetimes) = (settings.mtls.clone(), settings.lifetimes);
+    let directory = settings.store.directory.join("members");
+    let opened = tokio::task::spawn_blocking(move || match mtls {
+        Mtls::Off => Ok(Guard::Plain),
+        Mtls::Managed { .. } => Ok(Guard::Managed(Registrar::open(&directory, lifetimes)?)),
+        Mtls::Pki(files) => Ok(Guard::Pki(Arc::new(Membership::from_files(files)?))),
+    });
+    opened.await.map_err(|error| OpenError::Thread(io::Error::other(error)))?
 }
 
 impl ControlPlane {

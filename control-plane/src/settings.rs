@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use equipoise_follower::settings::Mtls;
 use equipoise_settings::{Listen, Problem, Settings, keys};
 use serde_json::{Map, Value};
 
 use crate::admin::AdminSettings;
 use crate::distribution;
+use crate::identity::Lifetimes;
 use crate::nodes::Limits;
 use crate::store::StoreSettings;
 
@@ -24,6 +26,10 @@ pub struct ControlPlaneSettings {
     pub store: StoreSettings,
     /// Distribution to nodes.
     pub distribution: distribution::Settings,
+    /// How peers of the cluster port prove who they are.
+    pub mtls: Mtls,
+    /// Of certificates that are issued.
+    pub lifetimes: Lifetimes,
     /// Bounds of the registry of nodes.
     pub nodes: Limits,
 }
@@ -35,10 +41,12 @@ impl ControlPlaneSettings {
     /// When a value passes its own syntax but cannot be used here.
     pub fn read(settings: &Settings) -> Result<Self, Problem> {
         let cluster_listen = settings.listen(&keys::CLUSTER_LISTEN).to_vec();
-        if let Some(open) = cluster_listen.iter().find(|listen| !listen.address.ip().is_loopback()) {
+        let mtls = Mtls::read(settings)?;
+        let open = cluster_listen.iter().find(|listen| !listen.address.ip().is_loopback());
+        if let Some(open) = open.filter(|_| mtls == Mtls::Off) {
             let rule = format!(
-                "{} is not a loopback address; the cluster port carries the whole config in plaintext, so it \
-                 may only listen on 127.0.0.0/8 or [::1]",
+                "{} is not a loopback address; without mTLS (cluster.mtls = off) the cluster port carries the whole \
+                 config in plaintext, so it may only listen on 127.0.0.0/8 or [::1]",
                 open.address
             );
             return Err(settings.problem(&keys::CLUSTER_LISTEN, rule));
@@ -77,6 +85,8 @@ impl ControlPlaneSettings {
                 snapshot_streams_max: settings.number(&keys::CLUSTER_SNAPSHOT_STREAMS_MAX),
                 ..distribution::Settings::default()
             },
+            mtls,
+            lifetimes: Lifetimes { certificate: settings.duration(&keys::CLUSTER_CERTIFICATE_LIFETIME) },
             nodes: Limits {
                 nodes_max,
                 reported_targets_max,

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use equipoise_follower::{Cache, CacheError, ControlPlane, node_id};
+use equipoise_follower::{
+    Address, Cache, CacheError, ControlPlane, Membership, MembershipError, Role, node_id,
+};
 use equipoise_proto::NodeId;
 use equipoise_settings::Listen;
 use socket2::{Domain, Socket, Type};
@@ -17,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::observability::{NodeState, Workers};
-use crate::settings::NodeSettings;
+use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
 use crate::table::{self, Seams};
 use crate::tls::{self, TrustError};
@@ -38,6 +40,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The node's certificate or key cannot be used.
+    #[error("the identity of this node cannot be used")]
+    Membership(#[from] MembershipError),
     /// The system's DNS settings cannot be read.
     #[error(transparent)]
     Dns(#[from] dns::ResolverError),
@@ -170,6 +175,8 @@ pub async fn start(
             node_id::load(&settings.cache_dir).map_err(|source| StartError::NodeId { directory, source })?
         }
     };
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let (control_planes, membership) = followed(&settings, pipe, id, &hostname)?;
     let status_listeners = bind_status(&settings.status_listen)?;
     let status_addresses: Vec<_> = status_listeners.iter().flat_map(TcpListener::local_addr).collect();
     let resolver = resolver(&settings.dns_sources)?;
@@ -215,7 +222,6 @@ pub async fn start(
     let resolving =
         dns::run(names, answers, resolver, settings.dns.clone(), Arc::clone(&state), stopping.clone());
     tasks.spawn("resolving names", resolving);
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     for listener in status_listeners {
         let sources = status::Sources {
             hostname: hostname.clone().into(),
@@ -246,10 +252,8 @@ pub async fn start(
             labels: settings.labels.clone(),
             status_address: status_addresses.first().map(ToString::to_string).unwrap_or_default(),
         },
-        control_planes: match pipe {
-            Some(pipe) => vec![ControlPlane::Pipe(pipe)],
-            None => settings.control_planes.iter().copied().map(ControlPlane::Tcp).collect(),
-        },
+        control_planes,
+        membership,
         cache,
         loaded,
         updates,
@@ -308,6 +312,25 @@ impl Node {
     }
 }
 
+/// Whom the node follows, and the certificate that it does so with.
+fn followed(
+    settings: &NodeSettings,
+    pipe: Option<mpsc::Sender<DuplexStream>>,
+    id: NodeId,
+    hostname: &str,
+) -> Result<(Vec<ControlPlane>, Option<Arc<Membership>>), MembershipError> {
+    if let Some(pipe) = pipe {
+        return Ok((vec![ControlPlane::Pipe(pipe)], None));
+    }
+    let Some(Follow { control_planes, mtls }) = &settings.follow else { return Ok((Vec::new(), None)) };
+    let membership = mtls.membership(&settings.cache_dir, Role::Node, id, hostname)?;
+    let reach = |address: &Address| match &membership {
+        Some(membership) => ControlPlane::Tls(address.clone(), Arc::clone(membership)),
+        None => ControlPlane::Plain(address.clone()),
+    };
+    Ok((control_planes.iter().map(reach).collect(), membership))
+}
+
 /// Longest wait for the config of the cache.
 const OPENING_MAX: Duration = Duration::from_secs(60);
 
@@ -354,6 +377,8 @@ mod tests {
     use tokio::io::AsyncWriteExt as _;
 
     use super::*;
+    use equipoise_follower::settings::Mtls;
+
     use crate::proxy::ProxySettings;
 
     const DEADLINE: Duration = Duration::from_secs(60);
@@ -368,7 +393,10 @@ mod tests {
             zone: String::new(),
             labels: Default::default(),
             cache_dir: directory.to_owned(),
-            control_planes: vec![nobody],
+            follow: Some(Follow {
+                control_planes: vec![nobody.to_string().parse().unwrap()],
+                mtls: Mtls::Off,
+            }),
             proxy: ProxySettings { listen: vec![any], workers: 1, ..ProxySettings::default() },
             drain_timeout: Duration::from_secs(1),
             status_listen: vec![Listen { address: any, backlog: 16 }],

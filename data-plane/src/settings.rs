@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use equipoise_follower::Address;
+use equipoise_follower::settings::{Mtls, control_planes};
 use equipoise_proto::NodeId;
 use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, is_node_text};
 use equipoise_settings::{Key, Listen, Problem, Settings, keys};
@@ -28,8 +30,8 @@ pub struct NodeSettings {
     pub labels: BTreeMap<String, String>,
     /// Where it keeps its id and its last config.
     pub cache_dir: PathBuf,
-    /// Control planes in order of preference; not used where both planes share a process.
-    pub control_planes: Vec<SocketAddr>,
+    /// Whom it follows; not used where both planes share a process.
+    pub follow: Option<Follow>,
     /// The proxy.
     pub proxy: ProxySettings,
     /// How long a stop lets requests finish.
@@ -48,6 +50,15 @@ pub struct NodeSettings {
     pub dns_sources: dns::Sources,
 }
 
+/// Whom a node follows, and how it proves who it is.
+#[derive(Debug, Clone)]
+pub struct Follow {
+    /// Control planes in order of preference, at least one.
+    pub control_planes: Vec<Address>,
+    /// Certificates.
+    pub mtls: Mtls,
+}
+
 impl NodeSettings {
     /// Takes what concerns a node.
     ///
@@ -62,7 +73,7 @@ impl NodeSettings {
             zone: node_text(settings, &keys::NODE_ZONE, settings.text(&keys::NODE_ZONE))?,
             labels: labels(settings)?,
             cache_dir: cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from),
-            control_planes: control_planes(settings)?,
+            follow: follow(settings)?,
             proxy: proxy(settings)?,
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
             status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
@@ -105,28 +116,14 @@ fn labels(settings: &Settings) -> Result<BTreeMap<String, String>, Problem> {
     Ok(labels)
 }
 
-fn control_planes(settings: &Settings) -> Result<Vec<SocketAddr>, Problem> {
+fn follow(settings: &Settings) -> Result<Option<Follow>, Problem> {
     let key = &keys::CLUSTER_CONTROL_PLANE;
     if settings.get(key).is_none() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    let read = |text: &String| {
-        let address: SocketAddr = text
-            .parse()
-            .map_err(|_| settings.problem(key, format!("`{text}` must be an IP address and a port")))?;
-        if address.ip().is_loopback() {
-            return Ok(address);
-        }
-        let rule = format!(
-            "{address} is not a loopback address; the cluster port is plaintext, so nodes only use loopback"
-        );
-        Err(settings.problem(key, rule))
-    };
-    let addresses: Vec<_> = settings.list(key).iter().map(read).collect::<Result<_, _>>()?;
-    if addresses.is_empty() {
-        return Err(settings.problem(key, "must name at least one control plane"));
-    }
-    Ok(addresses)
+    let mtls = Mtls::read(settings)?;
+    let control_planes = control_planes(settings, key, &mtls)?;
+    Ok(Some(Follow { control_planes, mtls }))
 }
 
 /// The word for the authorities that the system trusts.

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use equipoise_follower::{Cache, ControlPlane, Loaded};
+use equipoise_follower::{Cache, ControlPlane, Loaded, Membership};
 use equipoise_proto::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 use crate::observability::NodeState;
 use crate::table::{Directory, FleetLink, Mark, Reports, Updates};
@@ -71,6 +72,8 @@ pub struct Parts {
     pub identity: Identity,
     /// Control planes, tried in this order; at least one.
     pub control_planes: Vec<ControlPlane>,
+    /// The certificate to keep in force; `None` without mTLS.
+    pub membership: Option<Arc<Membership>>,
     /// Where config is kept.
     pub cache: Cache,
     /// What it held.
@@ -92,9 +95,10 @@ pub struct Parts {
 /// Starts from the cache, then follows a control plane until `stop`, when it marks what is in force as good, or
 /// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let Parts { settings, identity, control_planes, cache, loaded, .. } = parts;
+    let Parts { settings, identity, control_planes, membership, cache, loaded, .. } = parts;
     let Parts { updates, reports, directory, fleet, marks, node, .. } = parts;
     let (channels, channel) = watch::channel(None);
+    let keeper = keep(membership, channel.clone(), settings, Arc::clone(&node));
     let (questions, asked) = mpsc::channel(inspect::QUESTIONS_MAX);
     let witness = inspect::Witness { node: Arc::clone(&node), directory };
     let sources = report::Sources { reports: &reports, findings: Arc::clone(&fleet.findings), witness };
@@ -112,8 +116,31 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
         () = stop.cancelled() => cache.stop().await,
         // Nobody makes tables any more: perhaps because of the config, so nothing is called good.
         () = link.run(loaded.replica) => {}
-        // Never ends by itself: it has a link to wait for.
+        // Neither ends by itself: they have a link to wait for.
         () = reporter => {}
+        () = keeper => {}
+    }
+}
+
+/// Keeps the certificate in force, and its end in the node's metrics.
+async fn keep(
+    membership: Option<Arc<Membership>>,
+    channel: watch::Receiver<Option<Channel>>,
+    settings: Settings,
+    node: Arc<NodeState>,
+) {
+    let Some(membership) = membership else { return std::future::pending().await };
+    let mut expiry = membership.expiry();
+    let watched = async {
+        loop {
+            node.set_certificate_expiry(*expiry.borrow_and_update());
+            // No error: the membership lives.
+            drop(expiry.changed().await);
+        }
+    };
+    tokio::select! {
+        () = membership.keep(channel, settings.link) => {}
+        () = watched => {}
     }
 }
 

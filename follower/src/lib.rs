@@ -1,17 +1,23 @@
 #![doc = include_str!("../README.md")]
 
+pub mod address;
 pub mod backoff;
 pub mod cache;
+pub mod membership;
 pub mod node_id;
 pub mod partial;
 pub mod replica;
+pub mod settings;
 
 mod connect;
 
 use std::time::Duration;
 
+pub use address::{Address, InvalidAddress};
 pub use cache::{Cache, CacheError, Loaded, Pending};
-pub use connect::ControlPlane;
+pub use connect::{ConnectError, ControlPlane};
+pub use equipoise_identity::Role;
+pub use membership::{Applicant, Membership, MembershipError, StaticFiles};
 pub use partial::{Partial, WINDOW};
 pub use replica::{Replica, ReplicaError};
 

@@ -16,11 +16,12 @@ use crate::spiffe::{Role, SpiffeId};
 /// How long an authority is valid; it is replaced by rotation long before.
 const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// How much earlier than issued a certificate begins to be valid: clocks differ.
-const BACKDATED: Duration = Duration::from_secs(3600);
+/// How much earlier than issued a certificate begins to be valid, at most: clocks differ. Never more than a tenth of its
+/// life, so that half of it is over only well after it was issued.
+const BACKDATED_MAX: Duration = Duration::from_secs(3600);
 
-/// Most authorities that are trusted at once: the one in force, and the one before or after it.
-pub const AUTHORITIES_MAX: usize = 2;
+/// Most authorities that are trusted at once. Of our own there are two during a rotation; a static PKI may have more.
+pub const AUTHORITIES_MAX: usize = 8;
 
 /// Why an authority cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +36,7 @@ pub enum AuthorityError {
     #[error("the key does not belong to the certificate")]
     Mismatch,
     /// No or too many certificates.
-    #[error("{0} authorities: there are one or two")]
+    #[error("{0} authorities: there are 1 to {AUTHORITIES_MAX}")]
     Count(usize),
     /// It cannot sign.
     #[error("a certificate cannot be made")]
@@ -133,7 +134,8 @@ fn params(serial: [u8; 16], now: SystemTime, lifetime: Duration) -> CertificateP
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.serial_number = Some(SerialNumber::from_slice(&positive(serial)));
-    params.not_before = now.checked_sub(BACKDATED).unwrap_or(SystemTime::UNIX_EPOCH).into();
+    let backdated = BACKDATED_MAX.min(lifetime / 10);
+    params.not_before = now.checked_sub(backdated).unwrap_or(SystemTime::UNIX_EPOCH).into();
     params.not_after = (now + lifetime).into();
     params
 }
@@ -148,7 +150,7 @@ fn short(serial: [u8; 16]) -> String {
     serial.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The authorities that are trusted: one or two, the one that issues first.
+/// The authorities that are trusted: at least one and at most [`AUTHORITIES_MAX`], the one that issues first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authorities(Vec<Certificate>);
 

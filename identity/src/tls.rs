@@ -12,7 +12,7 @@ use rustls::client::{
     ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name,
 };
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
@@ -137,7 +137,19 @@ impl Presented {
     /// # Errors
     /// When the key is not the certificate's or cannot be used; then nothing changes.
     pub fn set(&self, chain: Vec<CertificateDer<'static>>, key: &PrivateKey) -> Result<(), TlsError> {
-        let key = provider().key_provider.load_private_key(key.to_der())?;
+        self.set_der(chain, key.to_der())
+    }
+
+    /// The same with a key of any kind that TLS takes.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn set_der(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<(), TlsError> {
+        let key = provider().key_provider.load_private_key(key)?;
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match()?;
         self.0.store(Some(Arc::new(certified)));

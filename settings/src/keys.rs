@@ -24,6 +24,8 @@ pub enum Plane {
     NodeApart,
     /// A control plane that runs apart.
     ControlApart,
+    /// Any process that runs apart.
+    Apart,
     /// All.
     Every,
 }
@@ -53,6 +55,7 @@ impl Plane {
             Self::Data => matches!(process, Process::Node | Process::Standalone),
             Self::NodeApart => matches!(process, Process::Node),
             Self::ControlApart => matches!(process, Process::ControlPlane),
+            Self::Apart => matches!(process, Process::ControlPlane | Process::Node),
             Self::Every => true,
         }
     }
@@ -158,10 +161,25 @@ keys! {
     STORE_WINDOW_BYTES_MAX = "store.window_bytes_max", None, Kind::Size { min: 1 << 20, max: 1 << 40 }, "64m", Control,
         "Bytes of latest changes kept in memory for nodes that come back.";
 
-    CLUSTER_LISTEN = "cluster.listen", Some("cluster_listen"), Kind::Listen, "127.0.0.1:8005", ControlApart,
-        "Where nodes reach the control plane; loopback only while it is plaintext.";
+    CLUSTER_LISTEN = "cluster.listen", Some("cluster_listen"), Kind::Listen, "0.0.0.0:8005", ControlApart,
+        "Where nodes reach the control plane; loopback only with cluster.mtls off.";
     CLUSTER_CONTROL_PLANE = "cluster.control_plane", Some("cluster_control_plane"), Kind::List, "127.0.0.1:8005",
-        NodeApart, "Control planes to connect to, in order of preference.";
+        NodeApart, "Control planes and relays to connect to, `host:port` each, in order of preference.";
+    CLUSTER_MTLS = "cluster.mtls", Some("cluster_mtls"), Kind::OneOf(&["managed", "pki", "off"]), "managed", Apart,
+        "Who certifies the cluster's processes: the control plane itself (join tokens), your own PKI, or nobody: plaintext.";
+    CLUSTER_JOIN_TOKEN = "cluster.join_token", None, Kind::Secret, "", Apart,
+        "Token of a node or relay for its first certificate; from `equipoise-control-plane token create`.";
+    CLUSTER_JOIN_TOKEN_FILE = "cluster.join_token_file", None, Kind::Path, "", Apart,
+        "File with that token, in place of cluster.join_token.";
+    CLUSTER_CERTIFICATE_LIFETIME = "cluster.certificate_lifetime", None,
+        Kind::Duration { min_ms: 10_000, max_ms: 90 * DAY_MS }, "24h", ControlApart,
+        "How long a certificate of a node or relay is valid; it is renewed when half of that is over.";
+    CLUSTER_CERT = "cluster.cert", Some("cluster_cert"), Kind::Path, "", Apart,
+        "With cluster.mtls = pki: PEM file of this process's certificate and its intermediates.";
+    CLUSTER_CERT_KEY = "cluster.cert_key", Some("cluster_cert_key"), Kind::Path, "", Apart,
+        "With cluster.mtls = pki: PEM file of its key.";
+    CLUSTER_CA_CERT = "cluster.ca_cert", Some("cluster_ca_cert"), Kind::Path, "", Apart,
+        "With cluster.mtls = pki: PEM file of the authorities to trust.";
     CLUSTER_NODES_MAX = "cluster.nodes_max", None, Kind::Int { min: 1, max: 100_000 }, "5000", Control,
         "Nodes that may be connected at once.";
     CLUSTER_ANSWER_TIMEOUT = "cluster.answer_timeout", None, seconds(1000), "30s", Control,

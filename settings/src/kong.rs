@@ -38,10 +38,7 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
         | "status_ssl_cert"
         | "status_ssl_cert_key"
         | "client_ssl_cert"
-        | "client_ssl_cert_key"
-        | "cluster_cert"
-        | "cluster_cert_key"
-        | "cluster_ca_cert" => Treatment::Refused("TLS is not supported by this version"),
+        | "client_ssl_cert_key" => Treatment::Refused("TLS is not supported by this version"),
         "client_ssl" if value != "off" => Treatment::Refused("TLS is not supported by this version"),
         "error_template_html" | "error_template_json" | "error_template_xml" | "error_template_plain" => {
             Treatment::Refused("templates of error bodies are not supported by this version")
@@ -75,7 +72,6 @@ const NO_EFFECT: &[&str] = &[
     "client_ssl",
     "cluster_data_plane_purge_delay",
     "cluster_max_payload",
-    "cluster_mtls",
     "cluster_server_name",
     "database",
     "db_cache_ttl",

@@ -322,6 +322,14 @@ impl Settings {
         }
     }
 
+    /// Of a `Secret` key, in clear; `None` when not set.
+    pub fn secret(&self, key: &Key) -> Option<&str> {
+        match self.value(key) {
+            Value::Secret(secret) => Some(secret.reveal()),
+            _ => None,
+        }
+    }
+
     /// Of a `List` key.
     pub fn list(&self, key: &Key) -> &[String] {
         match self.value(key) {

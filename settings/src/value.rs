@@ -50,6 +50,8 @@ pub enum Kind {
     Path,
     /// Any text; empty counts as not set.
     Text,
+    /// The same, and it is never shown.
+    Secret,
 }
 
 /// A checked value.
@@ -75,6 +77,25 @@ pub enum Value {
     Listen(Vec<Listen>),
     /// See [`Kind::Path`].
     Path(PathBuf),
+    /// See [`Kind::Secret`].
+    Secret(Secret),
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// In clear.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("******")
+    }
 }
 
 /// One address to listen on.
@@ -120,6 +141,8 @@ impl Kind {
             Self::Path => Ok(Value::Path(PathBuf::from(text))),
             Self::Text if text.is_empty() => Ok(Value::Unset),
             Self::Text => Ok(Value::Text(text.to_owned())),
+            Self::Secret if text.is_empty() => Ok(Value::Unset),
+            Self::Secret => Ok(Value::Secret(Secret(text.to_owned()))),
         }
     }
 }
@@ -135,6 +158,8 @@ impl fmt::Display for Value {
             Self::Duration(time) if time.subsec_millis() == 0 => write!(f, "{}s", time.as_secs()),
             Self::Duration(time) => write!(f, "{}ms", time.as_millis()),
             Self::Text(text) => f.write_str(text),
+            // The reference's own mask.
+            Self::Secret(_) => f.write_str("******"),
             Self::List(items) => f.write_str(&items.join(", ")),
             Self::Listen(addresses) if addresses.is_empty() => f.write_str("off"),
             Self::Listen(addresses) => {

@@ -232,7 +232,7 @@ fn start_equipoise(dir: &Path, origins: [SocketAddr; 2]) -> Result<(Process, Pro
     let control = Process::start_at(
         &release.join("equipoise-control-plane"),
         dir,
-        &["--admin-listen", any, "--cluster-listen", any],
+        &["--admin-listen", any, "--cluster-listen", any, "--cluster-mtls", "off"],
     )?;
     let mut admin = control.client("admin");
     write(&mut admin, "POST", "/upstreams", "name=u", 201);
@@ -257,6 +257,8 @@ fn start_equipoise(dir: &Path, origins: [SocketAddr; 2]) -> Result<(Process, Pro
             any,
             "--proxy-workers",
             "1",
+            "--cluster-mtls",
+            "off",
             "--cluster-control-plane",
             &cluster,
             "--proxy-requests-max",

@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     let control = Process::start_at(
         &release.join("equipoise-control-plane"),
         dir.path(),
-        &["--admin-listen", any, "--cluster-listen", any],
+        &["--admin-listen", any, "--cluster-listen", any, "--cluster-mtls", "off"],
     )?;
     let cluster = control.address("cluster").to_string();
     let node = Process::start_at(
@@ -42,6 +42,8 @@ fn main() -> Result<()> {
             any,
             "--proxy-workers",
             "1",
+            "--cluster-mtls",
+            "off",
             "--cluster-control-plane",
             &cluster,
         ],

@@ -122,7 +122,7 @@ impl Apart {
     /// When it does not start.
     pub fn start_control(&mut self) -> Result<()> {
         let cluster = self.cluster.to_string();
-        let arguments = ["--admin-listen", ANY, "--cluster-listen", &cluster];
+        let arguments = ["--admin-listen", ANY, "--cluster-listen", &cluster, "--cluster-mtls", "off"];
         let control = Process::start("equipoise-control-plane", &self.home("control"), &arguments)?;
         self.cluster = control.address("cluster");
         self.control = Some(control);
@@ -142,6 +142,8 @@ impl Apart {
             ANY,
             "--proxy-workers",
             "2",
+            "--cluster-mtls",
+            "off",
             "--cluster-control-plane",
             &cluster,
         ];

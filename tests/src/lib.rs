@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 pub mod client;
 pub mod cluster;
 pub mod dns;
+pub mod fleet;
 pub mod load;
 pub mod metrics;
 pub mod origin;

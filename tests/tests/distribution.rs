@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use equipoise_control_plane::distribution::{Distribution, Sent, Settings as Pace, encode};
+use equipoise_control_plane::distribution::{Distribution, Door, Sent, Settings as Pace, encode};
 use equipoise_control_plane::model::{Change, Key, Kind, Op};
 use equipoise_control_plane::nodes::{self, NodeView, Nodes, Verdict};
 use equipoise_control_plane::observability::SentCounters;
@@ -73,9 +73,9 @@ async fn plane_on(address: SocketAddr, store: Store) -> Plane {
     let distribution =
         Distribution::start(store.clone(), nodes.clone(), Pace::default(), SentCounters::default());
     let listener = TcpListener::bind(address).await.unwrap();
-    let reach = ControlPlane::Tcp(listener.local_addr().unwrap());
+    let reach = ControlPlane::Plain(listener.local_addr().unwrap().to_string().parse().unwrap());
     let serving = distribution.clone();
-    tokio::spawn(async move { serving.serve(listener).await });
+    tokio::spawn(async move { serving.serve(listener, Door::plain()).await });
     Plane { store, nodes, distribution, reach }
 }
 
@@ -119,8 +119,8 @@ impl Plane {
 
     fn address(&self) -> SocketAddr {
         match &self.reach {
-            ControlPlane::Tcp(address) => *address,
-            ControlPlane::Pipe(_) => panic!("a pipe has no address"),
+            ControlPlane::Plain(address) => address.to_string().parse().unwrap(),
+            ControlPlane::Tls(..) | ControlPlane::Pipe(_) => panic!("it is plaintext here"),
         }
     }
 }
@@ -158,6 +158,7 @@ async fn node(reach: ControlPlane, directory: Option<&Path>) -> Node {
         settings: Settings::default(),
         identity,
         control_planes: vec![reach],
+        membership: None,
         cache,
         loaded,
         updates,
@@ -398,7 +399,8 @@ async fn a_node_starts_from_its_cache_with_the_control_plane_dead() {
     soon("the control plane stops", plane.distribution.stop()).await;
     before.kill().await;
 
-    let mut after = node(ControlPlane::Tcp(address), Some(directory.path())).await;
+    let mut after =
+        node(ControlPlane::Plain(address.to_string().parse().unwrap()), Some(directory.path())).await;
     let (position, Update::Snapshot(entities)) = after.accept().await else { panic!("not a snapshot") };
     assert_eq!((position, entities.len()), (second, 2));
     // And when it is back, nothing is sent.

@@ -109,7 +109,8 @@ fn a_data_directory_that_cannot_be_made_is_named() {
 #[test]
 fn an_open_cluster_port_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
-    let arguments = ["--admin-listen", "127.0.0.1:0", "--cluster-listen", "0.0.0.0:0"];
+    let arguments =
+        ["--admin-listen", "127.0.0.1:0", "--cluster-listen", "0.0.0.0:0", "--cluster-mtls", "off"];
     let (code, output) = run("equipoise-control-plane", dir.path(), &arguments, &[]);
     assert!(code.is_some_and(|code| code != 0), "{output}");
     assert!(output.contains("plaintext") && output.contains("cluster.listen"), "{output}");

@@ -36,12 +36,12 @@ impl Fleet {
             std::fs::create_dir_all(&home).unwrap();
             home
         };
-        let arguments = ["--admin-listen", ANY, "--cluster-listen", ANY];
+        let arguments = ["--admin-listen", ANY, "--cluster-listen", ANY, "--cluster-mtls", "off"];
         let control = Process::start("equipoise-control-plane", &home("control"), &arguments).unwrap();
         let cluster = control.address("cluster").to_string();
         let start = |number: usize| {
             let listens = ["--proxy-listen", ANY, "--status-listen", ANY, "--proxy-workers", "1"];
-            let place = ["--node-region", "r", "--cluster-control-plane", &cluster];
+            let place = ["--node-region", "r", "--cluster-mtls", "off", "--cluster-control-plane", &cluster];
             let arguments = [&listens[..], &place].concat();
             let node = Process::start("equipoise-data-plane", &home(&format!("node-{number}")), &arguments);
             Some(node.unwrap())

@@ -1,11 +1,11 @@
 //! The nodes as the Admin API shows them: `/clustering/data-planes` and its older form `/clustering/status`.
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use equipoise_proto::NodeId;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::AdminState;
 use super::gate::Asked;
@@ -16,15 +16,30 @@ use crate::nodes::{FORGET_AFTER, NackCause, NackRecord, NodeView};
 
 /// `/clustering/data-planes`: ascending by id; the reference's keys, then our own.
 pub(super) fn data_planes(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
-    let size = text(asked, "size");
-    let page_size = PageSize::parse(size)?.get();
-    let after = text(asked, "offset").map(parse_offset).transpose()?;
     let now = SystemTime::now();
     let nodes = nodes(state, now);
-    let mut rest = nodes.iter().filter(|node| after.is_none_or(|after| node.info.id > after));
-    let page: Vec<&NodeView> = rest.by_ref().take(page_size).collect();
-    let offset = page.last().filter(|_| rest.next().is_some()).map(|node| node.info.id.to_string());
-    let data: Vec<Value> = page.into_iter().map(|node| data_plane(node, now)).collect();
+    let rows = nodes.iter().map(|node| (node.info.id.as_uuid(), node));
+    paged(asked, "a node", rows, |(_, node)| data_plane(node, now))
+}
+
+/// One page of `rows`, which are ascending by id; `what` has that id, for people.
+pub(super) fn paged<K: Ord + Copy + Display + FromStr, T>(
+    asked: &Asked,
+    what: &str,
+    rows: impl Iterator<Item = (K, T)>,
+    show: impl Fn((K, T)) -> Value,
+) -> Result<Reply, Refusal> {
+    let size = text(asked, "size");
+    let page_size = PageSize::parse(size)?.get();
+    let after = text(asked, "offset").map(|offset| {
+        let problem = || ErrorObject::invalid_offset(offset, &format!("not the id of {what}"));
+        offset.parse::<K>().map_err(|_| problem())
+    });
+    let after = after.transpose()?;
+    let mut rest = rows.filter(|(id, _)| after.is_none_or(|after| *id > after));
+    let page: Vec<(K, T)> = rest.by_ref().take(page_size).collect();
+    let offset = page.last().filter(|_| rest.next().is_some()).map(|(id, _)| id.to_string());
+    let data: Vec<Value> = page.into_iter().map(show).collect();
     Ok(Reply::json(StatusCode::OK, &PageJson::new(data, &asked.path, offset, &[("size", size)])))
 }
 
@@ -51,17 +66,12 @@ fn nodes(state: &AdminState, now: SystemTime) -> Vec<NodeView> {
     state.nodes.list(&state.store.head().position, now)
 }
 
-fn parse_offset(offset: &str) -> Result<NodeId, Refusal> {
-    let id =
-        Uuid::try_parse(offset).map_err(|_| ErrorObject::invalid_offset(offset, "not the id of a node"))?;
-    Ok(NodeId::new(id))
-}
-
 fn data_plane(node: &NodeView, now: SystemTime) -> Value {
     let forgotten_in = now
         .duration_since(node.last_contact)
         .map_or(FORGET_AFTER, |silent| FORGET_AFTER.saturating_sub(silent));
     let apply = node.last_apply;
+    let certificate = node.info.certificate.as_ref();
     json!({
         "id": node.info.id.to_string(),
         "hostname": node.info.hostname,
@@ -74,7 +84,8 @@ fn data_plane(node: &NodeView, now: SystemTime) -> Value {
         "sync_status": sync_status(node),
         "state": if node.connected_since.is_some() { "connected" } else { "disconnected" },
         "labels": node.info.labels,
-        "cert_details": {},
+        "cert_details": certificate.map_or_else(|| json!({}), |shown| json!({ "expiry_timestamp": seconds(shown.not_after) })),
+        "certificate_serial": certificate.map(|shown| shown.serial.clone()),
         "rpc_capabilities": [],
         "ttl": forgotten_in.as_secs(),
         "connected_since": node.connected_since.map(seconds),
@@ -118,13 +129,15 @@ fn sync_status(node: &NodeView) -> &'static str {
     }
 }
 
-fn seconds(at: SystemTime) -> u64 {
+/// Since 1970.
+pub(super) fn seconds(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 
 #[cfg(test)]
 mod tests {
     use equipoise_proto::{ContentHash, Epoch, Position, Revision};
+    use uuid::Uuid;
 
     use super::*;
     use crate::nodes::fixture;

@@ -98,6 +98,20 @@ pub enum Endpoint {
     DataPlanes,
     /// `/clustering/status`
     ClusteringStatus,
+    /// `/clustering/tokens`
+    Tokens,
+    /// `/clustering/tokens/{id}`
+    Token,
+    /// `/clustering/enrolments`
+    Enrolments,
+    /// `/clustering/enrolments/{id}`
+    Enrolment,
+    /// `/clustering/denied`
+    DeniedIds,
+    /// `/clustering/denied/{id}`
+    DeniedId,
+    /// `/clustering/authorities`
+    Authorities,
     /// `/services`
     Collection(Kind),
     /// `/services/{service}`
@@ -133,10 +147,15 @@ impl Endpoint {
             | Self::Schema
             | Self::DataPlanes
             | Self::ClusteringStatus
+            | Self::Enrolments
+            | Self::DeniedIds
             | Self::TargetsAll
             | Self::Health
             | Self::Balancer => &[Verb::Get],
             // POST on `/tags` and the writes on one tag exist to be refused with a reason.
+            Self::Tokens | Self::Authorities => &[Verb::Get, Verb::Post],
+            Self::Token | Self::Enrolment => &[Verb::Delete],
+            Self::DeniedId => &[Verb::Delete, Verb::Put],
             Self::Tags | Self::Collection(_) | Self::Children(_) => &[Verb::Get, Verb::Post],
             Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) | Self::Only(_) => {
                 &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Put]
@@ -275,8 +294,20 @@ impl Endpoints {
         add(&[Literal("tags"), Parameter("tags")], Endpoint::Tag);
         add(&[Literal("schemas"), Parameter("name")], Endpoint::Schema);
         add(&[Literal("schemas"), Parameter("db_entity_name"), Literal("validate")], Endpoint::Validate);
-        add(&[Literal("clustering"), Literal("data-planes")], Endpoint::DataPlanes);
-        add(&[Literal("clustering"), Literal("status")], Endpoint::ClusteringStatus);
+        for (name, endpoint, one) in [
+            ("data-planes", Endpoint::DataPlanes, None),
+            ("status", Endpoint::ClusteringStatus, None),
+            ("tokens", Endpoint::Tokens, Some(Endpoint::Token)),
+            ("enrolments", Endpoint::Enrolments, Some(Endpoint::Enrolment)),
+            ("denied", Endpoint::DeniedIds, Some(Endpoint::DeniedId)),
+            ("authorities", Endpoint::Authorities, None),
+        ] {
+            let path = [Literal("clustering"), Literal(name), Parameter("id")];
+            add(&path[..2], endpoint);
+            if let Some(one) = one {
+                add(&path, one);
+            }
+        }
         for kind in Kind::ALL {
             let (name, declared) = (kind.collection(), declaration(kind));
             let entity = [Literal(name), Parameter(name)];

@@ -97,6 +97,7 @@ pub(super) fn hello(wire: v1::Hello, address: Option<IpAddr>) -> Result<Hello, H
         labels,
         build: text("build", wire.build)?,
         protocol,
+        certificate: None,
     };
     let position = wire.position.as_ref().map(Position::try_from).transpose()?;
     let serving = position.map(|position| Serving { position, is_warm: wire.warm });

@@ -10,6 +10,8 @@ use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::hello::{self, HealthReport, Report};
+use super::serve::Connection;
+use super::service::refused;
 use crate::nodes::{ReportError, Reports, SendFull};
 
 /// Reads reports until the node ends the stream.
@@ -18,15 +20,23 @@ use crate::nodes::{ReportError, Reports, SendFull};
 /// When the node says what cannot be, or more than allowed.
 pub(super) async fn run(
     shared: &Arc<Shared>,
+    connection: &Connection,
     inbound: &mut Streaming<v1::HealthReport>,
     replies: &mpsc::Sender<Result<v1::ReportReply, Status>>,
 ) -> Result<(), Status> {
     // A full list that is not complete yet: until it is, what the node said before counts.
     let mut list: Option<(NodeId, Reports)> = None;
+    let mut admitted = None;
     while let Some(report) = inbound.message().await? {
         let arrived = Instant::now().into_std();
         let report =
             hello::report(report, arrived).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (Report::Health(HealthReport { node, .. }) | Report::Balancer(node, _)) = &report;
+        if admitted != Some(*node) {
+            let judged = connection.door.admit(&connection.peer, *node);
+            judged.inspect_err(|status| refused(connection, *node, status))?;
+            admitted = Some(*node);
+        }
         let HealthReport { node, is_full, has_more, targets, findings } = match report {
             Report::Health(report) => report,
             Report::Balancer(node, part) => {

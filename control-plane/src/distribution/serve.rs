@@ -1,23 +1,32 @@
 //! HTTP/2 connections: over TCP, or over in-memory pipes for nodes of the same process.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_proto::v1::cluster_server::ClusterServer;
+use equipoise_proto::v1::enrolment_server::EnrolmentServer;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tonic::service::Routes;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use super::door::{Door, Guard, Peer};
+use super::enrolment::EnrolmentService;
 use super::{Distribution, Settings};
 
 /// Largest message from a node: reports come in batches of some hundred targets.
 const INBOUND_BYTES_MAX: usize = 1024 * 1024;
+
+/// Largest request for a certificate.
+const ENROLMENT_BYTES_MAX: usize = 64 * 1024;
 
 /// Streams a connection may open: a node needs two, and one more of each while it replaces them.
 const STREAMS_MAX: u32 = 8;
@@ -39,11 +48,16 @@ pub enum ServeError {
     Socket(#[from] std::io::Error),
 }
 
-pub(super) async fn tcp(this: &Distribution, listener: TcpListener) -> Result<(), ServeError> {
+pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) -> Result<(), ServeError> {
     let local = listener.local_addr()?;
-    if !local.ip().is_loopback() {
+    if matches!(door.guard, Guard::Plain) && !local.ip().is_loopback() {
         return Err(ServeError::NotLoopback(local));
     }
+    let door = Arc::new(door);
+    let enrolment = match &door.guard {
+        Guard::Managed(registrar) => Some(EnrolmentService::new(registrar.clone(), door.counters.clone())),
+        Guard::Plain | Guard::Pki(_) => None,
+    };
     loop {
         let accepted = tokio::select! {
             () = this.stop.cancelled() => return Ok(()),
@@ -55,7 +69,25 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener) -> Result<()
                 if let Err(error) = io.set_nodelay(true) {
                     debug!(%error, "no TCP_NODELAY");
                 }
-                spawn(this, io, Some(remote), permit);
+                let (door, enrolment) = (Arc::clone(&door), enrolment.clone());
+                let (serving, stop) = (this.clone(), this.stop.clone());
+                this.tasks.spawn(async move {
+                    let entered = tokio::select! {
+                        () = stop.cancelled() => return,
+                        entered = enter(&door, io, remote) => entered,
+                    };
+                    match entered {
+                        Some((Stream::Plain(io), peer)) => {
+                            let of = Connection::new(Some(remote), peer, door);
+                            serve(serving, io, of, enrolment, permit).await;
+                        }
+                        Some((Stream::Tls(io), peer)) => {
+                            let of = Connection::new(Some(remote), peer, door);
+                            serve(serving, io, of, enrolment, permit).await;
+                        }
+                        None => {}
+                    }
+                });
             }
             Err(error) => {
                 warn!(%error, "cannot accept a node's connection");
@@ -66,6 +98,7 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener) -> Result<()
 }
 
 pub(super) async fn pipes(this: &Distribution, mut pipes: mpsc::Receiver<DuplexStream>) {
+    let door = Arc::new(Door::plain());
     loop {
         let pipe = tokio::select! {
             () = this.stop.cancelled() => return,
@@ -73,13 +106,34 @@ pub(super) async fn pipes(this: &Distribution, mut pipes: mpsc::Receiver<DuplexS
         };
         let Some(pipe) = pipe else { return };
         let Some(permit) = permit(this).await else { return };
-        spawn(this, pipe, None, permit);
+        let of = Connection::new(None, Peer::Local, Arc::clone(&door));
+        this.tasks.spawn(serve(this.clone(), pipe, of, None, permit));
+    }
+}
+
+/// A connection that came in.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+async fn enter(door: &Door, io: TcpStream, remote: SocketAddr) -> Option<(Stream, Peer)> {
+    match door.tls().await {
+        Ok(None) => Some((Stream::Plain(io), Peer::Local)),
+        Ok(Some(config)) => {
+            let (io, peer) = door.shake(config, io, remote).await?;
+            Some((Stream::Tls(io), peer))
+        }
+        Err(error) => {
+            warn!(error, "the cluster port has nothing to show to its peers");
+            None
+        }
     }
 }
 
 /// Room for one more connection; `None` when stopping.
 async fn permit(this: &Distribution) -> Option<OwnedSemaphorePermit> {
-    let permits = std::sync::Arc::clone(&this.shared.connection_permits);
+    let permits = Arc::clone(&this.shared.connection_permits);
     tokio::select! {
         () = this.stop.cancelled() => None,
         permit = permits.acquire_owned() => permit.ok(),
@@ -91,10 +145,18 @@ async fn permit(this: &Distribution) -> Option<OwnedSemaphorePermit> {
 pub(super) struct Connection {
     /// Where it comes from; absent over a pipe.
     pub(super) remote: Option<SocketAddr>,
+    /// Who it is with.
+    pub(super) peer: Peer,
+    /// Through which it came.
+    pub(super) door: Arc<Door>,
     streams: watch::Sender<usize>,
 }
 
 impl Connection {
+    fn new(remote: Option<SocketAddr>, peer: Peer, door: Arc<Door>) -> Self {
+        Self { remote, peer, door, streams: watch::Sender::new(0) }
+    }
+
     /// A stream of it is open until the answer is dropped.
     pub(super) fn open(&self) -> OpenStream {
         self.streams.send_modify(|open| *open += 1);
@@ -124,18 +186,27 @@ impl Drop for OpenStream {
     }
 }
 
-fn spawn<I>(this: &Distribution, io: I, remote: Option<SocketAddr>, permit: OwnedSemaphorePermit)
-where
+/// Serves a connection to its end.
+async fn serve<I>(
+    this: Distribution,
+    io: I,
+    of: Connection,
+    enrolment: Option<EnrolmentService>,
+    permit: OwnedSemaphorePermit,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let of = Connection { remote, streams: watch::Sender::new(0) };
     let known = of.clone();
-    let service = ClusterServer::new(this.clone()).max_decoding_message_size(INBOUND_BYTES_MAX).map_request(
-        move |mut request: http::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(known.clone());
-            request
-        },
-    );
+    let cluster = ClusterServer::new(this.clone()).max_decoding_message_size(INBOUND_BYTES_MAX);
+    let mut services = Routes::new(cluster);
+    if let Some(enrolment) = enrolment {
+        services = services
+            .add_service(EnrolmentServer::new(enrolment).max_decoding_message_size(ENROLMENT_BYTES_MAX));
+    }
+    let service = services.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(known.clone());
+        request.map(tonic::body::Body::new)
+    });
     let Settings { keepalive, answer_timeout, .. } = this.shared.settings;
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -143,23 +214,20 @@ where
         .keep_alive_timeout(keepalive)
         .max_concurrent_streams(STREAMS_MAX)
         .serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
-    let stop = this.stop.clone();
-    this.tasks.spawn(async move {
-        let _permit = permit;
-        tokio::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            // The keepalive begins after the preface, and it is content with a connection that serves nothing:
-            // without this, either would hold a place for good.
-            () = of.idle(answer_timeout) => return debug!("a connection without a stream is closed"),
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                // Whoever does not let go by then is cut off.
-                timeout(LINGER, connection).await.unwrap_or(Ok(()))
-            }
-        };
-        if let Err(error) = ended {
-            debug!(%error, "node's connection ended");
+    let _permit = permit;
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        // The keepalive begins after the preface, and it is content with a connection that serves nothing:
+        // without this, either would hold a place for good.
+        () = of.idle(answer_timeout) => return debug!("a connection without a stream is closed"),
+        () = this.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            // Whoever does not let go by then is cut off.
+            timeout(LINGER, connection).await.unwrap_or(Ok(()))
         }
-    });
+    };
+    if let Err(error) = ended {
+        debug!(%error, "node's connection ended");
+    }
 }

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::serve::Connection;
 use super::stream::Stream;
@@ -26,15 +26,14 @@ impl Cluster for Distribution {
         &self,
         request: Request<Streaming<v1::NodeMessage>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let connection = request.extensions().get::<Connection>().cloned();
-        let open = connection.as_ref().map(Connection::open);
-        let remote = connection.and_then(|connection| connection.remote).map(|remote| remote.ip());
+        let connection = connection(&request)?;
+        let open = connection.open();
         let mut inbound = request.into_inner();
         let (outbound, replies) = mpsc::channel(OUTBOUND_MAX);
         let this = self.clone();
         self.tasks.spawn(async move {
             let _open = open;
-            let ended = this.converse(&mut inbound, outbound.clone(), remote).await;
+            let ended = this.converse(&mut inbound, outbound.clone(), &connection).await;
             if let Err(status) = ended {
                 debug!(%status, "config stream ended");
                 // The node may be gone, and then nobody is left to tell.
@@ -48,7 +47,8 @@ impl Cluster for Distribution {
         &self,
         request: Request<Streaming<v1::HealthReport>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let open = request.extensions().get::<Connection>().map(Connection::open);
+        let connection = connection(&request)?;
+        let open = connection.open();
         let mut inbound = request.into_inner();
         let (outbound, replies) = mpsc::channel(OUTBOUND_MAX);
         let this = self.clone();
@@ -57,7 +57,7 @@ impl Cluster for Distribution {
             let ended = tokio::select! {
                 () = this.stop.cancelled() => Ok(()),
                 () = outbound.closed() => Ok(()),
-                ended = report::run(&this.shared, &mut inbound, &outbound) => ended,
+                ended = report::run(&this.shared, &connection, &mut inbound, &outbound) => ended,
             };
             if let Err(status) = ended {
                 debug!(%status, "report stream ended");
@@ -68,12 +68,23 @@ impl Cluster for Distribution {
     }
 }
 
+/// What the streams of a request's connection know of it.
+fn connection<T>(request: &Request<T>) -> Result<Connection, Status> {
+    let connection = request.extensions().get::<Connection>().cloned();
+    connection.ok_or_else(|| Status::internal("a request without a connection"))
+}
+
+pub(super) fn refused(connection: &Connection, node: equipoise_proto::NodeId, status: &Status) {
+    warn!(remote = ?connection.remote, %node, reason = status.message(), "a peer of the cluster port is refused");
+    connection.door.counters.handshake("not_admitted");
+}
+
 impl Distribution {
     async fn converse(
         &self,
         inbound: &mut Streaming<v1::NodeMessage>,
         outbound: mpsc::Sender<Result<v1::ControlMessage, Status>>,
-        remote: Option<std::net::IpAddr>,
+        connection: &Connection,
     ) -> Result<(), Status> {
         let first = tokio::select! {
             () = self.stop.cancelled() => return Err(Status::unavailable("the control plane is stopping")),
@@ -83,10 +94,15 @@ impl Distribution {
         let Some(v1::node_message::Message::Hello(wire)) = first.and_then(|message| message.message) else {
             return Err(Status::invalid_argument("a node has to begin with hello"));
         };
-        let said = hello::hello(wire, remote).map_err(|error| match error {
+        let remote = connection.remote.map(|remote| remote.ip());
+        let mut said = hello::hello(wire, remote).map_err(|error| match error {
             hello::HelloError::Protocol { .. } => Status::failed_precondition(error.to_string()),
             _ => Status::invalid_argument(error.to_string()),
         })?;
+        let node = said.info.id;
+        let admitted = connection.door.admit(&connection.peer, node);
+        let admitted = admitted.inspect_err(|status| refused(connection, node, status))?;
+        said.info.bind(admitted.place, admitted.certificate);
         let position = said.serving.map(|serving| serving.position);
         if let Some(position) = &position {
             // Before it counts as connected: a wait for a later write must not take its revision for ours.
@@ -94,7 +110,7 @@ impl Distribution {
             met.map_err(|error| Status::unavailable(error.to_string()))?;
         }
         let protocol = said.info.protocol;
-        let (node, hostname) = (said.info.id, said.info.hostname.clone());
+        let hostname = said.info.hostname.clone();
         let session = self
             .shared
             .nodes
@@ -103,7 +119,13 @@ impl Distribution {
         info!(%node, %hostname, "node connected");
         let mut stream = Stream::new(self, (session, protocol), outbound, position, said.resume);
         stream.share_probes(said.shares_probes);
-        let ended = stream.run(inbound).await;
+        let ended = tokio::select! {
+            ended = stream.run(inbound) => ended,
+            status = connection.door.lost(&connection.peer, node) => {
+                refused(connection, node, &status);
+                Err(status)
+            }
+        };
         info!(%node, %hostname, "node gone");
         ended
     }

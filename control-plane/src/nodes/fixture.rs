@@ -22,6 +22,7 @@ pub(crate) fn view(number: u128, position: Position, nack: Option<NackCause>) ->
             labels: BTreeMap::new(),
             build: "0.1.0".to_owned(),
             protocol: 1,
+            certificate: None,
         },
         position: Some(position),
         is_warm: false,

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::SendFull;
 use super::health::{ReportError, ReportedTarget, Reports, View};
 use super::inspect::{Asking, Asks, Scope};
+use crate::identity::ledger::Place;
 
 /// How long a node that left stays listed (Kong: `cluster_data_plane_purge_delay`).
 pub const FORGET_AFTER: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -55,9 +56,32 @@ pub struct NodeInfo {
     pub build: String,
     /// Protocol version spoken with it: the highest that both ends know.
     pub protocol: u32,
+    /// The certificate that it shows; `None` without mTLS.
+    pub certificate: Option<ShownCertificate>,
+}
+
+/// What is told of a node's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownCertificate {
+    /// In hexadecimal.
+    pub serial: String,
+    /// When it runs out.
+    pub not_after: SystemTime,
 }
 
 impl NodeInfo {
+    /// What the cluster says of it wins over what it says itself.
+    pub fn bind(&mut self, place: Place, certificate: Option<ShownCertificate>) {
+        if let Some(region) = place.region {
+            self.region = region;
+        }
+        if let Some(zone) = place.zone {
+            self.zone = zone;
+        }
+        self.labels.extend(place.labels);
+        self.certificate = certificate;
+    }
+
     /// Where it is; one over an in-memory pipe is on this host.
     pub fn ip(&self) -> IpAddr {
         self.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))

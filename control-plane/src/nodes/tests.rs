@@ -25,6 +25,7 @@ fn info(number: u128) -> NodeInfo {
         labels: Default::default(),
         build: "1".to_owned(),
         protocol: 1,
+        certificate: None,
     }
 }
 

@@ -30,6 +30,7 @@ pub fn join(admin: &Admin, n: u128) -> Session {
         labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
         build: "0.1.0".to_owned(),
         protocol: 1,
+        certificate: None,
     };
     admin.nodes.join(info, None, SystemTime::now()).unwrap()
 }

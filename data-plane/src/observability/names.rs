@@ -20,6 +20,8 @@ pub const REQUESTS: &str = "kong_nginx_requests_total";
 pub const TARGET_HEALTH: &str = "kong_upstream_target_health";
 /// Resident memory.
 pub const MEMORY: &str = "kong_memory_workers_lua_vms_bytes";
+/// When the node's certificate for the cluster runs out, in seconds since 1970.
+pub const CLUSTER_CERTIFICATE_EXPIRY: &str = "kong_data_plane_cluster_cert_expiry_timestamp";
 /// Whether a control plane is connected.
 pub const CONTROL_PLANE_CONNECTED: &str = "kong_control_plane_connected";
 /// Whether the node has config to serve.

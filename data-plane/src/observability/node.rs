@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use equipoise_proto::{ContentHash, NodeId, Position};
 
@@ -18,6 +18,8 @@ pub struct NodeState {
     revision: AtomicU64,
     content_hash: Mutex<ContentHash>,
     apply_micros: AtomicU64,
+    /// Seconds since 1970; 0: none.
+    certificate_expiry: AtomicU64,
     applied: AtomicU64,
     refused: AtomicU64,
     ejections: AtomicU64,
@@ -44,6 +46,7 @@ impl NodeState {
             revision: AtomicU64::new(0),
             content_hash: Mutex::new(ContentHash::EMPTY),
             apply_micros: AtomicU64::new(0),
+            certificate_expiry: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
@@ -51,6 +54,17 @@ impl NodeState {
             dns_answers: AtomicU64::new(0),
             dns_failures: AtomicU64::new(0),
         }
+    }
+
+    /// When the certificate that the node shows to control planes runs out.
+    pub fn set_certificate_expiry(&self, at: Option<SystemTime>) {
+        let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        self.certificate_expiry.store(since.map_or(0, |since| since.as_secs()), Ordering::Relaxed);
+    }
+
+    /// The same in seconds since 1970; `None` without mTLS and before the first certificate.
+    pub fn certificate_expiry(&self) -> Option<u64> {
+        Some(self.certificate_expiry.load(Ordering::Relaxed)).filter(|at| *at > 0)
     }
 
     /// The node's id.

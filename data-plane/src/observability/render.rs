@@ -50,6 +50,10 @@ fn render_node(text: &mut Text, node: &NodeState) {
         text.sample(name, &[], value);
     };
     let is_connected = u64::from(node.is_connected());
+    if let Some(expiry) = node.certificate_expiry() {
+        let what = "When the node's certificate for the cluster runs out, seconds since 1970.";
+        gauge(names::CLUSTER_CERTIFICATE_EXPIRY, what, expiry);
+    }
     gauge(names::CONTROL_PLANE_CONNECTED, "Whether a control plane is connected.", is_connected);
     gauge(names::DATASTORE_REACHABLE, "Whether the node has config.", node.has_table().into());
     gauge(names::CONFIG_REVISION, "Revision in force.", node.revision());

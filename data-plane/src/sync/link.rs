@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use equipoise_follower::backoff::Backoff;
 use equipoise_follower::replica::position;
-use equipoise_follower::{ControlPlane, Partial, Replica, WINDOW};
+use equipoise_follower::{ConnectError, ControlPlane, Partial, Replica, WINDOW};
 use equipoise_proto::v1::cluster_client::ClusterClient;
 use equipoise_proto::{PROTOCOL, PROTOCOL_MIN, Position, entity_id, v1};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -38,8 +38,8 @@ type Work = Pin<Box<dyn Future<Output = Result<Done, NotDone>> + Send>>;
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("no connection")]
-    Connect(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("the control plane ended the stream: {0}")]
     Status(#[from] Status),
     #[error("the control plane ended the stream")]

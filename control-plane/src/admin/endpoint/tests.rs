@@ -94,8 +94,15 @@ fn allow_lists_are_sorted_and_complete() {
 fn endpoints_are_listed_in_the_order_of_the_reference() {
     let want = [
         "/",
+        "/clustering/authorities",
         "/clustering/data-planes",
+        "/clustering/denied",
+        "/clustering/denied/{id}",
+        "/clustering/enrolments",
+        "/clustering/enrolments/{id}",
         "/clustering/status",
+        "/clustering/tokens",
+        "/clustering/tokens/{id}",
         "/endpoints",
         "/metrics",
         "/routes",

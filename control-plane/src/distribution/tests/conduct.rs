@@ -203,7 +203,7 @@ async fn the_same_contract_is_served_over_tcp_on_loopback_only() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = distribution.clone();
-    let served = tokio::spawn(async move { serving.serve(listener).await });
+    let served = tokio::spawn(async move { serving.serve(listener, Door::plain()).await });
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let mut node = Peer::open(channel, hello(1, None)).await.unwrap();
     assert_eq!(node.take_snapshot().await, store.head().position);
@@ -213,7 +213,7 @@ async fn the_same_contract_is_served_over_tcp_on_loopback_only() {
 
     let everywhere = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
     let refused = Distribution::start(store, Nodes::default(), Settings::default(), SentCounters::default())
-        .serve(everywhere)
+        .serve(everywhere, Door::plain())
         .await;
     assert!(matches!(refused, Err(ServeError::NotLoopback(_))), "{refused:?}");
 }
@@ -245,7 +245,7 @@ async fn a_listener_at_rest_takes_no_place_from_another() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = plane.distribution.clone();
-    tokio::spawn(async move { serving.serve(listener).await });
+    tokio::spawn(async move { serving.serve(listener, Door::plain()).await });
     let over_tcp = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let mut node = timeout(DEADLINE, Peer::open(over_tcp, hello(1, None))).await.unwrap().unwrap();
     node.take_snapshot().await;

@@ -244,6 +244,7 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
         settings: Settings::default(),
         identity,
         control_planes: vec![ControlPlane::Pipe(pipes)],
+        membership: None,
         cache,
         loaded,
         updates,

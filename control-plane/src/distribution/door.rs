@@ -1,0 +1,186 @@
+//! Who comes in at the cluster port: TLS, and whether a peer may speak for a node.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use equipoise_follower::Membership;
+use equipoise_identity::{Certificate, Role, tls};
+use equipoise_proto::NodeId;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::Status;
+use tracing::warn;
+
+use crate::identity::ledger::Place;
+use crate::identity::{CLOCK_STEP, Registrar};
+use crate::nodes::ShownCertificate;
+use crate::observability::DoorCounters;
+
+/// Longest time for a handshake.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// How peers of the cluster port prove who they are.
+#[derive(Debug, Clone)]
+pub enum Guard {
+    /// Not at all: plaintext, on loopback only.
+    Plain,
+    /// With certificates of our own authority.
+    Managed(Registrar),
+    /// With those of a static PKI.
+    Pki(Arc<Membership>),
+}
+
+/// The way in.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// How peers prove who they are.
+    pub guard: Guard,
+    /// What comes of it.
+    pub counters: DoorCounters,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) enum Peer {
+    /// This machine: a pipe, or plaintext on loopback.
+    Local,
+    /// Somebody without a certificate: may only enrol.
+    Nameless,
+    /// Somebody with one.
+    Known(Arc<Certificate>),
+}
+
+/// Somebody who may speak for a node.
+#[derive(Debug, Default)]
+pub(super) struct Admitted {
+    /// Where it is bound to be.
+    pub place: Place,
+    /// What it shows.
+    pub certificate: Option<ShownCertificate>,
+}
+
+impl Door {
+    /// Without any proof.
+    pub fn plain() -> Self {
+        Self { guard: Guard::Plain, counters: DoorCounters::default() }
+    }
+
+    /// TLS for the next connection; `None`: plaintext.
+    pub(super) async fn tls(&self) -> Result<Option<Arc<ServerConfig>>, String> {
+        match &self.guard {
+            Guard::Plain => Ok(None),
+            Guard::Managed(registrar) => registrar.server().map(Some).map_err(|error| error.to_string()),
+            Guard::Pki(membership) => match membership.server().await {
+                Ok(Some(config)) => Ok(Some(config)),
+                Ok(None) => Err("there is no certificate".to_owned()),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+
+    /// A handshake; what goes wrong is logged and counted here.
+    pub(super) async fn shake(
+        &self,
+        config: Arc<ServerConfig>,
+        io: TcpStream,
+        remote: SocketAddr,
+    ) -> Option<(Box<TlsStream<TcpStream>>, Peer)> {
+        let failed = |reason: &str, outcome: &'static str| {
+            warn!(%remote, reason, "a peer of the cluster port is refused");
+            self.counters.handshake(outcome);
+        };
+        let stream = match timeout(HANDSHAKE_MAX, TlsAcceptor::from(config).accept(io)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                failed(&tls::explain(&error), "refused");
+                return None;
+            }
+            Err(_) => {
+                failed("no handshake in time", "timeout");
+                return None;
+            }
+        };
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let peer = match shown.map(|der| Certificate::parse(der)).transpose() {
+            Ok(None) => Peer::Nameless,
+            Ok(Some(certificate)) => Peer::Known(Arc::new(certificate)),
+            Err(error) => {
+                failed(&error.to_string(), "refused");
+                return None;
+            }
+        };
+        self.counters.handshake(match peer {
+            Peer::Local | Peer::Nameless => "nameless",
+            Peer::Known(_) => "ok",
+        });
+        Some((Box::new(stream), peer))
+    }
+
+    /// Whether this peer may speak for `node`, now.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED without a certificate, PERMISSION_DENIED where it is not for this.
+    pub(super) fn admit(&self, peer: &Peer, node: NodeId) -> Result<Admitted, Status> {
+        let certificate = match peer {
+            Peer::Local => return Ok(Admitted::default()),
+            Peer::Nameless => {
+                return Err(Status::unauthenticated("this needs a certificate, which enrolment gives"));
+            }
+            Peer::Known(certificate) => certificate,
+        };
+        let denied = |why: String| Status::permission_denied(why);
+        if let Some(name) = certificate.name() {
+            if name.role == Role::ControlPlane {
+                return Err(denied("a control plane's certificate follows nobody".to_owned()));
+            }
+            if name.id != node {
+                return Err(denied(format!("the certificate is for the id {}, not {node}", name.id)));
+            }
+        }
+        let place = match &self.guard {
+            Guard::Plain | Guard::Pki(_) => Place::default(),
+            Guard::Managed(registrar) => {
+                registrar.admit(certificate).map_err(|refusal| denied(refusal.to_string()))?
+            }
+        };
+        let certificate =
+            ShownCertificate { serial: certificate.serial().to_string(), not_after: certificate.not_after() };
+        Ok(Admitted { place, certificate: Some(certificate) })
+    }
+
+    /// Ends when this peer may not speak for `node` any more: denied, forgotten, or its certificate ran out.
+    pub(super) async fn lost(&self, peer: &Peer, node: NodeId) -> Status {
+        let Peer::Known(certificate) = peer else { return std::future::pending().await };
+        let mut changes = match &self.guard {
+            Guard::Managed(registrar) => Some(registrar.changes()),
+            Guard::Plain | Guard::Pki(_) => None,
+        };
+        loop {
+            let rest = certificate.not_after().duration_since(SystemTime::now());
+            let Ok(rest) = rest else {
+                return Status::unauthenticated(
+                    "this connection's certificate ran out: come with the next one",
+                );
+            };
+            let changed = async {
+                match &mut changes {
+                    // No error: the registrar lives in `self`.
+                    Some(changes) => drop(changes.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = changed => {}
+                // A moment more, so that a clock of whole steps does not make it a busy loop.
+                () = sleep(rest.min(CLOCK_STEP) + Duration::from_millis(1)) => {}
+            }
+            if let Err(status) = self.admit(peer, node) {
+                return status;
+            }
+        }
+    }
+}

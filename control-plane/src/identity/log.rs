@@ -1,0 +1,99 @@
+//! The ledger on disk: one line an entry, synced before it counts.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use equipoise_identity::files::write_private;
+use tracing::warn;
+
+use super::ledger::{Entry, Ledger};
+use super::record::{decode, encode};
+
+/// Lines beyond twice the shortest ledger that are worth a rewrite at a start.
+const SLACK_LINES: usize = 1_000;
+
+/// Largest file that is read: far beyond what the bounds of the ledger allow.
+const BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// Why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// A file cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A line in its middle is damaged.
+    #[error(
+        "line {line} of {} is damaged: put the file back from a backup, or delete the lines from there on (who enrolled \
+         with them enrols again)", path.display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// An earlier write failed, so it is not known what the file holds.
+    #[error("nothing more is written to the ledger until a restart, since a write to it failed")]
+    Broken,
+}
+
+/// The file, open for more.
+#[derive(Debug)]
+pub(super) struct Log {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Log {
+    /// Opens the file, or makes it, and reads what it holds. A last line that was not written whole was never answered
+    /// for, and is cut off.
+    pub(super) fn open(path: &Path, now: SystemTime) -> Result<(Self, Ledger), LogError> {
+        let failed = |source| LogError::Io { path: path.to_owned(), source };
+        let text = match fs::metadata(path) {
+            Ok(metadata) if metadata.len() > BYTES_MAX => {
+                return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it is too large")));
+            }
+            Ok(_) => fs::read_to_string(path).map_err(failed)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut ledger = Ledger::default();
+        let (whole, torn) = text.rsplit_once('\n').unwrap_or(("", &text));
+        let mut lines = 0;
+        for line in whole.lines() {
+            lines += 1;
+            let entry = decode(line).ok_or(LogError::Damaged { path: path.to_owned(), line: lines })?;
+            ledger.apply(entry);
+        }
+        let entries = ledger.entries(now);
+        if !torn.is_empty() {
+            warn!(path = %path.display(), "the last line was not written whole: it is cut off");
+        }
+        if text.is_empty() || !torn.is_empty() || lines > 2 * entries.len() + SLACK_LINES {
+            let text: String = entries.iter().map(encode).collect();
+            write_private(path, text.as_bytes()).map_err(failed)?;
+        }
+        let file = OpenOptions::new().append(true).mode(0o600).open(path).map_err(failed)?;
+        Ok((Self { path: path.to_owned(), file: Some(file) }, ledger))
+    }
+
+    /// Writes an entry and syncs it.
+    pub(super) fn append(&mut self, entry: &Entry) -> Result<(), LogError> {
+        let file = self.file.as_mut().ok_or(LogError::Broken)?;
+        let written = file.write_all(encode(entry).as_bytes()).and_then(|()| file.sync_data());
+        written.map_err(|source| {
+            // Half a line may be there, and a sync that failed is not to be tried again.
+            self.file = None;
+            LogError::Io { path: self.path.clone(), source }
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! A registrar on disk: what outlives a restart, what a damaged file costs, how authorities are rotated.
+
+use std::fs;
+
+use equipoise_identity::{Csr, PrivateKey};
+
+use super::*;
+
+const LIFETIMES: Lifetimes = Lifetimes { certificate: Duration::from_secs(86_400) };
+
+fn open(directory: &Path) -> Registrar {
+    Registrar::open(directory, LIFETIMES).unwrap()
+}
+
+fn order(uses: u32) -> TokenOrder {
+    TokenOrder { role: Role::Node, place: Place::default(), ttl: Duration::from_secs(3600), uses }
+}
+
+fn id(number: u128) -> NodeId {
+    NodeId::new(Uuid::from_u128(number))
+}
+
+fn enrol(
+    registrar: &Registrar,
+    token: &JoinToken,
+    key: &PrivateKey,
+    node: u128,
+) -> Result<Issued, EnrolError> {
+    registrar.enrol(&token.reveal(), &key.csr().unwrap(), id(node), "host".to_owned())
+}
+
+#[test]
+fn what_was_answered_outlives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (registrar, key) = (open(dir.path()), PrivateKey::generate().unwrap());
+    let token = registrar.create_token(&order(1)).unwrap();
+    assert_eq!(token.authority(), registrar.issuer());
+    let issued = enrol(&registrar, &token, &key, 1).unwrap();
+    assert_eq!(issued.certificate.name(), Some(SpiffeId { role: Role::Node, id: id(1) }));
+    assert_eq!(*issued.certificate.key(), key.public());
+    registrar.deny(id(5)).unwrap();
+    let before = registrar.ledger();
+    drop(registrar);
+
+    let registrar = open(dir.path());
+    // Times are kept in whole seconds.
+    assert_eq!(registrar.ledger().members().len(), 1);
+    assert_eq!(registrar.ledger().denied().len(), before.denied().len());
+    assert_eq!(registrar.issuer(), token.authority());
+    // The same key with the same token: the answer may have been lost.
+    assert!(enrol(&registrar, &token, &key, 1).is_ok());
+    let other = PrivateKey::generate().unwrap();
+    let refused = enrol(&registrar, &token, &other, 2).unwrap_err();
+    assert!(matches!(refused, EnrolError::Refused(Refusal::UsedUp)), "{refused}");
+    assert!(registrar.admit(&issued.certificate).is_ok());
+}
+
+#[test]
+fn a_certificate_is_followed_by_one_for_the_same_key_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (registrar, key) = (open(dir.path()), PrivateKey::generate().unwrap());
+    let token = registrar.create_token(&order(1)).unwrap();
+    let first = enrol(&registrar, &token, &key, 1).unwrap().certificate;
+    let csr = key.csr().unwrap();
+    let next = registrar.renew(first.der(), &csr).unwrap().certificate;
+    assert_ne!(next.serial(), first.serial());
+    assert_eq!(next.name(), first.name());
+    let other = PrivateKey::generate().unwrap();
+    assert!(matches!(registrar.renew(first.der(), &other.csr().unwrap()), Err(EnrolError::Malformed(_))));
+    // Of another cluster.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let foreign = open(elsewhere.path());
+    let token = foreign.create_token(&order(1)).unwrap();
+    let shown = enrol(&foreign, &token, &key, 1).unwrap().certificate;
+    assert!(matches!(registrar.renew(shown.der(), &csr), Err(EnrolError::Certificate)));
+    assert!(foreign.admit(&first).is_ok(), "a handshake is what keeps it out: the key is the same");
+    registrar.forget(id(1)).unwrap();
+    let refused = registrar.renew(first.der(), &csr).unwrap_err();
+    assert!(matches!(refused, EnrolError::Refused(Refusal::NotEnrolled)), "{refused}");
+    assert!(matches!(registrar.renew(b"junk", &csr), Err(EnrolError::Malformed(_))));
+    assert!(matches!(registrar.renew(first.der(), b"junk"), Err(EnrolError::Malformed(_))));
+}
+
+#[test]
+fn of_a_request_only_the_key_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (registrar, key) = (open(dir.path()), PrivateKey::generate().unwrap());
+    let token = registrar.create_token(&order(1)).unwrap();
+    let mut wishes = rcgen::CertificateParams::new(vec!["control.example".to_owned()]).unwrap();
+    wishes.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let uri = format!("spiffe://equipoise/control-plane/{}", Uuid::from_u128(9));
+    wishes.subject_alt_names.push(rcgen::SanType::URI(uri.try_into().unwrap()));
+    let pair = rcgen::KeyPair::from_pem(&key.to_pem()).unwrap();
+    let csr = wishes.serialize_request(&pair).unwrap();
+    assert!(Csr::parse(csr.der()).is_ok());
+    let issued = registrar.enrol(&token.reveal(), csr.der(), id(1), String::new()).unwrap();
+    assert_eq!(issued.certificate.name(), Some(SpiffeId { role: Role::Node, id: id(1) }));
+    let life = issued.certificate.not_after().duration_since(SystemTime::now()).unwrap();
+    assert!(life <= LIFETIMES.certificate);
+}
+
+#[test]
+fn a_torn_last_line_is_cut_off_and_damage_before_it_stops_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let registrar = open(dir.path());
+    registrar.create_token(&order(1)).unwrap();
+    registrar.create_token(&order(2)).unwrap();
+    drop(registrar);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+    let registrar = open(dir.path());
+    assert_eq!(registrar.ledger().tokens().len(), 1, "it was not answered for");
+    drop(registrar);
+    let mut damaged = whole;
+    damaged[30] ^= 1;
+    fs::write(&path, &damaged).unwrap();
+    let error = Registrar::open(dir.path(), LIFETIMES).unwrap_err().to_string();
+    assert!(error.contains("line 1") && error.contains("ledger"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), damaged, "nothing was touched");
+}
+
+#[test]
+fn a_missing_or_mixed_up_authority_stops_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let key = files.iter().find(|path| path.to_string_lossy().ends_with("key.pem")).unwrap();
+    let text = fs::read(key).unwrap();
+    fs::write(key, PrivateKey::generate().unwrap().to_pem()).unwrap();
+    let error = Registrar::open(dir.path(), LIFETIMES).unwrap_err().to_string();
+    assert!(error.contains("does not belong") && error.contains("backup"), "{error}");
+    fs::remove_file(key).unwrap();
+    let error = Registrar::open(dir.path(), LIFETIMES).unwrap_err().to_string();
+    assert!(error.contains("it is missing"), "{error}");
+    fs::write(key, text).unwrap();
+    open(dir.path());
+}
+
+#[test]
+fn authorities_are_rotated_in_three_steps_that_wait_for_members() {
+    let dir = tempfile::tempdir().unwrap();
+    let (registrar, key) = (open(dir.path()), PrivateKey::generate().unwrap());
+    let token = registrar.create_token(&order(1)).unwrap();
+    let first = enrol(&registrar, &token, &key, 1).unwrap();
+    let [introduce, switch, retire] = Step::ALL;
+    assert!(matches!(registrar.rotate(switch, Force::Yes), Err(RotateError::Order { .. })));
+    registrar.rotate(introduce, Force::No).unwrap();
+    assert_eq!(registrar.issuer(), token.authority(), "the new one does not issue yet");
+    assert!(matches!(registrar.rotate(switch, Force::No), Err(RotateError::Waiting(1))));
+    let csr = key.csr().unwrap();
+    let second = registrar.renew(first.certificate.der(), &csr).unwrap();
+    assert_eq!(second.authorities.iter().len(), 2);
+    registrar.rotate(switch, Force::Yes).unwrap();
+    assert_ne!(registrar.issuer(), token.authority());
+    drop(registrar);
+
+    let registrar = open(dir.path());
+    let rotation = registrar.rotation().unwrap();
+    assert_eq!((rotation.stage, rotation.waiting), (Stage::Switched, 1));
+    let third = registrar.renew(second.certificate.der(), &csr).unwrap();
+    registrar.rotate(retire, Force::Yes).unwrap();
+    assert_eq!(registrar.rotation().unwrap().authorities.iter().len(), 1);
+    assert!(registrar.renew(third.certificate.der(), &csr).is_ok());
+    assert!(matches!(registrar.renew(second.certificate.der(), &csr), Err(EnrolError::Certificate)));
+}
+
+#[test]
+fn whoever_loses_his_place_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let registrar = open(dir.path());
+    let changes = registrar.changes();
+    registrar.deny(id(1)).unwrap();
+    assert!(changes.has_changed().unwrap());
+    assert!(registrar.allow(id(1)).unwrap());
+    assert!(!registrar.allow(id(1)).unwrap());
+    assert!(!registrar.forget(id(1)).unwrap());
+}

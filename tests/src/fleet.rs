@@ -1,0 +1,119 @@
+//! A control plane with certificates, and as many nodes as a test wants, each a process of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::run;
+use crate::{PATIENCE, Process, eventually};
+
+/// Any free port of loopback.
+const ANY: &str = "127.0.0.1:0";
+
+/// A control plane that certifies, and where its nodes live.
+pub struct Fleet {
+    /// The control plane while it runs.
+    pub control: Option<Process>,
+    cluster: SocketAddr,
+    more: Vec<String>,
+    dir: TempDir,
+}
+
+impl Fleet {
+    /// Starts a control plane with an empty store.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(more: &[&str]) -> Result<Self> {
+        let more = more.iter().map(|&word| word.to_owned()).collect();
+        let mut fleet = Self { control: None, cluster: ANY.parse()?, more, dir: tempfile::tempdir()? };
+        fleet.start_control()?;
+        Ok(fleet)
+    }
+
+    /// Starts the control plane, again on the same cluster port.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_control(&mut self) -> Result<()> {
+        let cluster = self.cluster.to_string();
+        let mut arguments = vec!["--admin-listen", ANY, "--cluster-listen", &cluster];
+        arguments.extend(self.more.iter().map(String::as_str));
+        let control = Process::start("equipoise-control-plane", &self.home("control"), &arguments)?;
+        self.cluster = control.address("cluster");
+        self.control = Some(control);
+        Ok(())
+    }
+
+    /// The running control plane.
+    ///
+    /// # Panics
+    /// When it was killed.
+    pub fn control(&self) -> &Process {
+        self.control.as_ref().expect("the control plane runs")
+    }
+
+    /// Where nodes connect.
+    pub const fn cluster(&self) -> SocketAddr {
+        self.cluster
+    }
+
+    /// Runs a subcommand against the control plane; its exit code and all it printed.
+    pub fn command(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let admin = self.control().address("admin").to_string();
+        run("equipoise-control-plane", self.dir.path(), &[arguments, &["--admin", &admin]].concat(), &[])
+    }
+
+    /// A new join token.
+    ///
+    /// # Panics
+    /// When the control plane gives none out.
+    pub fn token(&self, arguments: &[&str]) -> String {
+        let (code, text) = self.command(&[&["token", "create"], arguments].concat());
+        assert_eq!(code, Some(0), "{text}");
+        text.trim().to_owned()
+    }
+
+    /// Starts the node of this name, again with what it left behind; `more` goes to its command line.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn node(&self, name: &str, more: &[&str]) -> Result<Process> {
+        let cluster = self.cluster.to_string();
+        let mut arguments = vec!["--proxy-listen", ANY, "--status-listen", ANY, "--proxy-workers", "1"];
+        if !more.contains(&"--cluster-control-plane") {
+            arguments.extend(["--cluster-control-plane", &cluster]);
+        }
+        arguments.extend(more);
+        Process::start("equipoise-data-plane", &self.home(name), &arguments)
+    }
+
+    /// Waits until the control plane lists this many nodes as connected, and gives them.
+    pub fn connected(&self, count: usize) -> Vec<Value> {
+        let mut admin = self.control().client("admin");
+        eventually("the nodes to be connected", PATIENCE, || {
+            let nodes = admin.get("/clustering/data-planes").ok()?.json();
+            let nodes = nodes["data"].as_array()?.iter().filter(|node| node["state"] == "connected");
+            let nodes: Vec<_> = nodes.cloned().collect();
+            (nodes.len() == count).then_some(nodes)
+        })
+    }
+
+    /// The directory of a process of this name.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn home(&self, name: &str) -> PathBuf {
+        let home = self.dir.path().join(name);
+        std::fs::create_dir_all(&home).expect("a temporary directory can be written");
+        home
+    }
+}
+
+/// Waits until a process has said something.
+pub fn says(process: &Process, what: &str) {
+    eventually(&format!("the log to say `{what}`"), PATIENCE, || process.log().contains(what).then_some(()));
+}
