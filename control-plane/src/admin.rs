@@ -7,6 +7,7 @@
 mod balancer;
 pub mod body;
 mod clustering;
+mod config;
 pub mod cors;
 mod crud;
 pub mod endpoint;
@@ -21,6 +22,7 @@ mod membership;
 pub mod reply;
 mod stall;
 mod wait;
+mod yaml;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +62,8 @@ pub struct AdminSettings {
     pub write_timeout: Duration,
     /// Bytes of a request's body (`nginx_admin_client_max_body_size`). 10 MiB.
     pub body_bytes_max: usize,
+    /// Largest body of `POST /config`. 64 MiB.
+    pub config_bytes_max: usize,
     /// Bodies of more than 64 KiB in memory at once, writes that wait for the disk included; further ones wait,
     /// within their time. 16.
     pub large_bodies_max: usize,
@@ -88,6 +92,7 @@ impl Default for AdminSettings {
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
             body_bytes_max: 10 * 1024 * 1024,
+            config_bytes_max: 64 * 1024 * 1024,
             large_bodies_max: 16,
             head_bytes_max: 64 * 1024,
             headers_max: 100,
@@ -118,6 +123,8 @@ pub struct AdminState {
     large_bodies: Arc<Semaphore>,
     /// Who may join; `None` where nobody can.
     registrar: Option<Registrar>,
+    /// One import at a time, and what the last one came to.
+    importing: tokio::sync::Mutex<Option<config::Imported>>,
     /// Ends waits early when the server stops.
     stopping: CancellationToken,
 }
@@ -132,6 +139,7 @@ impl AdminState {
             origins: Origins::from_urls(settings.gui_urls.iter().map(String::as_str)),
             large_bodies: Arc::new(Semaphore::new(settings.large_bodies_max)),
             registrar: None,
+            importing: tokio::sync::Mutex::default(),
             settings,
             endpoints: Endpoints::new(),
             stopping: CancellationToken::new(),
@@ -155,6 +163,7 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Status => Ok(info::status(state, &asked)),
         Endpoint::Endpoints => Ok(info::endpoints(state)),
         Endpoint::Timers => Ok(info::timers()),
+        Endpoint::Config => config::config(state, asked).await,
         Endpoint::Metrics => Ok(info::metrics(state).await),
         Endpoint::Robots => Ok(info::robots()),
         Endpoint::Schema => Ok(info::schema(&asked)),

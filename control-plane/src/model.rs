@@ -6,6 +6,7 @@
 mod apply;
 mod change;
 mod config;
+pub mod declarative;
 mod dump;
 mod entity;
 mod error;
@@ -16,8 +17,9 @@ mod patterns;
 mod query;
 mod schema;
 
-pub use change::{Answer, Change, Context, Effect, Mutation, Op, Parent};
+pub use change::{Answer, Change, Context, Effect, Mutation, Op, Parent, Write};
 pub use config::Config;
+pub use declarative::{Declarative, InvalidDeclarative};
 pub use entity::{Body, Entity, Key, Kind};
 pub use error::{ErrorCode, ErrorObject, Refusal};
 pub use query::{Page, PageSize, TagFilter, TagRow};

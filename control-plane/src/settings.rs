@@ -64,6 +64,7 @@ impl ControlPlaneSettings {
                 body_timeout: settings.duration(&keys::ADMIN_BODY_TIMEOUT),
                 write_timeout: settings.duration(&keys::ADMIN_WRITE_TIMEOUT),
                 body_bytes_max: settings.number(&keys::ADMIN_BODY_BYTES_MAX),
+                config_bytes_max: settings.number(&keys::ADMIN_CONFIG_BYTES_MAX),
                 large_bodies_max: settings.number(&keys::ADMIN_LARGE_BODIES_MAX),
                 head_bytes_max: settings.number(&keys::ADMIN_HEAD_BYTES_MAX),
                 headers_max: settings.number(&keys::ADMIN_HEADERS_MAX),

@@ -27,7 +27,7 @@ use uuid::Uuid;
 use self::disk::{Medium, RealMedium};
 use self::window::Window;
 use self::writer::{Checkpoints, Job, Request, Writer};
-use crate::model::{Change, Config, Effect, Entity};
+use crate::model::{Config, Effect, Entity, Write};
 
 mod checkpoint;
 mod disk;
@@ -227,7 +227,7 @@ impl Store {
     ///
     /// # Errors
     /// When it is refused or could not be made durable; see [`CommitError`].
-    pub async fn commit(&self, change: Change, author: Author) -> Result<Committed, CommitError> {
+    pub async fn commit(&self, change: impl Into<Write>, author: Author) -> Result<Committed, CommitError> {
         self.commit_holding(change, author, None).await
     }
 
@@ -237,19 +237,20 @@ impl Store {
     /// As of [`Self::commit`].
     pub async fn commit_holding(
         &self,
-        change: Change,
+        change: impl Into<Write>,
         author: Author,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Result<Committed, CommitError> {
+        let write = change.into();
         match &self.backing {
-            Backing::Memory { turn, encode } => self.commit_in_memory(turn, change, &author, *encode),
+            Backing::Memory { turn, encode } => self.commit_in_memory(turn, write, &author, *encode),
             Backing::Disk(disk) => {
                 if self.is_read_only() {
                     return Err(CommitError::ReadOnly);
                 }
                 let _permit = disk.waiting.try_acquire().map_err(|_| CommitError::Busy)?;
                 let (answer, answered) = oneshot::channel();
-                let job = Box::new(Job { change, author, memory, answer });
+                let job = Box::new(Job { write, author, memory, answer });
                 disk.requests.send(Request::Commit(job)).await.map_err(|_| self.ended())?;
                 answered.await.map_err(|_| self.ended())?
             }
@@ -296,12 +297,12 @@ impl Store {
     fn commit_in_memory(
         &self,
         turn: &Mutex<()>,
-        change: Change,
+        write: Write,
         author: &Author,
         encode: Encode,
     ) -> Result<Committed, CommitError> {
         let _turn = turn.lock().expect("no panic while holding it");
-        let staged = writer::stage_now(&self.head(), change, author, encode)?;
+        let staged = writer::stage_now(&self.head(), write, author, encode)?;
         let position = staged.head.position;
         if let Some(record) = &staged.record {
             self.shared.publish(std::iter::once(writer::wire_changes(record)), staged.head);

@@ -133,6 +133,8 @@ keys! {
     ADMIN_BODY_BYTES_MAX = "admin.body_bytes_max", Some("nginx_admin_client_max_body_size"),
         Kind::Size { min: 1024, max: 1 << 30 }, "10m", Control,
         "Largest body the Admin API takes.";
+    ADMIN_CONFIG_BYTES_MAX = "admin.config_bytes_max", None, Kind::Size { min: 1024, max: 1 << 30 }, "64m", Control,
+        "Largest body of POST /config; one is read at a time, and takes about ten times its size in memory.";
     ADMIN_CONNECTIONS_MAX = "admin.connections_max", None, Kind::Int { min: 1, max: 100_000 }, "1024", Control,
         "Connections to the Admin API at once.";
     ADMIN_HEAD_TIMEOUT = "admin.head_timeout", None, seconds(100), "60s", Control,

@@ -37,6 +37,8 @@ pub enum Payload {
     Json(Body),
     /// URL-encoded or multipart pairs, in order.
     Form(Vec<Pair>),
+    /// As it came: a whole config, which whoever takes it decodes beside the threads that serve requests.
+    Raw(Bytes),
 }
 
 /// The content types that are read.
@@ -48,6 +50,8 @@ pub enum MediaType {
     Form,
     /// `multipart/form-data`
     Multipart,
+    /// `application/yaml`, `text/yaml`: of a whole config only.
+    Yaml,
 }
 
 /// Why a request stops at the gate because of its body.
@@ -111,6 +115,8 @@ pub fn media_type(headers: &HeaderMap, has_body: bool) -> Result<Option<MediaTyp
         ("application/json", MediaType::Json),
         ("multipart/form-data", MediaType::Multipart),
         ("application/x-www-form-urlencoded", MediaType::Form),
+        ("application/yaml", MediaType::Yaml),
+        ("text/yaml", MediaType::Yaml),
     ];
     let found = types.into_iter().find(|(prefix, _)| value.starts_with(prefix.as_bytes()));
     found.map(|(_, media_type)| Some(media_type)).ok_or(BodyError::UnsupportedMediaType)
@@ -173,6 +179,7 @@ pub async fn decode(media_type: MediaType, headers: &HeaderMap, body: Bytes) -> 
             Ok(_) | Err(json::InvalidJson::Syntax) => Err(BodyError::NotJson),
         },
         MediaType::Form => Ok(Payload::Form(form(&body)?)),
+        MediaType::Yaml => Err(BodyError::UnsupportedMediaType),
         MediaType::Multipart => Ok(Payload::Form(parts(headers, body).await?)),
     }
 }

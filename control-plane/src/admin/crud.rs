@@ -17,7 +17,7 @@ use crate::model::{Answer, Body, Change, ErrorObject, Key, Kind, Op, Parent, Ref
 use crate::store::Author;
 
 /// The revision that holds a write.
-const REVISION: HeaderName = HeaderName::from_static("equipoise-revision");
+pub(super) const REVISION: HeaderName = HeaderName::from_static("equipoise-revision");
 
 /// `/services`
 pub(super) async fn collection(state: &AdminState, mut asked: Asked, kind: Kind) -> Result<Reply, Refusal> {
@@ -116,10 +116,8 @@ async fn one(
 
 /// Commits and answers; with `ok` where there is an entity to show.
 async fn write(state: &AdminState, asked: &mut Asked, change: Change, ok: StatusCode) -> Reply {
-    let author =
-        Author { name: asked.peer.ip().to_string(), what: format!("{} {}", asked.verb.name(), asked.path) };
     let began = Instant::now();
-    let committed = match state.store.commit_holding(change, author, asked.memory.take()).await {
+    let committed = match state.store.commit_holding(change, author(asked), asked.memory.take()).await {
         Ok(committed) => committed,
         Err(failed) => return error::commit(&failed),
     };
@@ -130,7 +128,7 @@ async fn write(state: &AdminState, asked: &mut Asked, change: Change, ok: Status
     }
     let reply = match &committed.effect.answer {
         Answer::Entity(entity) => Reply::json(ok, &entity.body),
-        Answer::Deleted => Reply::empty(StatusCode::NO_CONTENT),
+        Answer::Deleted | Answer::Replaced => Reply::empty(StatusCode::NO_CONTENT),
     };
     let mut reply = reply.header(REVISION, HeaderValue::from(committed.position.revision.get()));
     if let Some(wait) = wait {
@@ -139,10 +137,16 @@ async fn write(state: &AdminState, asked: &mut Asked, change: Change, ok: Status
     reply
 }
 
+/// Who asks for a write, and for which.
+pub(super) fn author(asked: &Asked) -> Author {
+    Author { name: asked.peer.ip().to_string(), what: format!("{} {}", asked.verb.name(), asked.path) }
+}
+
 /// Takes the body of a write; what a form's values are follows from the kind's schema.
 fn to_body(asked: &mut Asked, kind: Kind) -> Result<Body, Refusal> {
     match std::mem::take(&mut asked.payload) {
-        Payload::Empty => Ok(Body::new()),
+        // Raw: only of a whole config.
+        Payload::Empty | Payload::Raw(_) => Ok(Body::new()),
         Payload::Json(body) => Ok(body),
         Payload::Form(pairs) => form::decode(Inference::Declared(kind), Brackets::Split, &pairs),
     }

@@ -82,6 +82,8 @@ pub enum Endpoint {
     Endpoints,
     /// `/timers`
     Timers,
+    /// `/config`
+    Config,
     /// `/metrics`
     Metrics,
     /// `/robots.txt`
@@ -153,7 +155,7 @@ impl Endpoint {
             | Self::Health
             | Self::Balancer => &[Verb::Get],
             // POST on `/tags` and the writes on one tag exist to be refused with a reason.
-            Self::Tokens | Self::Authorities => &[Verb::Get, Verb::Post],
+            Self::Tokens | Self::Authorities | Self::Config => &[Verb::Get, Verb::Post],
             Self::Token | Self::Enrolment => &[Verb::Delete],
             Self::DeniedId => &[Verb::Delete, Verb::Put],
             Self::Tags | Self::Collection(_) | Self::Children(_) => &[Verb::Get, Verb::Post],
@@ -199,7 +201,7 @@ enum Nested {
     /// A list of children.
     Many(&'static str),
     /// The one child that a parent can have.
-    Only(&'static str),
+    Only,
 }
 
 struct ReferencePaths {
@@ -237,7 +239,7 @@ const fn declaration(kind: Kind) -> Declaration {
             references: &[ReferencePaths {
                 field: "upstream",
                 parent: Kind::Upstream,
-                nested: Nested::Only("policy"),
+                nested: Nested::Only,
                 foreign: Presence::Absent,
             }],
         },
@@ -285,6 +287,7 @@ impl Endpoints {
             ("status", Endpoint::Status),
             ("endpoints", Endpoint::Endpoints),
             ("timers", Endpoint::Timers),
+            ("config", Endpoint::Config),
             ("metrics", Endpoint::Metrics),
             ("robots.txt", Endpoint::Robots),
             ("tags", Endpoint::Tags),
@@ -325,7 +328,7 @@ impl Endpoints {
                         add(&children, Endpoint::Children(reference));
                         add(&[&children[..], &[Parameter(name)]].concat(), Endpoint::Child(reference));
                     }
-                    Nested::Only(word) => add(&below(word), Endpoint::Only(reference)),
+                    Nested::Only => add(&below(kind.singular()), Endpoint::Only(reference)),
                 }
                 if paths.foreign == Presence::Present {
                     add(&[entity[0], entity[1], Literal(paths.field)], Endpoint::Foreign(reference));

@@ -16,7 +16,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::body::{self, BodyError, Pair, Payload};
+use super::body::{self, BodyError, MediaType, Pair, Payload};
 use super::cors::{Trust, Verdict};
 use super::endpoint::{Endpoint, Verb};
 use super::reply::Reply;
@@ -83,7 +83,7 @@ where
     let expects_continue = head.headers.contains_key(EXPECT);
     let reply = if method == Method::TRACE {
         closing(Reply::page(StatusCode::METHOD_NOT_ALLOWED))
-    } else if is_too_large(&body, state.settings.body_bytes_max) {
+    } else if is_too_large(&body, bytes_max(state, head.uri.path())) {
         error::body(BodyError::TooLarge)
     } else {
         let verdict = state.origins.judge(&head.uri, &head.headers);
@@ -160,11 +160,21 @@ where
     let Some(verb) = verb.filter(|verb| found.endpoint.verbs().contains(verb)) else {
         return Reply::method_not_allowed();
     };
-    let AdminSettings { body_bytes_max, body_timeout, .. } = state.settings;
+    let is_config = found.endpoint == Endpoint::Config;
+    if media_type == Some(MediaType::Yaml) && !is_config {
+        return error::body(BodyError::UnsupportedMediaType);
+    }
+    let body_bytes_max = bytes_max(state, head.uri.path());
+    let AdminSettings { body_timeout, .. } = state.settings;
     let (payload, memory) = match media_type {
         None => (Ok(Payload::Empty), None),
         Some(media_type) => {
             match body::collect(body, body_bytes_max, body_timeout, &state.large_bodies).await {
+                Ok(collected)
+                    if is_config && media_type != MediaType::Form && media_type != MediaType::Multipart =>
+                {
+                    (Ok(Payload::Raw(collected.bytes)), collected.memory)
+                }
                 Ok(collected) => {
                     (body::decode(media_type, &head.headers, collected.bytes).await, collected.memory)
                 }
@@ -181,6 +191,14 @@ where
                 Asked { verb, parameters: found.parameters, path, query, payload, headers, peer, memory };
             super::answer(state, found.endpoint, asked).await
         }
+    }
+}
+
+/// A whole config is larger than anything else.
+fn bytes_max(state: &AdminState, path: &str) -> usize {
+    match state.endpoints.find(path) {
+        Some(found) if found.endpoint == Endpoint::Config => state.settings.config_bytes_max,
+        Some(_) | None => state.settings.body_bytes_max,
     }
 }
 

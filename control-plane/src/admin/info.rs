@@ -189,7 +189,7 @@ pub(super) async fn validate(asked: Asked) -> Result<Reply, Refusal> {
         let _memory = asked.memory;
         let mut body = form::decode(Inference::Plain, Brackets::Literal, &asked.query)?;
         match asked.payload {
-            Payload::Empty => {}
+            Payload::Empty | Payload::Raw(_) => {}
             Payload::Json(sent) => body.extend(sent),
             Payload::Form(pairs) => body.extend(form::decode(Inference::Plain, Brackets::Split, &pairs)?),
         }

@@ -228,7 +228,8 @@ fn member_row(id: Uuid, member: &Member) -> Value {
 /// The fields of a body; of a form all are texts.
 fn fields(payload: Payload) -> Map<String, Value> {
     match payload {
-        Payload::Empty => Map::new(),
+        // Raw: only of a whole config.
+        Payload::Empty | Payload::Raw(_) => Map::new(),
         Payload::Json(body) => body.into_iter().collect(),
         Payload::Form(pairs) => {
             pairs.into_iter().map(|(name, value)| (name, value.unwrap_or_default().into())).collect()

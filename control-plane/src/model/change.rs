@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Body, Entity, Key, Kind};
+use super::{Body, Declarative, Entity, Key, Kind};
 
 /// One write. All checks happen in [`super::Config::apply`], on the store's writer thread.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,27 @@ pub struct Change {
     pub op: Op,
     /// The parent in a nested path such as `/services/{s}/routes`.
     pub parent: Option<Parent>,
+}
+
+/// What is committed at once.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// One write.
+    One(Change),
+    /// A config in the place of all that is stored.
+    All(Declarative),
+}
+
+impl From<Change> for Write {
+    fn from(change: Change) -> Self {
+        Self::One(change)
+    }
+}
+
+impl From<Declarative> for Write {
+    fn from(declared: Declarative) -> Self {
+        Self::All(declared)
+    }
 }
 
 /// The verbs of the Admin API.
@@ -69,6 +90,8 @@ pub enum Answer {
     Entity(Arc<Entity>),
     /// It is gone, or never was (top-level DELETE answers 204 either way).
     Deleted,
+    /// The whole config is another one, or the same.
+    Replaced,
 }
 
 /// One entity before and after: created when `before` is `None`, deleted when `after` is.

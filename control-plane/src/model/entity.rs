@@ -39,6 +39,17 @@ impl Kind {
         }
     }
 
+    /// One of them, as in reports and in paths to an only child.
+    pub const fn singular(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Route => "route",
+            Self::Upstream => "upstream",
+            Self::Target => "target",
+            Self::Policy => "policy",
+        }
+    }
+
     /// The kind with this collection name.
     pub fn from_collection(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.collection() == name)

@@ -37,7 +37,7 @@ impl World {
         self.config = config;
         let answer = match &effect.answer {
             Answer::Entity(entity) => Value::Object(entity.body.clone()),
-            Answer::Deleted => Value::Null,
+            Answer::Deleted | Answer::Replaced => Value::Null,
         };
         self.effect = effect;
         Ok(answer)

@@ -9,7 +9,7 @@ use imbl::OrdMap;
 
 use super::record::{InvalidRecord, Record, Row, RowChange, StoredChange, cut_author};
 use super::{Author, Encode, Head};
-use crate::model::{Change, Config, Context, Effect, Entity, ErrorObject, Key, Kind, Mutation, Refusal};
+use crate::model::{Config, Context, Effect, Entity, ErrorObject, Key, Kind, Mutation, Refusal, Write};
 
 /// What a change comes to, before it is durable.
 #[derive(Debug)]
@@ -102,12 +102,15 @@ const fn wire_kind(kind: Kind) -> Option<EntityKind> {
 /// Applies a change to `head`.
 pub(super) fn stage(
     head: &Head,
-    change: Change,
+    write: Write,
     author: &Author,
     context: &mut Context<'_>,
     encode: Encode,
 ) -> Result<Staged, Refusal> {
-    let (config, effect) = head.config.apply(change, context)?;
+    let (config, effect) = match write {
+        Write::One(change) => head.config.apply(change, context)?,
+        Write::All(declared) => head.config.replace(declared)?,
+    };
     let mut next = Head { config, ..head.clone() };
     let changes: Vec<_> = effect
         .mutations
@@ -203,6 +206,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::model::Change;
 
     fn create(head: &Head, name: &str) -> Result<Staged, Refusal> {
         let body = serde_json::from_value(serde_json::json!({"name": name, "host": "h"})).unwrap();
@@ -216,7 +220,7 @@ mod tests {
             let bytes = entity.body["name"].as_str().unwrap().to_owned().into();
             Some(super::super::Wire { kind: EntityKind::Service, bytes })
         };
-        stage(head, change, &Author::default(), &mut context, encode)
+        stage(head, change.into(), &Author::default(), &mut context, encode)
     }
 
     fn empty() -> Head {

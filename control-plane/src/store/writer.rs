@@ -19,12 +19,12 @@ use super::rows::Rows;
 use super::state::{Staged, stage};
 use super::window::WireChanges;
 use super::{Author, CommitError, Committed, Encode, Head, Shared, StoreSettings, checkpoint};
-use crate::model::{Change, Context};
+use crate::model::{Context, Write};
 
 /// One commit on its way.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub change: Change,
+    pub write: Write,
     pub author: Author,
     /// Stands for the memory of a large change.
     pub memory: Option<OwnedSemaphorePermit>,
@@ -72,12 +72,12 @@ pub(super) fn now_ms() -> u64 {
 /// never changed in place.
 pub(super) fn stage_now(
     head: &Head,
-    change: Change,
+    write: Write,
     author: &Author,
     encode: Encode,
 ) -> Result<Staged, CommitError> {
     let mut context = Context { now_ms: now_ms(), new_id: &mut Uuid::new_v4 };
-    let staged = catch_unwind(AssertUnwindSafe(|| stage(head, change, author, &mut context, encode)));
+    let staged = catch_unwind(AssertUnwindSafe(|| stage(head, write, author, &mut context, encode)));
     staged.map_or_else(
         |_| {
             error!(author = author.name, what = author.what, "a change made the store panic");
@@ -166,8 +166,8 @@ impl Writer {
             let (mut records, mut waiting) = (Vec::new(), Vec::new());
             let mut bytes = 0;
             while bytes < self.settings.batch_bytes_max.max(1) {
-                let Some(Job { change, author, memory, answer: job_answer }) = jobs.next() else { break };
-                let answer = stage_now(&next, change, &author, self.encode).map(|staged| {
+                let Some(Job { write, author, memory, answer: job_answer }) = jobs.next() else { break };
+                let answer = stage_now(&next, write, &author, self.encode).map(|staged| {
                     next = staged.head;
                     bytes += staged.record.as_ref().map_or(0, prost::Message::encoded_len);
                     records.extend(staged.record);

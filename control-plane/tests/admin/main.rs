@@ -4,6 +4,7 @@
 
 mod balancer;
 mod cluster;
+mod config;
 mod crud;
 mod gate;
 mod info;

@@ -103,6 +103,7 @@ fn endpoints_are_listed_in_the_order_of_the_reference() {
         "/clustering/status",
         "/clustering/tokens",
         "/clustering/tokens/{id}",
+        "/config",
         "/endpoints",
         "/metrics",
         "/routes",

@@ -20,7 +20,7 @@ pub(in crate::model) enum Op<'a> {
 
 impl Field {
     /// Checks one value and brings it into its stored form; an `Err` mirrors the value.
-    pub(super) fn check(&self, value: &mut Value) -> Result<(), Value> {
+    pub(in crate::model) fn check(&self, value: &mut Value) -> Result<(), Value> {
         if value.is_null() {
             return if self.required == Some(true) { Err("required field missing".into()) } else { Ok(()) };
         }
@@ -48,7 +48,7 @@ impl Field {
     }
 
     /// What stands for an absent value.
-    pub(super) fn absent(&self) -> Value {
+    pub(in crate::model) fn absent(&self) -> Value {
         self.default.clone().unwrap_or_default()
     }
 }

@@ -104,4 +104,34 @@ proptest! {
             }
         }
     }
+
+    #[test]
+    fn an_exported_config_is_the_same_when_it_is_imported(calls in calls(), others in self::calls()) {
+        let mut world = World::new();
+        for (call, body) in calls {
+            let _refused = world.call(&call, body);
+        }
+        let document = declarative::export(&world.config);
+        let read = |base: &Config| {
+            let mut context = Context { now_ms: 1_000, new_id: &mut || panic!("every id is in the document") };
+            Declarative::read(document.clone(), base, &mut context).unwrap()
+        };
+        let (_, effect) = world.config.replace(read(&world.config)).unwrap();
+        prop_assert_eq!(effect.mutations, vec![]);
+        // Whatever was stored before.
+        let mut other = World::new();
+        other.ids = 1_000;
+        for (call, body) in others {
+            let _refused = other.call(&call, body);
+        }
+        for base in [Config::default(), other.config] {
+            let (config, effect) = base.replace(read(&base)).unwrap();
+            prop_assert_eq!(&config, &world.config);
+            let mut replayed = base;
+            for mutation in &effect.mutations {
+                replayed.restore(mutation);
+            }
+            prop_assert_eq!(&replayed, &config);
+        }
+    }
 }
