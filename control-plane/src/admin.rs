@@ -23,6 +23,7 @@ pub mod reply;
 mod stall;
 mod wait;
 mod yaml;
+mod zones;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,6 +172,9 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Tags => list::tags(state, &asked),
         Endpoint::Tag => list::tag(state, &asked),
         Endpoint::DataPlanes => clustering::data_planes(state, &asked),
+        Endpoint::DataPlane => clustering::data_plane(state, &asked).await,
+        Endpoint::DrainDataPlane => clustering::drain(state, &asked),
+        Endpoint::Zones => zones::zones(state, &asked),
         Endpoint::ClusteringStatus => Ok(clustering::status(state)),
         Endpoint::Tokens => membership::tokens(state, asked).await,
         Endpoint::Token => membership::token(state, &asked).await,

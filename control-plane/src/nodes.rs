@@ -6,6 +6,7 @@
 //! (joins, acks, reports), `admin` reads it (`/clustering/data-planes`, `/upstreams/{u}/health`,
 //! `?wait=applied`). Neither knows of the other. Nothing whose cost follows the config is done under the lock.
 
+mod away;
 mod barrier;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -32,12 +33,13 @@ pub use health::{
 };
 pub use regions::Region;
 pub use registry::{
-    FORGET_AFTER, JoinError, Limits, NackCause, NackRecord, NodeInfo, NodeView, Serving, ShownCertificate,
-    Stage, UnknownNode,
+    DropError, FORGET_AFTER, JoinError, Limits, NackCause, NackRecord, NodeInfo, NodeView, Serving,
+    ShownCertificate, Stage, UnknownNode,
 };
 
 pub use verdicts::{Finding, Merged, Place};
 
+use away::Away;
 use barrier::Barrier;
 use inspect::{Ask, Asking, Asks, Inspection, Part, Queries, Scope, TooManyQueries};
 use regions::Regions;
@@ -104,6 +106,11 @@ impl Nodes {
         self.lock().reporters(view).cloned().collect()
     }
 
+    /// The same of the connected nodes of a zone.
+    pub fn witnesses_in(&self, region: &str, zone: &str) -> Witnesses {
+        self.lock().reporters_in(region, zone).cloned().collect()
+    }
+
     /// Starts waiting for `position` on every node that is connected now: call it right after the commit.
     pub fn wait(&self, position: &Position) -> Wait {
         // Subscribed before the barrier is built, so that no change between the two goes unseen.
@@ -131,9 +138,31 @@ impl Nodes {
         let region = info.region.clone();
         let ended = CancellationToken::new();
         let (asks, asked) = Asks::channel();
-        let number = self.lock().join(info, serving, (ended.clone(), asks), now)?;
+        let (number, away) = {
+            let mut registry = self.lock();
+            let number = registry.join(info, serving, (ended.clone(), asks), now)?;
+            // There is one: it has just joined.
+            let away = registry.away(id).map_or_else(|| Away::new(false).watch(), Away::watch);
+            (number, away)
+        };
         self.wake();
-        Ok(Session { nodes: self.clone(), id, number, region, ended, asked: Some(asked) })
+        Ok(Session { nodes: self.clone(), id, number, region, ended, away, asked: Some(asked) })
+    }
+
+    /// Forgets one node now; with force also one that is connected, whose stream then ends.
+    ///
+    /// # Errors
+    /// When it is not known, or connected and not to be forced.
+    pub fn drop_node(&self, id: NodeId, is_forced: bool) -> Result<(), DropError> {
+        self.lock().drop_node(id, is_forced)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Lets a node's clients go, or stay; whether the node is known.
+    pub fn set_away(&self, id: NodeId, is_away: bool) -> bool {
+        let registry = self.lock();
+        registry.away(id).map(|away| away.set(is_away)).is_some()
     }
 
     /// A node's full list, complete: it replaces what the node said before.
@@ -301,6 +330,7 @@ pub struct Session {
     number: SessionNumber,
     region: String,
     ended: CancellationToken,
+    away: watch::Receiver<bool>,
     asked: Option<mpsc::Receiver<Ask>>,
 }
 
@@ -313,6 +343,11 @@ impl Session {
     /// Cancelled when a newer stream of the same node has taken over.
     pub const fn ended(&self) -> &CancellationToken {
         &self.ended
+    }
+
+    /// Whether the node is to let its clients go.
+    pub fn away(&self) -> watch::Receiver<bool> {
+        self.away.clone()
     }
 
     /// The node shares probes with others of its region from now on, as long as its stream is open.

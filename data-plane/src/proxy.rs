@@ -116,13 +116,14 @@ pub fn start_closed(
     let mut running = Running { addresses, drain: Drain::default(), ended, workers: Vec::new() };
     for (index, listeners) in listeners.into_iter().enumerate() {
         let (settings, active, drain) = (Arc::clone(&settings), active.clone(), running.drain.clone());
+        let node = metrics.node().cloned();
         let metrics = metrics.get(index).cloned().unwrap_or_default();
         let thread = std::thread::Builder::new().name(format!("proxy-{index}"));
         let ended = running.ended.clone().drop_guard();
         let handle = thread.spawn(move || {
             // Also when it panics.
             let _ended = ended;
-            if let Err(error) = worker::run(listeners, &settings, &active, metrics, &drain) {
+            if let Err(error) = worker::run(listeners, &settings, &active, metrics, node, &drain) {
                 error!(%error, worker = index, "a proxy worker stopped");
             }
         });

@@ -183,7 +183,7 @@ pub async fn start(
     let state = Arc::new(NodeState::at(id, &settings.region, &settings.zone));
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
-    let workers = Workers::new(settings.proxy.workers);
+    let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
     let proxy = proxy::start_closed(settings.proxy.clone(), &seams.active, &workers)?;
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 

@@ -191,6 +191,8 @@ fn mebibytes(bytes: u64) -> String {
 async fn ready(State(sources): State<Sources>) -> Response {
     if sources.node.is_draining() {
         message(StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if sources.node.is_away() {
+        message(StatusCode::SERVICE_UNAVAILABLE, "drained by an operator: clients are asked to go elsewhere")
     } else if sources.node.has_table() {
         message(StatusCode::OK, "ready")
     } else {

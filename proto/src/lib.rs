@@ -22,6 +22,8 @@ pub use network::NetworkRange;
 pub use path::PathPattern;
 pub use placement::{Placement, TargetState};
 pub use position::{ContentHash, Epoch, InvalidPosition, Position, Revision};
-pub use protocol::{PROTOCOL, PROTOCOL_MIN, PROTOCOL_OF_INSPECT, highest_common, min_protocol};
+pub use protocol::{
+    PROTOCOL, PROTOCOL_MIN, PROTOCOL_OF_AWAY, PROTOCOL_OF_INSPECT, highest_common, min_protocol,
+};
 pub use sni::SniPattern;
 pub use target::TargetAddress;

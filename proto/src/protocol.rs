@@ -8,13 +8,16 @@ use crate::placement::Placement;
 use crate::{EntityKind, v1};
 
 /// Newest version of the contract that this build speaks.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Oldest version of the contract that this build speaks.
 pub const PROTOCOL_MIN: u32 = 1;
 
 /// Least version whose nodes answer `Inspect`.
 pub const PROTOCOL_OF_INSPECT: u32 = 3;
+
+/// Least version whose nodes understand `Away`.
+pub const PROTOCOL_OF_AWAY: u32 = 4;
 
 /// The version that two ends speak, the highest that both know; `None` if they have none in common.
 pub fn highest_common(one: RangeInclusive<u32>, other: RangeInclusive<u32>) -> Option<u32> {

@@ -4,22 +4,70 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use equipoise_proto::NodeId;
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::AdminState;
+use super::endpoint::Verb;
 use super::gate::Asked;
 use super::list::{PageJson, text};
 use super::reply::Reply;
 use crate::model::{ErrorObject, PageSize, Refusal};
-use crate::nodes::{FORGET_AFTER, NackCause, NackRecord, NodeView};
+use crate::nodes::{DropError, FORGET_AFTER, NackCause, NackRecord, NodeView};
 
 /// `/clustering/data-planes`: ascending by id; the reference's keys, then our own.
 pub(super) fn data_planes(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
     let now = SystemTime::now();
     let nodes = nodes(state, now);
-    let rows = nodes.iter().map(|node| (node.info.id.as_uuid(), node));
-    paged(asked, "a node", rows, |(_, node)| data_plane(node, now))
+    let wanted = |node: &&NodeView| {
+        let is = |argument: &str, value: &str| text(asked, argument).is_none_or(|wanted| wanted == value);
+        is("region", &node.info.region) && is("zone", &node.info.zone) && is("state", state_of(node))
+    };
+    let rows = nodes.iter().filter(wanted).map(|node| (node.info.id.as_uuid(), node));
+    paged(asked, "a node", rows, |(_, node)| row(node, now))
+}
+
+/// `/clustering/data-planes/{id}`: DELETE forgets the node, and the key that has its id.
+pub(super) async fn data_plane(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
+    let id = NodeId::new(parameter(asked)?);
+    if asked.verb == Verb::Get {
+        let node = state.nodes.get(id, &state.store.head().position).ok_or(Refusal::NotFound)?;
+        return Ok(Reply::json(StatusCode::OK, &row(&node, SystemTime::now())));
+    }
+    let was_known = match state.nodes.drop_node(id, text(asked, "force") == Some("true")) {
+        Ok(()) => true,
+        Err(DropError::Unknown) => false,
+        Err(refused @ DropError::Connected) => {
+            return Ok(Reply::message(StatusCode::CONFLICT, &refused.to_string()));
+        }
+    };
+    let forgotten = match &state.registrar {
+        Some(registrar) => super::membership::forget(registrar, id).await,
+        None => Ok(false),
+    };
+    match forgotten {
+        Ok(was_enrolled) if was_known || was_enrolled => Ok(Reply::empty(StatusCode::NO_CONTENT)),
+        Ok(_) => Err(Refusal::NotFound),
+        Err(reply) => Ok(reply),
+    }
+}
+
+/// `/clustering/data-planes/{id}/drain`: POST lets its clients go, DELETE lets them stay.
+pub(super) fn drain(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
+    let id = NodeId::new(parameter(asked)?);
+    if !state.nodes.set_away(id, asked.verb == Verb::Post) {
+        return Err(Refusal::NotFound);
+    }
+    tracing::info!(node = %id, verb = asked.verb.name(), "drain of a node");
+    let node = state.nodes.get(id, &state.store.head().position).ok_or(Refusal::NotFound)?;
+    Ok(Reply::json(StatusCode::OK, &row(&node, SystemTime::now())))
+}
+
+/// The first parameter of a path; what it cannot be names nothing.
+pub(super) fn parameter<T: FromStr>(asked: &Asked) -> Result<T, Refusal> {
+    let text = asked.parameters.first().and_then(|bytes| std::str::from_utf8(bytes).ok());
+    text.and_then(|text| text.parse().ok()).ok_or(Refusal::NotFound)
 }
 
 /// One page of `rows`, which are ascending by id; `what` has that id, for people.
@@ -62,11 +110,11 @@ pub(super) fn status(state: &AdminState) -> Reply {
         .header(HeaderName::from_static("deprecation"), HeaderValue::from_static("true"))
 }
 
-fn nodes(state: &AdminState, now: SystemTime) -> Vec<NodeView> {
+pub(super) fn nodes(state: &AdminState, now: SystemTime) -> Vec<NodeView> {
     state.nodes.list(&state.store.head().position, now)
 }
 
-fn data_plane(node: &NodeView, now: SystemTime) -> Value {
+fn row(node: &NodeView, now: SystemTime) -> Value {
     let forgotten_in = now
         .duration_since(node.last_contact)
         .map_or(FORGET_AFTER, |silent| FORGET_AFTER.saturating_sub(silent));
@@ -82,7 +130,8 @@ fn data_plane(node: &NodeView, now: SystemTime) -> Value {
         "version": node.info.build,
         "protocol": node.info.protocol,
         "sync_status": sync_status(node),
-        "state": if node.connected_since.is_some() { "connected" } else { "disconnected" },
+        "state": state_of(node),
+        "draining": node.is_away,
         "labels": node.info.labels,
         "cert_details": certificate.map_or_else(|| json!({}), |shown| json!({ "expiry_timestamp": seconds(shown.not_after) })),
         "certificate_serial": certificate.map(|shown| shown.serial.clone()),
@@ -99,6 +148,10 @@ fn data_plane(node: &NodeView, now: SystemTime) -> Value {
         "last_apply_seconds": apply.map(|(_, took)| took.as_secs_f64()),
         "last_nack": node.last_nack.as_ref().map(nack),
     })
+}
+
+const fn state_of(node: &NodeView) -> &'static str {
+    if node.connected_since.is_some() { "connected" } else { "disconnected" }
 }
 
 fn nack(nack: &NackRecord) -> Value {
@@ -172,10 +225,10 @@ mod tests {
     fn a_node_is_listed_until_it_is_forgotten() {
         let node = view(true, Some(NackCause::Invalid));
         let now = node.last_contact + FORGET_AFTER - Duration::from_secs(5);
-        let shown = data_plane(&node, now);
+        let shown = row(&node, now);
         assert_eq!(shown["ttl"], 5);
         assert_eq!(shown["config_hash"], "0".repeat(32));
         assert_eq!(shown["last_nack"]["reason"], "why");
-        assert_eq!(data_plane(&node, now + FORGET_AFTER)["ttl"], 0);
+        assert_eq!(row(&node, now + FORGET_AFTER)["ttl"], 0);
     }
 }

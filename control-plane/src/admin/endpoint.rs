@@ -98,6 +98,12 @@ pub enum Endpoint {
     Validate,
     /// `/clustering/data-planes`
     DataPlanes,
+    /// `/clustering/data-planes/{id}`
+    DataPlane,
+    /// `/clustering/data-planes/{id}/drain`
+    DrainDataPlane,
+    /// `/clustering/zones`
+    Zones,
     /// `/clustering/status`
     ClusteringStatus,
     /// `/clustering/tokens`
@@ -149,6 +155,7 @@ impl Endpoint {
             | Self::Schema
             | Self::DataPlanes
             | Self::ClusteringStatus
+            | Self::Zones
             | Self::Enrolments
             | Self::DeniedIds
             | Self::TargetsAll
@@ -157,6 +164,8 @@ impl Endpoint {
             // POST on `/tags` and the writes on one tag exist to be refused with a reason.
             Self::Tokens | Self::Authorities | Self::Config => &[Verb::Get, Verb::Post],
             Self::Token | Self::Enrolment => &[Verb::Delete],
+            Self::DataPlane => &[Verb::Delete, Verb::Get],
+            Self::DrainDataPlane => &[Verb::Delete, Verb::Post],
             Self::DeniedId => &[Verb::Delete, Verb::Put],
             Self::Tags | Self::Collection(_) | Self::Children(_) => &[Verb::Get, Verb::Post],
             Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) | Self::Only(_) => {
@@ -298,7 +307,8 @@ impl Endpoints {
         add(&[Literal("schemas"), Parameter("name")], Endpoint::Schema);
         add(&[Literal("schemas"), Parameter("db_entity_name"), Literal("validate")], Endpoint::Validate);
         for (name, endpoint, one) in [
-            ("data-planes", Endpoint::DataPlanes, None),
+            ("data-planes", Endpoint::DataPlanes, Some(Endpoint::DataPlane)),
+            ("zones", Endpoint::Zones, None),
             ("status", Endpoint::ClusteringStatus, None),
             ("tokens", Endpoint::Tokens, Some(Endpoint::Token)),
             ("enrolments", Endpoint::Enrolments, Some(Endpoint::Enrolment)),
@@ -311,6 +321,8 @@ impl Endpoints {
                 add(&path, one);
             }
         }
+        let node = [Literal("clustering"), Literal("data-planes"), Parameter("id"), Literal("drain")];
+        add(&node, Endpoint::DrainDataPlane);
         for kind in Kind::ALL {
             let (name, declared) = (kind.collection(), declaration(kind));
             let entity = [Literal(name), Parameter(name)];

@@ -1,7 +1,6 @@
 //! Who may join the cluster, as the Admin API shows and changes it: join tokens, enrolments, the denied, the authorities.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use equipoise_identity::{Role, TokenId};
@@ -13,7 +12,7 @@ use uuid::Uuid;
 
 use super::AdminState;
 use super::body::Payload;
-use super::clustering::{paged, seconds};
+use super::clustering::{paged, parameter, seconds};
 use super::endpoint::Verb;
 use super::gate::Asked;
 use super::reply::Reply;
@@ -74,7 +73,12 @@ pub(super) fn enrolments(state: &AdminState, asked: &Asked) -> Result<Reply, Ref
 pub(super) async fn enrolment(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
     let Some(registrar) = &state.registrar else { return Ok(not_here()) };
     let id = NodeId::new(parameter(asked)?);
-    gone(blocking(registrar, move |registrar| registrar.forget(id)).await)
+    gone(forget(registrar, id).await)
+}
+
+/// Frees an id for another key; whether it was taken.
+pub(super) async fn forget(registrar: &Registrar, id: NodeId) -> Result<bool, Reply> {
+    blocking(registrar, move |registrar| registrar.forget(id)).await
 }
 
 /// `/clustering/denied`
@@ -180,11 +184,6 @@ fn gone(was_there: Result<bool, Reply>) -> Result<Reply, Refusal> {
         Ok(false) => Err(Refusal::NotFound),
         Err(reply) => Ok(reply),
     }
-}
-
-fn parameter<T: FromStr>(asked: &Asked) -> Result<T, Refusal> {
-    let text = asked.parameters.first().and_then(|bytes| std::str::from_utf8(bytes).ok());
-    text.and_then(|text| text.parse().ok()).ok_or(Refusal::NotFound)
 }
 
 fn token_row(id: TokenId, token: &Token, now: SystemTime) -> Value {

@@ -98,6 +98,7 @@ pub(super) fn hello(wire: v1::Hello, address: Option<IpAddr>) -> Result<Hello, H
         build: text("build", wire.build)?,
         protocol,
         certificate: None,
+        is_away: wire.away,
     };
     let position = wire.position.as_ref().map(Position::try_from).transpose()?;
     let serving = position.map(|position| Serving { position, is_warm: wire.warm });

@@ -110,7 +110,7 @@ impl Distribution {
             met.map_err(|error| Status::unavailable(error.to_string()))?;
         }
         let protocol = said.info.protocol;
-        let hostname = said.info.hostname.clone();
+        let (hostname, is_away) = (said.info.hostname.clone(), said.info.is_away);
         let session = self
             .shared
             .nodes
@@ -118,6 +118,7 @@ impl Distribution {
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         info!(%node, %hostname, "node connected");
         let mut stream = Stream::new(self, (session, protocol), outbound, position, said.resume);
+        stream.says_away(is_away);
         stream.share_probes(said.shares_probes);
         let ended = tokio::select! {
             ended = stream.run(inbound) => ended,

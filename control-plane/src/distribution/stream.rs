@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use equipoise_proto::{NodeId, Position, Revision, v1};
+use equipoise_proto::{NodeId, PROTOCOL_OF_AWAY, Position, Revision, v1};
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep_until, timeout};
@@ -58,6 +58,8 @@ enum Event {
     Marked(Mark),
     News(News),
     Asked(Ask),
+    /// Whether the node is to let its clients go may be something else.
+    Away,
 }
 
 /// The state of one stream.
@@ -79,6 +81,9 @@ pub(super) struct Stream {
     flight: Flight,
     marks: broadcast::Receiver<Mark>,
     asks: mpsc::Receiver<Ask>,
+    /// Whether the node is to let its clients go, and what it does.
+    away: watch::Receiver<bool>,
+    said_away: bool,
     /// The log says that the node gets nothing because nothing was ever written here.
     is_withheld: bool,
     /// Until the node has the config in which the mark's target was seen. The next ones wait in `marks`.
@@ -102,6 +107,8 @@ impl Stream {
             shared: Arc::clone(&of.shared),
             heads: of.heads.clone(),
             asks: session.asks(),
+            away: session.away(),
+            said_away: false,
             stop: of.stop.clone(),
             session,
             protocol,
@@ -117,6 +124,11 @@ impl Stream {
             mark: None,
             sharing: None,
         }
+    }
+
+    /// What the node said of its clients when it came.
+    pub(super) fn says_away(&mut self, is_away: bool) {
+        self.said_away = is_away;
     }
 
     /// The node shares probes with others of its region from now on, or does no longer.
@@ -137,21 +149,24 @@ impl Stream {
         loop {
             self.advance().await?;
             self.pass_on().await?;
+            self.send_away().await?;
             match self.next(inbound).await {
                 Event::Stop => {
                     let goaway = v1::Goaway { reason: "stopping".to_owned(), reconnect_after_ms: 0 };
                     return self.send(Control::Goaway(goaway)).await;
                 }
                 Event::Superseded => {
-                    warn!(node = %self.session.node(), "a newer stream of the same node took over");
-                    return Err(Status::aborted("a newer stream of the same node took over"));
+                    warn!(node = %self.session.node(), "a newer stream of the same node took over, or it was forgotten");
+                    return Err(Status::aborted(
+                        "a newer stream of the same node took over, or it was forgotten",
+                    ));
                 }
                 Event::Said(said) => match (*said)? {
                     None => return Ok(()),
                     Some(message) => self.take(message).await?,
                 },
                 // Looked at by `advance`.
-                Event::Head | Event::DriftDue => {}
+                Event::Head | Event::DriftDue | Event::Away => {}
                 Event::Tick => {
                     let position = self.heads.borrow().position.to_wire();
                     self.send(Control::Head(v1::Head { position: Some(position) })).await?;
@@ -174,7 +189,9 @@ impl Stream {
     }
 
     async fn next(&mut self, inbound: &mut Streaming<v1::NodeMessage>) -> Event {
-        let Self { shared, heads, stop, session, tick, drift, flight, marks, mark, asks, sharing, .. } = self;
+        let Self {
+            shared, heads, stop, session, tick, drift, flight, marks, mark, asks, away, sharing, ..
+        } = self;
         let drift_due = match (&*flight, drift) {
             (Flight::Idle, Some(drift)) => Some(drift.due),
             _ => None,
@@ -224,6 +241,8 @@ impl Stream {
             () = at(deadline) => Event::Unanswered,
             () = at(drift_due) => Event::DriftDue,
             () = recalled => Event::Recalled,
+            // An error: the node was forgotten, which ends this stream.
+            Ok(()) = away.changed() => Event::Away,
             next = next_mark(node, marks), if mark.is_none() => Event::Marked(next),
             news = news => Event::News(news),
             // Closed when a newer stream has taken over, which ends this one.
@@ -297,6 +316,16 @@ impl Stream {
         };
         let Some(mark) = self.mark.take_if(|mark| has(mark)) else { return Ok(()) };
         self.send(Control::SetHealth(set_health(&mark))).await
+    }
+
+    /// Tells the node whether it is to let its clients go, if that is something else than it does.
+    async fn send_away(&mut self) -> Result<(), Status> {
+        let on = *self.away.borrow_and_update();
+        if on == self.said_away || self.protocol < PROTOCOL_OF_AWAY {
+            return Ok(());
+        }
+        self.said_away = on;
+        self.send(Control::Away(v1::Away { on })).await
     }
 
     /// Tells a node that shares probes of the others.

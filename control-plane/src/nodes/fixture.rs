@@ -23,6 +23,7 @@ pub(crate) fn view(number: u128, position: Position, nack: Option<NackCause>) ->
             build: "0.1.0".to_owned(),
             protocol: 1,
             certificate: None,
+            is_away: false,
         },
         position: Some(position),
         is_warm: false,
@@ -30,6 +31,7 @@ pub(crate) fn view(number: u128, position: Position, nack: Option<NackCause>) ->
         connected_since: Some(at),
         last_contact: at,
         last_apply: None,
+        is_away: false,
         last_nack: nack.map(|cause| NackRecord {
             position,
             cause,

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::SendFull;
+use super::away::Away;
 use super::health::{ReportError, ReportedTarget, Reports, View};
 use super::inspect::{Asking, Asks, Scope};
 use crate::identity::ledger::Place;
@@ -58,6 +59,8 @@ pub struct NodeInfo {
     pub protocol: u32,
     /// The certificate that it shows; `None` without mTLS.
     pub certificate: Option<ShownCertificate>,
+    /// Whether it lets its clients go, as it says in its hello.
+    pub is_away: bool,
 }
 
 /// What is told of a node's certificate.
@@ -153,6 +156,8 @@ pub struct NodeView {
     pub last_apply: Option<(SystemTime, Duration)>,
     /// Its last refusal, kept until it applies that revision or a later one.
     pub last_nack: Option<NackRecord>,
+    /// Whether it is to let its clients go.
+    pub is_away: bool,
 }
 
 impl NodeView {
@@ -170,6 +175,17 @@ pub enum JoinError {
     /// As many nodes as allowed are connected.
     #[error("{0} nodes are connected, which is the limit")]
     Full(usize),
+}
+
+/// Why a node is not forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DropError {
+    /// There is none with this id.
+    #[error("not a known node")]
+    Unknown,
+    /// Its stream is open.
+    #[error("the node is connected: it would come back; stop it first, or say force=true to end its stream")]
+    Connected,
 }
 
 /// A node that reports never opened a config stream here.
@@ -213,6 +229,8 @@ struct Node {
     last_nack: Option<NackRecord>,
     /// `None` until its first full list.
     reports: Option<Reports>,
+    /// Whether it is to let its clients go; its stream looks at it.
+    away: Away,
     /// When something was heard of it that a waiting write may want to know.
     changed: Moment,
 }
@@ -232,6 +250,7 @@ impl Node {
             last_contact: self.last_contact,
             last_apply: self.last_apply,
             last_nack: self.last_nack.clone(),
+            is_away: self.away.is_set(),
         }
     }
 
@@ -291,6 +310,8 @@ impl Registry {
             None => self.connected += 1,
         }
         let changed = before.as_ref().map_or(Moment::default(), |node| node.changed);
+        // What an operator said here counts; after a restart, what the node remembers of it.
+        let away = before.as_ref().map_or_else(|| Away::new(info.is_away), |node| node.away.clone());
         let (last_apply, last_nack, reports) =
             before.map_or((None, None, None), |node| (node.last_apply, node.last_nack, node.reports));
         let node = Node {
@@ -302,6 +323,7 @@ impl Registry {
             last_apply,
             last_nack,
             reports,
+            away,
             changed,
         };
         self.nodes.insert(id, node);
@@ -365,6 +387,26 @@ impl Registry {
         let old: Vec<NodeId> =
             self.nodes.iter().filter(|(_, node)| is_old(node)).map(|(id, _)| *id).collect();
         old.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Forgets one node now. One that is connected only by force: its stream is told to end.
+    pub(super) fn drop_node(&mut self, id: NodeId, is_forced: bool) -> Result<(), DropError> {
+        let node = self.nodes.get(&id).ok_or(DropError::Unknown)?;
+        match &node.stream {
+            Some(_) if !is_forced => return Err(DropError::Connected),
+            Some(stream) => {
+                stream.ended.cancel();
+                self.connected -= 1;
+            }
+            None => {}
+        }
+        self.remove(id);
+        Ok(())
+    }
+
+    /// Whether a node is to let its clients go: looked at by its stream, set by operators.
+    pub(super) fn away(&self, id: NodeId) -> Option<&Away> {
+        self.nodes.get(&id).map(|node| &node.away)
     }
 
     fn remove(&mut self, id: NodeId) {
@@ -485,6 +527,12 @@ impl Registry {
                 View::Node(wanted) => **id == wanted,
             })
             .filter_map(|(_, node)| node.reports.as_ref())
+    }
+
+    pub(super) fn reporters_in(&self, region: &str, zone: &str) -> impl Iterator<Item = &Reports> {
+        let is_there = move |node: &&Node| node.info.region == region && node.info.zone == zone;
+        let connected = self.nodes.values().filter(|node| node.stream.is_some());
+        connected.filter(is_there).filter_map(|node| node.reports.as_ref())
     }
 
     fn session(&mut self, id: NodeId, number: SessionNumber) -> Option<&mut Node> {

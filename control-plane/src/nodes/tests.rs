@@ -26,6 +26,7 @@ fn info(number: u128) -> NodeInfo {
         build: "1".to_owned(),
         protocol: 1,
         certificate: None,
+        is_away: false,
     }
 }
 

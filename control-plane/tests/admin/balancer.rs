@@ -23,6 +23,7 @@ fn join(admin: &Admin, n: u128, zone: &str) -> (Session, mpsc::Receiver<Ask>) {
         build: "0.1.0".to_owned(),
         protocol: PROTOCOL_OF_INSPECT,
         certificate: None,
+        is_away: false,
     };
     let mut session = admin.nodes.join(info, None, SystemTime::now()).unwrap();
     let asks = session.asks();

@@ -31,6 +31,7 @@ pub fn join(admin: &Admin, n: u128) -> Session {
         build: "0.1.0".to_owned(),
         protocol: 1,
         certificate: None,
+        is_away: false,
     };
     admin.nodes.join(info, None, SystemTime::now()).unwrap()
 }

@@ -14,6 +14,7 @@ pub struct NodeState {
     zone: Box<str>,
     has_table: AtomicBool,
     is_draining: AtomicBool,
+    is_away: AtomicBool,
     is_connected: AtomicBool,
     revision: AtomicU64,
     content_hash: Mutex<ContentHash>,
@@ -42,6 +43,7 @@ impl NodeState {
             zone: zone.into(),
             has_table: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
             is_connected: AtomicBool::new(false),
             revision: AtomicU64::new(0),
             content_hash: Mutex::new(ContentHash::EMPTY),
@@ -113,6 +115,17 @@ impl NodeState {
     /// The node answers 503 at `/status/ready` from now on.
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Release);
+    }
+
+    /// An operator wants clients to go to other nodes, or not any more: 503 at `/status/ready`, and connections end after the
+    /// answer to their next request. Requests are served as ever.
+    pub fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Release);
+    }
+
+    /// What [`Self::set_away`] said last.
+    pub fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Acquire)
     }
 
     /// Whether a table has been applied, from a control plane or the cache.

@@ -3,17 +3,29 @@
 use std::sync::Arc;
 
 use super::counter::Counter;
+use super::node::NodeState;
 use super::route::{RequestSample, RouteMetrics, Shard, Sum};
 
 /// The metric shards of all workers of a node.
 #[derive(Debug, Clone)]
-pub struct Workers(Arc<[Arc<WorkerMetrics>]>);
+pub struct Workers(Arc<[Arc<WorkerMetrics>]>, Option<Arc<NodeState>>);
 
 impl Workers {
     /// Shards for `count` workers (at least one).
     pub fn new(count: usize) -> Self {
         let count = count.max(1);
-        Self((0..count).map(|index| Arc::new(WorkerMetrics::of(index, count))).collect())
+        Self((0..count).map(|index| Arc::new(WorkerMetrics::of(index, count))).collect(), None)
+    }
+
+    /// The same, of a node that may be asked to let its clients go.
+    #[must_use]
+    pub fn of(self, node: Arc<NodeState>) -> Self {
+        Self(self.0, Some(node))
+    }
+
+    /// The node, if it was told.
+    pub fn node(&self) -> Option<&Arc<NodeState>> {
+        self.1.as_ref()
     }
 
     /// The shard of worker `index`; each belongs to one thread.

@@ -143,7 +143,7 @@ pub fn open<'t>(table: &'t Table, client: &Client, worker: &Worker, is_last: boo
     facts.is_head = head.method == "HEAD";
     facts.is_safe = matches!(head.method, "GET" | "HEAD" | "OPTIONS");
     facts.version = head.version;
-    facts.persists = head.persists() && !is_last && !worker.is_draining.get();
+    facts.persists = head.persists() && !is_last && !worker.lets_go();
     facts.accepts_trailers = head.accepts_trailers;
     facts.framing = head.framing;
     facts.expects_continue = head.expects_continue;

@@ -21,7 +21,7 @@ use super::settings::ProxySettings;
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
 use super::{Drain, forward::Peer};
-use crate::observability::WorkerMetrics;
+use crate::observability::{NodeState, WorkerMetrics};
 use crate::table::{Active, Reader, Table};
 
 /// How long accepting pauses when the process has no descriptors left.
@@ -39,6 +39,8 @@ pub struct Worker {
     view: RefCell<View>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) is_draining: Cell<bool>,
+    /// Clients are asked to go elsewhere.
+    is_away: Cell<bool>,
     random: RefCell<StdRng>,
     date: RefCell<String>,
     unix_seconds: Cell<u64>,
@@ -85,6 +87,11 @@ impl View {
 }
 
 impl Worker {
+    /// Whether connections are to end with the request at hand.
+    pub(super) fn lets_go(&self) -> bool {
+        self.is_draining.get() || self.is_away.get()
+    }
+
     /// The table in force: a request takes it once, and that one is its table to the end.
     pub(super) fn table(&self) -> Rc<OwnTable> {
         let View { reader, table } = &mut *self.view.borrow_mut();
@@ -136,6 +143,7 @@ pub fn run(
     settings: &Arc<ProxySettings>,
     active: &Active,
     metrics: Arc<WorkerMetrics>,
+    node: Option<Arc<NodeState>>,
     drain: &Drain,
 ) -> std::io::Result<()> {
     let runtime =
@@ -149,6 +157,7 @@ pub fn run(
             view: RefCell::new(View::new(active.reader())),
             metrics,
             is_draining: Cell::new(false),
+            is_away: Cell::new(false),
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
             unix_seconds: Cell::new(unix_seconds()),
@@ -160,7 +169,7 @@ pub fn run(
             let listener = TcpListener::from_std(listener)?;
             accepting.spawn_local(accept(listener, Rc::clone(&worker), drain.clone()));
         }
-        let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker)));
+        let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), node));
         tokio::select! {
             biased;
             () = drain.begun() => {}
@@ -184,7 +193,7 @@ pub fn run(
     })
 }
 
-async fn tick(worker: Rc<Worker>) {
+async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0_u32;
@@ -193,6 +202,7 @@ async fn tick(worker: Rc<Worker>) {
         interval.tick().await;
         let now = Instant::now();
         worker.timers.advance(now);
+        worker.is_away.set(node.as_ref().is_some_and(|node| node.is_away()));
         let called = worker.view.borrow().reader.calls();
         if called != calls {
             calls = called;

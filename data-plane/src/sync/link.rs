@@ -283,6 +283,13 @@ impl Link {
                 self.marks.send(mark).await.map_err(|_| Ended::NoTable)?;
                 Ok(None)
             }
+            Told::Away(away) => {
+                if self.node.is_away() != away.on {
+                    info!(on = away.on, "the control plane lets the clients of this node go, or stay");
+                }
+                self.node.set_away(away.on);
+                Ok(None)
+            }
             Told::Inspect(inspect) => {
                 let upstream = entity_id(&inspect.upstream);
                 let upstream =
@@ -403,6 +410,7 @@ impl Link {
             status_address: identity.status_address,
             warm: self.replica.is_some() && self.warm.is_none(),
             shares_probes: *self.fleet.wanted.borrow_and_update(),
+            away: self.node.is_away(),
         }
     }
 }

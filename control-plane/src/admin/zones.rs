@@ -1,0 +1,78 @@
+//! `/clustering/zones`: the nodes, and the health of an upstream's targets as they see it, by region and zone.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use super::AdminState;
+use super::clustering::nodes;
+use super::gate::Asked;
+use super::health;
+use super::list::text;
+use super::reply::Reply;
+use crate::model::{Key, Kind, Refusal};
+use crate::nodes::{NackCause, NodeView};
+
+/// Nodes of one zone.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    connected: u64,
+    disconnected: u64,
+    draining: u64,
+    lagging: u64,
+    refusing: u64,
+}
+
+impl Count {
+    fn add(&mut self, node: &NodeView) {
+        if node.connected_since.is_none() {
+            self.disconnected += 1;
+            return;
+        }
+        self.connected += 1;
+        self.draining += u64::from(node.is_away);
+        self.lagging += u64::from(node.lag.is_none_or(|lag| lag > 0));
+        self.refusing += u64::from(node.last_nack.as_ref().is_some_and(|nack| match nack.cause {
+            NackCause::Invalid | NackCause::Drift | NackCause::Protocol => true,
+        }));
+    }
+}
+
+/// `/clustering/zones[?upstream=…]`
+pub(super) fn zones(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
+    let upstream = text(asked, "upstream").map(|name| {
+        let key = Key::parse(Kind::Upstream, name)?;
+        let head = state.store.head();
+        let id = head.config.get(Kind::Upstream, &key).ok_or(Refusal::NotFound)?.id;
+        Ok::<_, Refusal>((head.config, id))
+    });
+    let upstream = upstream.transpose()?;
+    let mut counts = BTreeMap::<(String, String), Count>::new();
+    for node in nodes(state, SystemTime::now()) {
+        counts.entry((node.info.region.clone(), node.info.zone.clone())).or_default().add(&node);
+    }
+    let rows: Vec<Value> = counts
+        .into_iter()
+        .map(|((region, zone), count)| {
+            let mut row = json!({
+                "region": region,
+                "zone": zone,
+                "nodes": {
+                    "connected": count.connected,
+                    "disconnected": count.disconnected,
+                    "draining": count.draining,
+                    "lagging": count.lagging,
+                    "refusing": count.refusing,
+                },
+            });
+            if let Some((config, id)) = &upstream {
+                let witnesses = state.nodes.witnesses_in(&region, &zone);
+                row["targets"] = health::of_zone(config, *id, &witnesses);
+            }
+            row
+        })
+        .collect();
+    Ok(Reply::json(StatusCode::OK, &json!({ "data": rows, "next": null })))
+}
