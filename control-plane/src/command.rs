@@ -1,11 +1,12 @@
 //! Subcommands that speak to the Admin API of a control plane that runs: tokens, members, authorities.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use equipoise_identity::files::write_private;
 use equipoise_settings::value::{Kind, Value as SettingValue};
 use equipoise_settings::{Settings, cli, keys};
 use http_body_util::{BodyExt, Full, Limited};
@@ -45,6 +46,15 @@ pub enum CommandError {
         /// Why.
         why: String,
     },
+    /// The answer cannot be kept.
+    #[error("{} cannot be written", path.display())]
+    Keep {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// It says no.
     #[error("the control plane refuses ({status}): {text}")]
     Refused {
@@ -68,6 +78,8 @@ struct Call {
 enum Print {
     /// One field of the answer, alone on its line, for scripts.
     Field(&'static str),
+    /// The same, but into a file that only its owner may read.
+    FieldTo(&'static str, PathBuf),
     /// The answer as it is.
     All,
     /// This.
@@ -92,7 +104,11 @@ pub fn with_commands(command: Command) -> Command {
                 .arg(option("role", "ROLE", "What joins with it: node or relay [default: node]"))
                 .arg(option("region", "TEXT", "Region that it binds"))
                 .arg(option("zone", "TEXT", "Zone that it binds"))
-                .arg(option("label", "KEY=VALUE", "A label that it binds").action(ArgAction::Append)),
+                .arg(option("label", "KEY=VALUE", "A label that it binds").action(ArgAction::Append))
+                .arg(
+                    option("out", "FILE", "Keep it in this file, for its owner alone, and print nothing")
+                        .value_parser(clap::value_parser!(PathBuf)),
+                ),
         )
         .subcommand(Command::new("list").about("Print all tokens, without their secrets"))
         .subcommand(
@@ -133,29 +149,15 @@ pub fn run(settings: &Settings, matches: &ArgMatches) -> Option<Result<(), Comma
     let (area, matches) = matches.subcommand()?;
     let (what, matches) = matches.subcommand()?;
     Some(call(area, what, matches).and_then(|call| {
-        let address = matches.get_one::<String>("admin").cloned().or_else(|| admin_address(settings));
-        let address = address.ok_or_else(|| {
+        let own = || settings.local_address(&keys::ADMIN_LISTEN).map(|address| address.to_string());
+        let address = matches.get_one::<String>("admin").cloned().or_else(own).ok_or_else(|| {
             CommandError::Argument("there is no Admin API: name one with --admin".to_owned())
         })?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| CommandError::Argument(format!("no runtime: {error}")))?;
         let answer = runtime.block_on(ask(&address, &call))?;
-        print(&call.print, &answer);
-        Ok(())
+        print(&call.print, &answer)
     }))
-}
-
-/// Where this machine's own control plane listens.
-fn admin_address(settings: &Settings) -> Option<String> {
-    let mut address: SocketAddr = settings.listen(&keys::ADMIN_LISTEN).first()?.address;
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            Ipv4Addr::LOCALHOST.into()
-        } else {
-            Ipv6Addr::LOCALHOST.into()
-        });
-    }
-    Some(address.to_string())
 }
 
 fn call(area: &str, what: &str, matches: &ArgMatches) -> Result<Call, CommandError> {
@@ -168,7 +170,11 @@ fn call(area: &str, what: &str, matches: &ArgMatches) -> Result<Call, CommandErr
     Ok(match (area, what) {
         ("token", "create") => {
             let body = Some(token_order(matches)?);
-            Call { method: "POST", path: "/clustering/tokens".to_owned(), body, print: Print::Field("token") }
+            let print = match matches.get_one::<PathBuf>("out") {
+                Some(path) => Print::FieldTo("token", path.clone()),
+                None => Print::Field("token"),
+            };
+            Call { method: "POST", path: "/clustering/tokens".to_owned(), body, print }
         }
         ("token", "list") => get("/clustering/tokens?size=1000"),
         ("token", "revoke") => {
@@ -269,13 +275,20 @@ async fn ask(address: &str, call: &Call) -> Result<Value, CommandError> {
     Err(CommandError::Refused { status: status.as_u16(), text: format!("{message}{fields}") })
 }
 
-fn print(print: &Print, answer: &Value) {
+fn print(print: &Print, answer: &Value) -> Result<(), CommandError> {
+    let field = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let text = match print {
-        Print::Field(name) => answer.get(name).and_then(Value::as_str).unwrap_or_default().to_owned(),
+        Print::Field(name) => field(name),
+        Print::FieldTo(name, path) => {
+            let text = field(name) + "\n";
+            let kept = std::path::absolute(path).and_then(|path| write_private(&path, text.as_bytes()));
+            return kept.map_err(|source| CommandError::Keep { path: path.clone(), source });
+        }
         Print::All => serde_json::to_string_pretty(answer).unwrap_or_default(),
         Print::Done(text) => (*text).to_owned(),
     };
     cli::to_stdout(|out| writeln!(out, "{text}"));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -300,6 +313,21 @@ mod tests {
         let want = json!({"ttl": 7200, "uses": "3", "role": "relay", "zone": "z", "labels": {"a": "b=c"}});
         assert_eq!(body, want);
         assert_eq!(read(&["token", "create"]).unwrap().body, Some(json!({})));
+    }
+
+    #[test]
+    fn a_token_is_kept_for_its_owner_alone_and_replaced_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, "an older and longer one").unwrap();
+        let call = read(&["token", "create", "--out", path.to_str().unwrap()]).unwrap();
+        print(&call.print, &json!({"token": "new"})).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new\n");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let error = print(&Print::FieldTo("token", dir.path().join("no/where")), &json!({})).unwrap_err();
+        assert!(error.to_string().contains("no/where"), "{error}");
     }
 
     #[test]

@@ -8,21 +8,26 @@ use anyhow::Context;
 use clap::Command;
 use equipoise_control_plane::{run, settings::ControlPlaneSettings};
 use equipoise_settings::cli::{self, Start};
-use equipoise_settings::{Process, Settings, logs, signal::StopSignals};
+use equipoise_settings::{Process, Settings, health, keys, logs, signal::StopSignals};
 
 fn main() -> ExitCode {
     let command = Command::new("equipoise-control-plane")
         .about("Admin API, durable config and its distribution to nodes")
         .version(env!("CARGO_PKG_VERSION"));
-    let command = command::with_commands(command);
+    let command = health::with_command(command::with_commands(command));
     let environment = std::env::vars_os();
     let read = ControlPlaneSettings::read;
     match cli::start(command, Process::ControlPlane, std::env::args_os(), environment, read) {
         Start::Exit(code) => code,
-        Start::Run(settings, plane, matches) => match command::run(&settings, &matches) {
-            Some(done) => cli::exit_code(done),
-            None => cli::exit_code(serve(&settings, *plane)),
-        },
+        Start::Run(settings, plane, matches) => {
+            if let Some(answered) = health::run(&settings, &matches, &[(&keys::ADMIN_LISTEN, "/status")]) {
+                return cli::exit_code(answered.map_err(anyhow::Error::from));
+            }
+            match command::run(&settings, &matches) {
+                Some(done) => cli::exit_code(done),
+                None => cli::exit_code(serve(&settings, *plane)),
+            }
+        }
     }
 }
 

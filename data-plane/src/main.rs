@@ -6,15 +6,21 @@ use anyhow::Context;
 use clap::Command;
 use equipoise_data_plane::{run, settings::NodeSettings};
 use equipoise_settings::cli::{self, Start};
-use equipoise_settings::{Process, Settings, logs, signal::StopSignals};
+use equipoise_settings::{Process, Settings, health, keys, logs, signal::StopSignals};
 
 fn main() -> ExitCode {
     let command = Command::new("equipoise-data-plane")
         .about("One node: proxy, balancer and health checks")
         .version(env!("CARGO_PKG_VERSION"));
+    let command = health::with_command(command);
     match cli::start(command, Process::Node, std::env::args_os(), std::env::vars_os(), NodeSettings::read) {
         Start::Exit(code) => code,
-        Start::Run(settings, node, _) => cli::exit_code(serve(&settings, *node)),
+        Start::Run(settings, node, matches) => {
+            match health::run(&settings, &matches, &[(&keys::STATUS_LISTEN, "/status/ready")]) {
+                Some(answered) => cli::exit_code(answered.map_err(anyhow::Error::from)),
+                None => cli::exit_code(serve(&settings, *node)),
+            }
+        }
     }
 }
 

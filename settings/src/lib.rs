@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod cli;
+pub mod health;
 pub mod keys;
 pub mod kong;
 pub mod logs;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -344,6 +345,17 @@ impl Settings {
             Value::Listen(addresses) => addresses,
             _ => &[],
         }
+    }
+
+    /// Where this machine itself reaches the first address of a `Listen` key; `None` when that is off.
+    pub fn local_address(&self, key: &Key) -> Option<SocketAddr> {
+        let mut address = self.listen(key).first()?.address;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
+        Some(address)
     }
 
     /// Of a `Path` key; `None` when not set.

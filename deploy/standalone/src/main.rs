@@ -9,7 +9,7 @@ use clap::Command;
 use equipoise_control_plane::settings::ControlPlaneSettings;
 use equipoise_data_plane::settings::NodeSettings;
 use equipoise_settings::cli::{self, Start};
-use equipoise_settings::{Problem, Process, Settings, keys, logs, signal::StopSignals};
+use equipoise_settings::{Problem, Process, Settings, health, keys, logs, signal::StopSignals};
 use tokio::sync::mpsc;
 
 /// Pipes that may wait to be taken: the node opens one at a time.
@@ -31,9 +31,14 @@ fn main() -> ExitCode {
         .subcommand(
             Command::new("demo").about("Also start two small targets and balance them, as in the tutorial"),
         );
+    let command = health::with_command(command);
     match cli::start(command, Process::Standalone, std::env::args_os(), std::env::vars_os(), read) {
         Start::Exit(code) => code,
         Start::Run(settings, planes, matches) => {
+            let asked = [(&keys::ADMIN_LISTEN, "/status"), (&keys::STATUS_LISTEN, "/status/ready")];
+            if let Some(answered) = health::run(&settings, &matches, &asked) {
+                return cli::exit_code(answered.map_err(anyhow::Error::from));
+            }
             let (mut control, mut node) = *planes;
             let mode = if matches.subcommand_name() == Some("demo") { Mode::Demo } else { Mode::Serve };
             if mode == Mode::Demo && settings.is_default(&keys::STORE_DIR) {
