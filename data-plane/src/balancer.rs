@@ -4,6 +4,7 @@
 //! what goes on (turns, requests under way, answer times) belongs to the caller, who outlives a change of members.
 
 mod algorithm;
+mod alias;
 mod bounded;
 mod consistent_hashing;
 mod decimal;

@@ -121,6 +121,10 @@ impl Ewma {
         // Another worker may have been a moment later with its sample: not 49 days, but nothing, has passed.
         let passed = now_ms.wrapping_sub(self.at_ms);
         let passed = if passed > u32::MAX - SKEW_MS_MAX { 0 } else { passed };
+        // Most picks of a busy target: the exponential costs as much as all the rest.
+        if passed == 0 {
+            return 1.0;
+        }
         (-f64::from(passed) / 1000.0 / DECAY_SECONDS).exp()
     }
 }

@@ -5,8 +5,8 @@
 
 use std::cmp::Ordering;
 
+use super::alias::Alias;
 use super::live::Live;
-use super::shares::Shares;
 use super::words::scatter;
 
 /// Up to so many members are all looked at.
@@ -19,14 +19,13 @@ const DRAWS: u64 = 12;
 /// Members with weight, for an algorithm that compares scores.
 #[derive(Debug)]
 pub(super) struct Scored {
-    shares: Option<Shares>,
+    alias: Option<Alias>,
     weights: Box<[u16]>,
 }
 
 impl Scored {
     pub(super) fn new(weights: &[u16]) -> Self {
-        let shares = weights.iter().any(|weight| *weight > 0).then(|| Shares::new(weights, 1));
-        Self { shares, weights: weights.into() }
+        Self { alias: Alias::new(weights), weights: weights.into() }
     }
 
     pub(super) fn weight(&self, place: usize) -> u16 {
@@ -48,12 +47,12 @@ impl Scored {
         if self.weights.len() <= SCAN_MAX {
             return all().min_by(order);
         }
-        let shares = self.shares.as_ref()?;
+        let alias = self.alias.as_ref()?;
         let mut first = None;
         for draw in 0..DRAWS / 2 {
             let (a, b) = scatter(turn.wrapping_mul(DRAWS).wrapping_add(draw));
             for random in [a, b] {
-                let Ok(place) = usize::try_from(shares.draw(random)) else { continue };
+                let Ok(place) = usize::try_from(alias.draw(random)) else { continue };
                 match first {
                     _ if !may_take(place) => {}
                     None => first = Some(place),

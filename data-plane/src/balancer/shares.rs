@@ -52,13 +52,6 @@ impl Shares {
         let at = first + among.partition_point(|(end, _)| *end <= slot);
         self.members[at].1
     }
-
-    /// Place of a member drawn by weight; `random` is evenly spread over all of its range.
-    pub(super) fn draw(&self, random: u32) -> u32 {
-        // The high bits of a product spread a random number over a range without a division.
-        let slot = (u128::from(random) * u128::from(self.total)) >> u32::BITS;
-        self.owner(u64::try_from(slot).unwrap_or_default())
-    }
 }
 
 #[cfg(test)]
@@ -80,16 +73,5 @@ mod tests {
             }
             prop_assert_eq!(owned, weights);
         }
-    }
-
-    #[test]
-    fn draws_follow_the_weights() {
-        let shares = Shares::new(&[3, 0, 1], 1);
-        let mut counts = [0; 3];
-        for step in 0..4_000_u32 {
-            counts[shares.draw(step * (u32::MAX / 4_000)) as usize] += 1;
-        }
-        assert_eq!(counts[1], 0);
-        assert!((2_990..=3_010).contains(&counts[0]), "{counts:?}");
     }
 }

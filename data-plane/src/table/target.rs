@@ -168,8 +168,10 @@ impl Target {
 
     /// Takes a sample into the average.
     fn sample(&self, after: impl Fn(Ewma) -> Ewma) {
-        let next = |bits| Some(after(Ewma::from_bits(bits)).to_bits());
-        self.ewma.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_default();
+        let next = |bits| Some(after(Ewma::from_bits(bits)).to_bits()).filter(|next| *next != bits);
+        // An error: it stays as it is, as with most samples of one millisecond. Then nothing is written, which all workers
+        // would have to read anew.
+        self.ewma.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_else(|same| same);
     }
 
     /// For how many ms nothing came, if something is awaited. `now_ms` is on the clock of the averages.
