@@ -127,3 +127,19 @@ fn unknown_keys_are_refused_with_the_nearest_one() {
     assert_eq!(code, Some(78), "{output}");
     assert!(output.contains("did you mean `proxy.listen`"), "{output}");
 }
+
+#[test]
+fn health_asks_the_process_that_has_the_same_settings() {
+    let mut standalone = Standalone::start().unwrap();
+    let addresses = ["admin", "status"].map(|name| standalone.process().address(name).to_string());
+    let dir = tempfile::tempdir().unwrap();
+    let health = |environment: &[(&str, &str)]| run("equipoise", dir.path(), &["health"], environment);
+    let [admin, status] = &addresses;
+    let same: [(&str, &str); 2] = [("EQUIPOISE_ADMIN_LISTEN", admin), ("EQUIPOISE_STATUS_LISTEN", status)];
+    assert_eq!(health(&same), (Some(0), String::new()));
+    let (code, output) = health(&[("EQUIPOISE_STATUS_LISTEN", "off"), same[0]]);
+    assert!(code == Some(1) && output.contains("status.listen"), "{code:?}: {output}");
+    standalone.kill();
+    let (code, output) = health(&same);
+    assert!(code == Some(1) && output.contains(admin), "{code:?}: {output}");
+}

@@ -13,8 +13,9 @@ use regex::Regex;
 
 use crate::{all, containers, deploy, expressions, has_ending, text, tool, yaml};
 
-/// Settings that the deployments use before this tree has them: those of relays. Empty once they are here.
-const SETTINGS_TO_COME: &[&str] = &["role", "upstream"];
+/// Flags that the deployments use before this tree has them: of relays, where `--upstream` is short for `cluster.upstream`. Empty once
+/// they are here.
+const SETTINGS_TO_COME: &[&str] = &["upstream"];
 
 /// Metrics that only a relay has; there is none in this suite.
 const METRICS_OF_RELAYS: &[&str] = &["equipoise_upstream_connected"];
