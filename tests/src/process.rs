@@ -238,3 +238,15 @@ pub fn run(
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     (status.code(), text.into_owned())
 }
+
+/// Runs a binary at any path, which is expected to end well by itself; gives what it printed on standard output.
+///
+/// # Errors
+/// When it cannot be started or ends otherwise.
+pub fn run_at(program: &Path, dir: &Path, arguments: &[&str]) -> Result<String> {
+    let output = command(program, dir, arguments).output()?;
+    if !output.status.success() {
+        bail!("{} {arguments:?}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
