@@ -36,7 +36,11 @@ fn traffic_follows_a_file_and_the_file_comes_out_again() {
     assert_eq!(revision(&loaded), 1, "all of it is one revision");
     let load = Load::start(apart.node().address("proxy"), 2, "GET", "/mock");
     load.wait_for(100);
-    assert_eq!(second.requests(), 0, "the policy came with it: the second is there for when the first is not");
+    assert_eq!(
+        second.requests(),
+        0,
+        "the policy came with it: the second is there for when the first is not"
+    );
 
     // What comes out changes nothing when it goes in again.
     let exported = apart.control().client("admin").get("/config").unwrap().json();
