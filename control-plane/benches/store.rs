@@ -24,7 +24,7 @@ fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Target => EntityKind::Target,
         Kind::Policy => EntityKind::Policy,
     };
-    Some(Wire { kind, bytes: serde_json::to_vec(&entity.body).unwrap_or_default().into() })
+    Some(Wire { kind, bytes: entity.json().get().as_bytes().to_vec().into() })
 }
 
 fn service(name: String) -> Change {

@@ -73,6 +73,8 @@ pub struct Settings {
     pub snapshot_streams_max: usize,
     /// Connections at once; the next ones wait in the listener's backlog.
     pub connections_max: usize,
+    /// Of these, peers that shake hands or show no certificate; one more is turned away, and comes back.
+    pub unknown_max: usize,
     /// HTTP/2 ping when nothing was heard for this long, and how long its answer may take.
     pub keepalive: Duration,
     /// Who shares probes is told once that was quiet for so long.
@@ -96,6 +98,7 @@ impl Default for Settings {
             drift_pause_max: Duration::from_secs(60),
             snapshot_streams_max: 32,
             connections_max: Self::connections_for(Limits::default().nodes_max),
+            unknown_max: 1_024,
             keepalive: Duration::from_secs(10),
             peers_quiet: Duration::from_secs(1),
             peers_quiets_max: 5,
@@ -142,6 +145,8 @@ struct Shared {
     start: Instant,
     snapshot_permits: Arc<Semaphore>,
     connection_permits: Arc<Semaphore>,
+    /// Of peers whose certificate is not known yet, or who show none.
+    unknown_permits: Arc<Semaphore>,
     sent: SentCounters,
     /// Of a relay: where what nodes report goes as well.
     upward: Option<mpsc::Sender<v1::HealthReport>>,
@@ -196,6 +201,7 @@ impl Distribution {
             batches: Batches::default(),
             start: Instant::now(),
             snapshot_permits: Arc::new(Semaphore::new(settings.snapshot_streams_max)),
+            unknown_permits: Arc::new(Semaphore::new(settings.unknown_max)),
             connection_permits: Arc::new(Semaphore::new(settings.connections_max)),
             sent,
             upward,

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use equipoise_identity::authority::Order;
 use equipoise_identity::tls::{self, Naming, Presented, TlsError, Trust};
 use equipoise_identity::{
@@ -159,7 +160,10 @@ pub struct Registrar(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     lifetimes: Lifetimes,
+    /// Held while a file is synced: whoever only reads looks at `ledger`.
     state: Mutex<State>,
+    /// What is on disk.
+    ledger: ArcSwap<Ledger>,
     trust: Trust,
     presented: Presented,
     /// Goes up whenever somebody may have lost his place.
@@ -191,10 +195,12 @@ impl Registrar {
         // Of no use to anybody but people who read certificates: nodes look at the role.
         let own = SpiffeId { role: Role::ControlPlane, id: NodeId::new(Uuid::new_v4()) };
         let trust = Trust::new(keys.trusted()?)?;
+        let known = ArcSwap::from_pointee(ledger.clone());
         let state = Mutex::new(State { ledger, log, keys, own, own_until: None });
         let registrar = Self(Arc::new(Shared {
             lifetimes,
             state,
+            ledger: known,
             trust,
             presented: Presented::nothing(),
             changes: watch::Sender::new(0),
@@ -255,7 +261,7 @@ impl Registrar {
             uses_left: order.uses,
             is_revoked: false,
         };
-        state.note(Entry::Created(token.id(), Box::new(kept)))?;
+        self.note(&mut state, Entry::Created(token.id(), Box::new(kept)))?;
         info!(token = %token.id(), role = %order.role, uses = order.uses, ttl = ?order.ttl, "join token created");
         Ok(token)
     }
@@ -269,7 +275,7 @@ impl Registrar {
         if !state.ledger.tokens().contains_key(&id) {
             return Ok(false);
         }
-        state.note(Entry::Revoked(id))?;
+        self.note(&mut state, Entry::Revoked(id))?;
         info!(token = %id, "join token revoked");
         Ok(true)
     }
@@ -292,7 +298,7 @@ impl Registrar {
                 let member =
                     Member { key, role, place, token: token.id(), hostname, enrolled: now, issued: noted };
                 // The use counts before the certificate leaves.
-                state.note(Entry::Enrolled(id, Box::new(member)))?;
+                self.note(&mut state, Entry::Enrolled(id, Box::new(member)))?;
                 info!(%id, %role, token = %token.id(), "enrolled");
                 Ok(issued)
             }
@@ -331,7 +337,8 @@ impl Registrar {
     /// Why not.
     pub fn admit(&self, certificate: &Certificate) -> Result<Place, Refusal> {
         let name = certificate.name().ok_or(Refusal::NotEnrolled)?;
-        self.state().ledger.member(name.id, certificate.key(), name.role).map(|member| member.place.clone())
+        let ledger = self.0.ledger.load();
+        ledger.member(name.id, certificate.key(), name.role).map(|member| member.place.clone())
     }
 
     /// Whether a node that a relay has let in still has its place, and where that is. The relay has checked its key.
@@ -383,14 +390,14 @@ impl Registrar {
         if !state.ledger.denied().contains_key(&id) {
             return Ok(false);
         }
-        state.note(Entry::Allowed(id))?;
+        self.note(&mut state, Entry::Allowed(id))?;
         info!(%id, "allowed again");
         Ok(true)
     }
 
     /// What is known, as it stands.
     pub fn ledger(&self) -> Ledger {
-        self.state().ledger.clone()
+        Ledger::clone(&self.0.ledger.load())
     }
 
     /// Where the rotation is.
@@ -442,13 +449,21 @@ impl Registrar {
         now: SystemTime,
     ) -> Result<Issued, EnrolError> {
         let (issued, noted) = state.certify(self.0.lifetimes, name, csr, now)?;
-        state.note(Entry::Issued(name.id, noted))?;
+        self.note(state, Entry::Issued(name.id, noted))?;
         Ok(issued)
     }
 
     fn note_loss(&self, state: &mut State, entry: Entry) -> Result<(), EnrolError> {
-        state.note(entry)?;
+        self.note(state, entry)?;
         self.0.changes.send_modify(|changes| *changes += 1);
+        Ok(())
+    }
+
+    /// Makes an entry durable, then lets it count.
+    fn note(&self, state: &mut State, entry: Entry) -> Result<(), EnrolError> {
+        state.log.append(&entry).map_err(|error| EnrolError::Failed(error.into()))?;
+        state.ledger.apply(entry);
+        self.0.ledger.store(Arc::new(state.ledger.clone()));
         Ok(())
     }
 
@@ -487,13 +502,6 @@ pub enum Force {
 }
 
 impl State {
-    /// Makes an entry durable, then lets it count.
-    fn note(&mut self, entry: Entry) -> Result<(), EnrolError> {
-        self.log.append(&entry).map_err(|error| EnrolError::Failed(error.into()))?;
-        self.ledger.apply(entry);
-        Ok(())
-    }
-
     fn certify(
         &self,
         lifetimes: Lifetimes,

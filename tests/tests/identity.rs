@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
 
+use std::net::TcpStream;
+use std::path::Path;
 use std::process::Command;
 
 use equipoise_tests::cluster::balance;
@@ -176,4 +178,86 @@ fn plaintext_and_unknown_peers_get_nothing() {
     let nobody = fleet.node("nobody", &[]).unwrap();
     says(&nobody, "there is no certificate, and no join token");
     fleet.connected(0);
+}
+
+#[test]
+fn a_crowd_that_says_nothing_takes_no_place_of_a_node() {
+    let fleet = Fleet::start(&[]).unwrap();
+    let token = fleet.token(&["--uses", "2"]);
+    let _node = fleet.node("one", &["--cluster-join-token", &token]).unwrap();
+    fleet.connected(1);
+    let crowd: Vec<_> = (0..1_200).map_while(|_| TcpStream::connect(fleet.cluster()).ok()).collect();
+    eventually("the crowd to be turned away", PATIENCE, || {
+        (metric(fleet.control(), "equipoise_cluster_handshakes_total{outcome=\"crowded\"}") > 0).then_some(())
+    });
+    // Whoever is in stays in, and config flows.
+    let mut admin = fleet.control().client("admin");
+    let written = admin.form("POST", "/services?wait=applied", "name=s&host=h").unwrap();
+    assert_eq!(written.header("equipoise-applied"), Some("applied=1, refused=0, pending=0"));
+    drop(crowd);
+    let _other = fleet.node("two", &["--cluster-join-token", &token]).unwrap();
+    fleet.connected(2);
+}
+
+#[test]
+fn certificates_of_a_static_pki_work_on_both_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::new();
+    let control = pki.write(dir.path(), "control", Some("control-plane"));
+    let node = pki.write(dir.path(), "node", Some("node"));
+    let foreign = Pki::new().write(dir.path(), "foreign", Some("node"));
+    let fleet = Fleet::start(&control.each_ref().map(String::as_str)).unwrap();
+    let with = |files: &[String; 8]| {
+        let mut flags = vec!["--node-id", NODE];
+        flags.extend(files.iter().map(String::as_str));
+        fleet.node("one", &flags).unwrap()
+    };
+    let stranger = with(&foreign);
+    says(&stranger, "no TLS");
+    says(fleet.control(), "a peer of the cluster port is refused");
+    drop(stranger);
+    let member = with(&node);
+    assert_eq!(id(&fleet.connected(1)[0]), NODE);
+    drop(member);
+    let (code, text) = fleet.command(&["token", "create"]);
+    assert!(code == Some(1) && text.contains("cluster.mtls is not `managed`"), "{text}");
+}
+
+/// Id of the node in its certificate.
+const NODE: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+
+/// Somebody's own authority.
+struct Pki(rcgen::CertifiedIssuer<'static, rcgen::KeyPair>);
+
+impl Pki {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        Self(rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// Writes a certificate, its key and the authority; gives the flags that name them.
+    fn write(&self, dir: &Path, name: &str, role: Option<&str>) -> [String; 8] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        if let Some(role) = role {
+            let uri = format!("spiffe://equipoise/{role}/{NODE}");
+            params.subject_alt_names.push(rcgen::SanType::URI(uri.try_into().unwrap()));
+        }
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let file = |what: &str, text: String| {
+            let path = dir.join(format!("{name}.{what}"));
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let flags = ["--cluster-mtls", "--cluster-cert", "--cluster-cert-key", "--cluster-ca-cert"];
+        let values = [
+            "pki".to_owned(),
+            file("crt", certificate.pem()),
+            file("key", key.serialize_pem()),
+            file("ca", self.0.pem()),
+        ];
+        let mut all = flags.iter().zip(values).flat_map(|(flag, value)| [(*flag).to_owned(), value]);
+        std::array::from_fn(|_| all.next().unwrap())
+    }
 }

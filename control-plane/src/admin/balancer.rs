@@ -50,7 +50,7 @@ pub(super) async fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply,
     };
     let head = json!({
         "id": upstream.id.to_string(),
-        "name": upstream.body.get("name").cloned().unwrap_or_default(),
+        "name": upstream.body().get("name").cloned().unwrap_or_default(),
     });
     let algorithm = algorithm(&config, upstream);
     let mut answer = Answer::default();
@@ -95,9 +95,8 @@ fn arguments(asked: &Asked) -> Result<(Scope, Duration), &'static str> {
 /// As configured: what the policy says over what the upstream says.
 fn algorithm(config: &Config, upstream: &Entity) -> Value {
     let policies = config.children(Kind::Policy, "upstream", upstream.id);
-    let said =
-        policies.first().and_then(|policy| policy.body.get("algorithm")).filter(|said| !said.is_null());
-    said.or_else(|| upstream.body.get("algorithm")).cloned().unwrap_or_default()
+    let said = policies.first().and_then(|policy| policy.body().remove("algorithm"));
+    said.filter(|said| !said.is_null()).or_else(|| upstream.body().remove("algorithm")).unwrap_or_default()
 }
 
 /// What is known of a zone: of the nodes in it, and of the targets in it by all nodes.

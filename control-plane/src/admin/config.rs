@@ -3,13 +3,15 @@
 //! A document is decoded and checked beside the threads that serve requests, one at a time; the store's writer only works
 //! out what differs. Nothing is stored of a document with one error.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use equipoise_proto::Position;
 use http::header::{IF_NONE_MATCH, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::AdminState;
@@ -160,16 +162,16 @@ fn trial(mutations: &[Mutation]) -> Value {
 }
 
 /// All entities, by collection and id.
-fn flattened(config: &Config) -> Value {
-    let mut all = Map::new();
+fn flattened(config: &Config) -> BTreeMap<&'static str, BTreeMap<String, &RawValue>> {
+    let mut all = BTreeMap::new();
     for kind in Kind::ALL {
-        let entities: Map<String, Value> =
-            config.iter(kind).map(|entity| (entity.id.to_string(), entity.body.clone().into())).collect();
+        let entities: BTreeMap<_, _> =
+            config.iter(kind).map(|entity| (entity.id.to_string(), entity.json())).collect();
         if !entities.is_empty() {
-            all.insert(kind.collection().to_owned(), entities.into());
+            all.insert(kind.collection(), entities);
         }
     }
-    all.into()
+    all
 }
 
 /// Makes an answer that takes long beside the threads that serve requests.

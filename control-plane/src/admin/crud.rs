@@ -82,7 +82,7 @@ pub(super) async fn foreign(
             return Ok(match (head.config.referenced(kind, &key, field), asked.verb) {
                 (None, _) => Reply::not_found(),
                 (Some(_), Verb::Delete) => Reply::method_not_allowed(),
-                (Some(entity), _) => Reply::json(StatusCode::OK, &entity.body),
+                (Some(entity), _) => Reply::json(StatusCode::OK, entity.json()),
             });
         }
         Verb::Put => Op::PutReferenced(key, field, to_body(&mut asked, referenced)?),
@@ -104,7 +104,7 @@ async fn one(
         Verb::Get => {
             let head = state.store.head();
             let found = head.config.find(kind, &key, parent.as_ref());
-            return found.map(|entity| Reply::json(StatusCode::OK, &entity.body)).ok_or(Refusal::NotFound);
+            return found.map(|entity| Reply::json(StatusCode::OK, entity.json())).ok_or(Refusal::NotFound);
         }
         Verb::Put => Op::Put(key, to_body(&mut asked, kind)?),
         Verb::Patch => Op::Patch(key, to_body(&mut asked, kind)?),
@@ -127,7 +127,7 @@ async fn write(state: &AdminState, asked: &mut Asked, change: Change, ok: Status
         state.metrics.committed(began.elapsed());
     }
     let reply = match &committed.effect.answer {
-        Answer::Entity(entity) => Reply::json(ok, &entity.body),
+        Answer::Entity(entity) => Reply::json(ok, entity.json()),
         Answer::Deleted | Answer::Replaced => Reply::empty(StatusCode::NO_CONTENT),
     };
     let mut reply = reply.header(REVISION, HeaderValue::from(committed.position.revision.get()));

@@ -66,7 +66,7 @@ pub(super) async fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply,
         let lookups = targets.len().saturating_mul(witnesses.len());
         return work(lookups, move || {
             let healths = answers(&witnesses, &targets);
-            let data = balancer_health(upstream.id, &upstream.body, &targets, &healths);
+            let data = balancer_health(upstream.id, &upstream.body(), &targets, &healths);
             Reply::json(StatusCode::OK, &json!({ "data": data, "next": null, "node_id": node_id }))
         })
         .await;
@@ -74,10 +74,10 @@ pub(super) async fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply,
     let page = list::children_page(state, asked, TARGETS, &key)?;
     let path = asked.path.clone();
     work(page.entities.len().saturating_mul(witnesses.len()), move || {
-        let checks = checks(&upstream.body);
+        let checks = checks(&upstream.body());
         let healths = answers(&witnesses, &page.entities);
         let rows = page.entities.iter().zip(&healths);
-        let data = rows.map(|(target, health)| row(&target.body, checks, health.as_ref())).collect();
+        let data = rows.map(|(target, health)| row(&target.body(), checks, health.as_ref())).collect();
         let page = PageJson::<Value>::new(data, &path, page.offset, &[]);
         let mut answer = json!({ "data": page.data, "next": page.next, "node_id": node_id });
         if let (Some(answer), Some(offset)) = (answer.as_object_mut(), page.offset) {
@@ -108,8 +108,9 @@ pub(super) fn set(state: &AdminState, asked: &Asked, verdict: Verdict) -> Result
     let head = state.store.head();
     let upstream = head.config.get(Kind::Upstream, &parent.key).ok_or(Refusal::NotFound)?;
     let target = head.config.find(Kind::Target, &key, Some(&parent)).ok_or(Refusal::NotFound)?;
-    if checks(&upstream.body) == Checks::Off {
-        let name = upstream.body.get("name").and_then(Value::as_str).unwrap_or_default();
+    if checks(&upstream.body()) == Checks::Off {
+        let body = upstream.body();
+        let name = body.get("name").and_then(Value::as_str).unwrap_or_default();
         let text = format!("no healthchecker found for {name}");
         return Ok(Reply::message(StatusCode::BAD_REQUEST, &text));
     }
@@ -153,12 +154,12 @@ fn name(target: &Body) -> &str {
 }
 
 fn answers(witnesses: &Witnesses, targets: &[Arc<Entity>]) -> Vec<Option<TargetHealth>> {
-    let question = |target: &Arc<Entity>| Question {
-        target: target.id,
-        literal: name(&target.body).parse().ok(),
-        weight: weight(&target.body),
+    let question = |id: Uuid, target: &Body| Question {
+        target: id,
+        literal: name(target).parse().ok(),
+        weight: weight(target),
     };
-    targets.iter().map(|target| witnesses.answer(&question(target))).collect()
+    targets.iter().map(|target| witnesses.answer(&question(target.id, &target.body()))).collect()
 }
 
 /// How many of an upstream's targets are in which state, as these nodes see them. Costs O(targets x nodes).
@@ -166,10 +167,10 @@ pub(super) fn of_zone(config: &Config, upstream: Uuid, witnesses: &Witnesses) ->
     let targets: Vec<_> =
         config.children(Kind::Target, TARGETS.field, upstream).into_iter().cloned().collect();
     let checks =
-        config.get(Kind::Upstream, &Key::Id(upstream)).map_or(Checks::Off, |entity| checks(&entity.body));
+        config.get(Kind::Upstream, &Key::Id(upstream)).map_or(Checks::Off, |entity| checks(&entity.body()));
     let mut counts = Map::new();
     for (target, health) in targets.iter().zip(answers(witnesses, &targets)) {
-        let word = health.map_or("UNKNOWN", |health| verdict(&target.body, checks, &health));
+        let word = health.map_or("UNKNOWN", |health| verdict(&target.body(), checks, &health));
         let count = counts.get(word).and_then(Value::as_u64).unwrap_or(0);
         counts.insert(word.to_owned(), (count + 1).into());
     }
@@ -277,10 +278,10 @@ fn balancer_health(
 ) -> Value {
     let checks = checks(upstream);
     let mut data = Map::from_iter([("id".to_owned(), Value::from(id.to_string()))]);
-    let told: Vec<(&Body, &TargetHealth)> = targets
+    let told: Vec<(Body, &TargetHealth)> = targets
         .iter()
         .zip(healths)
-        .filter_map(|(target, health)| health.as_ref().map(|health| (&target.body, health)))
+        .filter_map(|(target, health)| health.as_ref().map(|health| (target.body(), health)))
         .collect();
     if told.is_empty() && !targets.is_empty() {
         return Value::Object(data);

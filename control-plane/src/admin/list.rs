@@ -14,7 +14,7 @@ use super::crud;
 use super::endpoint::{Reference, Verb};
 use super::gate::Asked;
 use super::reply::Reply;
-use crate::model::{Body, Entity, ErrorObject, Key, Kind, Page, PageSize, Refusal, TagFilter, TagRow};
+use crate::model::{Entity, ErrorObject, Key, Kind, Page, PageSize, Refusal, TagFilter, TagRow};
 
 /// What stands for itself in a query.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -96,7 +96,7 @@ pub(super) fn targets_all(state: &AdminState, asked: &Asked) -> Result<Reply, Re
     let config = state.store.head().config;
     let upstream = config.get(Kind::Upstream, &key).ok_or(Refusal::NotFound)?.id;
     let targets = config.children(Kind::Target, "upstream", upstream);
-    let data: Vec<&Body> = targets.iter().map(|target| &target.body).collect();
+    let data: Vec<_> = targets.iter().map(|target| target.json()).collect();
     Ok(Reply::json(StatusCode::OK, &PageJson { data, next: None, offset: None }))
 }
 
@@ -144,7 +144,7 @@ fn tags_argument(asked: &Asked) -> Option<&str> {
 }
 
 fn entities(page: &Page<Arc<Entity>>, asked: &Asked, kept: &[(&str, Option<&str>)]) -> Reply {
-    let data: Vec<&Body> = page.entities.iter().map(|entity| &entity.body).collect();
+    let data: Vec<_> = page.entities.iter().map(|entity| entity.json()).collect();
     Reply::json(StatusCode::OK, &PageJson::new(data, &asked.path, page.offset.clone(), kept))
 }
 

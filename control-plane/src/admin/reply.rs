@@ -29,7 +29,7 @@ impl Reply {
     }
 
     /// A JSON answer.
-    pub fn json(status: StatusCode, value: &impl Serialize) -> Self {
+    pub fn json(status: StatusCode, value: &(impl Serialize + ?Sized)) -> Self {
         match serde_json::to_vec(value) {
             Ok(body) => Self::with_type(status, JSON, body.into()),
             Err(error) => {

@@ -27,7 +27,7 @@ const HTTPS_REDIRECT_STATUS: u32 = 426;
 
 /// Encodes an entity for nodes; `None` for kinds that nodes do not get.
 pub fn encode(entity: &Entity) -> Option<Wire> {
-    let body = &entity.body;
+    let body = &entity.body();
     let (kind, bytes) = match entity.kind {
         Kind::Service => (EntityKind::Service, service(body).encode_to_vec()),
         Kind::Route => (EntityKind::Route, route(body).encode_to_vec()),

@@ -74,6 +74,12 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
                 if let Err(error) = io.set_nodelay(true) {
                     debug!(%error, "no TCP_NODELAY");
                 }
+                // Whoever has not shown who he is must not take the places of those who have.
+                let Ok(unknown) = Arc::clone(&this.shared.unknown_permits).try_acquire_owned() else {
+                    door.counters.handshake("crowded");
+                    debug!(%remote, "too many peers that nobody knows: one is turned away");
+                    continue;
+                };
                 let (door, enrolment) = (Arc::clone(&door), enrolment.clone());
                 let (serving, stop) = (this.clone(), this.stop.clone());
                 this.tasks.spawn(async move {
@@ -81,16 +87,18 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
                         () = stop.cancelled() => return,
                         entered = enter(&door, io, remote) => entered,
                     };
-                    match entered {
-                        Some((Stream::Plain(io), peer)) => {
+                    let Some((io, peer)) = entered else { return };
+                    // Kept as long as he has not shown it.
+                    let _unknown = matches!(peer, Peer::Nameless).then_some(unknown);
+                    match io {
+                        Stream::Plain(io) => {
                             let of = Connection::new(Some(remote), peer, door);
                             serve(serving, io, of, enrolment, permit).await;
                         }
-                        Some((Stream::Tls(io), peer)) => {
+                        Stream::Tls(io) => {
                             let of = Connection::new(Some(remote), peer, door);
                             serve(serving, io, of, enrolment, permit).await;
                         }
-                        None => {}
                     }
                 });
             }

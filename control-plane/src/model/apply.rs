@@ -67,7 +67,7 @@ impl Draft<'_, '_> {
         if self.config.by_id(kind, id).is_some() {
             return Err(ErrorObject::primary_key_violation(id).into());
         }
-        self.write(None, Entity { kind, id, body })
+        self.write(None, (kind, id, body))
     }
 
     fn put(
@@ -101,13 +101,10 @@ impl Draft<'_, '_> {
             let Some(EndpointKey::Global(field)) = schema.endpoint_key else { return Err(Refusal::NotFound) };
             body.insert(field.to_owned(), name.clone().into());
         }
-        self.complete(
-            schema,
-            &mut body,
-            before.as_deref().map_or(Before::Nothing, |e| Before::Replaced(&e.body)),
-        );
+        let stored = before.as_ref().map(|before| before.body());
+        self.complete(schema, &mut body, stored.as_ref().map_or(Before::Nothing, Before::Replaced));
         let body = schema.insert(body, self.stamp(id))?;
-        self.write(before, Entity { kind, id, body })
+        self.write(before, (kind, id, body))
     }
 
     fn patch(
@@ -131,8 +128,8 @@ impl Draft<'_, '_> {
         };
         self.resolve(schema, &mut body)?;
         self.complete(schema, &mut body, Before::Merged);
-        let body = schema.update(&before.body, body, self.stamp(before.id))?;
-        let after = Entity { kind, id: before.id, body };
+        let body = schema.update(&before.body(), body, self.stamp(before.id))?;
+        let after = (kind, before.id, body);
         self.write(Some(before), after)
     }
 
@@ -193,8 +190,12 @@ impl Draft<'_, '_> {
     }
 
     /// Stores a checked entity, if its keys are free and its references lead somewhere.
-    fn write(&mut self, before: Option<Arc<Entity>>, after: Entity) -> Result<Arc<Entity>, Refusal> {
-        let Entity { kind, id, body } = &after;
+    fn write(
+        &mut self,
+        before: Option<Arc<Entity>>,
+        after: (Kind, Uuid, Body),
+    ) -> Result<Arc<Entity>, Refusal> {
+        let (kind, id, body) = &after;
         if let Some(field) = Schema::of(*kind).only_of
             && reference(body, field) != Some(*id)
         {
@@ -217,23 +218,23 @@ impl Draft<'_, '_> {
                 return Err(ErrorObject::dangling_foreign_key(field, &to.to_string(), collection).into());
             }
         }
-        self.check_bounds(before.as_deref(), &after)?;
-        let after = Arc::new(after);
+        self.check_bounds(before.as_deref(), *kind, body)?;
+        let after = Arc::new(Entity::new(*kind, *id, body));
         self.commit(Mutation { before, after: Some(Arc::clone(&after)) });
         Ok(after)
     }
 
     /// What a node could not hold is refused here.
-    fn check_bounds(&self, before: Option<&Entity>, after: &Entity) -> Result<(), Refusal> {
+    fn check_bounds(&self, before: Option<&Entity>, kind: Kind, body: &Body) -> Result<(), Refusal> {
         if before.is_none() && self.config.len() >= ENTITIES_MAX {
             return Err(refused("@entity", json!([format!("no more than {ENTITIES_MAX} entities in all")])));
         }
-        if let Some((field, most)) = Schema::of(after.kind).children_max {
-            let parent = reference(&after.body, field);
-            let moves = before.is_none_or(|before| reference(&before.body, field) != parent);
-            let count = parent.map_or(0, |parent| self.config.index.child_count(after.kind, field, parent));
+        if let Some((field, most)) = Schema::of(kind).children_max {
+            let parent = reference(body, field);
+            let moves = before.is_none_or(|before| reference(&before.body(), field) != parent);
+            let count = parent.map_or(0, |parent| self.config.index.child_count(kind, field, parent));
             if moves && count >= most {
-                let text = format!("no more than {most} '{}' entities each", after.kind.collection());
+                let text = format!("no more than {most} '{}' entities each", kind.collection());
                 return Err(refused(field, text.into()));
             }
         }
@@ -308,5 +309,5 @@ fn referenced(child: &Entity, field: &str) -> Result<(Kind, Option<Uuid>), Refus
     let (_, referenced, _) =
         Schema::of(child.kind).foreign().find(|(name, _, _)| *name == field).ok_or(Refusal::NotFound)?;
     let kind = referenced.kind().ok_or(Refusal::NotFound)?;
-    Ok((kind, reference(&child.body, field)))
+    Ok((kind, reference(&child.body(), field)))
 }

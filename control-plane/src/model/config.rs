@@ -41,12 +41,12 @@ impl Config {
             (Key::Name(_), Some(EndpointKey::Global(_)) | None) | (Key::Id(_), _) => self.get(kind, key)?,
             (Key::Only, _) => self.by_id(kind, id)?,
         };
-        (index::reference(&found.body, parent.field) == Some(id)).then_some(found)
+        (index::reference(&found.body(), parent.field) == Some(id)).then_some(found)
     }
 
     /// The entity that `field` of an entity refers to; `None` when either is missing.
     pub fn referenced(&self, kind: Kind, key: &Key, field: &str) -> Option<&Arc<Entity>> {
-        let id = index::reference(&self.get(kind, key)?.body, field)?;
+        let id = index::reference(&self.get(kind, key)?.body(), field)?;
         let (_, referenced, _) = Schema::of(kind).foreign().find(|(name, _, _)| *name == field)?;
         self.entities.get(&(referenced.kind()?, id))
     }

@@ -269,8 +269,8 @@ fn check(
         first(&body)?;
     }
     if let Some(complete) = schema.complete {
-        let stored = base.by_id(kind, item.id);
-        let before = stored.map_or(Before::Nothing, |stored| Before::Replaced(&stored.body));
+        let stored = base.by_id(kind, item.id).map(|stored| stored.body());
+        let before = stored.as_ref().map_or(Before::Nothing, Before::Replaced);
         complete(&mut body, before, context.new_id);
     }
     let told = body.remove("updated_at").filter(|told| !told.is_null());
@@ -299,7 +299,7 @@ fn check(
     }
     unique(kind, item.id, &body, names)?;
     room(kind, &body, names)?;
-    Ok(Declared { entity: Entity { kind, id: item.id, body }, untold })
+    Ok(Declared { entity: Entity::new(kind, item.id, &body), untold })
 }
 
 /// Replaces what names an entity of the document by its id.

@@ -156,18 +156,18 @@ impl Index {
 
 impl Places {
     fn of(entity: &Entity) -> Self {
-        let schema = Schema::of(entity.kind);
+        let (schema, body) = (Schema::of(entity.kind), entity.body());
         let rank = match schema.order {
             Order::ById => 0,
-            Order::NewestFirst => created_ms(&entity.body),
+            Order::NewestFirst => created_ms(&body),
         };
         let children = schema.foreign().filter_map(|(field, _, _)| {
-            let parent = reference(&entity.body, field)?;
+            let parent = reference(&body, field)?;
             Some(Child { kind: entity.kind, field, parent, rank, id: entity.id })
         });
-        let tags = entity.body.get("tags").and_then(Value::as_array).into_iter().flatten();
+        let tags = body.get("tags").and_then(Value::as_array).into_iter().flatten();
         Self {
-            unique: unique_keys(entity.kind, &entity.body).map(|(key, _)| key).collect(),
+            unique: unique_keys(entity.kind, &body).map(|(key, _)| key).collect(),
             children: children.collect(),
             tags: tags.filter_map(Value::as_str).map(Into::into).collect(),
         }

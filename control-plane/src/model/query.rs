@@ -232,8 +232,9 @@ impl Config {
             let known =
                 rows.iter().rev().take_while(|((known, _), _)| *known == id).map(|((_, at), _)| at + 1);
             let first = known.max().unwrap_or_default();
-            let tags = self.by_id(kind, id).and_then(|entity| entity.body.get("tags")?.as_array());
-            let tags = tags.into_iter().flatten().filter_map(Value::as_str);
+            let body = self.by_id(kind, id).map(|entity| entity.body()).unwrap_or_default();
+            let tags =
+                body.get("tags").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
             rows.extend(
                 tags.zip(first..).map(|(tag, at)| ((id, at), TagRow { kind, id, tag: tag.to_owned() })),
             );

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::window::WireChanges;
 use super::{Author, Wire};
-use crate::model::{Body, Entity, Kind, Mutation};
+use crate::model::{Entity, Kind, Mutation};
 
 /// One revision as the journal keeps it.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -260,7 +260,7 @@ pub(super) fn split_records(mut payload: &[u8]) -> Result<Vec<Record>, InvalidRe
 }
 
 fn to_json(entity: &Entity) -> Bytes {
-    serde_json::to_vec(&entity.body).expect("a JSON object has only strings as keys").into()
+    Bytes::copy_from_slice(entity.json().get().as_bytes())
 }
 
 fn row_key(kind: &str, id: &[u8]) -> Vec<u8> {
@@ -268,8 +268,7 @@ fn row_key(kind: &str, id: &[u8]) -> Vec<u8> {
 }
 
 fn parse_entity(kind: &str, id: &[u8], json: &[u8]) -> Result<Arc<Entity>, InvalidRecord> {
-    let body: Body = serde_json::from_slice(json)?;
-    Ok(Arc::new(Entity { kind: parse_kind(kind)?, id: parse_id(id)?, body }))
+    Ok(Arc::new(Entity::from_json(parse_kind(kind)?, parse_id(id)?, json)?))
 }
 
 fn parse_kind(name: &str) -> Result<Kind, InvalidRecord> {
@@ -293,8 +292,8 @@ mod tests {
 
     fn change(id: u128, wire: Option<&'static [u8]>, wire_differs: bool) -> StoredChange {
         let id = Uuid::from_u128(id);
-        let body: Body = serde_json::from_str(r#"{"name":"a","read_timeout":0.1}"#).unwrap();
-        let entity = Some(Arc::new(Entity { kind: Kind::Service, id, body }));
+        let json = r#"{"name":"a","read_timeout":0.1}"#.as_bytes();
+        let entity = Some(Arc::new(Entity::from_json(Kind::Service, id, json).unwrap()));
         let mutation = Mutation { before: entity.clone(), after: entity.filter(|_| wire.is_some()) };
         let wire = wire.map(Bytes::from_static);
         StoredChange::new(&mutation, Some(EntityKind::Service), wire, wire_differs).unwrap()
@@ -342,7 +341,7 @@ mod tests {
     fn fractions_in_a_body_survive_storing() {
         let stored = change(1, Some(b"x"), true);
         let row = stored.to_row_change().unwrap().after.unwrap();
-        assert_eq!(row.entity.body["read_timeout"], serde_json::json!(0.1));
+        assert_eq!(row.entity.body()["read_timeout"], serde_json::json!(0.1));
         assert_eq!(StoredRow::from(&row), stored.to_row().unwrap());
     }
 

@@ -217,7 +217,7 @@ mod tests {
     fn commit(head: &Head, change: Change) -> Result<Staged, Refusal> {
         let mut context = Context { now_ms: 1_000, new_id: &mut Uuid::new_v4 };
         let encode: Encode = |entity| {
-            let bytes = entity.body["name"].as_str().unwrap().to_owned().into();
+            let bytes = entity.body()["name"].as_str().unwrap().to_owned().into();
             Some(super::super::Wire { kind: EntityKind::Service, bytes })
         };
         stage(head, change.into(), &Author::default(), &mut context, encode)
@@ -263,13 +263,8 @@ mod tests {
 
     #[test]
     fn an_entity_that_gets_another_id_is_one_that_goes_and_one_that_comes() {
-        let entity = |id| {
-            Some(Arc::new(Entity {
-                kind: Kind::Service,
-                id: Uuid::from_u128(id),
-                body: crate::model::Body::new(),
-            }))
-        };
+        let entity =
+            |id| Some(Arc::new(Entity::new(Kind::Service, Uuid::from_u128(id), &crate::model::Body::new())));
         let cases = [
             ("created", (None, entity(1)), vec![(None, entity(1))]),
             ("deleted", (entity(1), None), vec![(entity(1), None)]),

@@ -20,7 +20,7 @@ pub fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Target => EntityKind::Target,
         Kind::Policy => EntityKind::Policy,
     };
-    Some(Wire { kind, bytes: serde_json::to_vec(&entity.body).unwrap().into() })
+    Some(Wire { kind, bytes: entity.json().get().as_bytes().to_vec().into() })
 }
 
 pub fn body(value: serde_json::Value) -> Body {
@@ -63,7 +63,7 @@ pub async fn fill(store: &Store, prefix: &str, count: usize) {
 pub fn names(store: &Store) -> Vec<String> {
     let head = store.head();
     let mut names: Vec<_> =
-        head.config.iter(Kind::Service).map(|e| e.body["name"].as_str().unwrap().to_owned()).collect();
+        head.config.iter(Kind::Service).map(|e| e.body()["name"].as_str().unwrap().to_owned()).collect();
     names.sort();
     names
 }

@@ -79,7 +79,7 @@ async fn history_says_who_what_when_and_what_was_before() {
         assert_eq!(all[3].author, who, "{round}");
         assert!(all[3].time_ms > 1_600_000_000_000, "{round}");
         let mutation = &all[3].mutations[0];
-        assert_eq!(mutation.before.as_ref().unwrap().body["name"], json!("svc-1"), "{round}");
+        assert_eq!(mutation.before.as_ref().unwrap().body()["name"], json!("svc-1"), "{round}");
         assert_eq!(mutation.after, None, "{round}");
         assert_eq!(all[1].mutations[0].after, mutation.before, "{round}");
         let some = store.history(Revision::new(2)..=Revision::new(3)).await.unwrap();

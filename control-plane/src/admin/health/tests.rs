@@ -9,7 +9,7 @@ fn target(weight: u32) -> Body {
 }
 
 fn entity(weight: u32) -> Arc<Entity> {
-    Arc::new(Entity { kind: Kind::Target, id: Uuid::nil(), body: target(weight) })
+    Arc::new(Entity::new(Kind::Target, Uuid::nil(), &target(weight)))
 }
 
 fn health(states: &[Health]) -> TargetHealth {

@@ -11,7 +11,7 @@ pub fn export(config: &Config) -> Value {
     document.insert("_format_version".to_owned(), "3.0".into());
     document.insert("_transform".to_owned(), false.into());
     for kind in Kind::ALL {
-        let list: Vec<Value> = config.iter(kind).map(|entity| row(kind, &entity.body)).collect();
+        let list: Vec<Value> = config.iter(kind).map(|entity| row(kind, &entity.body())).collect();
         if !list.is_empty() {
             document.insert(kind.collection().to_owned(), list.into());
         }

@@ -35,16 +35,18 @@ impl Config {
 
     /// What makes the stored entity the declared one; `None` when it is that already.
     fn differs(&self, declared: Declared) -> Option<Mutation> {
-        let Declared { entity: Entity { kind, id, mut body }, untold } = declared;
+        let Declared { entity, untold } = declared;
+        let (kind, id) = (entity.kind, entity.id);
         let Some(before) = self.by_id(kind, id) else {
-            return Some(Mutation { before: None, after: Some(Arc::new(Entity { kind, id, body })) });
+            return Some(Mutation { before: None, after: Some(Arc::new(entity)) });
         };
-        let stored = |time: &str| before.body.get(time).cloned().unwrap_or(Value::Null);
+        let (mut body, stored_body) = (entity.body(), before.body());
+        let stored = |time: &str| stored_body.get(time).cloned().unwrap_or(Value::Null);
         let now = body.get("updated_at").cloned();
         for time in &untold {
             body.insert((*time).to_owned(), stored(time));
         }
-        if body == before.body {
+        if body == stored_body {
             return None;
         }
         if untold.contains(&"updated_at")
@@ -52,6 +54,9 @@ impl Config {
         {
             body.insert("updated_at".to_owned(), now);
         }
-        Some(Mutation { before: Some(Arc::clone(before)), after: Some(Arc::new(Entity { kind, id, body })) })
+        Some(Mutation {
+            before: Some(Arc::clone(before)),
+            after: Some(Arc::new(Entity::new(kind, id, &body))),
+        })
     }
 }

@@ -58,11 +58,11 @@ fn nested_and_flat_entities_are_joined_and_get_ids_that_stay() {
     // The reference's own rule.
     assert_eq!(id(Kind::Service, "s"), Uuid::new_v5(&of("services"), b"s"));
     let upstream = id(Kind::Upstream, "u");
-    let target = config.iter(Kind::Target).find(|target| target.body["weight"] == 5).unwrap();
+    let target = config.iter(Kind::Target).find(|target| target.body()["weight"] == 5).unwrap();
     assert_eq!(target.id, Uuid::new_v5(&of("targets"), format!("{upstream}:10.0.0.1:80").as_bytes()));
     assert_eq!(config.iter(Kind::Policy).next().unwrap().id, upstream);
     let service = json!({"id": id(Kind::Service, "s").to_string()});
-    let linked = config.iter(Kind::Route).filter(|route| route.body["service"] == service).count();
+    let linked = config.iter(Kind::Route).filter(|route| route.body()["service"] == service).count();
     assert_eq!((linked, config.iter(Kind::Route).count()), (5, 6));
     // The same again, later: nothing differs, whatever the clock says.
     let (again, mutations) = import(&config, nested_document(), 9_000_000);
@@ -84,8 +84,8 @@ fn an_import_touches_what_differs_and_takes_away_what_is_not_there() {
         })
         .collect();
     assert_eq!(touched, [(Kind::Target, true, true), (Kind::Route, true, false)]);
-    let target = after.iter(Kind::Target).find(|target| target.body["weight"] == 7).unwrap();
-    assert_eq!((&target.body["created_at"], &target.body["updated_at"]), (&json!(5), &json!(8)));
+    let target = after.iter(Kind::Target).find(|target| target.body()["weight"] == 7).unwrap();
+    assert_eq!((&target.body()["created_at"], &target.body()["updated_at"]), (&json!(5), &json!(8)));
     let (empty, _) = import(&after, json!({"_format_version": "3.0"}), 9_000);
     assert!(empty.is_empty());
 }
@@ -109,7 +109,7 @@ fn before_version_3_a_path_with_more_than_plain_characters_was_a_regular_express
         "routes": [{"name": "r", "paths": ["/plain/a-b", "/v(1|2)"]}],
     });
     let (config, _) = import(&Config::default(), document, 1_000);
-    assert_eq!(config.iter(Kind::Route).next().unwrap().body["paths"], json!(["/plain/a-b", "~/v(1|2)"]));
+    assert_eq!(config.iter(Kind::Route).next().unwrap().body()["paths"], json!(["/plain/a-b", "~/v(1|2)"]));
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn a_policy_belongs_to_its_upstream() {
     world.ok("PATCH /upstreams/u", json!({"name": "renamed"}));
     let parent = Parent { kind: Kind::Upstream, key: Key::Name("renamed".to_owned()), field: "upstream" };
     let found = world.config.find(Kind::Policy, &Key::Only, Some(&parent)).unwrap();
-    assert_eq!(Value::Object(found.body.clone()), stored, "it survives changes of its upstream");
+    assert_eq!(Value::Object(found.body()), stored, "it survives changes of its upstream");
     assert_eq!(world.config.get(Kind::Policy, &Key::Only), None, "of no upstream, it names nothing");
 
     world.ok("DELETE /upstreams/renamed", json!({}));
@@ -305,8 +305,9 @@ fn tags_that_place_a_target_must_be_usable() {
 fn an_unusable_tag_of_an_older_build_stands_in_nobodys_way() {
     let mut world = world();
     let before = world.config.iter(Kind::Target).next().unwrap().clone();
-    let mut stored = (*before).clone();
-    stored.body.insert("tags".to_owned(), json!(["zone="]));
+    let mut body = before.body();
+    body.insert("tags".to_owned(), json!(["zone="]));
+    let stored = Entity::new(before.kind, before.id, &body);
     world.config.restore(&Mutation { before: Some(before), after: Some(Arc::new(stored)) });
     assert_eq!(world.ok("PATCH /upstreams/u/targets/a:80", json!({"weight": 0}))["weight"], 0);
     world.refused("PATCH /upstreams/u/targets/a:80", json!({"tags": ["zone=", "b"]}));
