@@ -346,11 +346,11 @@ impl Registrar {
     /// # Errors
     /// Why not.
     pub fn vouch(&self, id: NodeId) -> Result<Place, Refusal> {
-        let state = self.state();
-        if state.ledger.denied().contains_key(&id) {
+        let ledger = self.0.ledger.load();
+        if ledger.denied().contains_key(&id) {
             return Err(Refusal::Denied);
         }
-        state.ledger.members().get(&id).map(|member| member.place.clone()).ok_or(Refusal::NotEnrolled)
+        ledger.members().get(&id).map(|member| member.place.clone()).ok_or(Refusal::NotEnrolled)
     }
 
     /// Frees an id for another key; whether it was taken. Syncs a file.

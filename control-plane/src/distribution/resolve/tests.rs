@@ -150,7 +150,7 @@ fn what_a_node_has_decides_what_it_gets() {
         (
             "a revision with another hash",
             Some(Position { content_hash: at(4).content_hash, ..at(2) }),
-            1,
+            3,
             Want::Snapshot,
         ),
         ("a revision past the head", Some(Position { revision: Revision::new(9), ..at(2) }), 4, Want::Await),
