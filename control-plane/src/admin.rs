@@ -28,6 +28,8 @@ mod zones;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_follower::Address;
+use http::StatusCode;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +40,7 @@ use crate::nodes::Nodes;
 use crate::observability::Metrics;
 use crate::store::Store;
 use cors::Origins;
-use endpoint::{Endpoint, Endpoints};
+use endpoint::{Endpoint, Endpoints, Verb};
 use gate::Asked;
 use reply::Reply;
 
@@ -124,6 +126,8 @@ pub struct AdminState {
     large_bodies: Arc<Semaphore>,
     /// Who may join; `None` where nobody can.
     registrar: Option<Registrar>,
+    /// Whom a relay follows, for those who come with what only the primary takes.
+    relay_of: Option<String>,
     /// One import at a time, and what the last one came to.
     importing: tokio::sync::Mutex<Option<config::Imported>>,
     /// Ends waits early when the server stops.
@@ -140,6 +144,7 @@ impl AdminState {
             origins: Origins::from_urls(settings.gui_urls.iter().map(String::as_str)),
             large_bodies: Arc::new(Semaphore::new(settings.large_bodies_max)),
             registrar: None,
+            relay_of: None,
             importing: tokio::sync::Mutex::default(),
             settings,
             endpoints: Endpoints::new(),
@@ -155,10 +160,37 @@ impl AdminState {
         self.registrar = registrar;
         self
     }
+
+    /// Of a relay, which has no config to write or to show: only what it knows of itself and of its nodes.
+    #[must_use]
+    pub fn as_relay_of(mut self, upstream: Option<Vec<Address>>) -> Self {
+        let names = |upstream: Vec<Address>| upstream.iter().map(ToString::to_string).collect::<Vec<_>>();
+        self.relay_of = upstream.map(|upstream| names(upstream).join(", "));
+        self
+    }
+
+    /// Why a relay does not answer this; `None` where it does.
+    fn not_of_a_relay(&self, endpoint: Endpoint, verb: Verb) -> Option<Reply> {
+        let upstream = self.relay_of.as_ref()?;
+        let status = if !endpoint.is_of_relays() {
+            StatusCode::NOT_FOUND
+        } else if verb == Verb::Get {
+            return None;
+        } else {
+            StatusCode::METHOD_NOT_ALLOWED
+        };
+        let text = format!(
+            "this is a relay, which only tells of its own nodes; ask the Admin API of the primary (upstream: {upstream})"
+        );
+        Some(Reply::message(status, &text))
+    }
 }
 
 /// Answers a request that passed the gate.
 async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
+    if let Some(refused) = state.not_of_a_relay(endpoint, asked.verb) {
+        return refused;
+    }
     let replied = match endpoint {
         Endpoint::Root => Ok(info::root(state)),
         Endpoint::Status => Ok(info::status(state, &asked)),

@@ -6,6 +6,7 @@
 
 mod attempts;
 mod balancer;
+mod behind;
 mod deltas;
 mod door;
 mod encode;
@@ -23,10 +24,12 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_proto::v1;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
 
 use crate::nodes::{Limits, Nodes};
 use crate::observability::SentCounters;
@@ -145,6 +148,19 @@ struct Shared {
     /// Of peers whose certificate is not known yet, or who show none.
     unknown_permits: Arc<Semaphore>,
     sent: SentCounters,
+    /// Of a relay: where what nodes report goes as well.
+    upward: Option<mpsc::Sender<v1::HealthReport>>,
+    /// Of a relay: the way to whoever gives out certificates.
+    upstream: watch::Receiver<Option<Channel>>,
+}
+
+/// What ties a relay's nodes to its own upstream.
+#[derive(Debug)]
+pub struct Upward {
+    /// Takes every report.
+    pub reports: mpsc::Sender<v1::HealthReport>,
+    /// The connection to the upstream, while there is one.
+    pub channel: watch::Receiver<Option<Channel>>,
 }
 
 /// Serves nodes until it is stopped.
@@ -159,6 +175,21 @@ pub struct Distribution {
 impl Distribution {
     /// Starts following the store. Must be called within a tokio runtime.
     pub fn start(store: Store, nodes: Nodes, settings: Settings, sent: SentCounters) -> Self {
+        Self::start_below(None, store, nodes, settings, sent)
+    }
+
+    /// The same of a relay, whose nodes are to be seen further up as well.
+    pub fn start_below(
+        upward: Option<Upward>,
+        store: Store,
+        nodes: Nodes,
+        settings: Settings,
+        sent: SentCounters,
+    ) -> Self {
+        let (upward, upstream) = match upward {
+            Some(Upward { reports, channel }) => (Some(reports), channel),
+            None => (None, watch::channel(None).1),
+        };
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let heads = pace::start(store.watch(), settings, nodes.clone(), stop.clone(), &tasks);
         let shared = Arc::new(Shared {
@@ -173,6 +204,8 @@ impl Distribution {
             unknown_permits: Arc::new(Semaphore::new(settings.unknown_max)),
             connection_permits: Arc::new(Semaphore::new(settings.connections_max)),
             sent,
+            upward,
+            upstream,
         });
         Self { shared, heads, stop, tasks }
     }

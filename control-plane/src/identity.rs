@@ -341,6 +341,18 @@ impl Registrar {
         ledger.member(name.id, certificate.key(), name.role).map(|member| member.place.clone())
     }
 
+    /// Whether a node that a relay has let in still has its place, and where that is. The relay has checked its key.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn vouch(&self, id: NodeId) -> Result<Place, Refusal> {
+        let ledger = self.0.ledger.load();
+        if ledger.denied().contains_key(&id) {
+            return Err(Refusal::Denied);
+        }
+        ledger.members().get(&id).map(|member| member.place.clone()).ok_or(Refusal::NotEnrolled)
+    }
+
     /// Frees an id for another key; whether it was taken. Syncs a file.
     ///
     /// # Errors

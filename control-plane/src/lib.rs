@@ -6,6 +6,7 @@ pub mod identity;
 pub mod model;
 pub mod nodes;
 pub mod observability;
+pub mod relay;
 pub mod run;
 pub mod settings;
 pub mod store;

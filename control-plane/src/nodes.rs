@@ -57,6 +57,7 @@ pub struct Nodes {
     changes: watch::Sender<u64>,
     marks: broadcast::Sender<Mark>,
     queries: Arc<Queries>,
+    fulls: watch::Sender<u64>,
 }
 
 impl Default for Nodes {
@@ -75,6 +76,7 @@ impl Nodes {
             changes: watch::Sender::new(0),
             marks: broadcast::Sender::new(MARKS_MAX),
             queries: Arc::default(),
+            fulls: watch::Sender::new(0),
         }
     }
 
@@ -240,6 +242,23 @@ impl Nodes {
         };
         gone.into_iter().for_each(|(node, session)| self.queries.left(node, session));
         Ok(inspection)
+    }
+
+    /// Asks one node a question of somebody else's, whose answer is passed on as well.
+    pub fn pass_on(&self, id: NodeId, ask: Ask) {
+        if let Some(asks) = self.lock().asks(id) {
+            asks.pass_on(ask);
+        }
+    }
+
+    /// Every node is to send all that it sees of its targets.
+    pub fn ask_full(&self) {
+        self.fulls.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Wakes when every node is to send all that it sees of its targets.
+    pub fn full_asked(&self) -> watch::Receiver<u64> {
+        self.fulls.subscribe()
     }
 
     /// Takes in what a node answers.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, SystemTime};
 
+use equipoise_identity::Role;
 use equipoise_proto::Revision;
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -43,6 +44,11 @@ const SNAPSHOTS: &str = "equipoise_config_snapshots_sent";
 const REPOSITIONS: &str = "equipoise_config_repositions_sent";
 /// Bytes of config in deltas and snapshots; a node that comes back with the newest position costs none.
 const SENT_BYTES: &str = "equipoise_config_sent_bytes";
+
+/// 1 while a relay is connected to an upstream.
+const UPSTREAM_CONNECTED: &str = "equipoise_upstream_connected";
+/// Revisions that a relay is behind its upstream.
+const UPSTREAM_LAG: &str = "equipoise_upstream_lag_revisions";
 
 /// TLS handshakes on the cluster port, by outcome; `not_admitted` are streams that were refused or ended after one.
 const HANDSHAKES: &str = "equipoise_cluster_handshakes";
@@ -114,6 +120,15 @@ pub struct SentCounters {
     pub config_bytes: Counter,
 }
 
+/// How a relay stands with its upstream; written by `relay`. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct UplinkGauges {
+    /// 1 while connected.
+    pub connected: Gauge,
+    /// Revisions behind.
+    pub lag: Gauge,
+}
+
 /// Who came to the cluster port, and what came of it; written by `distribution`. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct DoorCounters {
@@ -148,6 +163,7 @@ pub struct Metrics {
     connections_accepted: Counter<u64, AtomicU64>,
     sent: SentCounters,
     door: DoorCounters,
+    uplink: Option<UplinkGauges>,
 }
 
 /// What `/status` tells of the Admin API's connections.
@@ -197,6 +213,7 @@ impl Metrics {
             connections_accepted: Counter::default(),
             sent: SentCounters::default(),
             door: DoorCounters::default(),
+            uplink: None,
         };
         registry.register(REVISION, "Newest durable revision", metrics.revision.clone());
         registry.register(NODES_CONNECTED, "Nodes connected", metrics.nodes_connected.clone());
@@ -218,6 +235,11 @@ impl Metrics {
         registry.register(ENROLMENTS, "Requests for a certificate", door.enrolments.clone());
         registry.register(SENT_BYTES, "Bytes of config sent to nodes", sent.config_bytes.clone());
         Self { registry: Arc::new(registry), ..metrics }
+    }
+
+    /// For a relay to say how it stands; shown from now on.
+    pub fn uplink(&mut self) -> UplinkGauges {
+        self.uplink.get_or_insert_default().clone()
     }
 
     /// For `distribution` to count in.
@@ -267,19 +289,24 @@ impl Metrics {
     /// All metrics as text.
     pub fn encode(&self, scraped: &Scraped<'_>) -> String {
         self.revision.set(i64::try_from(scraped.revision.get()).unwrap_or(i64::MAX));
-        let connected = scraped.nodes.iter().filter(|node| node.connected_since.is_some()).count();
+        let connected = scraped.nodes.iter().filter(|node| is_serving(node)).count();
         self.nodes_connected.set(i64::try_from(connected).unwrap_or(i64::MAX));
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)
-            .and_then(|()| encode_registry(&mut text, &momentary(scraped)))
+            .and_then(|()| encode_registry(&mut text, &momentary(scraped, self.uplink.as_ref())))
             .and_then(|()| encode_eof(&mut text))
             .expect("writing to a string does not fail");
         text
     }
 }
 
+/// Relays are connected, and carry no traffic.
+fn is_serving(node: &NodeView) -> bool {
+    node.connected_since.is_some() && node.info.role == Role::Node
+}
+
 /// What is made anew for each scrape, so that a node that is forgotten leaves no series behind.
-fn momentary(scraped: &Scraped<'_>) -> Registry {
+fn momentary(scraped: &Scraped<'_>, uplink: Option<&UplinkGauges>) -> Registry {
     let reachable = Gauge::<i64, AtomicI64>::default();
     reachable.set(scraped.is_store_writable.into());
     let last_seen = Family::<NodeLabels, Gauge<i64, AtomicI64>>::default();
@@ -298,6 +325,14 @@ fn momentary(scraped: &Scraped<'_>) -> Registry {
         compatible.get_or_create(&labels).set((!is_too_old).into());
     }
     let mut registry = Registry::default();
+    if let Some(UplinkGauges { connected, lag }) = uplink {
+        registry.register(
+            UPSTREAM_CONNECTED,
+            "Whether the relay is connected to an upstream",
+            connected.clone(),
+        );
+        registry.register(UPSTREAM_LAG, "Revisions that the relay is behind its upstream", lag.clone());
+    }
     registry.register(DATASTORE_REACHABLE, "Whether changes can be made durable", reachable);
     registry.register(NODE_LAST_SEEN, "When a node was last heard of", last_seen);
     registry.register(NODE_CONFIG_HASH, "Hash of what a node serves, as a number", config_hash);

@@ -15,12 +15,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState};
-use crate::distribution::{self, Distribution, Door, Guard};
+use crate::distribution::{self, Distribution, Door, Guard, Upward};
 use crate::identity::{IdentityError, Registrar};
 use crate::nodes::Nodes;
 use crate::observability::Metrics;
+use crate::relay::{self, Relay, RelayError};
 use crate::settings::ControlPlaneSettings;
-use crate::store::{OpenError, Store};
+use crate::store::{Mirror, OpenError, Store};
 
 /// Why a control plane cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,9 @@ pub enum StartError {
     /// The authority or the ledger of members cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The relay cannot start.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
     /// The files of a static PKI cannot be used.
     #[error(transparent)]
     Membership(#[from] MembershipError),
@@ -71,25 +75,33 @@ pub async fn start(
 ) -> Result<ControlPlane, StartError> {
     let admin_listeners = bind("Admin API", &settings.admin_listen)?;
     let cluster_listeners = bind("cluster", &settings.cluster_listen)?;
-    let store = {
-        let (settings, encode) = (settings.store.clone(), distribution::encode);
-        // Recovery reads files for as long as it takes: not on a worker.
-        tokio::task::spawn_blocking(move || Store::open(settings, encode))
-            .await
-            .map_err(|error| OpenError::Thread(io::Error::other(error)))??
-    };
+    let (nodes, mut metrics) = (Nodes::new(settings.nodes), Metrics::new());
+    let (store, relay) = open(&settings, &mut metrics).await?;
     let admin_listeners = listen("Admin API", admin_listeners)?;
     let cluster_listeners = listen("cluster", cluster_listeners)?;
-    let (nodes, metrics) = (Nodes::new(settings.nodes), Metrics::new());
-    let guard = guard(&settings).await?;
-    let distribution =
-        Distribution::start(store.clone(), nodes.clone(), settings.distribution, metrics.sent());
+    let guard = match &relay {
+        Some(relay) => relay.membership().map_or(Guard::Plain, |own| Guard::Relay(Arc::clone(own))),
+        None => guard(&settings).await?,
+    };
     let stopping = CancellationToken::new();
     let mut cluster = Vec::new();
+    let upward = relay.map(|relay| {
+        let (reports, reported) = mpsc::channel(relay::REPORTS_MAX);
+        let channel = relay.channel();
+        cluster.push(tokio::spawn(relay.run(nodes.clone(), reported, stopping.clone())));
+        Upward { reports, channel }
+    });
+    let distribution = Distribution::start_below(
+        upward,
+        store.clone(),
+        nodes.clone(),
+        settings.distribution,
+        metrics.sent(),
+    );
     let mut cluster_addresses = Vec::new();
     let registrar = match &guard {
         Guard::Managed(registrar) => Some(registrar.clone()),
-        Guard::Plain | Guard::Pki(_) => None,
+        Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => None,
     };
     if let Some(registrar) = registrar.clone() {
         let stopping = stopping.clone();
@@ -110,9 +122,27 @@ pub async fn start(
         cluster.push(tokio::spawn(async move { distribution.serve_pipes(pipes).await }));
     }
     let admin_addresses = admin_listeners.iter().flat_map(TcpListener::local_addr).collect();
-    let state = AdminState::new(store.clone(), nodes, metrics, settings.admin).with_registrar(registrar);
+    let state = AdminState::new(store.clone(), nodes, metrics, settings.admin)
+        .with_registrar(registrar)
+        .as_relay_of(settings.relay.map(|relay| relay.upstream));
     let admin = tokio::spawn(admin::serve(admin_listeners, state, stopping.clone()));
     Ok(ControlPlane { admin_addresses, cluster_addresses, store, distribution, stopping, admin, cluster })
+}
+
+/// The store, and on a relay what fills it.
+async fn open(
+    settings: &ControlPlaneSettings,
+    metrics: &mut Metrics,
+) -> Result<(Store, Option<Relay>), StartError> {
+    if let Some(relay) = &settings.relay {
+        let (mirror, store) = Mirror::new(&settings.store);
+        let relay = Relay::open(relay.clone(), &settings.mtls, mirror, metrics.uplink()).await?;
+        return Ok((store, Some(relay)));
+    }
+    let (settings, encode) = (settings.store.clone(), distribution::encode);
+    // Recovery reads files for as long as it takes: not on a worker.
+    let opened = tokio::task::spawn_blocking(move || Store::open(settings, encode)).await;
+    Ok((opened.map_err(|error| OpenError::Thread(io::Error::other(error)))??, None))
 }
 
 /// How peers of the cluster port prove who they are; nobody has to where there is no such port.

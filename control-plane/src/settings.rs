@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use equipoise_follower::settings::Mtls;
+use equipoise_follower::settings::{Mtls, control_planes};
 use equipoise_settings::{Listen, Problem, Settings, keys};
 use serde_json::{Map, Value};
 
@@ -11,6 +11,7 @@ use crate::admin::AdminSettings;
 use crate::distribution;
 use crate::identity::Lifetimes;
 use crate::nodes::Limits;
+use crate::relay::RelaySettings;
 use crate::store::StoreSettings;
 
 /// How a control plane starts.
@@ -26,6 +27,8 @@ pub struct ControlPlaneSettings {
     pub store: StoreSettings,
     /// Distribution to nodes.
     pub distribution: distribution::Settings,
+    /// Whom it follows, if it is a relay.
+    pub relay: Option<RelaySettings>,
     /// How peers of the cluster port prove who they are.
     pub mtls: Mtls,
     /// Of certificates that are issued.
@@ -51,8 +54,11 @@ impl ControlPlaneSettings {
             );
             return Err(settings.problem(&keys::CLUSTER_LISTEN, rule));
         }
-        let directory =
-            settings.path(&keys::STORE_DIR).map_or_else(|| PathBuf::from("equipoise-data"), PathBuf::from);
+        let relay = match settings.text(&keys::CLUSTER_ROLE) {
+            Some("relay") => Some(follow(settings, &mtls)?),
+            Some(_) | None => None,
+        };
+        let directory = directory(settings);
         let reported_targets_max: usize = settings.number(&keys::CLUSTER_REPORTED_TARGETS_MAX);
         let nodes_max: usize = settings.number(&keys::CLUSTER_NODES_MAX);
         Ok(Self {
@@ -86,6 +92,7 @@ impl ControlPlaneSettings {
                 snapshot_streams_max: settings.number(&keys::CLUSTER_SNAPSHOT_STREAMS_MAX),
                 ..distribution::Settings::default()
             },
+            relay,
             mtls,
             lifetimes: Lifetimes { certificate: settings.duration(&keys::CLUSTER_CERTIFICATE_LIFETIME) },
             nodes: Limits {
@@ -95,6 +102,19 @@ impl ControlPlaneSettings {
             },
         })
     }
+}
+
+fn directory(settings: &Settings) -> PathBuf {
+    settings.path(&keys::STORE_DIR).map_or_else(|| PathBuf::from("equipoise-data"), PathBuf::from)
+}
+
+/// Whom a relay follows.
+fn follow(settings: &Settings, mtls: &Mtls) -> Result<RelaySettings, Problem> {
+    Ok(RelaySettings {
+        upstream: control_planes(settings, &keys::CLUSTER_UPSTREAM, mtls)?,
+        directory: directory(settings).join("relay"),
+        hostname: AdminSettings::default().hostname,
+    })
 }
 
 /// The settings in force as `GET /` shows them: under the reference's names, with the shapes that clients read.

@@ -9,6 +9,7 @@
 //! | `writer` | the thread that owns the head: batch, sync, publish, answer |
 //! | `journal`, `checkpoint`, `rows`, `identity` | the files: the truth, what may shorten it, sled's copy, what the store is |
 //! | `survey`, `recover` | boot: what is there, and the ladder from it to a head |
+//! | `mirror` | in the place of a writer, on a relay: a copy of what another store has |
 //! | `disk` | what is done to files, replaceable by a failing disk |
 
 use std::ops::RangeInclusive;
@@ -36,6 +37,7 @@ mod frame;
 mod history;
 mod identity;
 mod journal;
+mod mirror;
 mod record;
 mod recover;
 mod rows;
@@ -50,6 +52,7 @@ mod tests;
 
 pub use error::{CommitError, HistoryError, OpenError};
 pub use history::{HISTORY_REVISIONS_MAX, RevisionRecord};
+pub use mirror::Mirror;
 pub use settings::StoreSettings;
 pub use window::WireChanges;
 
@@ -111,6 +114,8 @@ enum Backing {
     Memory { turn: Arc<Mutex<()>>, encode: Encode },
     /// To the writer thread.
     Disk(Arc<Disk>),
+    /// They are made elsewhere, and only come in; whether any did.
+    Mirror(Arc<AtomicBool>),
 }
 
 #[derive(Debug)]
@@ -209,6 +214,19 @@ impl Store {
         self.shared.head.subscribe()
     }
 
+    /// Whether its changes are made elsewhere: it takes none, and a node may be ahead of it.
+    pub const fn is_mirror(&self) -> bool {
+        matches!(self.backing, Backing::Mirror(_))
+    }
+
+    /// Whether there is something to publish; not so in a mirror to which nothing came yet.
+    pub fn is_filled(&self) -> bool {
+        match &self.backing {
+            Backing::Memory { .. } | Backing::Disk(_) => true,
+            Backing::Mirror(filled) => filled.load(Ordering::Acquire),
+        }
+    }
+
     /// Whether a write to the disk failed or the writer broke, so that no commit is taken until a restart.
     pub fn is_read_only(&self) -> bool {
         self.shared.is_read_only.load(Ordering::Acquire)
@@ -244,6 +262,7 @@ impl Store {
         let write = change.into();
         match &self.backing {
             Backing::Memory { turn, encode } => self.commit_in_memory(turn, write, &author, *encode),
+            Backing::Mirror(_) => Err(CommitError::ReadOnly),
             Backing::Disk(disk) => {
                 if self.is_read_only() {
                     return Err(CommitError::ReadOnly);
@@ -269,7 +288,7 @@ impl Store {
     /// # Errors
     /// When that epoch could not be made durable: the node must not be served then.
     pub async fn meet(&self, seen: &Position) -> Result<(), CommitError> {
-        if !self.shared.head.borrow().is_outrun_by(seen) {
+        if self.is_mirror() || !self.shared.head.borrow().is_outrun_by(seen) {
             return Ok(());
         }
         warn!(
@@ -286,6 +305,7 @@ impl Store {
                 }
                 Ok(())
             }
+            Backing::Mirror(_) => Ok(()),
             Backing::Disk(disk) => {
                 let (answer, answered) = oneshot::channel();
                 disk.requests.send(Request::Rewound(*seen, answer)).await.map_err(|_| self.ended())?;
@@ -322,7 +342,7 @@ impl Store {
         let head = self.shared.head.borrow().position.revision;
         let (from, to) = (*range.start(), (*range.end()).min(head));
         match &self.backing {
-            Backing::Memory { .. } => Ok(Vec::new()),
+            Backing::Memory { .. } | Backing::Mirror(_) => Ok(Vec::new()),
             Backing::Disk(disk) => {
                 let segments = Arc::clone(&disk.segments);
                 let reading = tokio::task::spawn_blocking(move || history::read(&segments, from, to));

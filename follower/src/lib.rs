@@ -3,6 +3,7 @@
 pub mod address;
 pub mod backoff;
 pub mod cache;
+pub mod home;
 pub mod membership;
 pub mod node_id;
 pub mod partial;
@@ -34,6 +35,10 @@ pub struct Settings {
     pub backoff_max: Duration,
     /// A stream that lived this long has proven good: the next pause is a first one.
     pub proven_after: Duration,
+    /// The first choice has to be good for so long before whoever follows another one goes back to it.
+    pub home_after: Duration,
+    /// Those that go back do so within this much more time.
+    pub home_spread: Duration,
     /// HTTP/2 ping interval, and how long its answer may take.
     pub keepalive: Duration,
 }
@@ -46,6 +51,8 @@ impl Default for Settings {
             backoff_first: Duration::from_millis(250),
             backoff_max: Duration::from_secs(15),
             proven_after: Duration::from_secs(10),
+            home_after: Duration::from_secs(60),
+            home_spread: Duration::from_secs(240),
             keepalive: Duration::from_secs(10),
         }
     }

@@ -39,10 +39,26 @@ pub enum ReplicaError {
     TooLarge,
 }
 
+impl ReplicaError {
+    /// As a nack has it.
+    pub const fn cause(&self) -> v1::nack::Cause {
+        match self {
+            Self::Drift(_) => v1::nack::Cause::Drift,
+            Self::Protocol(_) | Self::Kind(_) => v1::nack::Cause::Protocol,
+            Self::Malformed(_) | Self::TooLarge => v1::nack::Cause::Invalid,
+        }
+    }
+}
+
 impl Replica {
     /// What it stands for.
     pub const fn position(&self) -> &Position {
         &self.position
+    }
+
+    /// All entities' bytes, by kind and id; O(1).
+    pub fn wires(&self) -> OrdMap<(EntityKind, Uuid), Bytes> {
+        self.entities.clone()
     }
 
     /// All entities, by kind and id.

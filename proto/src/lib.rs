@@ -23,7 +23,8 @@ pub use path::PathPattern;
 pub use placement::{Placement, TargetState};
 pub use position::{ContentHash, Epoch, InvalidPosition, Position, Revision};
 pub use protocol::{
-    PROTOCOL, PROTOCOL_MIN, PROTOCOL_OF_AWAY, PROTOCOL_OF_INSPECT, highest_common, min_protocol,
+    PROTOCOL, PROTOCOL_MIN, PROTOCOL_OF_AWAY, PROTOCOL_OF_INSPECT, PROTOCOL_OF_RELAYS, highest_common,
+    min_protocol,
 };
 pub use sni::SniPattern;
 pub use target::TargetAddress;

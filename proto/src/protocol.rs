@@ -8,7 +8,7 @@ use crate::placement::Placement;
 use crate::{EntityKind, v1};
 
 /// Newest version of the contract that this build speaks.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// Oldest version of the contract that this build speaks.
 pub const PROTOCOL_MIN: u32 = 1;
@@ -18,6 +18,9 @@ pub const PROTOCOL_OF_INSPECT: u32 = 3;
 
 /// Least version whose nodes understand `Away`.
 pub const PROTOCOL_OF_AWAY: u32 = 4;
+
+/// Least version that knows relays: an older control plane would take one for a node, and not see the nodes behind it.
+pub const PROTOCOL_OF_RELAYS: u32 = 5;
 
 /// The version that two ends speak, the highest that both know; `None` if they have none in common.
 pub fn highest_common(one: RangeInclusive<u32>, other: RangeInclusive<u32>) -> Option<u32> {

@@ -95,15 +95,17 @@ fn with_flags(command: Command, process: Process) -> Command {
         } else {
             format!("{} [default: {}]", key.what, key.default)
         };
-        command.arg(
-            Arg::new(key.name)
-                .long(key.flag())
-                .value_name("VALUE")
-                .help(help)
-                .help_heading("Settings")
-                .global(true)
-                .allow_hyphen_values(true),
-        )
+        let flag = Arg::new(key.name)
+            .long(key.flag())
+            .value_name("VALUE")
+            .help(help)
+            .help_heading("Settings")
+            .allow_hyphen_values(true);
+        // A short name may mean something else to a subcommand.
+        command.arg(match key.alias() {
+            Some(alias) => flag.visible_alias(alias),
+            None => flag.global(true),
+        })
     })
 }
 

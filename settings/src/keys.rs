@@ -67,6 +67,15 @@ impl Key {
         self.name.replace(['.', '_'], "-")
     }
 
+    /// A shorter flag of the one program that has it.
+    pub fn alias(&self) -> Option<&'static str> {
+        match self.name {
+            "cluster.role" => Some("role"),
+            "cluster.upstream" => Some("upstream"),
+            _ => None,
+        }
+    }
+
     /// Name of the variable: `admin.listen` is `EQUIPOISE_ADMIN_LISTEN`.
     pub fn environment(&self) -> String {
         format!("EQUIPOISE_{}", self.name.replace('.', "_").to_ascii_uppercase())
@@ -165,6 +174,10 @@ keys! {
 
     CLUSTER_LISTEN = "cluster.listen", Some("cluster_listen"), Kind::Listen, "0.0.0.0:8005", ControlApart,
         "Where nodes reach the control plane; loopback only with cluster.mtls off.";
+    CLUSTER_ROLE = "cluster.role", None, Kind::OneOf(&["primary", "relay"]), "primary", ControlApart,
+        "What this control plane is: the primary, or a relay, which follows another one and serves its config to nodes.";
+    CLUSTER_UPSTREAM = "cluster.upstream", None, Kind::List, "", ControlApart,
+        "Of a relay: the control planes and relays it follows, `host:port` each, in order of preference.";
     CLUSTER_CONTROL_PLANE = "cluster.control_plane", Some("cluster_control_plane"), Kind::List, "127.0.0.1:8005",
         NodeApart, "Control planes and relays to connect to, `host:port` each, in order of preference.";
     CLUSTER_MTLS = "cluster.mtls", Some("cluster_mtls"), Kind::OneOf(&["managed", "pki", "off"]), "managed", Apart,

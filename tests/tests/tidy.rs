@@ -15,6 +15,7 @@ const PURE: &[&str] = &[
     "control-plane/src/distribution/encode",
     "control-plane/src/distribution/resolve",
     "control-plane/src/admin/endpoint",
+    "control-plane/src/relay/status",
     "data-plane/src/dns/schedule",
     "data-plane/src/router",
     "data-plane/src/balancer",
@@ -49,13 +50,17 @@ const IMPURE: &[&str] = &[
 
 /// Shells that may not import each other; they meet in `store`, `nodes` and `table`.
 const SHELLS: &[(&str, &[&str])] = &[
-    ("control-plane/src", &["admin", "distribution"]),
+    ("control-plane/src", &["admin", "distribution", "relay"]),
     ("data-plane/src", &["proxy", "sync", "probe", "dns", "status"]),
 ];
 
 /// Where wire types may appear.
-const WIRE: &[&str] =
-    &["control-plane/src/distribution", "data-plane/src/sync", "data-plane/src/table/compile"];
+const WIRE: &[&str] = &[
+    "control-plane/src/distribution",
+    "control-plane/src/relay",
+    "data-plane/src/sync",
+    "data-plane/src/table/compile",
+];
 
 /// Where `anyhow` and process exit may appear.
 const MAINS: &[&str] =

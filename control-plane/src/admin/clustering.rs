@@ -123,6 +123,8 @@ fn row(node: &NodeView, now: SystemTime) -> Value {
     json!({
         "id": node.info.id.to_string(),
         "hostname": node.info.hostname,
+        "role": node.info.role.as_str(),
+        "via": node.info.via.map(|relay| relay.to_string()),
         "ip": node.info.ip().to_string(),
         "last_seen": seconds(node.last_contact),
         "updated_at": apply.map(|(at, _)| seconds(at)),

@@ -184,6 +184,45 @@ impl Endpoint {
         names.join(", ")
     }
 
+    /// Whether a relay can answer it: from what it knows of itself and of its nodes, without a config.
+    pub const fn is_of_relays(self) -> bool {
+        match self {
+            Self::Root
+            | Self::Status
+            | Self::Endpoints
+            | Self::Timers
+            | Self::Metrics
+            | Self::Robots
+            | Self::DataPlanes
+            | Self::DataPlane
+            | Self::Zones
+            | Self::ClusteringStatus => true,
+            Self::Config
+            | Self::Tags
+            | Self::Tag
+            | Self::Schema
+            | Self::Validate
+            | Self::DrainDataPlane
+            | Self::Tokens
+            | Self::Token
+            | Self::Enrolments
+            | Self::Enrolment
+            | Self::DeniedIds
+            | Self::DeniedId
+            | Self::Authorities
+            | Self::Collection(_)
+            | Self::Entity(_)
+            | Self::Children(_)
+            | Self::Child(_)
+            | Self::Foreign(_)
+            | Self::Only(_)
+            | Self::TargetsAll
+            | Self::Health
+            | Self::Balancer
+            | Self::SetHealth(_) => false,
+        }
+    }
+
     /// Whether `/endpoints` names it; the reference keeps quiet about its static pages.
     fn is_listed(self) -> bool {
         self != Self::Robots

@@ -9,6 +9,7 @@ use equipoise_identity::{Certificate, Role, tls};
 use equipoise_proto::NodeId;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -32,6 +33,8 @@ pub enum Guard {
     Managed(Registrar),
     /// With those of a static PKI.
     Pki(Arc<Membership>),
+    /// As a relay: with those of the authority that certified it, by our own certificate; who has none yet asks further up.
+    Relay(Arc<Membership>),
 }
 
 /// The way in.
@@ -74,7 +77,7 @@ impl Door {
         match &self.guard {
             Guard::Plain => Ok(None),
             Guard::Managed(registrar) => registrar.server().map(Some).map_err(|error| error.to_string()),
-            Guard::Pki(membership) => match membership.server().await {
+            Guard::Pki(membership) | Guard::Relay(membership) => match membership.server().await {
                 Ok(Some(config)) => Ok(Some(config)),
                 Ok(None) => Err("there is no certificate".to_owned()),
                 Err(error) => Err(error.to_string()),
@@ -142,7 +145,8 @@ impl Door {
             }
         }
         let place = match &self.guard {
-            Guard::Plain | Guard::Pki(_) => Place::default(),
+            // What is bound to it, and whether it is denied, is known to the primary, which the relay asks.
+            Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => Place::default(),
             Guard::Managed(registrar) => {
                 registrar.admit(certificate).map_err(|refusal| denied(refusal.to_string()))?
             }
@@ -152,13 +156,40 @@ impl Door {
         Ok(Admitted { place, certificate: Some(certificate) })
     }
 
+    /// Whether this peer may speak for nodes behind it.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED where its certificate is not a relay's.
+    pub(super) fn is_relay(&self, peer: &Peer) -> Result<(), Status> {
+        let Peer::Known(certificate) = peer else { return Ok(()) };
+        match certificate.name() {
+            Some(name) if name.role != Role::Relay => {
+                Err(Status::permission_denied("the certificate is not a relay's"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Where a node behind a relay is bound to be; an error says why it may not be there.
+    pub(super) fn vouch(&self, node: NodeId) -> Result<Place, String> {
+        match &self.guard {
+            Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => Ok(Place::default()),
+            Guard::Managed(registrar) => registrar.vouch(node).map_err(|refusal| refusal.to_string()),
+        }
+    }
+
+    /// Tells when somebody may have lost its place.
+    pub(super) fn places(&self) -> Places {
+        Places(match &self.guard {
+            Guard::Managed(registrar) => Some(registrar.changes()),
+            Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => None,
+        })
+    }
+
     /// Ends when this peer may not speak for `node` any more: denied, forgotten, or its certificate ran out.
     pub(super) async fn lost(&self, peer: &Peer, node: NodeId) -> Status {
         let Peer::Known(certificate) = peer else { return std::future::pending().await };
-        let mut changes = match &self.guard {
-            Guard::Managed(registrar) => Some(registrar.changes()),
-            Guard::Plain | Guard::Pki(_) => None,
-        };
+        let mut places = self.places();
         loop {
             let rest = certificate.not_after().duration_since(SystemTime::now());
             let Ok(rest) = rest else {
@@ -166,21 +197,31 @@ impl Door {
                     "this connection's certificate ran out: come with the next one",
                 );
             };
-            let changed = async {
-                match &mut changes {
-                    // No error: the registrar lives in `self`.
-                    Some(changes) => drop(changes.changed().await),
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                () = changed => {}
+                () = places.changed() => {}
                 // A moment more, so that a clock of whole steps does not make it a busy loop.
                 () = sleep(rest.min(CLOCK_STEP) + Duration::from_millis(1)) => {}
             }
             if let Err(status) = self.admit(peer, node) {
                 return status;
             }
+        }
+    }
+}
+
+/// Who has which place.
+pub(super) struct Places(Option<watch::Receiver<u64>>);
+
+impl Places {
+    /// Waits until somebody may have lost its place. Cancel safe.
+    pub(super) async fn changed(&mut self) {
+        let changed = match &mut self.0 {
+            Some(changes) => changes.changed().await.is_ok(),
+            None => false,
+        };
+        if !changed {
+            // Nobody decides about that here.
+            std::future::pending::<()>().await;
         }
     }
 }

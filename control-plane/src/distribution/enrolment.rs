@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use equipoise_proto::limits::is_node_text;
+use equipoise_proto::v1::enrolment_client::EnrolmentClient;
 use equipoise_proto::v1::enrolment_server::Enrolment;
 use equipoise_proto::{NodeId, v1};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status, async_trait};
 use tracing::{error, warn};
 
@@ -26,6 +28,65 @@ const FAILURES_MAX: u32 = 30;
 
 /// See [`FAILURES_MAX`].
 const WINDOW: Duration = Duration::from_secs(60);
+
+/// Forwarded requests at once: a connection to an upstream takes few streams, of which a relay itself needs two.
+const FORWARDED_MAX: usize = 4;
+
+/// Longest wait for the answer to a forwarded request.
+const FORWARDED_FOR: Duration = Duration::from_secs(10);
+
+/// Largest answer that is passed on.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// Passes requests for certificates on to the upstream of a relay, and its answers back, as they are.
+#[derive(Debug, Clone)]
+pub(super) struct Forwarding {
+    upstream: watch::Receiver<Option<Channel>>,
+    at_once: Arc<Semaphore>,
+    counters: DoorCounters,
+}
+
+impl Forwarding {
+    pub(super) fn new(upstream: watch::Receiver<Option<Channel>>, counters: DoorCounters) -> Self {
+        Self { upstream, at_once: Arc::new(Semaphore::new(FORWARDED_MAX)), counters }
+    }
+
+    async fn pass_on<F>(
+        &self,
+        ask: impl FnOnce(EnrolmentClient<Channel>) -> F + Send,
+    ) -> Result<Response<v1::Enrolled>, Status>
+    where
+        F: Future<Output = Result<Response<v1::Enrolled>, Status>> + Send,
+    {
+        let asked = async {
+            let permit = self.at_once.acquire().await;
+            let _permit = permit.map_err(|_| Status::unavailable("the relay is stopping"))?;
+            let channel = self.upstream.borrow().clone();
+            let channel = channel.ok_or_else(|| Status::unavailable("the relay reaches no control plane"))?;
+            ask(EnrolmentClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)).await
+        };
+        let late = |_| Status::unavailable("the relay gets no answer from its control plane");
+        let answer = timeout(FORWARDED_FOR, asked).await.map_err(late).flatten();
+        self.counters.enrolment(if answer.is_ok() { "forwarded" } else { "not_forwarded" });
+        // Only the answer: metadata are each hop's own.
+        answer
+            .map(|answer| Response::new(answer.into_inner()))
+            .map_err(|status| Status::new(status.code(), status.message()))
+    }
+}
+
+#[async_trait]
+impl Enrolment for Forwarding {
+    async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::Enrolled>, Status> {
+        let request = request.into_inner();
+        self.pass_on(|mut upstream| async move { upstream.enrol(request).await }).await
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::Enrolled>, Status> {
+        let request = request.into_inner();
+        self.pass_on(|mut upstream| async move { upstream.renew(request).await }).await
+    }
+}
 
 /// Gives out certificates.
 #[derive(Debug, Clone)]

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
+use equipoise_identity::Role;
 use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, VERDICTS_MAX, is_node_text};
 use equipoise_proto::{
-    EntityKind, InvalidId, InvalidPosition, NodeId, PROTOCOL, PROTOCOL_MIN, Position, entity_id,
-    highest_common, v1,
+    EntityKind, InvalidId, InvalidPosition, NodeId, PROTOCOL, PROTOCOL_MIN, PROTOCOL_OF_RELAYS, Position,
+    entity_id, highest_common, v1,
 };
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use super::balancer;
 use crate::nodes::inspect::Part;
 use crate::nodes::{
     AddressReport, Finding, Health, NackCause, NackRecord, NodeInfo, Place, ReportedTarget, Serving,
-    TargetReport, Verdict,
+    ShownCertificate, TargetReport, Verdict,
 };
 
 /// Longest reason of a nack that is kept; the rest is cut off.
@@ -79,6 +80,11 @@ pub(super) fn hello(wire: v1::Hello, address: Option<IpAddr>) -> Result<Hello, H
     let (min, max) = (wire.protocol_min, wire.protocol_max);
     let protocol =
         highest_common(PROTOCOL_MIN..=PROTOCOL, min..=max).ok_or(HelloError::Protocol { min, max })?;
+    let role = match wire.role() {
+        v1::Role::Relay if protocol < PROTOCOL_OF_RELAYS => return Err(HelloError::Protocol { min, max }),
+        v1::Role::Relay => Role::Relay,
+        v1::Role::Node => Role::Node,
+    };
     if wire.labels.len() > NODE_LABELS_MAX {
         return Err(HelloError::TooMany { what: "labels", max: NODE_LABELS_MAX });
     }
@@ -89,6 +95,8 @@ pub(super) fn hello(wire: v1::Hello, address: Option<IpAddr>) -> Result<Hello, H
         .collect::<Result<_, HelloError>>()?;
     let info = NodeInfo {
         id: node_id(&wire.node_id)?,
+        role,
+        via: None,
         hostname: text("hostname", wire.hostname)?,
         address,
         status_address: text("status address", wire.status_address)?,
@@ -131,8 +139,41 @@ pub(super) fn nack(wire: v1::Nack, at: SystemTime) -> Result<(NackRecord, Option
     Ok((record, kept))
 }
 
+/// What a relay tells of a node that follows it.
+#[derive(Debug)]
+pub(super) struct Status {
+    pub hello: Hello,
+    /// A later stream of it to the relay has a larger number.
+    pub session: u64,
+    pub is_gone: bool,
+    pub apply_micros: u64,
+    pub nack: Option<NackRecord>,
+}
+
+/// `now`: when it arrived.
+pub(super) fn status(wire: v1::NodeStatus, now: SystemTime) -> Result<Status, HelloError> {
+    let said = wire.hello.ok_or(HelloError::Missing("hello"))?;
+    let address = match wire.address.as_str() {
+        "" => None,
+        address => Some(address.parse().map_err(|_| HelloError::Address)?),
+    };
+    let mut hello = hello(said, address)?;
+    hello.info.via = Some(node_id(&wire.via)?);
+    let not_after = Duration::from_secs(u64::try_from(wire.certificate_not_after).unwrap_or(0));
+    if !wire.certificate_serial.is_empty()
+        && let Some(not_after) = SystemTime::UNIX_EPOCH.checked_add(not_after)
+    {
+        let serial = text("certificate serial", wire.certificate_serial)?;
+        hello.info.certificate = Some(ShownCertificate { serial, not_after });
+    }
+    let nack = wire.nack.map(|wire| nack(wire, now)).transpose()?.map(|(record, _)| record);
+    Ok(Status { hello, session: wire.session, is_gone: wire.gone, apply_micros: wire.apply_micros, nack })
+}
+
 /// One message of a report stream.
 pub(super) enum Report {
+    /// What a relay tells of those that follow it.
+    Behind(NodeId, Vec<v1::NodeStatus>),
     /// What the node sees of its targets.
     Health(HealthReport),
     /// A part of the answer to a question.
@@ -154,6 +195,9 @@ pub(super) struct HealthReport {
 /// `now`: when it arrived.
 pub(super) fn report(wire: v1::HealthReport, now: Instant) -> Result<Report, HelloError> {
     let node = node_id(&wire.node_id)?;
+    if !wire.behind.is_empty() {
+        return Ok(Report::Behind(node, wire.behind));
+    }
     if let Some(said) = wire.balancer {
         if wire.full || wire.more || !wire.targets.is_empty() || !wire.verdicts.is_empty() {
             return Err(HelloError::Mixed);

@@ -1,5 +1,6 @@
-//! One node's report stream: what it says of its targets goes into `nodes`.
+//! One report stream, of a node or of a relay: what it says goes into `nodes`, and on a relay also further up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::Shared;
+use super::behind::Behind;
 use super::hello::{self, HealthReport, Report};
 use super::serve::Connection;
 use super::service::refused;
@@ -24,52 +26,133 @@ pub(super) async fn run(
     inbound: &mut Streaming<v1::HealthReport>,
     replies: &mpsc::Sender<Result<v1::ReportReply, Status>>,
 ) -> Result<(), Status> {
-    // A full list that is not complete yet: until it is, what the node said before counts.
-    let mut list: Option<(NodeId, Reports)> = None;
-    let mut admitted = None;
-    while let Some(report) = inbound.message().await? {
-        let arrived = Instant::now().into_std();
-        let report =
-            hello::report(report, arrived).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let (Report::Health(HealthReport { node, .. }) | Report::Balancer(node, _)) = &report;
-        if admitted != Some(*node) {
-            let judged = connection.door.admit(&connection.peer, *node);
-            judged.inspect_err(|status| refused(connection, *node, status))?;
-            admitted = Some(*node);
-        }
-        let HealthReport { node, is_full, has_more, targets, findings } = match report {
-            Report::Health(report) => report,
-            Report::Balancer(node, part) => {
-                shared.nodes.answer(node, part);
+    let mut full_asked = shared.nodes.full_asked();
+    let mut places = connection.door.places();
+    let mut source = Source { admitted: None, behind: None, lists: BTreeMap::new() };
+    loop {
+        let report = tokio::select! {
+            report = inbound.message() => report?,
+            // No error: who asks lives in `shared`.
+            Ok(()) = full_asked.changed() => {
+                // A full channel: the node has not read the last such reply yet, one is enough.
+                drop(replies.try_send(Ok(send_full())));
+                continue;
+            }
+            () = places.changed() => {
+                if let Some(behind) = &mut source.behind {
+                    behind.recheck(&connection.door);
+                }
                 continue;
             }
         };
+        let Some(report) = report else { return Ok(()) };
+        // What others found is for those that probe with them, all of which are here.
+        let is_of_interest = report.behind.is_empty() && report.verdicts.is_empty();
+        let passed_on = shared.upward.as_ref().filter(|_| is_of_interest).map(|up| (up, report.clone()));
+        source.take(shared, connection, report, replies).await?;
+        if let Some((up, report)) = passed_on {
+            // An error: the relay is stopping.
+            drop(up.send(report).await);
+        }
+    }
+}
+
+/// Whose stream it is.
+struct Source {
+    admitted: Option<NodeId>,
+    /// Of a relay.
+    behind: Option<Behind>,
+    /// Full lists that are not complete yet: until one is, what its node said before counts.
+    lists: BTreeMap<NodeId, Reports>,
+}
+
+impl Source {
+    async fn take(
+        &mut self,
+        shared: &Arc<Shared>,
+        connection: &Connection,
+        report: v1::HealthReport,
+        replies: &mpsc::Sender<Result<v1::ReportReply, Status>>,
+    ) -> Result<(), Status> {
+        let arrived = Instant::now().into_std();
+        let report =
+            hello::report(report, arrived).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (Report::Behind(node, _) | Report::Health(HealthReport { node, .. }) | Report::Balancer(node, _)) =
+            &report;
+        match &self.behind {
+            Some(behind) if self.admitted != Some(*node) => {
+                // Not listed, for want of room or because it was refused: nobody is told how it is.
+                if !behind.holds(*node) {
+                    return Ok(());
+                }
+            }
+            Some(_) => {}
+            None if self.admitted == Some(*node) => {}
+            None => {
+                let judged = connection.door.admit(&connection.peer, *node);
+                judged.inspect_err(|status| refused(connection, *node, status))?;
+                self.admitted = Some(*node);
+            }
+        }
+        match report {
+            Report::Behind(relay, statuses) => {
+                connection
+                    .door
+                    .is_relay(&connection.peer)
+                    .inspect_err(|status| refused(connection, relay, status))?;
+                let behind = self.behind.get_or_insert_with(|| Behind::new(replies.clone()));
+                for status in statuses {
+                    behind.take(shared, &connection.door, status).await?;
+                }
+                Ok(())
+            }
+            Report::Health(report) => self.health(shared, report, arrived, replies),
+            Report::Balancer(node, part) => {
+                shared.nodes.answer(node, part);
+                Ok(())
+            }
+        }
+    }
+
+    fn health(
+        &mut self,
+        shared: &Arc<Shared>,
+        report: HealthReport,
+        arrived: std::time::Instant,
+        replies: &mpsc::Sender<Result<v1::ReportReply, Status>>,
+    ) -> Result<(), Status> {
+        let HealthReport { node, is_full, has_more, targets, findings } = report;
         if !findings.is_empty() {
             shared.nodes.found(node, findings, arrived).map_err(status)?;
             if targets.is_empty() && !is_full && !has_more {
-                continue;
+                return Ok(());
             }
         }
         if is_full {
-            list = Some((node, Reports::default()));
+            self.lists.insert(node, Reports::default());
         }
         let now = SystemTime::now();
-        match &mut list {
-            Some((whose, _)) if *whose != node => {
+        let is_amid_another = self.behind.is_none() && !self.lists.is_empty();
+        match self.lists.get_mut(&node) {
+            None if is_amid_another => {
                 return Err(Status::invalid_argument("a list of one node goes on with another node"));
             }
-            Some((_, reports)) => reports.take(targets, shared.nodes.limits()).map_err(status)?,
+            Some(reports) => reports.take(targets, shared.nodes.limits()).map_err(status)?,
             None => match shared.nodes.report(node, targets, now).map_err(status)? {
-                SendFull::No => {}
-                // A full channel: the node has not read the last such reply yet, one is enough.
-                SendFull::Yes => drop(replies.try_send(Ok(v1::ReportReply { send_full: true }))),
+                // A relay asks its nodes by itself, when it comes.
+                SendFull::Yes if self.behind.is_none() => drop(replies.try_send(Ok(send_full()))),
+                SendFull::Yes | SendFull::No => {}
             },
         }
-        if !has_more && let Some((node, reports)) = list.take() {
+        if !has_more && let Some(reports) = self.lists.remove(&node) {
             shared.nodes.report_all(node, reports, now).map_err(|error| status(error.into()))?;
         }
+        Ok(())
     }
-    Ok(())
+}
+
+fn send_full() -> v1::ReportReply {
+    v1::ReportReply { send_full: true, ..v1::ReportReply::default() }
 }
 
 fn status(error: ReportError) -> Status {

@@ -26,6 +26,8 @@ pub enum Decision {
     Snapshot,
     /// Nothing, for now: the node has a config, and this store never had one.
     Withhold,
+    /// Nothing, for now: the node has a later revision of the same history, as one has that comes from another source.
+    Await,
 }
 
 /// An encoded [`v1::Delta`]; cloning shares the bytes.
@@ -75,6 +77,9 @@ pub fn resolve(
     // worse than one that waits for its operator. What was written later, even if then deleted, is meant.
     if head.revision == Revision::ZERO {
         return Decision::Withhold;
+    }
+    if position.epoch == head.epoch && position.revision > head.revision {
+        return Decision::Await;
     }
     let Some(changes) = log(position).filter(|changes| !changes.is_empty()) else {
         return Decision::Snapshot;

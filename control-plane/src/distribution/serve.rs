@@ -19,7 +19,7 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::door::{Door, Guard, Peer};
-use super::enrolment::EnrolmentService;
+use super::enrolment::{EnrolmentService, Forwarding};
 use super::{Distribution, Settings};
 
 /// Largest message from a node: reports come in batches of some hundred targets.
@@ -55,7 +55,12 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
     }
     let door = Arc::new(door);
     let enrolment = match &door.guard {
-        Guard::Managed(registrar) => Some(EnrolmentService::new(registrar.clone(), door.counters.clone())),
+        Guard::Managed(registrar) => {
+            Some(Enrols::Here(EnrolmentService::new(registrar.clone(), door.counters.clone())))
+        }
+        Guard::Relay(_) => {
+            Some(Enrols::Above(Forwarding::new(this.shared.upstream.clone(), door.counters.clone())))
+        }
         Guard::Plain | Guard::Pki(_) => None,
     };
     loop {
@@ -117,6 +122,19 @@ pub(super) async fn pipes(this: &Distribution, mut pipes: mpsc::Receiver<DuplexS
         let of = Connection::new(None, Peer::Local, Arc::clone(&door));
         this.tasks.spawn(serve(this.clone(), pipe, of, None, permit));
     }
+}
+
+/// Who gives out certificates.
+#[derive(Debug, Clone)]
+enum Enrols {
+    /// This control plane.
+    Here(EnrolmentService),
+    /// One that this relay follows.
+    Above(Forwarding),
+}
+
+fn enrolling<S>(service: S) -> EnrolmentServer<S> {
+    EnrolmentServer::new(service).max_decoding_message_size(ENROLMENT_BYTES_MAX)
 }
 
 /// A connection that came in.
@@ -199,7 +217,7 @@ async fn serve<I>(
     this: Distribution,
     io: I,
     of: Connection,
-    enrolment: Option<EnrolmentService>,
+    enrolment: Option<Enrols>,
     permit: OwnedSemaphorePermit,
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -207,10 +225,11 @@ async fn serve<I>(
     let known = of.clone();
     let cluster = ClusterServer::new(this.clone()).max_decoding_message_size(INBOUND_BYTES_MAX);
     let mut services = Routes::new(cluster);
-    if let Some(enrolment) = enrolment {
-        services = services
-            .add_service(EnrolmentServer::new(enrolment).max_decoding_message_size(ENROLMENT_BYTES_MAX));
-    }
+    services = match enrolment {
+        Some(Enrols::Here(here)) => services.add_service(enrolling(here)),
+        Some(Enrols::Above(above)) => services.add_service(enrolling(above)),
+        None => services,
+    };
     let service = services.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(known.clone());
         request.map(tonic::body::Body::new)

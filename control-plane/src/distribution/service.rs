@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use equipoise_identity::Role;
 use equipoise_proto::v1;
 use equipoise_proto::v1::cluster_server::Cluster;
 use tokio::sync::mpsc;
@@ -94,6 +95,9 @@ impl Distribution {
         let Some(v1::node_message::Message::Hello(wire)) = first.and_then(|message| message.message) else {
             return Err(Status::invalid_argument("a node has to begin with hello"));
         };
+        if !self.shared.store.is_filled() {
+            return Err(Status::unavailable("this relay has no config yet"));
+        }
         let remote = connection.remote.map(|remote| remote.ip());
         let mut said = hello::hello(wire, remote).map_err(|error| match error {
             hello::HelloError::Protocol { .. } => Status::failed_precondition(error.to_string()),
@@ -102,6 +106,10 @@ impl Distribution {
         let node = said.info.id;
         let admitted = connection.door.admit(&connection.peer, node);
         let admitted = admitted.inspect_err(|status| refused(connection, node, status))?;
+        if said.info.role == Role::Relay {
+            let judged = connection.door.is_relay(&connection.peer);
+            judged.inspect_err(|status| refused(connection, node, status))?;
+        }
         said.info.bind(admitted.place, admitted.certificate);
         let position = said.serving.map(|serving| serving.position);
         if let Some(position) = &position {

@@ -269,7 +269,7 @@ impl Stream {
             other => other,
         };
         match decision {
-            Decision::Nothing => Ok(()),
+            Decision::Nothing | Decision::Await => Ok(()),
             Decision::Withhold => {
                 if !std::mem::replace(&mut self.is_withheld, true) {
                     warn!(
@@ -515,7 +515,7 @@ fn prepare(shared: Arc<Shared>, wanted: Wanted) -> BoxFuture<'static, Prepared> 
                 && match shared.deltas.resolve(&shared.store, Some(position), &head.position) {
                     Decision::Nothing | Decision::Reposition => true,
                     Decision::Delta(delta) => !delta.is_worse_than_snapshot(wanted.protocol, &head.wires),
-                    Decision::Snapshot | Decision::Withhold => false,
+                    Decision::Snapshot | Decision::Withhold | Decision::Await => false,
                 }
         };
         let held = wanted.resume.and_then(|resume| shared.shelf.by_checksum(&resume.checksum));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use equipoise_identity::Role;
 use equipoise_proto::{NodeId, Position};
 use uuid::Uuid;
 
@@ -14,6 +15,8 @@ pub(crate) fn view(number: u128, position: Position, nack: Option<NackCause>) ->
     NodeView {
         info: NodeInfo {
             id: NodeId::new(Uuid::from_u128(number)),
+            role: Role::Node,
+            via: None,
             hostname: "h".to_owned(),
             address: None,
             status_address: String::new(),
@@ -28,6 +31,7 @@ pub(crate) fn view(number: u128, position: Position, nack: Option<NackCause>) ->
         position: Some(position),
         is_warm: false,
         lag: None,
+        session: 1,
         connected_since: Some(at),
         last_contact: at,
         last_apply: None,

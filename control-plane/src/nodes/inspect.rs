@@ -54,6 +54,12 @@ impl Asks {
         let (asks, asked) = mpsc::channel(ASKS_MAX);
         (Self(asks), asked)
     }
+
+    /// Passes on a question of somebody else's.
+    pub(super) fn pass_on(&self, ask: Ask) {
+        // Full or closed: whoever asked is told that no answer came.
+        self.0.try_send(ask).ok();
+    }
 }
 
 /// Which nodes are asked: those for which all holds that is said.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Bound;
 use std::time::{Duration, SystemTime};
 
+use equipoise_identity::Role;
 use equipoise_proto::{ContentHash, EntityKind, NodeId, Position};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -41,6 +42,10 @@ impl Default for Limits {
 pub struct NodeInfo {
     /// Its id, stable over its restarts.
     pub id: NodeId,
+    /// Whether it serves requests, or other nodes.
+    pub role: Role,
+    /// The relay that it follows; `None` of those that follow us.
+    pub via: Option<NodeId>,
     /// Its host's name.
     pub hostname: String,
     /// Where its stream comes from; `None` over an in-memory pipe.
@@ -148,6 +153,8 @@ pub struct NodeView {
     pub is_warm: bool,
     /// Revisions that it is behind; `None` when its position is of another history, or it has none.
     pub lag: Option<u64>,
+    /// Number of its stream, or of its last one; a later one is larger.
+    pub session: u64,
     /// Since when its stream is open; `None`: it is gone.
     pub connected_since: Option<SystemTime>,
     /// When it was last heard of.
@@ -222,6 +229,8 @@ struct Stream {
 struct Node {
     info: NodeInfo,
     stream: Option<Stream>,
+    /// Of its newest stream.
+    session: SessionNumber,
     position: Option<Position>,
     is_warm: bool,
     last_contact: SystemTime,
@@ -246,6 +255,7 @@ impl Node {
             position: self.position,
             is_warm: self.is_warm,
             lag,
+            session: self.session.0,
             connected_since: self.stream.as_ref().map(|stream| stream.since),
             last_contact: self.last_contact,
             last_apply: self.last_apply,
@@ -317,6 +327,7 @@ impl Registry {
         let node = Node {
             info,
             stream: Some(stream),
+            session: number,
             position: serving.map(|serving| serving.position),
             is_warm: serving.is_some_and(|serving| serving.is_warm),
             last_contact: now,
@@ -484,19 +495,26 @@ impl Registry {
         self.connected
     }
 
-    /// Connected nodes, ascending by id.
+    /// Connected nodes, ascending by id. Relays are none: what they have is in force nowhere.
     pub(super) fn sessions(&self) -> impl Iterator<Item = (NodeId, SessionNumber)> {
-        self.nodes.iter().filter_map(|(id, node)| node.stream.as_ref().map(|stream| (*id, stream.number)))
+        let nodes = self.nodes.iter().filter(|(_, node)| node.info.role == Role::Node);
+        nodes.filter_map(|(id, node)| node.stream.as_ref().map(|stream| (*id, stream.number)))
     }
 
     /// The first `most` connected nodes of a scope, ascending by id, with the way to ask them; and the number of the others.
     pub(super) fn inspectable(&self, scope: &Scope, most: usize) -> (Vec<Asking>, usize) {
-        let of_scope = self.nodes.values().filter(|node| scope.has(&node.info));
+        let of_scope =
+            self.nodes.values().filter(|node| node.info.role == Role::Node && scope.has(&node.info));
         let mut connected = of_scope.filter_map(|node| Some((&node.info, node.stream.as_ref()?)));
         let first = connected.by_ref().take(most);
         let first =
             first.map(|(info, stream)| Asking(info.clone(), stream.number, stream.asks.clone())).collect();
         (first, connected.count())
+    }
+
+    /// The way to ask a node that is connected.
+    pub(super) fn asks(&self, id: NodeId) -> Option<&Asks> {
+        self.nodes.get(&id)?.stream.as_ref().map(|stream| &stream.asks)
     }
 
     /// Whether this is the node's stream now.

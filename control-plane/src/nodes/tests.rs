@@ -1,6 +1,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use equipoise_identity::Role;
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Revision};
 use uuid::Uuid;
 
@@ -17,6 +18,8 @@ fn id(number: u128) -> NodeId {
 fn info(number: u128) -> NodeInfo {
     NodeInfo {
         id: id(number),
+        role: Role::Node,
+        via: None,
         hostname: format!("host{number}"),
         address: None,
         status_address: String::new(),

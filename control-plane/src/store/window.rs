@@ -1,5 +1,6 @@
 //! The newest revisions as nodes get them, in memory: what deltas are made of. Pure.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -25,7 +26,8 @@ impl WireChanges {
     }
 }
 
-/// A contiguous run of revisions that ends at the head; bounded by count and bytes.
+/// A run of changes that ends at the head, each leading on from the one before; bounded by count and bytes. A change
+/// may be of several revisions, where they came merged.
 #[derive(Debug)]
 pub(super) struct Window {
     /// Before the oldest entry.
@@ -48,6 +50,11 @@ impl Window {
             self.restart(entry.position);
             return;
         }
+        self.extend(entry);
+    }
+
+    /// Adds what leads on from the last entry, by one revision or by several; what is too old for the bounds leaves.
+    pub(super) fn extend(&mut self, entry: WireChanges) {
         self.bytes += entry.size();
         self.entries.push_back(entry);
         while self.entries.len() > self.revisions_max || self.bytes > self.bytes_max {
@@ -74,8 +81,15 @@ impl Window {
     /// A state is known under the epoch that led to it and under the one that led on from it (`head_epoch`
     /// for the newest): a recovery that begins a new epoch leaves the state itself as it was.
     pub(super) fn since(&self, position: &Position, head_epoch: Epoch) -> Option<Vec<WireChanges>> {
-        let steps = position.revision.get().checked_sub(self.base.revision.get())?;
-        let steps = usize::try_from(steps).ok()?;
+        // How many entries lead there.
+        let steps = match position.revision.cmp(&self.base.revision) {
+            Ordering::Less => return None,
+            Ordering::Equal => 0,
+            Ordering::Greater => {
+                self.entries.binary_search_by_key(&position.revision, |entry| entry.position.revision).ok()?
+                    + 1
+            }
+        };
         let known = match steps.checked_sub(1) {
             None => &self.base,
             Some(at) => &self.entries.get(at)?.position,
@@ -150,6 +164,17 @@ mod tests {
         assert_eq!(revisions(window.since(&at(2, 5), fresh)), Some(vec![6]));
         assert_eq!(revisions(window.since(&at(1, 5), fresh)), Some(vec![6]));
         assert_eq!(window.since(&at(1, 6), fresh), None);
+    }
+
+    #[test]
+    fn a_change_of_several_revisions_is_found_by_its_ends() {
+        let mut window = filled(100, 100_000);
+        window.extend(entry(1, 9));
+        window.extend(entry(1, 10));
+        let epoch = at(1, 0).epoch;
+        assert_eq!(revisions(window.since(&at(1, 4), epoch)), Some(vec![5, 9, 10]));
+        assert_eq!(revisions(window.since(&at(1, 9), epoch)), Some(vec![10]));
+        assert_eq!(window.since(&at(1, 7), epoch), None, "nobody here was ever there");
     }
 
     #[test]

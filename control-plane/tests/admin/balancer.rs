@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use equipoise_control_plane::nodes::inspect::{Address, Ask, Balancing, Level, Part, QUERIES_MAX, Target};
 use equipoise_control_plane::nodes::{NodeInfo, Session};
+use equipoise_identity::Role;
 use equipoise_proto::{NodeId, PROTOCOL_OF_INSPECT};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -14,6 +15,8 @@ use crate::support::{Admin, Response};
 fn join(admin: &Admin, n: u128, zone: &str) -> (Session, mpsc::Receiver<Ask>) {
     let info = NodeInfo {
         id: NodeId::new(Uuid::from_u128(n)),
+        role: Role::Node,
+        via: None,
         hostname: format!("node-{n}"),
         address: None,
         status_address: String::new(),

@@ -8,6 +8,7 @@ use equipoise_control_plane::nodes::{
     TargetReport, Verdict,
 };
 use equipoise_control_plane::store::Head;
+use equipoise_identity::Role;
 use equipoise_proto::NodeId;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -22,6 +23,8 @@ fn id(n: u128) -> NodeId {
 pub fn join(admin: &Admin, n: u128) -> Session {
     let info = NodeInfo {
         id: id(n),
+        role: Role::Node,
+        via: None,
         hostname: format!("node-{n}"),
         address: None,
         status_address: String::new(),

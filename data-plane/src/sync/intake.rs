@@ -154,7 +154,7 @@ impl NotDone {
     /// As the control plane is told; `None` when there is nothing to tell it.
     pub(super) fn to_nack(&self, kept: Option<&Position>) -> Option<v1::Nack> {
         let (cause, entity, field, reason) = match &self.why {
-            Why::Replica(error) => (cause(error), None, String::new(), error.to_string()),
+            Why::Replica(error) => (error.cause(), None, String::new(), error.to_string()),
             Why::Table(CompileError { kind, id, field, reason }) => {
                 (v1::nack::Cause::Invalid, Some((*kind, *id)), (*field).to_owned(), reason.to_string())
             }
@@ -184,13 +184,5 @@ pub(super) fn nack(
         id: entity.map_or_else(Bytes::new, |(_, id)| Bytes::copy_from_slice(id.as_bytes())),
         field,
         reason,
-    }
-}
-
-fn cause(error: &ReplicaError) -> v1::nack::Cause {
-    match error {
-        ReplicaError::Drift(_) => v1::nack::Cause::Drift,
-        ReplicaError::Protocol(_) | ReplicaError::Kind(_) => v1::nack::Cause::Protocol,
-        ReplicaError::Malformed(_) | ReplicaError::TooLarge => v1::nack::Cause::Invalid,
     }
 }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use equipoise_follower::backoff::Backoff;
+use equipoise_follower::home::first_is_good;
 use equipoise_follower::replica::position;
 use equipoise_follower::{ConnectError, ControlPlane, Partial, Replica, WINDOW};
 use equipoise_proto::v1::cluster_client::ClusterClient;
@@ -50,6 +51,8 @@ enum Ended {
     Goaway { reason: String, after_ms: u32 },
     #[error("the control plane breaks the contract: {0}")]
     Contract(&'static str),
+    #[error("the first choice is good again")]
+    Home,
     #[error("nobody makes tables any more")]
     NoTable,
 }
@@ -143,7 +146,8 @@ impl Link {
                 return std::future::pending().await;
             };
             let begun = Instant::now();
-            let ended = self.follow(&control_plane).await;
+            let first = self.control_planes.first().filter(|_| at != 0).cloned();
+            let ended = self.follow(&control_plane, first).await;
             self.channels.send_replace(None);
             self.node.set_connected(false);
             if begun.elapsed() >= self.settings.link.proven_after {
@@ -153,6 +157,11 @@ impl Link {
             let mut pause = backoff.pause(rand::random());
             match ended {
                 Ended::NoTable => return,
+                Ended::Home => {
+                    backoff.reset();
+                    last = 0;
+                    pause = std::time::Duration::ZERO;
+                }
                 Ended::Goaway { after_ms, .. } => {
                     let after = std::time::Duration::from_millis(after_ms.into());
                     pause += after.min(self.settings.link.backoff_max);
@@ -177,10 +186,21 @@ impl Link {
         }
     }
 
-    async fn follow(&mut self, control_plane: &ControlPlane) -> Ended {
-        match self.converse(control_plane).await {
-            Ok(never) => match never {},
-            Err(ended) => ended,
+    /// `first`: the first choice, where this is another one.
+    async fn follow(&mut self, control_plane: &ControlPlane, first: Option<ControlPlane>) -> Ended {
+        let link = self.settings.link;
+        let home = async {
+            match &first {
+                Some(first) => Box::pin(first_is_good(first, &link, rand::random())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = self.converse(control_plane) => match ended {
+                Ok(never) => match never {},
+                Err(ended) => ended,
+            },
+            () = home => Ended::Home,
         }
     }
 
@@ -411,6 +431,7 @@ impl Link {
             warm: self.replica.is_some() && self.warm.is_none(),
             shares_probes: *self.fleet.wanted.borrow_and_update(),
             away: self.node.is_away(),
+            role: v1::Role::Node.into(),
         }
     }
 }

@@ -13,10 +13,6 @@ use regex::Regex;
 
 use crate::{all, containers, deploy, expressions, has_ending, text, tool, yaml};
 
-/// Flags that the deployments use before this tree has them: of relays, where `--upstream` is short for `cluster.upstream`. Empty once
-/// they are here.
-const SETTINGS_TO_COME: &[&str] = &["upstream"];
-
 /// Metrics that only a relay has; there is none in this suite.
 const METRICS_OF_RELAYS: &[&str] = &["equipoise_upstream_connected"];
 
@@ -84,13 +80,14 @@ fn flags(path: &Path, text: &str) -> Vec<String> {
 
 #[test]
 fn every_flag_is_one_of_the_binaries() {
-    let settings: BTreeSet<_> = keys::ALL.iter().map(|key| key.flag()).collect();
+    let alias = |key: &keys::Key| key.alias().map(str::to_owned);
+    let settings: BTreeSet<_> =
+        keys::ALL.iter().flat_map(|key| [Some(key.flag()), alias(key)]).flatten().collect();
     let mut seen = 0;
     for (path, text) in all() {
         for flag in flags(&path, &text) {
             seen += 1;
-            let is_known =
-                settings.contains(&flag) || FLAGS.contains(&&*flag) || SETTINGS_TO_COME.contains(&&*flag);
+            let is_known = settings.contains(&flag) || FLAGS.contains(&&*flag);
             assert!(is_known, "{}: --{flag}", path.display());
         }
     }

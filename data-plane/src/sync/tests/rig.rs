@@ -146,7 +146,7 @@ impl Cluster for Script {
                         Some(Ok(report)) => this.reports.send(report).await.unwrap(),
                         _ => return,
                     },
-                    () = this.full.notified() => tell.send(Ok(v1::ReportReply { send_full: true })).await.unwrap(),
+                    () = this.full.notified() => tell.send(Ok(v1::ReportReply { send_full: true, ..v1::ReportReply::default() })).await.unwrap(),
                 }
             }
         });
