@@ -1,6 +1,6 @@
 //! What makes a control plane a relay: it follows another one, and shows what that has to nodes of its own.
 //!
-//! `uplink` follows the config into a [`Mirror`](crate::store::Mirror) and onto the disk, `report` tells further up of the
+//! `uplink` follows the config into a [`crate::store::Mirror`] and onto the disk, `report` tells further up of the
 //! nodes in `nodes`, and brings what is said to them. Knows entities only as bytes and compiles nothing. It never talks to a
 //! node: `distribution` does, as in any control plane.
 
