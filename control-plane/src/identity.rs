@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use equipoise_identity::authority::Order;
+use equipoise_identity::certificate::{CLOCK_STEP, LATE_MAX};
 use equipoise_identity::tls::{self, Naming, Presented, TlsError, Trust};
 use equipoise_identity::{
     Authorities, Certificate, Csr, Fingerprint, JoinToken, PrivateKey, Role, SpiffeId, TokenId,
@@ -37,12 +38,6 @@ use authorities::{AuthoritiesError, Keys, Stage, Step};
 use ledger::{Entry, Issue, Ledger, Member, Place, Refusal, Token, Verdict};
 use log::{Log, LogError};
 use record::seconds;
-
-/// How long after its end a certificate can still be followed by a new one.
-pub const LATE_MAX: Duration = Duration::from_secs(30 * 86_400);
-
-/// Longest look away from the clock: it may be set, and a machine may sleep.
-pub const CLOCK_STEP: Duration = Duration::from_secs(60);
 
 /// Why the registrar cannot start, or cannot do what it was asked for the state of this machine.
 #[derive(Debug, thiserror::Error)]

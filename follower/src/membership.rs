@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use equipoise_identity::certificate::CLOCK_STEP;
 use equipoise_identity::tls::{self, Naming, Presented, TlsError, Trust};
 use equipoise_identity::{Authorities, Certificate, JoinToken, PrivateKey, Role};
 use equipoise_proto::NodeId;
@@ -29,9 +30,6 @@ use crate::connect::{ConnectError, encrypted};
 
 use files::Files;
 use plan::{Plan, plan, renewal};
-
-/// Longest look away from the clock: it may be set, and a machine may sleep.
-const CLOCK_STEP: Duration = Duration::from_secs(60);
 
 /// Pause after a renewal that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(60);

@@ -16,6 +16,12 @@ use crate::spiffe::SpiffeId;
 /// Largest certificate or request that is looked at.
 pub const DER_BYTES_MAX: usize = 16 * 1024;
 
+/// How long after its end a certificate can still be followed by a new one: both ends go by it.
+pub const LATE_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// Longest look away from the clock while something is due by it: it may be set, and a machine may sleep.
+pub const CLOCK_STEP: Duration = Duration::from_secs(60);
+
 /// Why it is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {

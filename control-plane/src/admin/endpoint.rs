@@ -161,12 +161,12 @@ impl Endpoint {
             | Self::TargetsAll
             | Self::Health
             | Self::Balancer => &[Verb::Get],
-            // POST on `/tags` and the writes on one tag exist to be refused with a reason.
             Self::Tokens | Self::Authorities | Self::Config => &[Verb::Get, Verb::Post],
             Self::Token | Self::Enrolment => &[Verb::Delete],
             Self::DataPlane => &[Verb::Delete, Verb::Get],
             Self::DrainDataPlane => &[Verb::Delete, Verb::Post],
             Self::DeniedId => &[Verb::Delete, Verb::Put],
+            // POST on `/tags` and the writes on one tag exist to be refused with a reason.
             Self::Tags | Self::Collection(_) | Self::Children(_) => &[Verb::Get, Verb::Post],
             Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) | Self::Only(_) => {
                 &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Put]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use equipoise_follower::Membership;
+use equipoise_identity::certificate::CLOCK_STEP;
 use equipoise_identity::{Certificate, Role, tls};
 use equipoise_proto::NodeId;
 use rustls::ServerConfig;
@@ -16,8 +17,8 @@ use tokio_rustls::server::TlsStream;
 use tonic::Status;
 use tracing::warn;
 
+use crate::identity::Registrar;
 use crate::identity::ledger::Place;
-use crate::identity::{CLOCK_STEP, Registrar};
 use crate::nodes::ShownCertificate;
 use crate::observability::DoorCounters;
 

@@ -1,11 +1,9 @@
 //! When a certificate is asked for: pure.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use equipoise_identity::Certificate;
-
-/// How long after its end a certificate can still be followed by a new one.
-pub const LATE_MAX: Duration = Duration::from_secs(30 * 86_400);
+use equipoise_identity::certificate::LATE_MAX;
 
 /// What is to be done before a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +39,8 @@ pub fn renewal(certificate: &Certificate, random: f64) -> SystemTime {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use equipoise_identity::authority::Order;
     use equipoise_identity::{Authority, PrivateKey, Role, SpiffeId};
     use equipoise_proto::NodeId;
