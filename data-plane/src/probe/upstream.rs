@@ -222,7 +222,7 @@ impl Slots {
         if slot.running.as_ref().is_some_and(|running| running.id() == task) {
             slot.running = None;
             slot.version = found.map_or(slot.version, |found| found.version);
-            slot.target.probed();
+            slot.target.probed(found.is_some_and(|found| found.report.is_some()));
             if let (Some(found), Some(share)) = (&found, &mut slot.share) {
                 share.probed(found, &slot.target, plan, now);
             }

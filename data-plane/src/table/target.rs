@@ -45,8 +45,6 @@ pub struct Target {
     is_probed_well: AtomicBool,
     /// [`LastProbe::to_bits`].
     last_probe: AtomicU64,
-    /// What the probe found whose end is not told yet: [`LastProbe::to_bits`].
-    finding: AtomicU64,
     tally: Tally,
     /// Microseconds + [`WARM`] + 1 when it came into service, [`WARM`], or [`OUT_OF_SERVICE`]. Written by the builder.
     entered: AtomicU64,
@@ -97,7 +95,6 @@ impl Target {
             is_probed: AtomicBool::new(false),
             is_probed_well: AtomicBool::new(false),
             last_probe: AtomicU64::new(0),
-            finding: AtomicU64::new(0),
             tally: Tally::default(),
             entered: AtomicU64::new(OUT_OF_SERVICE),
             is_leaving: AtomicBool::new(false),
@@ -367,10 +364,9 @@ impl Target {
         self.change(|health| health.after(report, limit), Why::reported(report, by));
     }
 
-    /// Counts what a probe found.
+    /// Counts what a probe found. That comes first: who sees what became of it sees why.
     pub fn probe_report(&self, report: Report, limits: &Limits) {
-        let finding = LastProbe { at: SystemTime::now(), found: report.into() };
-        self.finding.store(finding.to_bits(), Ordering::Relaxed);
+        self.note_found(report.into());
         self.count(report, limits, Witness::Probe);
         if report == Report::Success {
             self.found_well();
@@ -406,14 +402,17 @@ impl Target {
         self.change(|_| Health::set_by_hand(is_healthy), Why::Operator);
     }
 
-    /// A probe is over, whatever it found; the builder is told of the first.
-    pub fn probed(&self) {
-        let mut last = self.finding.swap(0, Ordering::Relaxed);
-        if last == 0 {
-            last = LastProbe { at: SystemTime::now(), found: Finding::Nothing }.to_bits();
+    /// A probe is over, whether or not it had anything to report; the builder is told of the first.
+    pub fn probed(&self, has_reported: bool) {
+        if !has_reported {
+            self.note_found(Finding::Nothing);
         }
-        self.last_probe.store(last, Ordering::Relaxed);
         self.note_probed();
+    }
+
+    fn note_found(&self, found: Finding) {
+        let last = LastProbe { at: SystemTime::now(), found };
+        self.last_probe.store(last.to_bits(), Ordering::Relaxed);
     }
 
     fn note_probed(&self) {

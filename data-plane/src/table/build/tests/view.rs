@@ -147,9 +147,10 @@ fn the_last_probe_is_told_also_when_it_found_nothing() {
     let found = || address_of(&seen(&node), A).probe.map(|(_, found)| found.as_str());
     assert_eq!(found(), None);
     state.probe_report(Report::Timeout, &Limits::default());
-    state.probed();
+    assert_eq!(found(), Some("timeout"), "with what is made of it, not after");
+    state.probed(true);
     assert_eq!(found(), Some("timeout"));
-    state.probed();
+    state.probed(false);
     assert_eq!(found(), Some("nothing"), "a status that counts for nothing");
 }
 
