@@ -24,6 +24,7 @@ pub mod rewrite;
 mod settings;
 mod stream;
 mod timer;
+mod tunnel;
 mod waiting;
 mod worker;
 

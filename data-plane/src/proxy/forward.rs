@@ -116,7 +116,11 @@ pub struct Forward<'a> {
 pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forward<'_>) {
     let is_trusted = with.peer.is_trusted;
     let mut given = Given::default();
-    out.extend_from_slice(b"\r\nConnection: keep-alive");
+    out.extend_from_slice(if head.asks_websocket {
+        b"\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket"
+    } else {
+        b"\r\nConnection: keep-alive".as_slice()
+    });
     for (header, name) in head.headers.iter().zip(head.names) {
         let passes = match name {
             Name::Host

@@ -37,6 +37,8 @@ pub struct Facts {
     pub persists: bool,
     /// Whether the client wants trailers.
     pub accepts_trailers: bool,
+    /// Whether the client asks to speak WebSocket from here on.
+    pub asks_websocket: bool,
     /// How the body ends.
     pub framing: Framing,
     /// Whether the client waits to be told to send its body.
@@ -120,6 +122,7 @@ impl Facts {
             version: Version::Http11,
             persists: false,
             accepts_trailers: false,
+            asks_websocket: false,
             framing: Framing::Absent,
             expects_continue: false,
             method: Method::Once,
@@ -145,6 +148,7 @@ pub fn open<'t>(table: &'t Table, client: &Client, worker: &Worker, is_last: boo
     facts.version = head.version;
     facts.persists = head.persists() && !is_last && !worker.lets_go();
     facts.accepts_trailers = head.accepts_trailers;
+    facts.asks_websocket = head.asks_websocket;
     facts.framing = head.framing;
     facts.expects_continue = head.expects_continue;
     facts.method = Method::of(head.method);

@@ -12,3 +12,4 @@ mod names;
 mod passive;
 mod policies;
 mod retries;
+mod websocket;
