@@ -238,7 +238,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bound_address_refuses_connections_until_it_is_listened_on() {
-        let any = Listen { address: ([127, 0, 0, 1], 0).into(), backlog: 16 };
+        let any = Listen { address: ([127, 0, 0, 1], 0).into(), backlog: 16, tls: false };
         let bound = Bound::new(any).unwrap();
         let address = bound.socket.local_addr().unwrap().as_socket().unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();
