@@ -459,6 +459,11 @@ impl Registrar {
         state.log.append(&entry).map_err(|error| EnrolError::Failed(error.into()))?;
         state.ledger.apply(entry);
         self.0.ledger.store(Arc::new(state.ledger.clone()));
+        let State { ledger, log, .. } = state;
+        if let Err(error) = log.shorten(ledger, SystemTime::now()) {
+            // What was asked for is on disk, in the longer file.
+            warn!(%error, "the ledger cannot be rewritten");
+        }
         Ok(())
     }
 

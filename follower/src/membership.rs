@@ -8,7 +8,8 @@ mod files;
 mod plan;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use equipoise_identity::certificate::CLOCK_STEP;
@@ -20,8 +21,8 @@ use equipoise_proto::v1::enrolment_client::EnrolmentClient;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use crate::Settings;
@@ -95,6 +96,10 @@ pub struct Membership {
     kind: Kind,
     presented: Presented,
     held: Mutex<Option<Held>>,
+    /// Whom it trusts, from the first certificate on: `held` is locked while the next one is asked for.
+    trust: OnceLock<Trust>,
+    /// A control plane does not know this id: the certificate is of no use there.
+    must_enrol: AtomicBool,
     expiry: watch::Sender<Option<SystemTime>>,
 }
 
@@ -153,7 +158,26 @@ impl Membership {
 
     fn of(kind: Kind, presented: Presented, held: Option<Held>) -> Self {
         let expiry = held.as_ref().map(|held| held.certificate.not_after());
-        Self { kind, presented, held: Mutex::new(held), expiry: watch::Sender::new(expiry) }
+        let trust = OnceLock::new();
+        if let Some(held) = &held {
+            trust.get_or_init(|| held.trust.clone());
+        }
+        Self {
+            kind,
+            presented,
+            held: Mutex::new(held),
+            trust,
+            must_enrol: AtomicBool::new(false),
+            expiry: watch::Sender::new(expiry),
+        }
+    }
+
+    /// A control plane has ended a stream or refused a request with this: one that does not know this id, since it was
+    /// forgotten or the control plane's data are of before, is asked for a new place next, if there is a token.
+    pub(crate) fn refused(&self, status: &Status) {
+        if status.code() == Code::NotFound {
+            self.must_enrol.store(true, Ordering::Relaxed);
+        }
     }
 
     /// When the certificate in force runs out; changes with each new one.
@@ -165,10 +189,9 @@ impl Membership {
     ///
     /// # Errors
     /// Never with the provider that is compiled in.
-    pub async fn server(&self) -> Result<Option<Arc<ServerConfig>>, MembershipError> {
-        let trust = self.held.lock().await.as_ref().map(|held| held.trust.clone());
+    pub fn server(&self) -> Result<Option<Arc<ServerConfig>>, MembershipError> {
         let naming = self.kind.naming();
-        Ok(trust.map(|trust| tls::server(&self.presented, &trust, naming)).transpose()?)
+        Ok(self.trust.get().map(|trust| tls::server(&self.presented, trust, naming)).transpose()?)
     }
 
     /// What to connect to `address` with; gets a certificate there first, if one is needed.
@@ -184,14 +207,26 @@ impl Membership {
         match &self.kind {
             Kind::Static(_) => self.reread(&mut held).await,
             Kind::Managed(managed) => {
-                let due = plan(held.as_ref().map(|held| &held.certificate), SystemTime::now());
+                // Once: where that fails, the certificate may be good again.
+                let must_enrol = self.must_enrol.swap(false, Ordering::Relaxed);
+                let due = if must_enrol && managed.applicant.token.is_some() {
+                    info!(%address, "the id is not enrolled there any more: joining anew with the token");
+                    Plan::Enrol
+                } else {
+                    plan(held.as_ref().map(|held| &held.certificate), SystemTime::now())
+                };
                 if due != Plan::Go {
                     match managed.ask_at(address, settings, due, held.as_ref()).await {
                         Ok(answer) => self.take(managed, &mut held, answer).await?,
                         Err(error) if due == Plan::Renew => {
                             warn!(%address, %error, "the certificate is not renewed; the old one still serves");
                         }
-                        Err(error) => return Err(error),
+                        Err(error) => {
+                            if let (Plan::RenewLate, MembershipError::Refused(status)) = (due, &error) {
+                                self.refused(status);
+                            }
+                            return Err(error);
+                        }
                     }
                 }
             }
@@ -278,6 +313,7 @@ impl Membership {
             }
             None => managed.hold(&self.presented, certificate.clone(), authorities.clone())?,
         };
+        self.trust.get_or_init(|| now.trust.clone());
         let until = httpdate::fmt_http_date(certificate.not_after());
         info!(serial = %certificate.serial(), until, "certificate in force");
         self.expiry.send_replace(Some(certificate.not_after()));

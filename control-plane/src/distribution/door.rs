@@ -18,7 +18,7 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::identity::Registrar;
-use crate::identity::ledger::Place;
+use crate::identity::ledger::{Place, Refusal};
 use crate::nodes::ShownCertificate;
 use crate::observability::DoorCounters;
 
@@ -74,11 +74,11 @@ impl Door {
     }
 
     /// TLS for the next connection; `None`: plaintext.
-    pub(super) async fn tls(&self) -> Result<Option<Arc<ServerConfig>>, String> {
+    pub(super) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, String> {
         match &self.guard {
             Guard::Plain => Ok(None),
             Guard::Managed(registrar) => registrar.server().map(Some).map_err(|error| error.to_string()),
-            Guard::Pki(membership) | Guard::Relay(membership) => match membership.server().await {
+            Guard::Pki(membership) | Guard::Relay(membership) => match membership.server() {
                 Ok(Some(config)) => Ok(Some(config)),
                 Ok(None) => Err("there is no certificate".to_owned()),
                 Err(error) => Err(error.to_string()),
@@ -149,7 +149,7 @@ impl Door {
             // What is bound to it, and whether it is denied, is known to the primary, which the relay asks.
             Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => Place::default(),
             Guard::Managed(registrar) => {
-                registrar.admit(certificate).map_err(|refusal| denied(refusal.to_string()))?
+                registrar.admit(certificate).map_err(|refusal| refusal_status(&refusal))?
             }
         };
         let certificate =
@@ -164,10 +164,9 @@ impl Door {
     pub(super) fn is_relay(&self, peer: &Peer) -> Result<(), Status> {
         let Peer::Known(certificate) = peer else { return Ok(()) };
         match certificate.name() {
-            Some(name) if name.role != Role::Relay => {
-                Err(Status::permission_denied("the certificate is not a relay's"))
-            }
-            Some(_) | None => Ok(()),
+            Some(name) if name.role == Role::Relay => Ok(()),
+            // Of a static PKI: without a name it says nothing of a role, and a relay speaks for others.
+            Some(_) | None => Err(Status::permission_denied("the certificate is not a relay's")),
         }
     }
 
@@ -190,8 +189,12 @@ impl Door {
     /// Ends when this peer may not speak for `node` any more: denied, forgotten, or its certificate ran out.
     pub(super) async fn lost(&self, peer: &Peer, node: NodeId) -> Status {
         let Peer::Known(certificate) = peer else { return std::future::pending().await };
+        // Before the first look, so that no change falls in between.
         let mut places = self.places();
         loop {
+            if let Err(status) = self.admit(peer, node) {
+                return status;
+            }
             let rest = certificate.not_after().duration_since(SystemTime::now());
             let Ok(rest) = rest else {
                 return Status::unauthenticated(
@@ -203,9 +206,19 @@ impl Door {
                 // A moment more, so that a clock of whole steps does not make it a busy loop.
                 () = sleep(rest.min(CLOCK_STEP) + Duration::from_millis(1)) => {}
             }
-            if let Err(status) = self.admit(peer, node) {
-                return status;
-            }
+        }
+    }
+}
+
+/// A refusal as the contract has it: who is not enrolled may enrol.
+pub(super) fn refusal_status(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::UnknownToken | Refusal::ExpiredToken => Status::unauthenticated(text),
+        Refusal::UsedUp | Refusal::TooMany => Status::resource_exhausted(text),
+        Refusal::NotEnrolled => Status::not_found(text),
+        Refusal::RevokedToken | Refusal::OtherKey | Refusal::Denied | Refusal::OtherRole => {
+            Status::permission_denied(text)
         }
     }
 }

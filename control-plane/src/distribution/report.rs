@@ -38,6 +38,12 @@ pub(super) async fn run(
                 drop(replies.try_send(Ok(send_full())));
                 continue;
             }
+            status = lost(connection, source.admitted) => {
+                if let Some(node) = source.admitted {
+                    refused(connection, node, &status);
+                }
+                return Err(status);
+            }
             () = places.changed() => {
                 if let Some(behind) = &mut source.behind {
                     behind.recheck(&connection.door);
@@ -54,6 +60,15 @@ pub(super) async fn run(
             // An error: the relay is stopping.
             drop(up.send(report).await);
         }
+    }
+}
+
+/// Ends when whoever this stream is of may not say anything any more.
+async fn lost(connection: &Connection, admitted: Option<NodeId>) -> Status {
+    match admitted {
+        Some(node) => connection.door.lost(&connection.peer, node).await,
+        // It has said nothing yet.
+        None => std::future::pending().await,
     }
 }
 

@@ -144,7 +144,7 @@ enum Stream {
 }
 
 async fn enter(door: &Door, io: TcpStream, remote: SocketAddr) -> Option<(Stream, Peer)> {
-    match door.tls().await {
+    match door.tls() {
         Ok(None) => Some((Stream::Plain(io), Peer::Local)),
         Ok(Some(config)) => {
             let (io, peer) = door.shake(config, io, remote).await?;

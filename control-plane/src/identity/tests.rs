@@ -108,7 +108,8 @@ fn a_torn_last_line_is_cut_off_and_damage_before_it_stops_the_start() {
     registrar.create_token(&order(2)).unwrap();
     drop(registrar);
     let whole = fs::read(&path).unwrap();
-    fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+    // In the midst of a letter of more than one byte.
+    fs::write(&path, [&whole[..whole.len() - 3], "\u{e9}".as_bytes().split_at(1).0].concat()).unwrap();
     let registrar = open(dir.path());
     assert_eq!(registrar.ledger().tokens().len(), 1, "it was not answered for");
     drop(registrar);
@@ -118,6 +119,23 @@ fn a_torn_last_line_is_cut_off_and_damage_before_it_stops_the_start() {
     let error = Registrar::open(dir.path(), LIFETIMES).unwrap_err().to_string();
     assert!(error.contains("line 1") && error.contains("ledger"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), damaged, "nothing was touched");
+}
+
+#[test]
+fn the_ledger_does_not_grow_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let registrar = open(dir.path());
+    registrar.deny(id(1)).unwrap();
+    for _ in 0..1_500 {
+        registrar.deny(id(2)).unwrap();
+        registrar.allow(id(2)).unwrap();
+    }
+    let lines = || fs::read_to_string(&path).unwrap().lines().count();
+    assert!(lines() < 1_100, "{}", lines());
+    drop(registrar);
+    let denied = open(dir.path()).ledger().denied().keys().copied().collect::<Vec<_>>();
+    assert_eq!(denied, [id(1)]);
 }
 
 #[test]
