@@ -7,9 +7,11 @@
 //! |---|---|
 //! | `ledger`, `record` | pure: tokens, members, the denied; their lines on disk |
 //! | `log` | the file of these lines |
+//! | `excluded` | whose certificate counts no more: what relays are told, and keep |
 //! | `authorities` | the authority's keys, and their rotation |
 
 pub mod authorities;
+pub mod excluded;
 pub mod ledger;
 
 mod log;
@@ -35,6 +37,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use authorities::{AuthoritiesError, Keys, Stage, Step};
+use excluded::Excluded;
 use ledger::{Entry, Issue, Ledger, Member, Place, Refusal, Token, Verdict};
 use log::{Log, LogError};
 use record::seconds;
@@ -161,7 +164,7 @@ struct Shared {
     ledger: ArcSwap<Ledger>,
     trust: Trust,
     presented: Presented,
-    /// Goes up whenever somebody may have lost his place.
+    /// Goes up whenever somebody may have lost his place, or has it again.
     changes: watch::Sender<u64>,
 }
 
@@ -212,7 +215,12 @@ impl Registrar {
         tls::server(&self.0.presented, &self.0.trust, Naming::Uri)
     }
 
-    /// Goes up whenever somebody may have lost his place: denied or forgotten.
+    /// Whose certificate counts no more although it is in time.
+    pub fn excluded(&self) -> Excluded {
+        self.0.ledger.load().excluded(SystemTime::now())
+    }
+
+    /// Goes up whenever somebody may have lost his place, or has it again: denied or forgotten, or no more.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
@@ -292,8 +300,14 @@ impl Registrar {
                 let key = csr.key().clone();
                 let member =
                     Member { key, role, place, token: token.id(), hostname, enrolled: now, issued: noted };
+                let is_back = state.ledger.is_forgotten(id, &member.key);
                 // The use counts before the certificate leaves.
-                self.note(&mut state, Entry::Enrolled(id, Box::new(member)))?;
+                let entry = Entry::Enrolled(id, Box::new(member));
+                if is_back {
+                    self.note_place(&mut state, entry)?;
+                } else {
+                    self.note(&mut state, entry)?;
+                }
                 info!(%id, %role, token = %token.id(), "enrolled");
                 Ok(issued)
             }
@@ -357,7 +371,7 @@ impl Registrar {
         if !state.ledger.members().contains_key(&id) {
             return Ok(false);
         }
-        self.note_loss(&mut state, Entry::Forgotten(id))?;
+        self.note_place(&mut state, Entry::Forgotten(id))?;
         info!(%id, "forgotten: the id can be enrolled again");
         Ok(true)
     }
@@ -371,7 +385,7 @@ impl Registrar {
         if state.ledger.denied().len() >= ledger::MEMBERS_MAX {
             return Err(Refusal::TooMany.into());
         }
-        self.note_loss(&mut state, Entry::Denied(id, SystemTime::now()))?;
+        self.note_place(&mut state, Entry::Denied(id, SystemTime::now()))?;
         info!(%id, "denied");
         Ok(())
     }
@@ -385,7 +399,7 @@ impl Registrar {
         if !state.ledger.denied().contains_key(&id) {
             return Ok(false);
         }
-        self.note(&mut state, Entry::Allowed(id))?;
+        self.note_place(&mut state, Entry::Allowed(id))?;
         info!(%id, "allowed again");
         Ok(true)
     }
@@ -448,7 +462,7 @@ impl Registrar {
         Ok(issued)
     }
 
-    fn note_loss(&self, state: &mut State, entry: Entry) -> Result<(), EnrolError> {
+    fn note_place(&self, state: &mut State, entry: Entry) -> Result<(), EnrolError> {
         self.note(state, entry)?;
         self.0.changes.send_modify(|changes| *changes += 1);
         Ok(())

@@ -80,7 +80,9 @@ pub async fn start(
     let admin_listeners = listen("Admin API", admin_listeners)?;
     let cluster_listeners = listen("cluster", cluster_listeners)?;
     let guard = match &relay {
-        Some(relay) => relay.membership().map_or(Guard::Plain, |own| Guard::Relay(Arc::clone(own))),
+        Some(relay) => {
+            relay.membership().cloned().map_or(Guard::Plain, |(own, excluded)| Guard::Relay(own, excluded))
+        }
         None => guard(&settings).await?,
     };
     let stopping = CancellationToken::new();
@@ -101,7 +103,7 @@ pub async fn start(
     let mut cluster_addresses = Vec::new();
     let registrar = match &guard {
         Guard::Managed(registrar) => Some(registrar.clone()),
-        Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => None,
+        Guard::Plain | Guard::Pki(_) | Guard::Relay(..) => None,
     };
     if let Some(registrar) = registrar.clone() {
         let stopping = stopping.clone();

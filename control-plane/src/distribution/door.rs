@@ -18,6 +18,7 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::identity::Registrar;
+use crate::identity::excluded::{Excluded, Exclusions};
 use crate::identity::ledger::{Place, Refusal};
 use crate::nodes::ShownCertificate;
 use crate::observability::DoorCounters;
@@ -35,7 +36,7 @@ pub enum Guard {
     /// With those of a static PKI.
     Pki(Arc<Membership>),
     /// As a relay: with those of the authority that certified it, by our own certificate; who has none yet asks further up.
-    Relay(Arc<Membership>),
+    Relay(Arc<Membership>, Exclusions),
 }
 
 /// The way in.
@@ -78,7 +79,7 @@ impl Door {
         match &self.guard {
             Guard::Plain => Ok(None),
             Guard::Managed(registrar) => registrar.server().map(Some).map_err(|error| error.to_string()),
-            Guard::Pki(membership) | Guard::Relay(membership) => match membership.server() {
+            Guard::Pki(membership) | Guard::Relay(membership, _) => match membership.server() {
                 Ok(Some(config)) => Ok(Some(config)),
                 Ok(None) => Err("there is no certificate".to_owned()),
                 Err(error) => Err(error.to_string()),
@@ -146,8 +147,12 @@ impl Door {
             }
         }
         let place = match &self.guard {
-            // What is bound to it, and whether it is denied, is known to the primary, which the relay asks.
-            Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => Place::default(),
+            Guard::Plain | Guard::Pki(_) => Place::default(),
+            Guard::Relay(_, exclusions) => {
+                exclusions.admit(node, certificate).map_err(|refusal| refusal_status(&refusal))?;
+                // What is bound to it, the primary knows, and says to those who ask there.
+                Place::default()
+            }
             Guard::Managed(registrar) => {
                 registrar.admit(certificate).map_err(|refusal| refusal_status(&refusal))?
             }
@@ -173,7 +178,12 @@ impl Door {
     /// Where a node behind a relay is bound to be; an error says why it may not be there.
     pub(super) fn vouch(&self, node: NodeId) -> Result<Place, String> {
         match &self.guard {
-            Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => Ok(Place::default()),
+            Guard::Plain | Guard::Pki(_) => Ok(Place::default()),
+            Guard::Relay(_, exclusions) if exclusions.list().denied.contains(&node) => {
+                Err(Refusal::Denied.to_string())
+            }
+            // Its key was checked where it came in, by the same list.
+            Guard::Relay(..) => Ok(Place::default()),
             Guard::Managed(registrar) => registrar.vouch(node).map_err(|refusal| refusal.to_string()),
         }
     }
@@ -182,8 +192,20 @@ impl Door {
     pub(super) fn places(&self) -> Places {
         Places(match &self.guard {
             Guard::Managed(registrar) => Some(registrar.changes()),
-            Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => None,
+            Guard::Relay(_, exclusions) => Some(exclusions.changes()),
+            Guard::Plain | Guard::Pki(_) => None,
         })
+    }
+
+    /// Whose certificate counts no more, for a relay that this peer is.
+    pub(super) fn excluded_for(&self, peer: &Peer) -> Option<Arc<Excluded>> {
+        let Peer::Known(_) = peer else { return None };
+        self.is_relay(peer).ok()?;
+        match &self.guard {
+            Guard::Managed(registrar) => Some(Arc::new(registrar.excluded())),
+            Guard::Relay(_, exclusions) => Some(exclusions.list()),
+            Guard::Plain | Guard::Pki(_) => None,
+        }
     }
 
     /// Ends when this peer may not speak for `node` any more: denied, forgotten, or its certificate ran out.

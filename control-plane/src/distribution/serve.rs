@@ -58,7 +58,7 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
         Guard::Managed(registrar) => {
             Some(Enrols::Here(EnrolmentService::new(registrar.clone(), door.counters.clone())))
         }
-        Guard::Relay(_) => {
+        Guard::Relay(..) => {
             Some(Enrols::Above(Forwarding::new(this.shared.upstream.clone(), door.counters.clone())))
         }
         Guard::Plain | Guard::Pki(_) => None,
