@@ -91,6 +91,47 @@ impl Fleet {
         Process::start("equipoise-data-plane", &self.home(name), &arguments)
     }
 
+    /// Starts the relay of this name, again with what it left behind.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn relay(&self, name: &str, listen: &str, upstream: &[SocketAddr], more: &[&str]) -> Result<Process> {
+        let upstream = list(upstream);
+        let mut arguments = vec![
+            "--role",
+            "relay",
+            "--upstream",
+            &upstream,
+            "--admin-listen",
+            ANY,
+            "--cluster-listen",
+            listen,
+        ];
+        arguments.extend(more);
+        Process::start("equipoise-control-plane", &self.home(name), &arguments)
+    }
+
+    /// A relay that joins with a new token, and where it serves.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn new_relay(&self, name: &str, upstream: SocketAddr) -> Result<(Process, SocketAddr)> {
+        let token = self.token(&["--role", "relay"]);
+        let process = self.relay(name, ANY, &[upstream], &["--cluster-join-token", &token])?;
+        let cluster = process.address("cluster");
+        Ok((process, cluster))
+    }
+
+    /// A node that joins with a new token at the first of `to`, of which it then has the whole list.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn new_node(&self, name: &str, to: &[SocketAddr], more: &[&str]) -> Result<Process> {
+        let (token, to) = (self.token(&[]), list(to));
+        let joins = ["--cluster-join-token", &token, "--cluster-control-plane", &to];
+        self.node(name, &[&joins, more].concat())
+    }
+
     /// Waits until the control plane lists this many nodes as connected, and gives them.
     pub fn connected(&self, count: usize) -> Vec<Value> {
         let mut admin = self.control().client("admin");
@@ -111,6 +152,10 @@ impl Fleet {
         std::fs::create_dir_all(&home).expect("a temporary directory can be written");
         home
     }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Waits until a process has said something.
