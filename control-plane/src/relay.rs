@@ -39,6 +39,8 @@ pub struct RelaySettings {
     pub directory: PathBuf,
     /// For people.
     pub hostname: String,
+    /// How long the first of them has to be good until it is gone back to.
+    pub home_after: Duration,
 }
 
 /// Times of the way up.
@@ -51,9 +53,8 @@ struct Times {
     full: Duration,
 }
 
-impl Default for Times {
-    fn default() -> Self {
-        let link = equipoise_follower::Settings::default();
+impl Times {
+    fn new(link: equipoise_follower::Settings) -> Self {
         Self { link, batch: Duration::from_millis(100), full: Duration::from_secs(60) }
     }
 }
@@ -76,6 +77,7 @@ pub enum RelayError {
 #[derive(Debug)]
 pub struct Relay {
     uplink: uplink::Uplink,
+    times: Times,
     id: NodeId,
     membership: Option<Arc<Membership>>,
     cache: Cache,
@@ -94,7 +96,8 @@ impl Relay {
         mirror: Mirror,
         gauges: UplinkGauges,
     ) -> Result<Self, RelayError> {
-        let RelaySettings { upstream, directory, hostname } = settings;
+        let RelaySettings { upstream, directory, hostname, home_after } = settings;
+        let times = Times::new(equipoise_follower::Settings::home_after(home_after));
         let tasks = TaskTracker::new();
         let (cache, loaded) = Cache::open(directory.clone(), &tasks).await?;
         let id = node_id::load(&directory)?;
@@ -110,7 +113,7 @@ impl Relay {
         if let Some(replica) = loaded.replica {
             uplink.start(replica);
         }
-        Ok(Self { uplink, id, membership, cache, channel, tasks })
+        Ok(Self { uplink, times, id, membership, cache, channel, tasks })
     }
 
     /// Its certificate; `None` without mTLS.
@@ -125,8 +128,7 @@ impl Relay {
 
     /// Follows until `stop`; `reports` are those of the nodes.
     pub async fn run(self, nodes: Nodes, reports: mpsc::Receiver<v1::HealthReport>, stop: CancellationToken) {
-        let Self { mut uplink, id, membership, cache, channel, tasks } = self;
-        let times = Times::default();
+        let Self { mut uplink, times, id, membership, cache, channel, tasks } = self;
         let position = uplink.position();
         let keeper = async {
             match &membership {

@@ -60,3 +60,29 @@ fn a_relay_notices_that_its_primary_is_silent_and_its_nodes_notice_nothing() {
     world.fleet.connected(2);
     unharmed(load);
 }
+
+#[test]
+fn a_node_whose_relay_is_lost_goes_to_the_next_of_its_list_and_home_once_it_is_back() {
+    let world = World::new();
+    let (relay, at) = world.fleet.new_relay("relay", world.fleet.cluster()).unwrap();
+    let node = world.node("one", &[at, world.fleet.cluster()], &["--cluster-home-after", "500ms"]);
+    let mut admin = world.admin();
+    let mut comes = |by_relay: bool| {
+        eventually(&format!("the node to come by the relay: {by_relay}"), PATIENCE, || {
+            let listed = admin.get("/clustering/data-planes").ok()?.json();
+            let mut nodes = listed["data"].as_array()?.iter().filter(|one| one["role"] == "node");
+            nodes.any(|one| one["state"] == "connected" && one["via"].is_string() == by_relay).then_some(())
+        });
+    };
+    comes(true);
+    let load = load(&node);
+    relay.kill();
+    comes(false);
+    let away = change(&mut world.admin(), "away");
+    arrives(&node, away);
+    let _relay = world.fleet.relay("relay", &at.to_string(), &[world.fleet.cluster()], &[]).unwrap();
+    comes(true);
+    let home = change(&mut world.admin(), "home");
+    arrives(&node, home);
+    unharmed(load);
+}
