@@ -39,10 +39,19 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub fn start_control(&mut self) -> Result<()> {
+        self.start_control_by("exec \"$@\"")
+    }
+
+    /// The same by a shell; see [`Process::start_by`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_control_by(&mut self, script: &str) -> Result<()> {
         let cluster = self.cluster.to_string();
         let mut arguments = vec!["--admin-listen", ANY, "--cluster-listen", &cluster];
         arguments.extend(self.more.iter().map(String::as_str));
-        let control = Process::start("equipoise-control-plane", &self.home("control"), &arguments)?;
+        let home = self.home("control");
+        let control = Process::start_by(script, "equipoise-control-plane", &home, &arguments)?;
         self.cluster = control.address("cluster");
         self.control = Some(control);
         Ok(())

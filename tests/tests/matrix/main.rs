@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
 
 mod control;
+mod disk;
+mod nodes;
 mod region;
 mod wires;
 mod world;

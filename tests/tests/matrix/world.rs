@@ -15,7 +15,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let world = Self { fleet: Fleet::start(&[]).unwrap(), origin: Origin::start("only") };
+        Self::with(&[])
+    }
+
+    /// `more` goes to the control plane's command line.
+    pub(crate) fn with(more: &[&str]) -> Self {
+        let world = Self { fleet: Fleet::start(more).unwrap(), origin: Origin::start("only") };
         balance(&mut world.admin(), "", &[world.origin.address()]);
         world
     }
@@ -55,9 +60,19 @@ pub(crate) fn unharmed(load: Load) {
     assert_eq!(tally.failed, 0, "{:?}", tally.failures);
 }
 
+/// Tags of about so many bytes; `number` is in each.
+pub(crate) fn tags(number: usize, bytes: usize) -> String {
+    (0..bytes / 500).map(|at| format!("&tags[]={number}-{at}-{}", "x".repeat(480))).collect()
+}
+
 /// Changes something; gives its revision.
 pub(crate) fn change(admin: &mut Client, tag: &str) -> u64 {
-    let answer = admin.form("PATCH", "/services/s", &format!("tags[]={tag}")).unwrap();
+    change_to(admin, &format!("tags[]={tag}"))
+}
+
+/// Changes the service to what the form says; gives the revision.
+pub(crate) fn change_to(admin: &mut Client, form: &str) -> u64 {
+    let answer = admin.form("PATCH", "/services/s", form).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.header("equipoise-revision").unwrap().parse().unwrap()
 }
