@@ -1,6 +1,6 @@
 //! What happens to a region: a relay, and nodes behind it.
 
-use equipoise_tests::{PATIENCE, Wire, eventually};
+use equipoise_tests::{PATIENCE, Process, Wire, eventually};
 
 use crate::world::{World, arrives, change, connection, load, serves, unharmed};
 
@@ -16,15 +16,19 @@ fn a_region_that_is_cut_off_serves_on_through_restarts_of_its_node_and_its_relay
     wire.partition();
     let during = change(&mut world.admin(), "during");
 
-    two.kill();
-    let node = ["--cluster-control-plane", &at.to_string()];
-    let two = world.fleet.node("two", &node).unwrap();
-    serves(&two);
+    let restart = |node: Process| {
+        node.kill();
+        let node = world.fleet.node("two", &["--cluster-control-plane", &at.to_string()]).unwrap();
+        serves(&node);
+        node
+    };
+    let two = restart(two);
     connection(&two, true);
-    let load_of_two = load(&two);
-
     relay.kill();
     connection(&one, false);
+    // Nobody is there for it at all.
+    let two = restart(two);
+    let load_of_two = load(&two);
     let relay = world.fleet.relay("relay", &at.to_string(), &[wire.address()], &[]).unwrap();
     [&one, &two].into_iter().for_each(|node| connection(node, true));
     assert!(relay.client("admin").get("/metrics").unwrap().text().contains("equipoise_upstream_connected 0"));
