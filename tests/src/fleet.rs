@@ -13,6 +13,9 @@ use crate::{PATIENCE, Process, eventually};
 /// Any free port of loopback.
 const ANY: &str = "127.0.0.1:0";
 
+/// Starts a binary as it is.
+const PLAIN: &str = "exec \"$@\"";
+
 /// A control plane that certifies, and where its nodes live.
 pub struct Fleet {
     /// The control plane while it runs.
@@ -28,8 +31,16 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub fn start(more: &[&str]) -> Result<Self> {
+        Self::start_at(ANY.parse()?, more)
+    }
+
+    /// The same, with its cluster port at this address.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_at(cluster: SocketAddr, more: &[&str]) -> Result<Self> {
         let more = more.iter().map(|&word| word.to_owned()).collect();
-        let mut fleet = Self { control: None, cluster: ANY.parse()?, more, dir: tempfile::tempdir()? };
+        let mut fleet = Self { control: None, cluster, more, dir: tempfile::tempdir()? };
         fleet.start_control()?;
         Ok(fleet)
     }
@@ -39,7 +50,7 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub fn start_control(&mut self) -> Result<()> {
-        self.start_control_by("exec \"$@\"")
+        self.start_control_by(PLAIN)
     }
 
     /// The same by a shell; see [`Process::start_by`].
@@ -91,13 +102,22 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub fn node(&self, name: &str, more: &[&str]) -> Result<Process> {
+        self.node_by(PLAIN, name, more)
+    }
+
+    /// The same by a shell; see [`Process::start_by`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn node_by(&self, script: &str, name: &str, more: &[&str]) -> Result<Process> {
         let cluster = self.cluster.to_string();
-        let mut arguments = vec!["--proxy-listen", ANY, "--status-listen", ANY, "--proxy-workers", "1"];
-        if !more.contains(&"--cluster-control-plane") {
-            arguments.extend(["--cluster-control-plane", &cluster]);
-        }
-        arguments.extend(more);
-        Process::start("equipoise-data-plane", &self.home(name), &arguments)
+        let usual = [
+            ("--proxy-listen", ANY),
+            ("--status-listen", ANY),
+            ("--proxy-workers", "1"),
+            ("--cluster-control-plane", &cluster),
+        ];
+        Process::start_by(script, "equipoise-data-plane", &self.home(name), &complete(&usual, more))
     }
 
     /// Starts the relay of this name, again with what it left behind.
@@ -105,19 +125,29 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub fn relay(&self, name: &str, listen: &str, upstream: &[SocketAddr], more: &[&str]) -> Result<Process> {
+        self.relay_by(PLAIN, name, listen, upstream, more)
+    }
+
+    /// The same by a shell; see [`Process::start_by`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn relay_by(
+        &self,
+        script: &str,
+        name: &str,
+        listen: &str,
+        upstream: &[SocketAddr],
+        more: &[&str],
+    ) -> Result<Process> {
         let upstream = list(upstream);
-        let mut arguments = vec![
-            "--role",
-            "relay",
-            "--upstream",
-            &upstream,
-            "--admin-listen",
-            ANY,
-            "--cluster-listen",
-            listen,
+        let usual = [
+            ("--role", "relay"),
+            ("--upstream", &upstream),
+            ("--admin-listen", ANY),
+            ("--cluster-listen", listen),
         ];
-        arguments.extend(more);
-        Process::start("equipoise-control-plane", &self.home(name), &arguments)
+        Process::start_by(script, "equipoise-control-plane", &self.home(name), &complete(&usual, more))
     }
 
     /// A relay that joins with a new token, and where it serves.
@@ -161,6 +191,12 @@ impl Fleet {
         std::fs::create_dir_all(&home).expect("a temporary directory can be written");
         home
     }
+}
+
+/// Flags that are given, and those of the usual ones that are not among them.
+fn complete<'a>(usual: &[(&'a str, &'a str)], more: &[&'a str]) -> Vec<&'a str> {
+    let usual = usual.iter().filter(|(flag, _)| !more.contains(flag));
+    usual.flat_map(|(flag, value)| [*flag, *value]).chain(more.iter().copied()).collect()
 }
 
 fn list(addresses: &[SocketAddr]) -> String {

@@ -64,7 +64,7 @@ impl Process {
         Self::start_at(&binary(name), dir, arguments)
     }
 
-    /// The same by a shell: `script` ends with `exec "$@"`, which starts the binary in its place.
+    /// Starts a binary of this workspace by a shell: `script` ends with `exec "$@"`, which starts the binary in its place.
     ///
     /// # Errors
     /// When it cannot be started or ends before that; its output is in the error.
@@ -75,7 +75,7 @@ impl Process {
         Self::start_at(Path::new("/bin/sh"), dir, &arguments)
     }
 
-    /// The same for a program at any path.
+    /// Starts a program at any path.
     ///
     /// # Errors
     /// When it cannot be started or ends before that; its output is in the error.

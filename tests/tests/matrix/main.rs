@@ -9,6 +9,8 @@
 
 mod control;
 mod disk;
+mod kernel;
+mod network;
 mod nodes;
 mod region;
 mod wires;

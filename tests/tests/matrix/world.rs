@@ -20,7 +20,11 @@ impl World {
 
     /// `more` goes to the control plane's command line.
     pub(crate) fn with(more: &[&str]) -> Self {
-        let world = Self { fleet: Fleet::start(more).unwrap(), origin: Origin::start("only") };
+        Self::of(Fleet::start(more).unwrap(), Origin::start("only"))
+    }
+
+    pub(crate) fn of(fleet: Fleet, origin: Origin) -> Self {
+        let world = Self { fleet, origin };
         balance(&mut world.admin(), "", &[world.origin.address()]);
         world
     }
