@@ -42,12 +42,12 @@ pub(crate) fn within(name: &str, row: impl FnOnce(&Network)) {
     match tried {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
-            return println!(
+            return eprintln!(
                 "skipped {name}: no network namespaces: {}",
                 String::from_utf8_lossy(&output.stderr)
             );
         }
-        Err(error) => return println!("skipped {name}: no network namespaces: {error}"),
+        Err(error) => return eprintln!("skipped {name}: no network namespaces: {error}"),
     }
     let again = Command::new("unshare")
         .args(inside)
