@@ -8,8 +8,11 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
 
 mod control;
+mod crowd;
 mod disk;
 mod kernel;
+#[path = "../../bench/light.rs"]
+mod light;
 mod network;
 mod nodes;
 mod region;
