@@ -13,6 +13,7 @@ mod disk;
 mod kernel;
 #[path = "../../bench/light.rs"]
 mod light;
+mod lists;
 mod network;
 mod nodes;
 mod region;
