@@ -43,6 +43,8 @@ pub struct RelaySettings {
     pub directory: PathBuf,
     /// For people.
     pub hostname: String,
+    /// How long the first of them has to be good until it is gone back to.
+    pub home_after: Duration,
 }
 
 /// Times of the way up.
@@ -55,9 +57,8 @@ struct Times {
     full: Duration,
 }
 
-impl Default for Times {
-    fn default() -> Self {
-        let link = equipoise_follower::Settings::default();
+impl Times {
+    fn new(link: equipoise_follower::Settings) -> Self {
         Self { link, batch: Duration::from_millis(100), full: Duration::from_secs(60) }
     }
 }
@@ -83,6 +84,7 @@ pub enum RelayError {
 #[derive(Debug)]
 pub struct Relay {
     uplink: uplink::Uplink,
+    times: Times,
     id: NodeId,
     membership: Option<(Arc<Membership>, Exclusions)>,
     cache: Cache,
@@ -101,7 +103,8 @@ impl Relay {
         mirror: Mirror,
         gauges: UplinkGauges,
     ) -> Result<Self, RelayError> {
-        let RelaySettings { upstream, directory, hostname } = settings;
+        let RelaySettings { upstream, directory, hostname, home_after } = settings;
+        let times = Times::new(equipoise_follower::Settings::home_after(home_after));
         let tasks = TaskTracker::new();
         let (cache, loaded) = Cache::open(directory.clone(), &tasks).await?;
         let id = node_id::load(&directory)?;
@@ -119,7 +122,7 @@ impl Relay {
             uplink.start(replica);
         }
         let membership = membership.map(|membership| (membership, exclusions));
-        Ok(Self { uplink, id, membership, cache, channel, tasks })
+        Ok(Self { uplink, times, id, membership, cache, channel, tasks })
     }
 
     /// Its certificate, and whose does not count; `None` without mTLS.
@@ -134,8 +137,7 @@ impl Relay {
 
     /// Follows until `stop`; `reports` are those of the nodes.
     pub async fn run(self, nodes: Nodes, reports: mpsc::Receiver<v1::HealthReport>, stop: CancellationToken) {
-        let Self { mut uplink, id, membership, cache, channel, tasks } = self;
-        let times = Times::default();
+        let Self { mut uplink, times, id, membership, cache, channel, tasks } = self;
         let position = uplink.position();
         let exclusions = membership.as_ref().map(|(_, exclusions)| exclusions.clone());
         let keeper = async {

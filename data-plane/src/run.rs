@@ -248,8 +248,11 @@ pub async fn start(
     });
     let (marks, mark_queue) = mpsc::channel(table::MARKS_MAX);
     tasks.spawn("setting health by hand", table::carry_marks(mark_queue, Arc::clone(&directory)));
+    let link =
+        settings.follow.as_ref().map(|follow| equipoise_follower::Settings::home_after(follow.home_after));
+    let link = link.unwrap_or_default();
     let parts = sync::Parts {
-        settings: sync::Settings::default(),
+        settings: sync::Settings { link, ..sync::Settings::default() },
         identity: Identity {
             id,
             hostname,
@@ -341,7 +344,7 @@ fn followed(
     if let Some(pipe) = pipe {
         return Ok((vec![ControlPlane::Pipe(pipe)], None));
     }
-    let Some(Follow { control_planes, mtls }) = &settings.follow else { return Ok((Vec::new(), None)) };
+    let Some(Follow { control_planes, mtls, .. }) = &settings.follow else { return Ok((Vec::new(), None)) };
     let membership = mtls.membership(&settings.cache_dir, Role::Node, id, hostname)?;
     let reach = |address: &Address| match &membership {
         Some(membership) => ControlPlane::Tls(address.clone(), Arc::clone(membership)),
@@ -415,6 +418,7 @@ mod tests {
             follow: Some(Follow {
                 control_planes: vec![nobody.to_string().parse().unwrap()],
                 mtls: Mtls::Off,
+                home_after: Duration::from_secs(60),
             }),
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
             proxy_listen: vec![Listen { address: any, backlog: 16, tls: true }],

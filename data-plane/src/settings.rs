@@ -62,6 +62,8 @@ pub struct Follow {
     pub control_planes: Vec<Address>,
     /// Certificates.
     pub mtls: Mtls,
+    /// How long the first of them has to be good until it is gone back to.
+    pub home_after: Duration,
 }
 
 impl NodeSettings {
@@ -130,7 +132,8 @@ fn follow(settings: &Settings) -> Result<Option<Follow>, Problem> {
     }
     let mtls = Mtls::read(settings)?;
     let control_planes = control_planes(settings, key, &mtls)?;
-    Ok(Some(Follow { control_planes, mtls }))
+    let home_after = settings.duration(&keys::CLUSTER_HOME_AFTER);
+    Ok(Some(Follow { control_planes, mtls, home_after }))
 }
 
 /// The word for the authorities that the system trusts.

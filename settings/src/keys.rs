@@ -180,6 +180,8 @@ keys! {
         "Of a relay: the control planes and relays it follows, `host:port` each, in order of preference.";
     CLUSTER_CONTROL_PLANE = "cluster.control_plane", Some("cluster_control_plane"), Kind::List, "127.0.0.1:8005",
         NodeApart, "Control planes and relays to connect to, `host:port` each, in order of preference.";
+    CLUSTER_HOME_AFTER = "cluster.home_after", None, seconds(100), "60s", Apart,
+        "How long the first of such a list must be reachable until who follows another goes back, within 4 times as much more.";
     CLUSTER_MTLS = "cluster.mtls", Some("cluster_mtls"), Kind::OneOf(&["managed", "pki", "off"]), "managed", Apart,
         "Who certifies the cluster's processes: the control plane itself (join tokens), your own PKI, or nobody: plaintext.";
     CLUSTER_JOIN_TOKEN = "cluster.join_token", None, Kind::Secret, "", Apart,
