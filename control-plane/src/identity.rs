@@ -24,6 +24,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use equipoise_identity::authority::Order;
 use equipoise_identity::certificate::{CLOCK_STEP, LATE_MAX};
+use equipoise_identity::files::write_private;
 use equipoise_identity::tls::{self, Naming, Presented, TlsError, Trust};
 use equipoise_identity::{
     Authorities, Certificate, Csr, Fingerprint, JoinToken, PrivateKey, Role, SpiffeId, TokenId,
@@ -53,6 +54,17 @@ pub enum IdentityError {
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// A file is gone.
+    #[error(
+        "{} is missing: put `members` back from a backup; to begin anew, so that every process has to join again, remove {}",
+        path.display(), marker.display()
+    )]
+    Missing {
+        /// Which.
+        path: PathBuf,
+        /// What says that it was there.
+        marker: PathBuf,
     },
     /// The ledger.
     #[error(transparent)]
@@ -101,7 +113,8 @@ pub enum RotateError {
     },
     /// Members would be cut off.
     #[error(
-        "{0} members have a certificate that they got before the last step: they renew at half of its life, or say force"
+        "{0} members have a certificate that they got before the last step: they renew at half of its life, or once they \
+         are back; forget those that are gone for good, or say force"
     )]
     Waiting(usize),
     /// It is not its fault.
@@ -151,6 +164,20 @@ pub struct Rotation {
     pub waiting: usize,
 }
 
+/// Says, beside `members`, that there is such a directory.
+const MARKER: &str = "has-members";
+
+/// Says so if others than their owner can read the authorities' keys, or change what is there.
+fn warn_of_others(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in std::iter::once(directory.to_owned()).chain(files) {
+        if std::fs::metadata(&path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
+            warn!(path = %path.display(), "others than its owner may use this: whoever reads the keys can be any member");
+        }
+    }
+}
+
 /// A handle; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Registrar(Arc<Shared>);
@@ -179,17 +206,30 @@ struct State {
 }
 
 impl Registrar {
-    /// Opens what `directory` keeps, or begins: makes an authority. Reads and writes files.
+    /// Opens what the directory `members` in `store` keeps, or begins: makes an authority. Reads and writes files.
     ///
     /// # Errors
-    /// When a file cannot be used.
-    pub fn open(directory: &Path, lifetimes: Lifetimes) -> Result<Self, IdentityError> {
+    /// When a file cannot be used, or is missing that was there: a new authority would cut off all who have joined.
+    pub fn open(store: &Path, lifetimes: Lifetimes) -> Result<Self, IdentityError> {
         use std::os::unix::fs::DirBuilderExt as _;
-        let unusable = |source| IdentityError::Directory { path: directory.to_owned(), source };
+        let directory = &store.join("members");
+        let unusable = |source| IdentityError::Directory { path: directory.clone(), source };
+        let (marker, index, ledger) =
+            (store.join(MARKER), directory.join(authorities::INDEX), directory.join("ledger"));
+        let has_begun = marker.try_exists().map_err(unusable)?;
+        for path in [&index, &ledger] {
+            if has_begun && !path.try_exists().map_err(unusable)? {
+                return Err(IdentityError::Missing { path: path.clone(), marker });
+            }
+        }
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
+        warn_of_others(directory);
         let now = SystemTime::now();
         let keys = Keys::open(directory, now)?;
-        let (log, ledger) = Log::open(&directory.join("ledger"), now)?;
+        let (log, ledger) = Log::open(&ledger, now)?;
+        if !has_begun {
+            write_private(&marker, b"members/ belongs to this store\n").map_err(unusable)?;
+        }
         // Of no use to anybody but people who read certificates: nodes look at the role.
         let own = SpiffeId { role: Role::ControlPlane, id: NodeId::new(Uuid::new_v4()) };
         let trust = Trust::new(keys.trusted()?)?;
@@ -535,10 +575,12 @@ impl State {
         Ok((Issued { certificate, authorities }, noted))
     }
 
-    /// Members that still live on a certificate, and so on a list of authorities, of before the last step.
+    /// Members that still live on a certificate, and so on a list of authorities, of before the last step; also those
+    /// that may renew late.
     fn waiting(&self, now: SystemTime) -> usize {
         let (_, since) = self.keys.stage();
-        let waits = |member: &&Member| member.issued.not_after > now && seconds(member.issued.at) <= since;
+        let waits =
+            |member: &&Member| member.issued.not_after + LATE_MAX > now && seconds(member.issued.at) <= since;
         self.ledger.members().values().filter(waits).count()
     }
 }

@@ -153,10 +153,10 @@ async fn guard(settings: &ControlPlaneSettings) -> Result<Guard, StartError> {
         return Ok(Guard::Plain);
     }
     let (mtls, lifetimes) = (settings.mtls.clone(), settings.lifetimes);
-    let directory = settings.store.directory.join("members");
+    let store = settings.store.directory.clone();
     let opened = tokio::task::spawn_blocking(move || match mtls {
         Mtls::Off => Ok(Guard::Plain),
-        Mtls::Managed { .. } => Ok(Guard::Managed(Registrar::open(&directory, lifetimes)?)),
+        Mtls::Managed { .. } => Ok(Guard::Managed(Registrar::open(&store, lifetimes)?)),
         Mtls::Pki(files) => Ok(Guard::Pki(Arc::new(Membership::from_files(files)?))),
     });
     opened.await.map_err(|error| OpenError::Thread(io::Error::other(error)))?

@@ -80,7 +80,11 @@ impl ControlPlane {
             Self::Plain(address) => over(tcp(address, settings).await?, settings).await,
             Self::Tls(address, membership) => {
                 let config = membership.admit(address, settings).await?;
-                encrypted(address, config, settings).await
+                let connected = encrypted(address, config, settings).await;
+                if matches!(connected, Err(ConnectError::Tls(_))) {
+                    membership.distrusts();
+                }
+                connected
             }
             Self::Pipe(far_ends) => {
                 let (near, far) = tokio::io::duplex(PIPE_BYTES);

@@ -98,7 +98,7 @@ pub struct Membership {
     held: Mutex<Option<Held>>,
     /// Whom it trusts, from the first certificate on: `held` is locked while the next one is asked for.
     trust: OnceLock<Trust>,
-    /// A control plane does not know this id: the certificate is of no use there.
+    /// The certificate is of no use: a control plane does not know this id, or trusts others.
     must_enrol: AtomicBool,
     expiry: watch::Sender<Option<SystemTime>>,
 }
@@ -185,6 +185,16 @@ impl Membership {
         self.expiry.subscribe()
     }
 
+    /// One end did not take the other: if the token is of an authority that is not trusted here, that is the one to join
+    /// with next. The authorities were rotated while this process was away, or it is to be in another cluster.
+    pub(crate) fn distrusts(&self) {
+        let Kind::Managed(managed) = &self.kind else { return };
+        let (Some(token), Some(trust)) = (&managed.applicant.token, self.trust.get()) else { return };
+        if !trust.authorities().contains(token.authority()) {
+            self.must_enrol.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// The server's end of TLS, for a relay; `None` before the first certificate.
     ///
     /// # Errors
@@ -210,7 +220,7 @@ impl Membership {
                 // Once: where that fails, the certificate may be good again.
                 let must_enrol = self.must_enrol.swap(false, Ordering::Relaxed);
                 let due = if must_enrol && managed.applicant.token.is_some() {
-                    info!(%address, "the id is not enrolled there any more: joining anew with the token");
+                    info!(%address, "the certificate is of no use there any more: joining anew with the token");
                     Plan::Enrol
                 } else {
                     plan(held.as_ref().map(|held| &held.certificate), SystemTime::now())
@@ -222,8 +232,16 @@ impl Membership {
                             warn!(%address, %error, "the certificate is not renewed; the old one still serves");
                         }
                         Err(error) => {
-                            if let (Plan::RenewLate, MembershipError::Refused(status)) = (due, &error) {
-                                self.refused(status);
+                            match &error {
+                                MembershipError::Refused(status) if due == Plan::RenewLate => {
+                                    self.refused(status);
+                                }
+                                MembershipError::Connect(why)
+                                    if due == Plan::RenewLate && matches!(**why, ConnectError::Tls(_)) =>
+                                {
+                                    self.distrusts();
+                                }
+                                _ => {}
                             }
                             return Err(error);
                         }
@@ -247,11 +265,11 @@ impl Membership {
                 }
             };
             // Without a certificate there is no connection either; with the first one there is.
-            let Ok(connected) = channel.wait_for(Option::is_some).await.map(|channel| channel.clone()) else {
+            if channel.wait_for(Option::is_some).await.is_err() {
                 return std::future::pending().await;
-            };
+            }
             let current = self.held.lock().await.as_ref().map(|held| held.certificate.clone());
-            let (Some(connected), Some(current)) = (connected, current) else {
+            let Some(current) = current else {
                 sleep(CLOCK_STEP).await;
                 continue;
             };
@@ -260,6 +278,8 @@ impl Membership {
                 // A moment more, so that a clock of whole steps does not make it a busy loop.
                 sleep(rest.min(CLOCK_STEP) + Duration::from_millis(1)).await;
             }
+            // Not the one of before that wait, which took hours.
+            let Some(connected) = channel.borrow_and_update().clone() else { continue };
             let mut held = self.held.lock().await;
             if held.as_ref().is_none_or(|held| held.certificate != current) {
                 // A connection was made meanwhile, and has renewed it.

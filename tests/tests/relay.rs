@@ -217,8 +217,8 @@ fn a_relay_follows_a_relay_and_a_change_costs_its_own_size() {
 #[test]
 fn whoever_is_denied_or_forgotten_stays_out_of_a_relay_also_when_that_can_ask_nobody() {
     let mut fleet = Fleet::start(&[]).unwrap();
-    let (first, at) = fleet.new_relay("relay", fleet.cluster());
-    let node = fleet.new_node("one", &[at]);
+    let (first, at) = fleet.new_relay("relay", fleet.cluster()).unwrap();
+    let node = fleet.new_node("one", &[at], &[]).unwrap();
     let listed = fleet.connected(2);
     let id = listed.iter().find(|one| is_node(one)).unwrap()["id"].as_str().unwrap().to_owned();
     assert_eq!(fleet.command(&["node", "deny", &id]).0, Some(0));
@@ -229,7 +229,7 @@ fn whoever_is_denied_or_forgotten_stays_out_of_a_relay_also_when_that_can_ask_no
     let primary = fleet.cluster();
     fleet.control.take().unwrap().kill();
     drop((first, node));
-    let second = fleet.relay("relay", &at.to_string(), &[primary], &[]);
+    let second = fleet.relay("relay", &at.to_string(), &[primary], &[]).unwrap();
     let node = fleet.node("one", &["--cluster-control-plane", &at.to_string()]).unwrap();
     says(&node, "this id is denied");
     says(&second, "this id is denied");

@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use equipoise_identity::certificate::PublicKey;
-use equipoise_identity::files::{read, write_private};
+use equipoise_identity::files::{read_up_to, write_private};
 use equipoise_identity::{Certificate, Fingerprint};
 use equipoise_proto::NodeId;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::ledger::Refusal;
+use super::ledger::{MEMBERS_MAX, Refusal};
+
+/// Largest file that is read: all lines that there may be, and some air.
+const BYTES_MAX: u64 = 2 * 128 * MEMBERS_MAX as u64;
 
 /// A list of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -92,7 +95,7 @@ impl Exclusions {
     /// # Errors
     /// When it cannot be read or is damaged: without it, whoever was denied would come in.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let list = match read(path)? {
+        let list = match read_up_to(path, BYTES_MAX)? {
             None => Excluded::default(),
             Some(text) => Excluded::from_text(&text).ok_or_else(|| {
                 let rule = "it is damaged; without it, whoever is denied comes in until the control plane is reached";
@@ -169,6 +172,12 @@ mod tests {
         assert_eq!(again.judge(id(2), &key), Err(Refusal::NotEnrolled));
         assert_eq!(again.judge(id(2), &other), Ok(()), "the id is free for another key");
         assert_eq!(again.judge(id(3), &key), Ok(()));
+        let many = Excluded {
+            denied: (0..MEMBERS_MAX).map(|number| id(number as u128)).collect(),
+            forgotten: (0..MEMBERS_MAX).map(|number| (id(number as u128), Fingerprint::of(&[1]))).collect(),
+        };
+        exclusions.replace(many).unwrap();
+        assert_eq!(Exclusions::open(&path).unwrap().list().denied.len(), MEMBERS_MAX);
         for damage in ["denied", "denied x", "forgotten 00000000-0000-0000-0000-000000000001 0g", "allowed 1"]
         {
             std::fs::write(&path, damage).unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use equipoise_identity::files::write_private;
+use equipoise_identity::files::{is_named, write_private};
 use tracing::warn;
 
 use super::ledger::{Entry, Ledger};
@@ -108,14 +108,17 @@ impl Log {
     }
 
     fn rewrite(&mut self, ledger: &Ledger, now: SystemTime) -> Result<(), LogError> {
-        self.file = None;
         let entries = ledger.entries(now);
         let text: String = entries.iter().map(encode).collect();
-        let failed = |source| LogError::Io { path: self.path.clone(), source };
-        write_private(&self.path, text.as_bytes()).map_err(failed)?;
-        (self.lines, self.lines_max) = (entries.len(), lines_max(entries.len()));
+        let written = write_private(&self.path, text.as_bytes());
+        if written.is_ok() {
+            self.lines = entries.len();
+        }
+        // Where it failed, not with the next entry again: the longer file is as good.
+        self.lines_max = lines_max(self.lines);
+        // Whichever file stands there now.
         self.file = Some(self.reopen()?);
-        Ok(())
+        written.map_err(|source| LogError::Io { path: self.path.clone(), source })
     }
 
     fn reopen(&self) -> Result<File, LogError> {
@@ -128,6 +131,11 @@ impl Log {
         let file = self.file.as_mut().ok_or(LogError::Broken)?;
         let written = file.write_all(encode(entry).as_bytes()).and_then(|()| file.sync_data());
         self.lines += 1;
+        // An entry in a file that nobody finds again is not kept.
+        let written = written.and_then(|()| match is_named(file, &self.path)? {
+            true => Ok(()),
+            false => Err(io::Error::new(io::ErrorKind::NotFound, "the file was moved away or replaced")),
+        });
         written.map_err(|source| {
             // Half a line may be there, and a sync that failed is not to be tried again.
             self.file = None;
