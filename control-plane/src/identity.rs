@@ -268,19 +268,28 @@ impl Registrar {
     /// Renews the control plane's own certificate at half of its life, until `stop`.
     pub async fn keep(&self, stop: CancellationToken) {
         loop {
-            let due = self.state().own_until;
-            let now = SystemTime::now();
-            let rest = due.and_then(|due| due.duration_since(now).ok()).unwrap_or(Duration::ZERO);
-            if rest.is_zero()
-                && let Err(error) = self.present(&mut self.state())
-            {
-                warn!(%error, "the control plane's own certificate is not renewed");
-            }
+            // It may have to wait for a file that is synced.
+            let this = self.clone();
+            let rest = tokio::task::spawn_blocking(move || this.present_if_due()).await;
+            let rest = rest.unwrap_or(Duration::ZERO);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(rest.clamp(Duration::from_secs(1), CLOCK_STEP)) => {}
             }
         }
+    }
+
+    /// Makes another certificate of its own once that is due; the time until it is.
+    fn present_if_due(&self) -> Duration {
+        let mut state = self.state();
+        let now = SystemTime::now();
+        let rest = state.own_until.and_then(|due| due.duration_since(now).ok()).unwrap_or(Duration::ZERO);
+        if rest.is_zero()
+            && let Err(error) = self.present(&mut state)
+        {
+            warn!(%error, "the control plane's own certificate is not renewed");
+        }
+        rest
     }
 
     /// Gives out a token: this is the only time its secret is seen. Syncs a file.
@@ -290,7 +299,8 @@ impl Registrar {
     pub fn create_token(&self, order: &TokenOrder) -> Result<JoinToken, EnrolError> {
         let now = SystemTime::now();
         let mut state = self.state();
-        if !state.ledger.has_room_for_token(now) {
+        state.ledger.prune(now);
+        if !state.ledger.has_room_for_token() {
             return Err(Refusal::TooMany.into());
         }
         let authority = state.keys.issuer().certificate().fingerprint();
@@ -510,7 +520,8 @@ impl Registrar {
 
     /// Makes an entry durable, then lets it count.
     fn note(&self, state: &mut State, entry: Entry) -> Result<(), EnrolError> {
-        state.log.append(&entry).map_err(|error| EnrolError::Failed(error.into()))?;
+        let State { ledger, log, .. } = state;
+        log.append(&entry, ledger, SystemTime::now()).map_err(|error| EnrolError::Failed(error.into()))?;
         state.ledger.apply(entry);
         self.0.ledger.store(Arc::new(state.ledger.clone()));
         let State { ledger, log, .. } = state;

@@ -121,7 +121,10 @@ impl Relay {
         if let Some(replica) = loaded.replica {
             uplink.start(replica);
         }
-        let membership = membership.map(|membership| (membership, exclusions));
+        let membership = membership.map(|membership| (membership, exclusions.clone()));
+        if membership.is_some() {
+            uplink.exclude(exclusions);
+        }
         Ok(Self { uplink, times, id, membership, cache, channel, tasks })
     }
 

@@ -247,3 +247,24 @@ fn whoever_is_denied_or_forgotten_stays_out_of_a_relay_also_when_that_can_ask_no
     let _other = fleet.node("two", &wishes).unwrap();
     fleet.connected(2);
 }
+
+#[test]
+fn the_nodes_of_a_relay_that_is_denied_go_to_the_next_of_their_list() {
+    let fleet = Fleet::start(&[]).unwrap();
+    let primary = fleet.cluster();
+    let (relay, at) = fleet.new_relay("relay", primary).unwrap();
+    let _node = fleet.new_node("one", &[at, primary], &[]).unwrap();
+    let of_relay = |one: &Value| !is_node(one);
+    let listed = fleet.connected(2);
+    assert!(listed.iter().any(|one| is_node(one) && one["via"].is_string()));
+    let id = listed.iter().find(|one| of_relay(one)).unwrap()["id"].as_str().unwrap().to_owned();
+    assert_eq!(fleet.command(&["node", "deny", &id]).0, Some(0));
+    says(&relay, "the control plane will not have this relay");
+    let listed = fleet.connected(1);
+    assert!(is_node(&listed[0]) && !listed[0]["via"].is_string(), "{}", listed[0]);
+    // A relay is no node.
+    let zones = fleet.control().client("admin").get("/clustering/zones").unwrap().json();
+    assert_eq!(zones["data"][0]["nodes"]["connected"], 1, "{zones}");
+    assert_eq!(fleet.command(&["node", "allow", &id]).0, Some(0));
+    fleet.connected(2);
+}

@@ -1,7 +1,7 @@
-//! How often each asker has failed lately: pure, time is an argument.
+//! How often each asker has failed, or has got something, lately: pure, time is an argument.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use equipoise_proto::NodeId;
@@ -16,6 +16,9 @@ const FAILURES_MAX: u32 = 30;
 /// The same of a relay, which bounds those that it asks for: one of them is not to keep all others out.
 const FAILURES_OF_RELAY_MAX: u32 = 1_000;
 
+/// Certificates of one member in that time: it needs two a day, or some more with a short lifetime or a restart.
+const CERTIFICATES_MAX: u32 = 20;
+
 /// See [`FAILURES_MAX`].
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -26,13 +29,27 @@ pub(super) enum Asker {
     Address(IpAddr),
     /// A relay, by its certificate, for whoever asks there.
     Relay(NodeId),
+    /// A member that gets certificates: each is a file that is synced.
+    Member(NodeId),
 }
 
 impl Asker {
+    /// Whoever comes from this address; of IPv6 the network, since one host has all addresses of it.
+    pub(super) fn at(address: IpAddr) -> Self {
+        Self::Address(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let network = address.to_bits() & !u128::from(u64::MAX);
+                Ipv6Addr::from_bits(network).into()
+            }
+            address @ IpAddr::V4(_) => address,
+        })
+    }
+
     const fn failures_max(self) -> u32 {
         match self {
             Self::Address(_) => FAILURES_MAX,
             Self::Relay(_) => FAILURES_OF_RELAY_MAX,
+            Self::Member(_) => CERTIFICATES_MAX,
         }
     }
 }
@@ -74,6 +91,8 @@ mod tests {
 
     #[test]
     fn whoever_failed_too_often_waits_for_the_end_of_its_window_and_others_do_not() {
+        let hosts = ["2001:db8::1", "2001:db8::ffff:2"].map(|host| Asker::at(host.parse().unwrap()));
+        assert_eq!(hosts[0], hosts[1], "one network");
         let relay = Asker::Relay(NodeId::new(uuid::Uuid::from_u128(1)));
         for (one, most) in [(Asker::Address([10, 0, 0, 1].into()), 30), (relay, 1_000)] {
             let (mut attempts, start) = (Attempts::default(), Instant::now());

@@ -215,9 +215,15 @@ impl Door {
         self.is_relay(peer).ok()?;
         match &self.guard {
             Guard::Managed(registrar) => Some(Arc::new(registrar.excluded())),
-            Guard::Relay(_, exclusions) => Some(exclusions.list()),
+            // Before it was told anything itself, it has nothing to say.
+            Guard::Relay(_, exclusions) => Some(exclusions.list()).filter(|list| list.as_of_ms > 0),
             Guard::Plain | Guard::Pki(_) => None,
         }
+    }
+
+    /// Whether what this door says of places is the last word.
+    pub(super) const fn is_primarys(&self) -> bool {
+        matches!(self.guard, Guard::Managed(_))
     }
 
     /// Ends when this peer may not speak for `node` any more: denied, forgotten, or its certificate ran out.
@@ -251,6 +257,7 @@ pub(super) fn refusal_status(refusal: &Refusal) -> Status {
         Refusal::UnknownToken | Refusal::ExpiredToken => Status::unauthenticated(text),
         Refusal::UsedUp | Refusal::TooMany => Status::resource_exhausted(text),
         Refusal::NotEnrolled => Status::not_found(text),
+        Refusal::Closed => Status::unavailable(text),
         Refusal::RevokedToken | Refusal::OtherKey | Refusal::Denied | Refusal::OtherRole => {
             Status::permission_denied(text)
         }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use equipoise_identity::Role;
+use equipoise_identity::{Certificate, Role};
 use equipoise_proto::limits::is_node_text;
 use equipoise_proto::v1::enrolment_client::EnrolmentClient;
 use equipoise_proto::v1::enrolment_server::Enrolment;
@@ -84,8 +84,9 @@ impl Enrolment for Forwarding {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::Enrolled>, Status> {
-        let (from, request) = (asker(&request), request.into_inner());
-        self.pass_on(from, |mut upstream| async move { upstream.renew(request).await }).await
+        // Without a bound on failures: strangers at the same address are not to keep members from renewing.
+        let request = request.into_inner();
+        self.pass_on(None, |mut upstream| async move { upstream.renew(request).await }).await
     }
 }
 
@@ -101,16 +102,18 @@ pub(super) struct EnrolmentService {
 struct Shared {
     at_once: Semaphore,
     failures: Failures,
+    /// Certificates given out, by member.
+    given: Failures,
 }
 
-/// Who has failed how often.
+/// Who has failed, or has got something, how often.
 #[derive(Debug, Default)]
 struct Failures(Mutex<Attempts>);
 
 impl Failures {
     fn check(&self, from: Option<Asker>) -> Result<(), Status> {
         if from.is_some_and(|from| self.attempts().is_over(from, Instant::now().into_std())) {
-            let rule = "too many failed attempts from this address: wait a minute";
+            let rule = "too many attempts: wait a minute";
             return Err(Status::resource_exhausted(rule));
         }
         Ok(())
@@ -138,17 +141,19 @@ fn is_askers_fault(status: &Status) -> bool {
 impl EnrolmentService {
     pub(super) fn new(registrar: Registrar, counters: DoorCounters) -> Self {
         let at_once = Semaphore::new(AT_ONCE_MAX);
-        let shared = Arc::new(Shared { at_once, failures: Failures::default() });
+        let shared = Arc::new(Shared { at_once, failures: Failures::default(), given: Failures::default() });
         Self { registrar, counters, shared }
     }
 
     async fn answer(
         &self,
-        from: Option<Asker>,
+        (from, member): (Option<Asker>, Option<NodeId>),
         what: &'static str,
         ask: impl FnOnce(&Registrar) -> Result<Issued, EnrolError> + Send + 'static,
     ) -> Result<Response<v1::Enrolled>, Status> {
-        self.shared.failures.check(from).inspect_err(|_| self.counters.enrolment("rate_limited"))?;
+        let member = member.map(Asker::Member);
+        let checked = self.shared.failures.check(from).and_then(|()| self.shared.given.check(member));
+        checked.inspect_err(|_| self.counters.enrolment("rate_limited"))?;
         let Ok(_permit) = self.shared.at_once.try_acquire() else {
             self.counters.enrolment("busy");
             return Err(Status::resource_exhausted("too many enrol at once: come back"));
@@ -162,12 +167,15 @@ impl EnrolmentService {
         })?;
         match asked {
             Ok(issued) => {
+                self.shared.given.add(member);
                 self.counters.enrolment(what);
                 Ok(Response::new(wire(&issued)))
             }
             Err(refused) => {
-                self.shared.failures.add(from);
                 let (outcome, status) = status(&refused);
+                if is_askers_fault(&status) {
+                    self.shared.failures.add(from);
+                }
                 self.counters.enrolment(outcome);
                 warn!(from = ?from, reason = %refused, "no certificate is given out");
                 Err(status)
@@ -201,10 +209,12 @@ fn asker<T>(request: &Request<T>) -> Option<Asker> {
     let connection = request.extensions().get::<Connection>()?;
     if let Peer::Known(certificate) = &connection.peer
         && let Some(name) = certificate.name().filter(|name| name.role == Role::Relay)
+        // One that is denied has no more room than anybody.
+        && connection.door.admit(&connection.peer, name.id).is_ok()
     {
         return Some(Asker::Relay(name.id));
     }
-    connection.remote.map(|remote| Asker::Address(remote.ip()))
+    connection.remote.map(|remote| Asker::at(remote.ip()))
 }
 
 #[async_trait]
@@ -217,12 +227,16 @@ impl Enrolment for EnrolmentService {
         if !is_node_text(&hostname) {
             return Err(Status::invalid_argument("hostname is too long or has control characters"));
         }
-        self.answer(from, "enrolled", move |registrar| registrar.enrol(&token, &csr, id, hostname)).await
+        self.answer((from, Some(id)), "enrolled", move |registrar| {
+            registrar.enrol(&token, &csr, id, hostname)
+        })
+        .await
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::Enrolled>, Status> {
-        let from = asker(&request);
+        // Not by address: strangers there are not to keep members from renewing.
         let v1::RenewRequest { certificate, csr } = request.into_inner();
-        self.answer(from, "renewed", move |registrar| registrar.renew(&certificate, &csr)).await
+        let member = Certificate::parse(&certificate).ok().and_then(|shown| shown.name()).map(|name| name.id);
+        self.answer((None, member), "renewed", move |registrar| registrar.renew(&certificate, &csr)).await
     }
 }

@@ -13,6 +13,7 @@ use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::behind::Behind;
+use super::door::Peer;
 use super::hello::{self, HealthReport, Report};
 use super::serve::Connection;
 use super::service::refused;
@@ -37,7 +38,16 @@ pub(super) async fn run(
     // Dropped, and so ended, with this stream. By a task: who is about to say something may not read before it has.
     let mut telling = JoinSet::new();
     telling.spawn(tell_excluded(connection.clone(), replies.clone()));
-    let mut source = Source { admitted: None, behind: None, lists: BTreeMap::new() };
+    // Also one that never says a word loses its stream with its place.
+    let admitted = match &connection.peer {
+        Peer::Known(certificate) => certificate.name().map(|name| name.id),
+        Peer::Local | Peer::Nameless => None,
+    };
+    if let Some(node) = admitted {
+        let judged = connection.door.admit(&connection.peer, node);
+        judged.inspect_err(|status| refused(connection, node, status))?;
+    }
+    let mut source = Source { admitted, behind: None, lists: BTreeMap::new() };
     loop {
         let report = tokio::select! {
             report = inbound.message() => report?,
@@ -75,8 +85,13 @@ pub(super) async fn run(
 /// Tells a relay whose certificate counts no more, now and whenever that changes.
 async fn tell_excluded(connection: Connection, replies: mpsc::Sender<Result<v1::ReportReply, Status>>) {
     let mut places = connection.door.places();
-    while let Some(list) = connection.door.excluded_for(&connection.peer) {
-        for excluded in parts(&list) {
+    if !matches!(connection.peer, Peer::Known(_)) || connection.door.is_relay(&connection.peer).is_err() {
+        return;
+    }
+    loop {
+        let list = connection.door.excluded_for(&connection.peer);
+        let parts = list.map_or_else(Vec::new, |list| parts(&list, connection.door.is_primarys()));
+        for excluded in parts {
             let reply = v1::ReportReply { excluded: Some(excluded), ..v1::ReportReply::default() };
             if replies.send(Ok(reply)).await.is_err() {
                 return;
@@ -87,7 +102,7 @@ async fn tell_excluded(connection: Connection, replies: mpsc::Sender<Result<v1::
 }
 
 /// A list in messages of a bounded size; at least one.
-fn parts(list: &Excluded) -> Vec<v1::Excluded> {
+fn parts(list: &Excluded, by_primary: bool) -> Vec<v1::Excluded> {
     let denied: Vec<_> = list.denied.iter().map(|id| id.to_wire()).collect();
     let mut parts: Vec<_> = denied
         .chunks(EXCLUDED_MAX)
@@ -103,7 +118,7 @@ fn parts(list: &Excluded) -> Vec<v1::Excluded> {
         more: true,
         ..v1::Excluded::default()
     }));
-    parts.push(v1::Excluded::default());
+    parts.push(v1::Excluded { as_of_ms: list.as_of_ms, by_primary, ..v1::Excluded::default() });
     parts
 }
 

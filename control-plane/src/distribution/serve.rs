@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use equipoise_proto::NodeId;
 use equipoise_proto::v1::cluster_server::ClusterServer;
 use equipoise_proto::v1::enrolment_server::EnrolmentServer;
 use hyper::server::conn::http2;
@@ -18,9 +19,9 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use super::crowd::{Crowded, Place};
 use super::door::{Door, Guard, Peer};
 use super::enrolment::{EnrolmentService, Forwarding};
-use super::strangers::Crowded;
 use super::{Distribution, Settings};
 
 /// Largest message from a node: reports come in batches of some hundred targets.
@@ -95,6 +96,9 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
                         entered = enter(&door, io, remote) => entered,
                     };
                     let Some((io, peer)) = entered else { return };
+                    let Ok(_place) = serving.place(&peer, remote) else {
+                        return door.counters.handshake("crowded");
+                    };
                     // Kept as long as he has not shown it.
                     let _stranger = matches!(peer, Peer::Nameless).then_some(stranger);
                     match io {
@@ -128,6 +132,20 @@ pub(super) async fn pipes(this: &Distribution, mut pipes: mpsc::Receiver<DuplexS
         let Some(permit) = permit(this).await else { return };
         let of = Connection::new(None, Peer::Local, Arc::clone(&door));
         this.tasks.spawn(serve(this.clone(), pipe, of, None, permit));
+    }
+}
+
+impl Distribution {
+    /// A place for one who has shown who he is.
+    fn place(&self, peer: &Peer, remote: SocketAddr) -> Result<Option<Place<NodeId>>, Crowded> {
+        let Peer::Known(certificate) = peer else { return Ok(None) };
+        let Some(name) = certificate.name() else { return Ok(None) };
+        let place = self.shared.known.enter(name.id, Instant::now()).inspect_err(|crowded| {
+            if crowded.warns {
+                warn!(%remote, node = %name.id, "one id has too many connections at once");
+            }
+        });
+        place.map(Some)
     }
 }
 

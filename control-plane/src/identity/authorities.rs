@@ -190,7 +190,7 @@ impl Keys {
 
     fn write(&self, index: &Index) -> Result<(), AuthoritiesError> {
         let path = self.directory.join(INDEX);
-        let text = serde_json::to_string_pretty(index).unwrap_or_default();
+        let text = serde_json::to_string_pretty(index).expect("an index has only strings as keys");
         write_private(&path, text.as_bytes()).map_err(|source| AuthoritiesError::Io { path, source })
     }
 }

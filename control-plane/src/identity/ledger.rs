@@ -130,6 +130,9 @@ pub enum Refusal {
     /// Too many.
     #[error("there are too many members")]
     TooMany,
+    /// By a relay that its own control plane will not have.
+    #[error("this relay is denied by its control plane: ask another one")]
+    Closed,
 }
 
 impl Refusal {
@@ -145,6 +148,7 @@ impl Refusal {
             Self::NotEnrolled => "not_enrolled",
             Self::OtherRole => "other_role",
             Self::TooMany => "too_many",
+            Self::Closed => "closed",
         }
     }
 }
@@ -195,7 +199,9 @@ impl Ledger {
     /// Whose certificate counts no more although it is in time.
     pub fn excluded(&self, now: SystemTime) -> Excluded {
         let in_time = self.forgotten.iter().filter(|(_, member)| member.issued.not_after > now);
+        let as_of = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Excluded {
+            as_of_ms: u64::try_from(as_of.as_millis()).unwrap_or(u64::MAX).max(1),
             denied: self.denied.keys().copied().collect(),
             forgotten: in_time.map(|(forgotten, _)| *forgotten).collect(),
         }
@@ -207,8 +213,18 @@ impl Ledger {
     }
 
     /// Whether there is room for one more token.
-    pub fn has_room_for_token(&self, now: SystemTime) -> bool {
-        self.tokens.values().filter(|token| !token.is_gone(now)).count() < TOKENS_MAX
+    pub fn has_room_for_token(&self) -> bool {
+        self.tokens.len() < TOKENS_MAX
+    }
+
+    /// Lets go of what [`Self::entries`] would leave out.
+    pub fn prune(&mut self, now: SystemTime) {
+        let gone: Vec<_> =
+            self.tokens.iter().filter(|(_, token)| token.is_gone(now)).map(|(id, _)| *id).collect();
+        gone.iter().for_each(|id| drop(self.tokens.remove(id)));
+        let past = self.forgotten.iter().filter(|(_, member)| member.issued.not_after <= now);
+        let past: Vec<_> = past.map(|(forgotten, _)| *forgotten).collect();
+        past.iter().for_each(|forgotten| drop(self.forgotten.remove(forgotten)));
     }
 
     /// Judges an application with a token.

@@ -27,7 +27,7 @@ const fn lines_max(shortest: usize) -> usize {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// A file cannot be read or written.
-    #[error("cannot use {}", path.display())]
+    #[error("cannot use {}: {source}", path.display())]
     Io {
         /// Which.
         path: PathBuf,
@@ -46,16 +46,26 @@ pub enum LogError {
         /// Counted from 1.
         line: usize,
     },
-    /// An earlier write failed, so it is not known what the file holds.
-    #[error("nothing more is written to the ledger until a restart, since a write to it failed")]
-    Broken,
+    /// It is not in its place any more.
+    #[error("{} was moved away or replaced: nothing more is written until a restart", .0.display())]
+    Lost(PathBuf),
+}
+
+/// Where entries go.
+#[derive(Debug)]
+enum Output {
+    Open(File),
+    /// A write failed, so it is not known what the file holds.
+    Failed(File),
+    /// The file is not in its place any more; what is there now is not ours to write over.
+    Lost,
 }
 
 /// The file, open for more.
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
-    file: Option<File>,
+    output: Output,
     lines: usize,
     /// With so many lines it is rewritten.
     lines_max: usize,
@@ -86,13 +96,14 @@ impl Log {
         if !torn.is_empty() {
             warn!(path = %path.display(), "the last line was not written whole: it is cut off");
         }
-        let mut log = Self { path: path.to_owned(), file: None, lines, lines_max: 0 };
         let shortest = ledger.entries(now).len();
-        if text.is_empty() || !torn.is_empty() || lines > lines_max(shortest) {
+        let mut log =
+            Self { path: path.to_owned(), output: Output::Lost, lines, lines_max: lines_max(shortest) };
+        if text.is_empty() || !torn.is_empty() || lines > log.lines_max {
             log.rewrite(&ledger, now)?;
         } else {
-            log.lines_max = lines_max(shortest);
-            log.file = Some(log.reopen()?);
+            let opened = OpenOptions::new().append(true).mode(0o600).open(path);
+            log.output = Output::Open(opened.map_err(failed)?);
         }
         Ok((log, ledger))
     }
@@ -100,46 +111,63 @@ impl Log {
     /// Writes the shortest file that says the same, where that is worth it: one that only grew would one day be too large
     /// to be read.
     pub(super) fn shorten(&mut self, ledger: &Ledger, now: SystemTime) -> Result<(), LogError> {
-        // Of a broken one nobody knows what it holds.
-        if self.file.is_none() || self.lines <= self.lines_max {
-            return Ok(());
+        match self.output {
+            Output::Open(_) if self.lines > self.lines_max => {}
+            Output::Open(_) | Output::Failed(_) | Output::Lost => return Ok(()),
         }
+        // Where it fails, not with the next entry again: the longer file is as good.
+        self.lines_max = lines_max(self.lines);
         self.rewrite(ledger, now)
     }
 
     fn rewrite(&mut self, ledger: &Ledger, now: SystemTime) -> Result<(), LogError> {
         let entries = ledger.entries(now);
         let text: String = entries.iter().map(encode).collect();
-        let written = write_private(&self.path, text.as_bytes());
-        if written.is_ok() {
-            self.lines = entries.len();
-        }
-        // Where it failed, not with the next entry again: the longer file is as good.
-        self.lines_max = lines_max(self.lines);
-        // Whichever file stands there now.
-        self.file = Some(self.reopen()?);
-        written.map_err(|source| LogError::Io { path: self.path.clone(), source })
-    }
-
-    fn reopen(&self) -> Result<File, LogError> {
+        write_private(&self.path, text.as_bytes()).map_err(|source| self.failed(source))?;
         let opened = OpenOptions::new().append(true).mode(0o600).open(&self.path);
-        opened.map_err(|source| LogError::Io { path: self.path.clone(), source })
+        self.output = Output::Open(opened.map_err(|source| self.failed(source))?);
+        (self.lines, self.lines_max) = (entries.len(), lines_max(entries.len()));
+        Ok(())
     }
 
-    /// Writes an entry and syncs it.
-    pub(super) fn append(&mut self, entry: &Entry) -> Result<(), LogError> {
-        let file = self.file.as_mut().ok_or(LogError::Broken)?;
+    fn failed(&self, source: io::Error) -> LogError {
+        LogError::Io { path: self.path.clone(), source }
+    }
+
+    /// Writes an entry and syncs it; `ledger` is what counts so far.
+    pub(super) fn append(&mut self, entry: &Entry, ledger: &Ledger, now: SystemTime) -> Result<(), LogError> {
+        if let Output::Failed(file) = &self.output {
+            // Half a line may be there, and a sync that failed is not to be tried again: all of it anew, if that is
+            // still its place.
+            if is_named(file, &self.path).map_err(|source| self.failed(source))? {
+                self.rewrite(ledger, now)?;
+            } else {
+                self.output = Output::Lost;
+            }
+        }
+        let Output::Open(file) = &mut self.output else { return Err(LogError::Lost(self.path.clone())) };
         let written = file.write_all(encode(entry).as_bytes()).and_then(|()| file.sync_data());
-        self.lines += 1;
         // An entry in a file that nobody finds again is not kept.
-        let written = written.and_then(|()| match is_named(file, &self.path)? {
-            true => Ok(()),
-            false => Err(io::Error::new(io::ErrorKind::NotFound, "the file was moved away or replaced")),
-        });
-        written.map_err(|source| {
-            // Half a line may be there, and a sync that failed is not to be tried again.
-            self.file = None;
-            LogError::Io { path: self.path.clone(), source }
-        })
+        let is_there = written.and_then(|()| is_named(file, &self.path));
+        self.lines += 1;
+        match is_there {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.output = Output::Lost;
+                Err(LogError::Lost(self.path.clone()))
+            }
+            Err(source) => {
+                if let Output::Open(file) = std::mem::replace(&mut self.output, Output::Lost) {
+                    self.output = Output::Failed(file);
+                }
+                Err(self.failed(source))
+            }
+        }
+    }
+
+    /// Writes to this from now on.
+    #[cfg(test)]
+    pub(super) fn break_with(&mut self, file: File) {
+        self.output = Output::Open(file);
     }
 }

@@ -186,6 +186,25 @@ fn nothing_is_acknowledged_that_a_restart_would_not_find() {
 }
 
 #[test]
+fn a_ledger_that_could_not_be_written_goes_on_once_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let registrar = open(dir.path());
+    registrar.deny(id(1)).unwrap();
+    let path = dir.path().join("members/ledger");
+    // As if the last write had failed.
+    let broken = fs::OpenOptions::new().read(true).open(&path).unwrap();
+    registrar.state().log.break_with(broken);
+    assert!(registrar.deny(id(2)).is_err(), "read only");
+    fs::create_dir(dir.path().join("members/ledger.new")).unwrap();
+    assert!(registrar.deny(id(2)).is_err(), "it cannot be made anew");
+    fs::remove_dir(dir.path().join("members/ledger.new")).unwrap();
+    registrar.deny(id(3)).unwrap();
+    drop(registrar);
+    let denied = open(dir.path()).ledger().denied().keys().copied().collect::<Vec<_>>();
+    assert_eq!(denied, [id(1), id(3)]);
+}
+
+#[test]
 fn authorities_are_rotated_in_three_steps_that_wait_for_members() {
     let dir = tempfile::tempdir().unwrap();
     let (registrar, key) = (open(dir.path()), PrivateKey::generate().unwrap());

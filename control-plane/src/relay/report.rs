@@ -167,9 +167,10 @@ impl Reporter {
             return;
         }
         *gathered = Some(Excluded::default());
-        let Some(list) = gone_on else { return };
+        let Some(mut list) = gone_on else { return };
+        list.as_of_ms = part.as_of_ms;
         // It syncs a file.
-        match tokio::task::spawn_blocking(move || exclusions.replace(list)).await {
+        match tokio::task::spawn_blocking(move || exclusions.replace(list, part.by_primary)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the list of those that are excluded is not kept on disk"),
             Err(error) => warn!(%error, "the list of those that are excluded is not kept on disk"),
@@ -224,7 +225,8 @@ mod tests {
         let id = NodeId::new(Uuid::from_u128(1));
         let forgotten =
             |key: &'static [u8]| v1::ForgottenKey { node_id: id.to_wire(), key: Bytes::from(key) };
-        let part = |denied, forgotten| v1::Excluded { denied, forgotten, more: true };
+        let part =
+            |denied, forgotten| v1::Excluded { denied, forgotten, more: true, ..v1::Excluded::default() };
         let list = gather(Excluded::default(), &part(vec![id.to_wire()], vec![forgotten(&[7; 32])])).unwrap();
         assert_eq!((list.denied.len(), list.forgotten.len()), (1, 1));
         for (name, part) in [

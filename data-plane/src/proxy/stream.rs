@@ -42,6 +42,10 @@ impl Stream {
     /// When there is no connection.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
+        // Of loopback, an ephemeral port where nobody listens may be given to this very end: TCP connects it to itself.
+        if address.ip().is_loopback() && stream.local_addr()? == address {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         stream.set_nodelay(true)?;
         Ok(Self(Plain(stream)))
     }
