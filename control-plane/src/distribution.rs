@@ -19,6 +19,7 @@ mod serve;
 mod service;
 mod sharing;
 mod snapshot;
+mod strangers;
 mod stream;
 
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub use snapshot::{CHUNK_BYTES_MAX, SNAPSHOTS_KEPT, SNAPSHOTS_LEAVING_MAX, Snaps
 use deltas::Deltas;
 use sharing::Batches;
 use snapshot::Shelf;
+use strangers::Strangers;
 
 /// Times and bounds of distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +148,7 @@ struct Shared {
     snapshot_permits: Arc<Semaphore>,
     connection_permits: Arc<Semaphore>,
     /// Of peers whose certificate is not known yet, or who show none.
-    unknown_permits: Arc<Semaphore>,
+    strangers: Strangers,
     sent: SentCounters,
     /// Of a relay: where what nodes report goes as well.
     upward: Option<mpsc::Sender<v1::HealthReport>>,
@@ -201,7 +203,7 @@ impl Distribution {
             batches: Batches::default(),
             start: Instant::now(),
             snapshot_permits: Arc::new(Semaphore::new(settings.snapshot_streams_max)),
-            unknown_permits: Arc::new(Semaphore::new(settings.unknown_max)),
+            strangers: Strangers::new(settings.unknown_max),
             connection_permits: Arc::new(Semaphore::new(settings.connections_max)),
             sent,
             upward,

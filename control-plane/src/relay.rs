@@ -23,12 +23,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
+use crate::identity::excluded::Exclusions;
 use crate::nodes::Nodes;
 use crate::observability::UplinkGauges;
 use crate::store::Mirror;
 
 /// Reports of nodes that wait for the way up.
 pub const REPORTS_MAX: usize = 256;
+
+/// Whose certificate does not count, in the relay's directory.
+const EXCLUDED_FILE: &str = "excluded";
 
 /// How a relay starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +72,9 @@ pub enum RelayError {
     /// Its id.
     #[error("the id of the relay cannot be read or made")]
     Id(#[from] io::Error),
+    /// The list of those who do not come in.
+    #[error("the list of those that are excluded cannot be used")]
+    Excluded(#[source] io::Error),
     /// Its key or certificate.
     #[error(transparent)]
     Membership(#[from] MembershipError),
@@ -79,7 +86,7 @@ pub struct Relay {
     uplink: uplink::Uplink,
     times: Times,
     id: NodeId,
-    membership: Option<Arc<Membership>>,
+    membership: Option<(Arc<Membership>, Exclusions)>,
     cache: Cache,
     channel: watch::Receiver<Option<Channel>>,
     tasks: TaskTracker,
@@ -102,6 +109,7 @@ impl Relay {
         let (cache, loaded) = Cache::open(directory.clone(), &tasks).await?;
         let id = node_id::load(&directory)?;
         let membership = mtls.membership(&directory, Role::Relay, id, &hostname)?;
+        let exclusions = Exclusions::open(&directory.join(EXCLUDED_FILE)).map_err(RelayError::Excluded)?;
         let reach = |address| match &membership {
             Some(membership) => ControlPlane::Tls(address, Arc::clone(membership)),
             None => ControlPlane::Plain(address),
@@ -113,11 +121,12 @@ impl Relay {
         if let Some(replica) = loaded.replica {
             uplink.start(replica);
         }
+        let membership = membership.map(|membership| (membership, exclusions));
         Ok(Self { uplink, times, id, membership, cache, channel, tasks })
     }
 
-    /// Its certificate; `None` without mTLS.
-    pub const fn membership(&self) -> Option<&Arc<Membership>> {
+    /// Its certificate, and whose does not count; `None` without mTLS.
+    pub const fn membership(&self) -> Option<&(Arc<Membership>, Exclusions)> {
         self.membership.as_ref()
     }
 
@@ -130,14 +139,15 @@ impl Relay {
     pub async fn run(self, nodes: Nodes, reports: mpsc::Receiver<v1::HealthReport>, stop: CancellationToken) {
         let Self { mut uplink, times, id, membership, cache, channel, tasks } = self;
         let position = uplink.position();
+        let exclusions = membership.as_ref().map(|(_, exclusions)| exclusions.clone());
         let keeper = async {
             match &membership {
-                Some(membership) => membership.keep(channel.clone(), times.link).await,
+                Some((membership, _)) => membership.keep(channel.clone(), times.link).await,
                 None => std::future::pending().await,
             }
         };
         let reporter = report::run(
-            report::Reporter { times, relay: id, nodes: nodes.clone(), position },
+            report::Reporter { times, relay: id, nodes: nodes.clone(), position, exclusions },
             reports,
             channel.clone(),
         );

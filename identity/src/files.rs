@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -38,15 +38,40 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// When it cannot be read or is too large.
 pub fn read(path: &Path) -> io::Result<Option<String>> {
+    read_up_to(path, BYTES_MAX)
+}
+
+/// The same of a file that may have so many bytes.
+///
+/// # Errors
+/// When it cannot be read or is larger.
+pub fn read_up_to(path: &Path, bytes_max: u64) -> io::Result<Option<String>> {
     match fs::metadata(path) {
-        Ok(metadata) if metadata.len() > BYTES_MAX => {
-            let rule = format!("{} is larger than {BYTES_MAX} bytes", path.display());
+        Ok(metadata) if metadata.len() > bytes_max => {
+            let rule = format!("{} is larger than {bytes_max} bytes", path.display());
             Err(io::Error::new(io::ErrorKind::InvalidData, rule))
         }
         Ok(_) => fs::read_to_string(path).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether `path` still leads to the open `file`. Two calls of the system that do not reach the disk: a few
+/// microseconds, where a sync takes hundreds.
+///
+/// # Errors
+/// When neither can be told.
+pub fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    let named = match fs::metadata(path) {
+        Ok(named) => named,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    };
+    let open = file.metadata()?;
+    Ok((named.dev(), named.ino()) == (open.dev(), open.ino()))
 }
 
 /// RFC 7468.

@@ -198,7 +198,7 @@ const READY: &str = "ready";
 /// Reads `  admin API   http://127.0.0.1:8001`.
 fn listen(line: &str) -> Option<(String, SocketAddr)> {
     let (name, address) = line.strip_prefix("  ")?.rsplit_once(' ')?;
-    let address = address.strip_prefix("http://").unwrap_or(address).parse().ok()?;
+    let address = address.rsplit_once("://").map_or(address, |(_, address)| address).parse().ok()?;
     Some((name.trim().to_owned(), address))
 }
 

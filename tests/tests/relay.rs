@@ -213,3 +213,37 @@ fn a_relay_follows_a_relay_and_a_change_costs_its_own_size() {
     write(&mut admin, "PATCH", "/services/s", "retries=6", 200);
     assert!((1..1200).contains(&(sent(&near) - before)), "no snapshot: {}", sent(&near) - before);
 }
+
+#[test]
+fn whoever_is_denied_or_forgotten_stays_out_of_a_relay_also_when_that_can_ask_nobody() {
+    let mut fleet = Fleet::start(&[]).unwrap();
+    let (first, at) = fleet.new_relay("relay", fleet.cluster()).unwrap();
+    let node = fleet.new_node("one", &[at], &[]).unwrap();
+    let listed = fleet.connected(2);
+    let id = listed.iter().find(|one| is_node(one)).unwrap()["id"].as_str().unwrap().to_owned();
+    assert_eq!(fleet.command(&["node", "deny", &id]).0, Some(0));
+    says(&node, "this id is denied");
+    says(&first, "a peer of the cluster port is refused");
+    fleet.connected(1);
+
+    let primary = fleet.cluster();
+    fleet.control.take().unwrap().kill();
+    drop((first, node));
+    let second = fleet.relay("relay", &at.to_string(), &[primary], &[]).unwrap();
+    let node = fleet.node("one", &["--cluster-control-plane", &at.to_string()]).unwrap();
+    says(&node, "this id is denied");
+    says(&second, "this id is denied");
+    fleet.start_control().unwrap();
+    assert_eq!(fleet.command(&["node", "allow", &id]).0, Some(0));
+    fleet.connected(2);
+
+    // Of the same id, but by its key: the id is free.
+    assert_eq!(fleet.command(&["node", "forget", &id]).0, Some(0));
+    says(&node, "this id is not enrolled, or was forgotten");
+    fleet.connected(1);
+    let token = fleet.token(&[]);
+    let to = at.to_string();
+    let wishes = ["--cluster-join-token", &token, "--cluster-control-plane", &to, "--node-id", &id];
+    let _other = fleet.node("two", &wishes).unwrap();
+    fleet.connected(2);
+}

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use equipoise_proto::v1::cluster_server::ClusterServer;
 use equipoise_proto::v1::enrolment_server::EnrolmentServer;
@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use super::door::{Door, Guard, Peer};
 use super::enrolment::{EnrolmentService, Forwarding};
+use super::strangers::Crowded;
 use super::{Distribution, Settings};
 
 /// Largest message from a node: reports come in batches of some hundred targets.
@@ -58,7 +59,7 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
         Guard::Managed(registrar) => {
             Some(Enrols::Here(EnrolmentService::new(registrar.clone(), door.counters.clone())))
         }
-        Guard::Relay(_) => {
+        Guard::Relay(..) => {
             Some(Enrols::Above(Forwarding::new(this.shared.upstream.clone(), door.counters.clone())))
         }
         Guard::Plain | Guard::Pki(_) => None,
@@ -75,10 +76,16 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
                     debug!(%error, "no TCP_NODELAY");
                 }
                 // Whoever has not shown who he is must not take the places of those who have.
-                let Ok(unknown) = Arc::clone(&this.shared.unknown_permits).try_acquire_owned() else {
-                    door.counters.handshake("crowded");
-                    debug!(%remote, "too many peers that nobody knows: one is turned away");
-                    continue;
+                let entered = this.shared.strangers.enter(remote.ip(), Instant::now());
+                let stranger = match entered {
+                    Ok(stranger) => stranger,
+                    Err(Crowded { warns }) => {
+                        door.counters.handshake("crowded");
+                        if warns {
+                            warn!(%remote, "too many peers have not shown who they are: some are turned away");
+                        }
+                        continue;
+                    }
                 };
                 let (door, enrolment) = (Arc::clone(&door), enrolment.clone());
                 let (serving, stop) = (this.clone(), this.stop.clone());
@@ -89,7 +96,7 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
                     };
                     let Some((io, peer)) = entered else { return };
                     // Kept as long as he has not shown it.
-                    let _unknown = matches!(peer, Peer::Nameless).then_some(unknown);
+                    let _stranger = matches!(peer, Peer::Nameless).then_some(stranger);
                     match io {
                         Stream::Plain(io) => {
                             let of = Connection::new(Some(remote), peer, door);
@@ -144,7 +151,7 @@ enum Stream {
 }
 
 async fn enter(door: &Door, io: TcpStream, remote: SocketAddr) -> Option<(Stream, Peer)> {
-    match door.tls().await {
+    match door.tls() {
         Ok(None) => Some((Stream::Plain(io), Peer::Local)),
         Ok(Some(config)) => {
             let (io, peer) = door.shake(config, io, remote).await?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::record::seconds;
 
 /// Name of the file that says which authorities there are.
-const INDEX: &str = "authorities.json";
+pub(super) const INDEX: &str = "authorities.json";
 
 /// Why the authorities cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -125,6 +125,9 @@ impl Uplink {
                 },
                 () = home => Ended::Home,
             };
+            if let Ended::Status(status) = &ended {
+                upstream.refused(status);
+            }
             self.channels.send_replace(None);
             self.gauges.connected.set(0);
             if begun.elapsed() >= times.proven_after {
