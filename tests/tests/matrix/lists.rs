@@ -30,19 +30,21 @@ fn node(world: &World, to: &[SocketAddr]) -> Process {
     world.node("one", to, &["--cluster-home-after", "500ms"])
 }
 
-#[test]
-fn a_node_whose_relay_is_lost_goes_to_the_next_of_its_list_and_home_once_it_is_back() {
+/// A node by a relay that goes and returns: the node goes on to the primary, and home.
+fn away_and_home<T>(goes: impl FnOnce(Process) -> T, returns: impl FnOnce(&World, T, SocketAddr) -> Process) {
     let world = World::new();
     let primary = world.fleet.cluster();
     let (relay, at) = world.fleet.new_relay("relay", primary).unwrap();
     let node = node(&world, &[at, primary]);
     comes(&world, Comes::ByRelay);
     let load = load(&node);
-    relay.kill();
+    let gone = goes(relay);
     comes(&world, Comes::Directly);
     let away = change(&mut world.admin(), "away");
     arrives(&node, away);
-    let _relay = world.fleet.relay("relay", &at.to_string(), &[primary], &[]).unwrap();
+    // One that takes connections and no more is not good.
+    assert_eq!(node.log().matches("the first choice is good again").count(), 0);
+    let _relay = returns(&world, gone, at);
     comes(&world, Comes::ByRelay);
     let home = change(&mut world.admin(), "home");
     arrives(&node, home);
@@ -50,24 +52,22 @@ fn a_node_whose_relay_is_lost_goes_to_the_next_of_its_list_and_home_once_it_is_b
 }
 
 #[test]
+fn a_node_whose_relay_is_lost_goes_to_the_next_of_its_list_and_home_once_it_is_back() {
+    away_and_home(Process::kill, |world, (), at| {
+        world.fleet.relay("relay", &at.to_string(), &[world.fleet.cluster()], &[]).unwrap()
+    });
+}
+
+#[test]
 fn a_node_whose_relay_is_paused_goes_to_the_next_and_home_once_it_goes_on() {
-    let world = World::new();
-    let primary = world.fleet.cluster();
-    let (relay, at) = world.fleet.new_relay("relay", primary).unwrap();
-    let node = node(&world, &[at, primary]);
-    comes(&world, Comes::ByRelay);
-    let load = load(&node);
-    relay.signal("STOP");
-    comes(&world, Comes::Directly);
-    let away = change(&mut world.admin(), "away");
-    arrives(&node, away);
-    // One that takes connections and no more is not good.
-    assert_eq!(node.log().matches("the first choice is good again").count(), 0);
-    relay.signal("CONT");
-    comes(&world, Comes::ByRelay);
-    let home = change(&mut world.admin(), "home");
-    arrives(&node, home);
-    unharmed(load);
+    let pause = |relay: Process| {
+        relay.signal("STOP");
+        relay
+    };
+    away_and_home(pause, |_, relay, _| {
+        relay.signal("CONT");
+        relay
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use equipoise_tests::cluster::{Standalone, balance, write};
 use equipoise_tests::{Client, Load, Origin, PATIENCE, Way, Wire, eventually};
 
-use crate::world::{SOME, World, arrives, change, change_to, connection, load, serves, tags, unharmed};
+use crate::world::{SOME, World, arrives, change, change_to, connection, load, paths, serves, unharmed};
 
 #[test]
 fn clients_that_know_two_nodes_lose_nothing_when_one_is_killed_and_comes_back() {
@@ -117,7 +117,7 @@ fn a_node_whose_window_is_full_costs_neither_memory_nor_the_others_their_changes
     let (carried, resident) = (wire.carried(Way::Back), resident(world.fleet.control().pid()));
     let mut last = revision;
     for number in 0..CHANGES {
-        last = change_to(&mut admin, &tags(number, CHANGE_BYTES));
+        last = change_to(&mut admin, "/routes/r", &format!("paths[]=/mock{}", paths(number, CHANGE_BYTES)));
         // One by one: nothing of the other node waits for this one.
         arrives(&other, last);
     }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use equipoise_tests::{Way, Wire};
+use equipoise_tests::{PATIENCE, Way, Wire, eventually};
 
-use crate::world::{World, arrives, change, connection, load, unharmed};
+use crate::world::{World, arrives, change, connection, load, paths, serves, unharmed};
 
 /// Of the slow wire, each way.
 const SLOW: Duration = Duration::from_millis(300);
@@ -68,4 +68,38 @@ fn a_wire_that_is_cut_is_left_and_found_again() {
     wire.heal();
     arrives(&node, during);
     unharmed(load);
+}
+
+/// Routes of a config that takes a while to cross a slow wire, and about the size of each.
+const ROUTES: usize = 60;
+const ROUTE_BYTES: usize = 64 * 1024;
+
+/// Of a snapshot, crossed before the wire is cut.
+const PART_BYTES: u64 = 512 * 1024;
+
+#[test]
+fn a_snapshot_that_is_cut_off_goes_on_where_it_was() {
+    let world = World::new();
+    let mut admin = world.admin();
+    for number in 0..ROUTES {
+        let form = format!("name=long-{number}{}", paths(number, ROUTE_BYTES));
+        assert_eq!(admin.form("POST", "/services/s/routes", &form).unwrap().status, 201);
+    }
+    let sent = || {
+        let text = world.admin().get("/metrics").unwrap().text();
+        let line = text.lines().find(|line| line.starts_with("equipoise_config_sent_bytes_total")).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    drop(world.node("whole", &[world.fleet.cluster()], &[]));
+    let whole = sent();
+    let wire = Wire::lay(world.fleet.cluster()).unwrap();
+    wire.delay(SLOW / 10);
+    let node = world.fleet.new_node("parts", &[wire.address()], &[]).unwrap();
+    eventually("a part to have crossed", PATIENCE, || (wire.carried(Way::Back) > PART_BYTES).then_some(()));
+    wire.cut();
+    assert!(sent() < 2 * whole, "it was not over yet");
+    wire.heal();
+    serves(&node);
+    let both = sent() - whole;
+    assert!((whole..whole + PART_BYTES).contains(&both), "{whole} whole, {both} in parts");
 }

@@ -64,19 +64,23 @@ pub(crate) fn unharmed(load: Load) {
     assert_eq!(tally.failed, 0, "{:?}", tally.failures);
 }
 
-/// Tags of about so many bytes; `number` is in each.
-pub(crate) fn tags(number: usize, bytes: usize) -> String {
-    (0..bytes / 500).map(|at| format!("&tags[]={number}-{at}-{}", "x".repeat(480))).collect()
+/// Paths of about so many bytes, others for each number: they reach nodes, and do not shrink much when they are compressed.
+pub(crate) fn paths(number: usize, bytes: usize) -> String {
+    let path = |at: usize| {
+        let hashes = (0..8).map(|part| blake3::hash(format!("{number} {at} {part}").as_bytes()).to_hex());
+        hashes.fold(String::from("&paths[]=/"), |path, hash| path + &hash)
+    };
+    (0..bytes / 512).map(path).collect()
 }
 
 /// Changes something; gives its revision.
 pub(crate) fn change(admin: &mut Client, tag: &str) -> u64 {
-    change_to(admin, &format!("tags[]={tag}"))
+    change_to(admin, "/services/s", &format!("tags[]={tag}"))
 }
 
-/// Changes the service to what the form says; gives the revision.
-pub(crate) fn change_to(admin: &mut Client, form: &str) -> u64 {
-    let answer = admin.form("PATCH", "/services/s", form).unwrap();
+/// Changes what is at a path of the Admin API; gives the revision.
+pub(crate) fn change_to(admin: &mut Client, at: &str, form: &str) -> u64 {
+    let answer = admin.form("PATCH", at, form).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.header("equipoise-revision").unwrap().parse().unwrap()
 }
