@@ -43,6 +43,9 @@ use ledger::{Entry, Issue, Ledger, Member, Place, Refusal, Token, Verdict};
 use log::{Log, LogError};
 use record::seconds;
 
+/// Time between two looks for members that can come to nothing any more.
+const PRUNE_EVERY: Duration = Duration::from_secs(86_400);
+
 /// Why the registrar cannot start, or cannot do what it was asked for the state of this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -265,11 +268,18 @@ impl Registrar {
         self.0.changes.subscribe()
     }
 
-    /// Renews the control plane's own certificate at half of its life, until `stop`.
+    /// Renews the control plane's own certificate at half of its life, and lets go once a day of members that can come to
+    /// nothing any more, until `stop`.
     pub async fn keep(&self, stop: CancellationToken) {
+        // They were let go of when the ledger was read.
+        let mut pruned = SystemTime::now();
         loop {
             let due = self.state().own_until;
             let now = SystemTime::now();
+            if now.duration_since(pruned).is_ok_and(|since| since >= PRUNE_EVERY) {
+                pruned = now;
+                self.prune(now);
+            }
             let rest = due.and_then(|due| due.duration_since(now).ok()).unwrap_or(Duration::ZERO);
             if rest.is_zero()
                 && let Err(error) = self.present(&mut self.state())
@@ -281,6 +291,14 @@ impl Registrar {
                 () = sleep(rest.clamp(Duration::from_secs(1), CLOCK_STEP)) => {}
             }
         }
+    }
+
+    /// Nothing is written: what is left of it on disk goes when that is rewritten, or read.
+    fn prune(&self, now: SystemTime) {
+        let mut state = self.state();
+        let members = state.ledger.prune(now);
+        self.0.ledger.store(Arc::new(state.ledger.clone()));
+        info!(members, "ledger pruned");
     }
 
     /// Gives out a token: this is the only time its secret is seen. Syncs a file.
