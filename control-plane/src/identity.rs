@@ -41,7 +41,7 @@ use authorities::{AuthoritiesError, Keys, Stage, Step};
 use excluded::Excluded;
 use ledger::{Entry, Issue, Ledger, Member, Place, Refusal, Token, Verdict};
 use log::{Log, LogError};
-use record::seconds;
+pub(crate) use record::{seconds, time};
 
 /// Time between two looks for members that can come to nothing any more.
 const PRUNE_EVERY: Duration = Duration::from_secs(86_400);
