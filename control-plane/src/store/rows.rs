@@ -157,7 +157,11 @@ impl Rows {
     /// holds no state.
     pub(super) fn apply(&self, records: &[Record], head: &Head) -> Result<(), RowsError> {
         let changes = records.iter().flat_map(|record| &record.changes);
-        self.write(changes.map(|change| (change.key(), change.to_row())), head)
+        let mut changes: Vec<_> = changes.map(|change| (change.key(), change)).collect();
+        // What follows each other is in one page, so that sled is done with a page before it takes the next; of an entity that is
+        // changed twice the last stays the last.
+        changes.sort_by(|(one, _), (other, _)| one.cmp(other));
+        self.write(changes.into_iter().map(|(key, change)| (key, change.to_row())), head)
     }
 
     /// Writes all of `head` into an empty copy.
