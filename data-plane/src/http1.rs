@@ -83,6 +83,8 @@ pub struct Connection {
     pub close: bool,
     /// `keep-alive`.
     pub keep_alive: bool,
+    /// `upgrade`.
+    pub upgrade: bool,
     /// Other names: headers that end at this hop.
     pub names_headers: bool,
     options: usize,
@@ -103,6 +105,8 @@ impl Connection {
                 self.close = true;
             } else if option.eq_ignore_ascii_case(b"keep-alive") {
                 self.keep_alive = true;
+            } else if option.eq_ignore_ascii_case(b"upgrade") {
+                self.upgrade = true;
             } else if !option.is_empty() {
                 self.names_headers = true;
             }

@@ -4,7 +4,9 @@ use std::mem::MaybeUninit;
 
 use super::framing::{self, FramingError};
 use super::host::{HostPort, split_host};
-use super::{Connection, Framing, HEADERS_MAX, HeadError, HeadStorage, Header, Name, Target, Version, list};
+use super::{
+    Connection, Framing, HEADERS_MAX, HeadError, HeadStorage, Header, Name, Target, Version, list, trim,
+};
 
 /// A request's head, borrowed from the bytes that came.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct RequestHead<'h, 'b> {
     pub expects_continue: bool,
     /// `TE: trailers`.
     pub accepts_trailers: bool,
+    /// A handshake of WebSocket (RFC 6455 4.1): a GET without a body that asks for this upgrade and no other.
+    pub asks_websocket: bool,
 }
 
 /// Why a request is refused; the connection closes after the answer, since where the next request begins is
@@ -99,6 +103,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             connection: Connection::default(),
             expects_continue: false,
             accepts_trailers: false,
+            asks_websocket: false,
         };
         let mut framing = framing::Headers::default();
         for (header, name) in headers.iter().zip(names.iter_mut()) {
@@ -110,6 +115,11 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         if head.host.is_none() && version == Version::Http11 {
             return Err(Refusal::Malformed("no host"));
         }
+        head.asks_websocket = head.connection.upgrade
+            && head.method == "GET"
+            && head.version == Version::Http11
+            && head.framing == Framing::Absent
+            && is_websocket(head.headers, head.names);
         Ok(head)
     }
 
@@ -171,6 +181,15 @@ impl<'h, 'b> RequestHead<'h, 'b> {
     /// Whether a Connection header names this header, so that it ends here.
     pub fn is_named_by_connection(&self, header: &str) -> bool {
         named(self.headers, self.names, header)
+    }
+}
+
+/// Whether `websocket` is the one thing that the Upgrade headers among `headers` name.
+pub(super) fn is_websocket(headers: &[Header<'_>], names: &[Name]) -> bool {
+    let mut upgrades = headers.iter().zip(names).filter(|(_, name)| **name == Name::Upgrade);
+    match (upgrades.next(), upgrades.next()) {
+        (Some((upgrade, _)), None) => trim(upgrade.value).eq_ignore_ascii_case(b"websocket"),
+        _ => false,
     }
 }
 

@@ -125,6 +125,14 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
         self.connection.persists(self.version) && self.body != ResponseBody::UntilClose
     }
 
+    /// Whether the upstream speaks WebSocket from here on (RFC 6455 4.1).
+    pub fn begins_websocket(&self) -> bool {
+        self.status == 101
+            && self.version == Version::Http11
+            && self.connection.upgrade
+            && super::request::is_websocket(self.headers, self.names)
+    }
+
     /// Whether a Connection header names this header, so that it ends here.
     pub fn is_named_by_connection(&self, header: &str) -> bool {
         super::request::named(self.headers, self.names, header)

@@ -88,6 +88,8 @@ pub struct Attempt {
     pub(super) client_persists: bool,
     /// The upstream's can.
     upstream_persists: bool,
+    /// Both speak WebSocket after the response's head.
+    pub(super) is_websocket: bool,
 }
 
 /// How far an attempt came.
@@ -290,6 +292,7 @@ impl Attempt {
             status: 0,
             client_persists: false,
             upstream_persists: false,
+            is_websocket: false,
         }
     }
 
@@ -364,6 +367,12 @@ impl Attempt {
         if self.is_sent() && self.upstream_persists && is_clean && !lease.is_leaving() {
             worker.pool.put(lease.address(), self.upstream, now);
         }
+    }
+
+    /// The connection, and what was read from it behind the response's head.
+    pub fn into_parts(mut self, worker: &Worker) -> (Stream, Buffer) {
+        self.download.give_back(&worker.buffers);
+        (self.upstream.stream, self.buffer)
     }
 
     /// Drops the response, and its connection with it.
@@ -471,19 +480,23 @@ impl Attempt {
         let facts = aim.facts;
         let mut storage = HeadStorage::new();
         let head = ResponseHead::parse(self.buffer.held(), facts.is_head, &mut storage)?;
-        if head.status == 101 {
-            // Nobody asked for it: upgrades are not forwarded.
+        self.is_websocket = facts.asks_websocket && self.is_sent() && head.begins_websocket();
+        if head.status == 101 && !self.is_websocket {
+            // Nobody asked for it.
             return Err(InvalidResponse::Status(101));
         }
-        if head.status < 200 {
+        if head.status < 200 && !self.is_websocket {
             return Ok(false);
         }
         self.status = head.status;
-        self.upstream_persists = head.persists();
+        self.upstream_persists = head.persists() && !self.is_websocket;
         let body = ReplyBody::of(head.body, facts.version == Version::Http11);
         // While the request is still coming in, nobody knows where it ends.
-        self.client_persists =
-            facts.persists && !worker.is_draining.get() && self.is_sent() && body != ReplyBody::UntilClose;
+        self.client_persists = facts.persists
+            && !worker.is_draining.get()
+            && self.is_sent()
+            && !self.is_websocket
+            && body != ReplyBody::UntilClose;
         let decoder = match head.body {
             ResponseBody::Absent => BodyDecoder::length(0),
             ResponseBody::Length(length) => BodyDecoder::length(length),
@@ -502,6 +515,7 @@ impl Attempt {
             body,
             persists: self.client_persists,
             accepts_trailers: facts.accepts_trailers,
+            asked_websocket: facts.asks_websocket,
             upstream_ms,
             proxy_ms,
             request_id: &facts.request_id,

@@ -16,9 +16,9 @@ use super::hedge::{self, Hedge};
 use super::relay::RelayError;
 use super::request::{self, Facts, First, Matched, Opened};
 use super::retry::{self, Fault, Origin, Verdict};
+use super::tunnel;
 use super::waiting;
 use super::worker::Worker;
-use crate::http1::{HeadError, Refusal};
 use crate::observability::{RequestSample, Source};
 use crate::table::{Lease, Outcome, Retry, Tried};
 
@@ -70,10 +70,10 @@ pub fn millis(time: Duration) -> u64 {
 }
 
 /// Answers a request whose head cannot be read.
-pub(super) async fn refuse(client: &mut Client, worker: &Worker, error: HeadError) -> After {
+pub(super) async fn refuse(client: &mut Client, worker: &Worker, problem: Problem) -> After {
     let facts = Facts::unread(worker);
     let seen = Answering { facts: &facts, route: None, picked: None };
-    answer(client, worker, seen, Problem::Refused(Refusal::Head(error)), Remains::Unknown).await
+    answer(client, worker, seen, problem, Remains::Unknown).await
 }
 
 /// Serves the request whose head the client's buffer holds.
@@ -329,7 +329,7 @@ async fn relay(
     })
     .await;
     let is_sent = attempt.is_sent();
-    let egress_bytes = attempt.download.progress().written;
+    let mut egress_bytes = attempt.download.progress().written;
     if egress_bytes == 0 && matches!(ended, Err(RelayError::Body | RelayError::Source)) {
         // It broke before the client saw any of it.
         return answer(client, worker, seen, Problem::BadGateway, Remains::after(is_sent)).await;
@@ -339,16 +339,31 @@ async fn relay(
     }
     // Most answers leave in one go: no need to look at the clock again.
     let now = if has_waited { Instant::now() } else { attempt.head_at };
+    let Attempt { status, head_at, client_persists, is_websocket, .. } = *attempt;
+    let mut ingress_bytes = (client.head_bytes() + held_body) as u64 + attempt.streamed();
+    let after_websocket = match slot.take_if(|_| is_websocket && ended.is_ok()) {
+        None => None,
+        Some(attempt) => {
+            // Boxed: not every connection's task is to be larger for it.
+            let passed = Box::pin(tunnel::run(client, attempt, worker, lease, matched.service)).await;
+            ingress_bytes += passed.up;
+            egress_bytes += passed.down;
+            Some(passed.after)
+        }
+    };
+    // How long they spoke WebSocket is not how long the answer took.
     let sample = RequestSample {
-        code: attempt.status,
+        code: status,
         source: Source::Service,
         request: now.saturating_duration_since(facts.started),
-        upstream: Some(attempt.head_at.saturating_duration_since(picked.at)),
-        ingress_bytes: (client.head_bytes() + held_body) as u64 + attempt.streamed(),
+        upstream: Some(head_at.saturating_duration_since(picked.at)),
+        ingress_bytes,
         egress_bytes,
     };
     worker.metrics.request(Some(&matched.route.metrics), &sample);
-    let client_persists = attempt.client_persists;
+    if let Some(after) = after_websocket {
+        return after;
+    }
     match ended {
         Ok(()) => {
             if let Some(attempt) = slot.take() {

@@ -15,6 +15,14 @@ pub struct Peer {
     text: Box<str>,
     is_trusted: bool,
     port: u16,
+    tls: Option<Tls>,
+}
+
+/// What TLS told of a client.
+#[derive(Debug)]
+struct Tls {
+    /// The name that it asked for, in lower case.
+    sni: Option<Box<str>>,
 }
 
 impl Peer {
@@ -22,7 +30,28 @@ impl Peer {
     pub fn new(address: SocketAddr, port: u16, settings: &ProxySettings) -> Self {
         let address = address.ip().to_canonical();
         let is_trusted = settings.trusted_ips.iter().any(|block| block.contains(address));
-        Self { text: address.to_string().into(), is_trusted, port }
+        Self { text: address.to_string().into(), is_trusted, port, tls: None }
+    }
+
+    /// The same client, having asked by TLS for this name.
+    #[must_use]
+    pub fn by_tls(self, sni: Option<&str>) -> Self {
+        Self { tls: Some(Tls { sni: sni.map(|sni| sni.to_ascii_lowercase().into()) }), ..self }
+    }
+
+    /// Whether it speaks TLS.
+    pub const fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The name that it asked for in the handshake.
+    pub fn sni(&self) -> Option<&str> {
+        self.tls.as_ref()?.sni.as_deref()
+    }
+
+    /// Its address, as text.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Whether its X-Forwarded-* headers count.
@@ -116,7 +145,11 @@ pub struct Forward<'a> {
 pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forward<'_>) {
     let is_trusted = with.peer.is_trusted;
     let mut given = Given::default();
-    out.extend_from_slice(b"\r\nConnection: keep-alive");
+    out.extend_from_slice(if head.asks_websocket {
+        b"\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket"
+    } else {
+        b"\r\nConnection: keep-alive".as_slice()
+    });
     for (header, name) in head.headers.iter().zip(head.names) {
         let passes = match name {
             Name::Host
@@ -183,6 +216,7 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
     }
     if !given.proto.0 {
         out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
+        out.extend_from_slice(if with.peer.is_tls() { b"s" } else { b"" });
     }
     if !given.host.0
         && let Some(authority) = head.authority()

@@ -43,8 +43,9 @@ pub struct Hedged {
 pub fn delay(lease: &Lease, facts: &Facts, matched: &Matched<'_>) -> Option<Duration> {
     let policy = lease.policy()?;
     let Hedging { delay } = policy.hedging?;
-    // A session is with one target.
-    if !facts.is_safe || facts.framing != Framing::Absent || policy.sticky.is_some() {
+    // A session is with one target, and so is a conversation.
+    let is_with_one = facts.asks_websocket || policy.sticky.is_some();
+    if !facts.is_safe || facts.framing != Framing::Absent || is_with_one {
         return None;
     }
     delay.or_else(|| matched.service.upstream.gate().slow_answer().map(|slow| slow.max(DELAY_MIN)))

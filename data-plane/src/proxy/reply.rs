@@ -4,7 +4,7 @@
 
 use super::hash::GivenCookie;
 use super::settings::{ResponseHeaders, SERVER_TOKEN};
-use crate::http1::{Name, ResponseBody, ResponseHead, push_decimal};
+use crate::http1::{Name, ResponseBody, ResponseHead, push_decimal, trim};
 
 /// How the body goes to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Reply<'a> {
     pub persists: bool,
     /// Whether the client asked for trailers.
     pub accepts_trailers: bool,
+    /// Whether the client asked for WebSocket: only then is an upgrade to it named.
+    pub asked_websocket: bool,
     /// Ms from the last pick to the response's head.
     pub upstream_ms: u64,
     /// Ms from the request's start to the last pick.
@@ -46,13 +48,20 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
     out.extend_from_slice(head.reason.as_bytes());
     let mut has_server = false;
     let mut has_via = false;
+    let mut names_upgrade = false;
     for (header, name) in head.headers.iter().zip(head.names) {
         let passes = match name {
             Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::TransferEncoding => false,
-            // We ask for no upgrade, so there is none to answer. X-Accel-* speak to the proxy.
+            Name::Upgrade
+                if with.asked_websocket && trim(header.value).eq_ignore_ascii_case(b"websocket") =>
+            {
+                names_upgrade = true;
+                true
+            }
+            // We ask for no other, so there is none to answer. X-Accel-* speak to the proxy.
             Name::Upgrade | Name::XAccel => false,
-            // 204 has no length (RFC 9110 8.6), whatever the upstream says.
-            Name::ContentLength => head.status != 204,
+            // 101 and 204 have no length (RFC 9110 8.6), whatever the upstream says.
+            Name::ContentLength => !matches!(head.status, 101 | 204),
             Name::Trailer => with.accepts_trailers,
             Name::Server => {
                 has_server = true;
@@ -97,11 +106,15 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
     if with.body == ReplyBody::Chunked {
         out.extend_from_slice(b"\r\nTransfer-Encoding: chunked");
     }
-    out.extend_from_slice(if with.persists {
-        b"\r\nConnection: keep-alive"
-    } else {
-        b"\r\nConnection: close".as_slice()
+    // What follows a 101 is no longer HTTP: it neither closes nor stays.
+    out.extend_from_slice(match (head.status, with.persists) {
+        (101, _) => b"\r\nConnection: Upgrade",
+        (_, true) => b"\r\nConnection: keep-alive".as_slice(),
+        (_, false) => b"\r\nConnection: close",
     });
+    if names_upgrade && head.status != 101 {
+        out.extend_from_slice(b", Upgrade");
+    }
     if with.added.server && !has_server {
         out.extend_from_slice(b"\r\nServer: ");
         out.extend_from_slice(SERVER_TOKEN.as_bytes());

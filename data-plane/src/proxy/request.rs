@@ -37,6 +37,8 @@ pub struct Facts {
     pub persists: bool,
     /// Whether the client wants trailers.
     pub accepts_trailers: bool,
+    /// Whether the client asks to speak WebSocket from here on.
+    pub asks_websocket: bool,
     /// How the body ends.
     pub framing: Framing,
     /// Whether the client waits to be told to send its body.
@@ -120,6 +122,7 @@ impl Facts {
             version: Version::Http11,
             persists: false,
             accepts_trailers: false,
+            asks_websocket: false,
             framing: Framing::Absent,
             expects_continue: false,
             method: Method::Once,
@@ -145,6 +148,7 @@ pub fn open<'t>(table: &'t Table, client: &Client, worker: &Worker, is_last: boo
     facts.version = head.version;
     facts.persists = head.persists() && !is_last && !worker.lets_go();
     facts.accepts_trailers = head.accepts_trailers;
+    facts.asks_websocket = head.asks_websocket;
     facts.framing = head.framing;
     facts.expects_continue = head.expects_continue;
     facts.method = Method::of(head.method);
@@ -214,7 +218,7 @@ impl Asking<'_> {
     fn give_session(&mut self, lease: &Lease) {
         if let Some((sticky, target)) = lease.new_session() {
             let session = Session { target, issued_s: self.worker.unix_seconds() };
-            let is_tls = is_forwarded_https(self.asked.head, self.asked.peer);
+            let is_tls = is_https(self.asked.head, self.asked.peer);
             *self.cookie = Some(GivenCookie::of_session(sticky, session, is_tls).into());
         }
     }
@@ -250,19 +254,19 @@ impl Seeker for Asking<'_> {
 fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Matched<'t>, Unserved<'t>> {
     let Asked { head, path, peer } = asked;
     let query = Query {
-        is_tls: false,
+        is_tls: peer.is_tls(),
         method: head.method.as_bytes(),
         host: head.host.map_or(b"", |host| host.name),
         port: head.host.and_then(|host| host.port).unwrap_or(peer.port()),
         path,
-        sni: None,
+        sni: peer.sni(),
         headers: head,
     };
     let Some((route, found)) = table.resolve(&query) else {
         return Err(Unserved { problem: Problem::NoRoute, route: None });
     };
     let refuse = |problem| Err(Unserved { problem, route: Some(route) });
-    if !route.allows_plain && !is_forwarded_https(head, peer) {
+    if !route.allows_plain && !is_https(head, peer) {
         return refuse(to_https(route.https_redirect_status, head));
     }
     if let Framing::Length(length) = head.framing
@@ -284,11 +288,10 @@ fn lower(name: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-fn is_forwarded_https(head: &RequestHead<'_, '_>, peer: &Peer) -> bool {
-    peer.is_trusted()
-        && forward::values(head, Name::XForwardedProto)
-            .next()
-            .is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"))
+/// Whether the client came by HTTPS: to us, or as a trusted peer says.
+fn is_https(head: &RequestHead<'_, '_>, peer: &Peer) -> bool {
+    let said = if peer.is_trusted() { forward::values(head, Name::XForwardedProto).next() } else { None };
+    said.map_or(peer.is_tls(), |proto| proto.eq_ignore_ascii_case(b"https"))
 }
 
 fn to_https(status: u16, head: &RequestHead<'_, '_>) -> Problem {

@@ -250,7 +250,7 @@ fn each_added_header_is_switched_by_itself() {
 }
 
 #[test]
-fn a_request_to_upgrade_is_served_as_an_ordinary_one() {
+fn a_handshake_of_websocket_that_is_refused_was_an_ordinary_request() {
     let origin =
         Origin::answering("HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n");
     let node = Node::with(&[origin.address]);
@@ -261,9 +261,10 @@ fn a_request_to_upgrade_is_served_as_an_ordinary_one() {
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
         );
         assert_eq!(answer.status(), 426, "what the upstream says to it");
-        assert_eq!(answer.header("connection").as_deref(), Some("keep-alive"));
+        assert_eq!(answer.header("connection").as_deref(), Some("keep-alive, Upgrade"));
+        assert_eq!(answer.header("upgrade").as_deref(), Some("websocket"));
     }
-    assert!(!origin.seen()[0].contains("Upgrade"), "{:?}", origin.seen());
+    assert!(origin.seen()[0].contains("Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n"));
     assert_eq!(origin.connections(), 1);
 }
 
