@@ -40,7 +40,7 @@ use crate::store::{Head, Store};
 pub use door::{Door, Guard};
 pub use encode::encode;
 pub use hello::HelloError;
-pub use resolve::{DELTA_BYTES_MAX, Decision, EncodedDelta, resolve};
+pub use resolve::{Decision, EncodedDelta, resolve};
 pub use serve::ServeError;
 pub use snapshot::{CHUNK_BYTES_MAX, SNAPSHOTS_KEPT, SNAPSHOTS_LEAVING_MAX, Snapshot};
 
