@@ -267,7 +267,7 @@ fn whoever_can_not_renew_any_more_is_let_go_of_at_the_next_start() {
             issued,
         };
         let entry = Entry::Enrolled(id(node.into()), Box::new(member));
-        log.append(&entry).unwrap();
+        log.append(&entry, &Ledger::default(), SystemTime::now()).unwrap();
         ledger.apply(entry);
     }
     drop(log);
