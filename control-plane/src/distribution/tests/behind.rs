@@ -193,10 +193,12 @@ async fn a_node_of_an_older_protocol_is_told_only_what_it_understands_behind_a_r
         let upstream = Uuid::from_u128(7);
         let mut asked = plane.nodes.inspect(upstream, &Scope::default()).unwrap();
         if is_asked {
-            let reply = replies.message().await.unwrap().unwrap();
+            let reply = timeout(Duration::from_secs(30), replies.message()).await.unwrap();
+            let reply = reply.unwrap().unwrap();
             assert_eq!((reply.node_id, reply.inspect.is_some()), (wire(1), true));
         } else {
-            assert_eq!(asked.next().await.said, Err(Silence::OldProtocol));
+            let said = timeout(Duration::from_secs(30), asked.next()).await.unwrap().said;
+            assert_eq!(said, Err(Silence::OldProtocol));
             assert!(timeout(Duration::from_secs(20), replies.message()).await.is_err());
         }
     }
