@@ -216,9 +216,50 @@ fn gather(mut gathered: Excluded, part: &v1::Excluded) -> Option<Excluded> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use bytes::Bytes;
+    use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX};
+    use prost::Message as _;
 
     use super::*;
+    use crate::nodes::fixture;
+
+    #[tokio::test]
+    async fn many_nodes_are_told_of_in_messages_that_a_control_plane_takes() {
+        let nodes = Nodes::default();
+        let nowhere = Position {
+            epoch: Epoch::new(Uuid::from_u128(1)),
+            revision: Revision::ZERO,
+            content_hash: ContentHash::EMPTY,
+        };
+        let joined: Vec<_> = (0..120)
+            .map(|number| {
+                let mut info = fixture::view(number, nowhere, None).info;
+                info.labels = (0..NODE_LABELS_MAX)
+                    .map(|label| (format!("{label:0>NODE_TEXT_BYTES_MAX$}"), "v".repeat(NODE_TEXT_BYTES_MAX)))
+                    .collect();
+                nodes.join(info, None, SystemTime::now()).unwrap()
+            })
+            .collect();
+        let reporter = Reporter {
+            times: Times::new(equipoise_follower::Settings::home_after(std::time::Duration::from_secs(1))),
+            relay: NodeId::new(Uuid::from_u128(999)),
+            nodes,
+            position: watch::channel(None).1,
+            exclusions: None,
+        };
+        let mut told = ToldOf::default();
+        let messages = reporter.statuses(&mut told);
+        let ids: BTreeSet<_> = messages
+            .iter()
+            .flat_map(|message| &message.behind)
+            .map(|status| status.hello.as_ref().unwrap().node_id.clone())
+            .collect();
+        assert_eq!((ids.len(), messages.len()), (joined.len(), 3));
+        assert!(messages.iter().all(|message| message.encoded_len() < 1024 * 1024));
+        assert!(reporter.statuses(&mut told).is_empty());
+    }
 
     #[test]
     fn a_part_that_is_malformed_spoils_the_list() {

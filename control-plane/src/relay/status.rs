@@ -177,6 +177,15 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_an_older_protocol_is_told_of_as_one() {
+        let mut older = view(1, 1);
+        older.info.protocol = 4;
+        let news = ToldOf::default().news(id(9), &[older]);
+        let hello = news[0].hello.as_ref().unwrap();
+        assert_eq!((hello.protocol_min, hello.protocol_max), (PROTOCOL_MIN, 4));
+    }
+
+    #[test]
     fn one_that_left_before_anybody_heard_of_it_is_not_told_of() {
         let gone = NodeView { connected_since: None, ..view(1, 1) };
         assert!(ToldOf::default().news(id(9), &[gone]).is_empty());
