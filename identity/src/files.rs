@@ -16,6 +16,14 @@ const BYTES_MAX: u64 = 1024 * 1024;
 /// # Errors
 /// When it cannot be written.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, 0o600, &[bytes])
+}
+
+/// The same of a file in `parts`, with this mode where the process's mask allows it.
+///
+/// # Errors
+/// When it cannot be written; what was written beside it is removed.
+pub fn replace(path: &Path, mode: u32, parts: &[&[u8]]) -> io::Result<()> {
     let new = path.with_extension("new");
     // A left-over of a crash may have another mode.
     match fs::remove_file(&new) {
@@ -23,14 +31,22 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
+    let written = write_new(&new, mode, parts).and_then(|()| fs::rename(&new, path));
+    if let Err(error) = written {
+        // What is left of it would take the room that is missing. Whether that goes well changes nothing.
+        drop(fs::remove_file(&new));
+        return Err(error);
+    }
     match path.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
     }
+}
+
+fn write_new(path: &Path, mode: u32, parts: &[&[u8]]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    file.sync_all()
 }
 
 /// Reads a file of bounded size; `None`: there is none.
