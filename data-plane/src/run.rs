@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use equipoise_follower::fallback::Fallback;
 use equipoise_follower::{
     Address, Cache, CacheError, ControlPlane, Membership, MembershipError, Role, node_id,
 };
@@ -242,6 +243,8 @@ pub async fn start(
     });
     let (marks, mark_queue) = mpsc::channel(table::MARKS_MAX);
     tasks.spawn("setting health by hand", table::carry_marks(mark_queue, Arc::clone(&directory)));
+    let places = settings.follow.as_ref().and_then(|follow| follow.fallback.clone());
+    let fallback = places.zip(membership.clone()).map(|(places, own)| Fallback::new(places, own));
     let parts = sync::Parts {
         settings: sync::Settings::default(),
         identity: Identity {
@@ -254,6 +257,7 @@ pub async fn start(
         },
         control_planes,
         membership,
+        fallback,
         cache,
         loaded,
         updates,
@@ -322,7 +326,7 @@ fn followed(
     if let Some(pipe) = pipe {
         return Ok((vec![ControlPlane::Pipe(pipe)], None));
     }
-    let Some(Follow { control_planes, mtls }) = &settings.follow else { return Ok((Vec::new(), None)) };
+    let Some(Follow { control_planes, mtls, .. }) = &settings.follow else { return Ok((Vec::new(), None)) };
     let membership = mtls.membership(&settings.cache_dir, Role::Node, id, hostname)?;
     let reach = |address: &Address| match &membership {
         Some(membership) => ControlPlane::Tls(address.clone(), Arc::clone(membership)),
@@ -396,6 +400,7 @@ mod tests {
             follow: Some(Follow {
                 control_planes: vec![nobody.to_string().parse().unwrap()],
                 mtls: Mtls::Off,
+                fallback: None,
             }),
             proxy: ProxySettings { listen: vec![any], workers: 1, ..ProxySettings::default() },
             drain_timeout: Duration::from_secs(1),

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use equipoise_follower::Address;
-use equipoise_follower::settings::{Mtls, control_planes};
+use equipoise_follower::fallback::Places;
+use equipoise_follower::settings::{Mtls, control_planes, fallback};
 use equipoise_proto::NodeId;
 use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, is_node_text};
 use equipoise_settings::{Key, Listen, Problem, Settings, keys};
@@ -57,6 +58,8 @@ pub struct Follow {
     pub control_planes: Vec<Address>,
     /// Certificates.
     pub mtls: Mtls,
+    /// Where it looks for a config while none of them answers.
+    pub fallback: Option<Places>,
 }
 
 impl NodeSettings {
@@ -123,7 +126,8 @@ fn follow(settings: &Settings) -> Result<Option<Follow>, Problem> {
     }
     let mtls = Mtls::read(settings)?;
     let control_planes = control_planes(settings, key, &mtls)?;
-    Ok(Some(Follow { control_planes, mtls }))
+    let fallback = fallback(settings, &mtls)?;
+    Ok(Some(Follow { control_planes, mtls, fallback }))
 }
 
 /// The word for the authorities that the system trusts.

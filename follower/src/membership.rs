@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use equipoise_identity::certificate::CLOCK_STEP;
-use equipoise_identity::tls::{self, Naming, Presented, TlsError, Trust};
+use equipoise_identity::tls::{self, Known, Naming, Presented, TlsError, Trust};
 use equipoise_identity::{Authorities, Certificate, JoinToken, PrivateKey, Role};
 use equipoise_proto::NodeId;
 use equipoise_proto::v1;
@@ -29,6 +29,7 @@ use crate::address::Address;
 use crate::connect::{ConnectError, encrypted};
 
 use files::Files;
+pub(crate) use files::warn_if_open;
 use plan::{Plan, plan, renewal};
 
 /// Pause after a renewal that failed.
@@ -159,6 +160,25 @@ impl Membership {
     /// When the certificate in force runs out; changes with each new one.
     pub fn expiry(&self) -> watch::Receiver<Option<SystemTime>> {
         self.expiry.subscribe()
+    }
+
+    /// What this process presents, now and later.
+    pub fn presented(&self) -> Presented {
+        self.presented.clone()
+    }
+
+    /// Whom this process knows: the authorities that it trusts or, before its first certificate, the one of its join token.
+    pub async fn known(&self) -> Option<Known> {
+        if let Some(held) = self.held.lock().await.as_ref() {
+            return Some(Known::Trusted(held.trust.clone()));
+        }
+        match &self.kind {
+            Kind::Managed(managed) => {
+                let token = managed.applicant.token.as_ref();
+                token.map(|token| Known::IssuedBy(token.authority()))
+            }
+            Kind::Static(_) => None,
+        }
     }
 
     /// The server's end of TLS, for a relay; `None` before the first certificate.
