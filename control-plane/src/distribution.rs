@@ -11,6 +11,7 @@ mod deltas;
 mod door;
 mod encode;
 mod enrolment;
+mod fallback;
 mod hello;
 mod pace;
 mod report;
@@ -37,6 +38,7 @@ use crate::store::{Head, Store};
 
 pub use door::{Door, Guard};
 pub use encode::encode;
+pub use fallback::{FallbackSettings, Writer};
 pub use hello::HelloError;
 pub use resolve::{DELTA_BYTES_MAX, Decision, EncodedDelta, resolve};
 pub use serve::ServeError;

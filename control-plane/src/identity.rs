@@ -212,6 +212,11 @@ impl Registrar {
         tls::server(&self.0.presented, &self.0.trust, Naming::Uri)
     }
 
+    /// What the control plane shows to its peers, now and later.
+    pub fn presented(&self) -> Presented {
+        self.0.presented.clone()
+    }
+
     /// Goes up whenever somebody may have lost his place: denied or forgotten.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()

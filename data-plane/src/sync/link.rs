@@ -144,6 +144,10 @@ impl Link {
                 () = self.follow_any() => return,
                 found = fallback.seek(channel, || !node.has_table()) => found,
             };
+            // What a control plane sent before it was gone again may still be on its way into the table.
+            if self.work.is_some() {
+                return self.follow_any().await;
+            }
             match self.intake.clone().take(None, Arrival::Found(Box::new(found))).await {
                 Ok(done) => self.applied(done, ConfigSource::Fallback),
                 Err(NotDone { why: Why::Gone, .. }) => return,
