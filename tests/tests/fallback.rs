@@ -260,32 +260,41 @@ fn settings_that_cannot_be_meant_stop_the_start_with_their_name() {
         (
             "equipoise-control-plane",
             vec!["--cluster-snapshot-dir", "x"],
-            "cluster.snapshot_dir needs cluster.snapshot_key_file",
+            "`cluster.snapshot_dir` = `x`: needs cluster.snapshot_key_file",
         ),
         (
             "equipoise-control-plane",
-            vec!["--cluster-mtls", "off", "--cluster-listen", ANY, "--cluster-snapshot-dir", "x", "--cluster-snapshot-key-file", &key],
-            "cluster.snapshot_dir cannot be used without mTLS",
+            vec![
+                "--cluster-mtls",
+                "off",
+                "--cluster-listen",
+                ANY,
+                "--cluster-snapshot-dir",
+                "x",
+                "--cluster-snapshot-key-file",
+                &key,
+            ],
+            "`cluster.snapshot_dir` = `x`: cannot be used without mTLS",
         ),
         (
             "equipoise-data-plane",
             vec!["--cluster-mtls", "off", "--cluster-fallback", "x", "--cluster-snapshot-key-file", &key],
-            "cluster.fallback cannot be used without mTLS",
+            "`cluster.fallback` = `x`: cannot be used without mTLS",
         ),
         (
             "equipoise-data-plane",
             vec!["--cluster-fallback", "https://files.example/", "--cluster-snapshot-key-file", &key],
-            "cluster.fallback `https://files.example/` is https",
+            ": `https://files.example/` is https, which is not spoken here",
         ),
         (
             "equipoise-data-plane",
             vec!["--cluster-fallback", "x", "--cluster-snapshot-key-file", &short],
-            "cluster.snapshot_key_file must hold 32 bytes",
+            ": must hold 32 bytes as 64 hexadecimal digits",
         ),
         (
             "equipoise-data-plane",
             vec!["--cluster-fallback", "x", "--cluster-snapshot-key-file", "/nowhere"],
-            "cluster.snapshot_key_file there is no such file",
+            "`cluster.snapshot_key_file` = `/nowhere`: there is no such file",
         ),
     ] {
         let (code, said) = run(program, dir.path(), &[flags.as_slice(), &["--check"]].concat(), &[]);
