@@ -29,7 +29,6 @@ use crate::address::Address;
 use crate::connect::{ConnectError, encrypted};
 
 use files::Files;
-pub(crate) use files::warn_if_open;
 use plan::{Plan, plan, renewal};
 
 /// Pause after a renewal that failed.

@@ -1,5 +1,6 @@
 //! The settings of a follower: whom it follows, and how it proves who it is.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,8 +11,10 @@ use equipoise_settings::keys::{self, Key};
 use equipoise_settings::{Problem, Settings};
 
 use crate::fallback::{InvalidPlace, Place, Places};
-use crate::membership::warn_if_open;
 use crate::{Address, Applicant, Membership, MembershipError, StaticFiles};
+
+/// What of a file's mode is for anybody.
+const OTHERS: u32 = 0o007;
 
 /// Where a membership is kept, in the directory of the cache.
 const DIRECTORY: &str = "identity";
@@ -112,7 +115,12 @@ pub fn snapshot_key(settings: &Settings, key: &Key, mtls: &Mtls) -> Result<SealK
     let unreadable = |error| settings.problem(file, format!("cannot be read: {error}"));
     let text = read(path).map_err(unreadable)?;
     let text = text.ok_or_else(|| settings.problem(file, "there is no such file"))?;
-    warn_if_open(path).map_err(unreadable)?;
+    let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o777;
+    if mode & OTHERS != 0 {
+        let rule =
+            format!("may be read by anybody (its mode is {mode:o}): its owner and its group are enough");
+        return Err(settings.problem(file, rule));
+    }
     text.parse().map_err(|error| settings.problem(file, error))
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -19,7 +19,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, 0o600, &[bytes])
 }
 
-/// The same of a file in `parts`, with this mode where the process's mask allows it.
+/// The same of a file in `parts`, with this mode whatever the process's mask is.
 ///
 /// # Errors
 /// When it cannot be written; what was written beside it is removed.
@@ -45,6 +45,7 @@ pub fn replace(path: &Path, mode: u32, parts: &[&[u8]]) -> io::Result<()> {
 
 fn write_new(path: &Path, mode: u32, parts: &[&[u8]]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     parts.iter().try_for_each(|part| file.write_all(part))?;
     file.sync_all()
 }
@@ -80,8 +81,6 @@ pub fn pem(label: &str, der: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]

@@ -148,9 +148,9 @@ fn a_new_node_starts_with_every_control_plane_dead_and_the_stream_takes_over() {
         assert_eq!(node.client("status").get("/status/ready").unwrap().status, 200);
     }
     says(&by_http, "/nowhere/equipoise-snapshot.eqs");
-    // From its own cache from now on, without the file.
+    // From its own cache from now on, whatever the file has.
     drop(by_http);
-    let by_cache = world.fleet.node("two", &["--cluster-join-token", &token]).unwrap();
+    let by_cache = world.node("two", &token, &format!("http://{server}/"), &world.key());
     wait_until_it_serves(&by_cache);
     assert_eq!(source(&by_cache), "cache");
 
@@ -255,7 +255,12 @@ fn settings_that_cannot_be_meant_stop_the_start_with_their_name() {
     let key = key(dir.path(), "key", "a");
     let short = dir.path().join("short");
     fs::write(&short, "abc").unwrap();
+    fs::set_permissions(&short, fs::Permissions::from_mode(0o600)).unwrap();
     let short = text(&short);
+    let open = dir.path().join("open");
+    fs::write(&open, "a".repeat(64)).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
+    let open = text(&open);
     for (program, flags, want) in [
         (
             "equipoise-control-plane",
@@ -290,6 +295,11 @@ fn settings_that_cannot_be_meant_stop_the_start_with_their_name() {
             "equipoise-data-plane",
             vec!["--cluster-fallback", "x", "--cluster-snapshot-key-file", &short],
             ": must hold 32 bytes as 64 hexadecimal digits",
+        ),
+        (
+            "equipoise-data-plane",
+            vec!["--cluster-fallback", "x", "--cluster-snapshot-key-file", &open],
+            ": may be read by anybody (its mode is 644)",
         ),
         (
             "equipoise-data-plane",

@@ -28,7 +28,9 @@ const PURE: &[&str] = &[
     "identity/src/token",
     "identity/src/certificate",
     "identity/src/authority",
+    "identity/src/seal",
     "follower/src/backoff",
+    "follower/src/fallback/format",
     "follower/src/partial",
     "proto/src/placement",
 ];

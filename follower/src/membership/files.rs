@@ -27,14 +27,6 @@ fn file(path: &Path, why: impl ToString) -> MembershipError {
     MembershipError::File { path: path.to_owned(), why: why.to_string() }
 }
 
-/// Says so when others may read a key.
-pub(crate) fn warn_if_open(path: &Path) -> std::io::Result<()> {
-    if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-        warn!(path = %path.display(), "others than its owner may read the private key");
-    }
-    Ok(())
-}
-
 impl Files {
     /// In `directory`, which is made if it is not there; only its owner may look into it.
     pub(super) fn open(directory: &Path) -> Result<Self, MembershipError> {
@@ -51,7 +43,10 @@ impl Files {
     pub(super) fn key(&self) -> Result<PrivateKey, MembershipError> {
         let unusable = |error| file(&self.key, error);
         if let Some(pem) = read(&self.key).map_err(unusable)? {
-            warn_if_open(&self.key).map_err(unusable)?;
+            let mode = fs::metadata(&self.key).map_err(unusable)?.permissions().mode();
+            if mode & 0o077 != 0 {
+                warn!(path = %self.key.display(), "others than its owner may read the private key");
+            }
             return PrivateKey::from_pem(&pem).map_err(|error| self.unusable_key(&error));
         }
         let key = PrivateKey::generate().map_err(|error| self.unusable_key(&error))?;
