@@ -155,7 +155,7 @@ pub fn run(settings: &Settings, matches: &ArgMatches) -> Option<Result<(), Comma
         })?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| CommandError::Argument(format!("no runtime: {error}")))?;
-        let answer = runtime.block_on(ask(&address, &call))?;
+        let answer = runtime.block_on(ask_all(&address, &call))?;
         print(&call.print, &answer)
     }))
 }
@@ -176,12 +176,12 @@ fn call(area: &str, what: &str, matches: &ArgMatches) -> Result<Call, CommandErr
             };
             Call { method: "POST", path: "/clustering/tokens".to_owned(), body, print }
         }
-        ("token", "list") => get("/clustering/tokens?size=1000"),
+        ("token", "list") => get(&format!("/clustering/tokens?{PAGE}")),
         ("token", "revoke") => {
             let path = format!("/clustering/tokens/{}", id()?);
             Call { method: "DELETE", path, body: None, print: Print::Done("revoked") }
         }
-        ("node", "list") => get("/clustering/enrolments?size=1000"),
+        ("node", "list") => get(&format!("/clustering/enrolments?{PAGE}")),
         ("node", "deny") => {
             let path = format!("/clustering/denied/{}", id()?);
             Call { method: "PUT", path, body: Some(json!({})), print: Print::Done("denied") }
@@ -202,6 +202,9 @@ fn call(area: &str, what: &str, matches: &ArgMatches) -> Result<Call, CommandErr
         _ => get("/clustering/authorities"),
     })
 }
+
+/// As much of a list as there is in one answer.
+const PAGE: &str = "size=1000";
 
 fn token_order(matches: &ArgMatches) -> Result<Value, CommandError> {
     let text = |name: &str| matches.get_one::<String>(name);
@@ -232,7 +235,23 @@ fn token_order(matches: &ArgMatches) -> Result<Value, CommandError> {
     Ok(body.into())
 }
 
-async fn ask(address: &str, call: &Call) -> Result<Value, CommandError> {
+/// Asks, and of a list for all pages.
+async fn ask_all(address: &str, call: &Call) -> Result<Value, CommandError> {
+    let mut answer = ask(address, call, &call.path).await?;
+    while let Some(next) = answer.get("next").and_then(Value::as_str).map(str::to_owned) {
+        // A page says where the next one is, not how large it is.
+        let next = if next.contains("size=") { next } else { format!("{next}&{PAGE}") };
+        let page = ask(address, call, &next).await?;
+        let Some(Value::Array(more)) = page.get("data") else { break };
+        if let Some(Value::Array(data)) = answer.get_mut("data") {
+            data.extend(more.iter().cloned());
+        }
+        answer["next"] = page.get("next").cloned().unwrap_or_default();
+    }
+    Ok(answer)
+}
+
+async fn ask(address: &str, call: &Call, path: &str) -> Result<Value, CommandError> {
     let answer = |why: String| CommandError::Answer { address: address.to_owned(), why };
     let exchange = async {
         let connected = TcpStream::connect(address).await;
@@ -243,7 +262,7 @@ async fn ask(address: &str, call: &Call) -> Result<Value, CommandError> {
         let body = call.body.as_ref().map_or_else(Bytes::new, |body| body.to_string().into());
         let request = http::Request::builder()
             .method(call.method)
-            .uri(&call.path)
+            .uri(path)
             .header("host", address)
             .header("content-type", "application/json")
             .body(Full::new(body))

@@ -7,6 +7,7 @@
 mod attempts;
 mod balancer;
 mod behind;
+mod crowd;
 mod deltas;
 mod door;
 mod encode;
@@ -22,10 +23,11 @@ mod sharing;
 mod snapshot;
 mod stream;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use equipoise_proto::v1;
+use equipoise_proto::{NodeId, v1};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -44,9 +46,13 @@ pub use resolve::{DELTA_BYTES_MAX, Decision, EncodedDelta, resolve};
 pub use serve::ServeError;
 pub use snapshot::{CHUNK_BYTES_MAX, SNAPSHOTS_KEPT, SNAPSHOTS_LEAVING_MAX, Snapshot};
 
+use crowd::Crowd;
 use deltas::Deltas;
 use sharing::Batches;
 use snapshot::Shelf;
+
+/// Connections of one id at once: one, and those that have not noticed their end.
+const CONNECTIONS_EACH_MAX: usize = 8;
 
 /// Times and bounds of distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +154,9 @@ struct Shared {
     snapshot_permits: Arc<Semaphore>,
     connection_permits: Arc<Semaphore>,
     /// Of peers whose certificate is not known yet, or who show none.
-    unknown_permits: Arc<Semaphore>,
+    strangers: Crowd<IpAddr>,
+    /// Connections of those who have shown who they are.
+    known: Crowd<NodeId>,
     sent: SentCounters,
     /// Of a relay: where what nodes report goes as well.
     upward: Option<mpsc::Sender<v1::HealthReport>>,
@@ -203,7 +211,9 @@ impl Distribution {
             batches: Batches::default(),
             start: Instant::now(),
             snapshot_permits: Arc::new(Semaphore::new(settings.snapshot_streams_max)),
-            unknown_permits: Arc::new(Semaphore::new(settings.unknown_max)),
+            // One address has at most half of the places.
+            strangers: Crowd::new(settings.unknown_max, settings.unknown_max.div_ceil(2)),
+            known: Crowd::new(usize::MAX, CONNECTIONS_EACH_MAX),
             connection_permits: Arc::new(Semaphore::new(settings.connections_max)),
             sent,
             upward,

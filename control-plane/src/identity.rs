@@ -7,9 +7,11 @@
 //! |---|---|
 //! | `ledger`, `record` | pure: tokens, members, the denied; their lines on disk |
 //! | `log` | the file of these lines |
+//! | `excluded` | whose certificate counts no more: what relays are told, and keep |
 //! | `authorities` | the authority's keys, and their rotation |
 
 pub mod authorities;
+pub mod excluded;
 pub mod ledger;
 
 mod log;
@@ -22,6 +24,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use equipoise_identity::authority::Order;
 use equipoise_identity::certificate::{CLOCK_STEP, LATE_MAX};
+use equipoise_identity::files::write_private;
 use equipoise_identity::tls::{self, Naming, Presented, TlsError, Trust};
 use equipoise_identity::{
     Authorities, Certificate, Csr, Fingerprint, JoinToken, PrivateKey, Role, SpiffeId, TokenId,
@@ -35,6 +38,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use authorities::{AuthoritiesError, Keys, Stage, Step};
+use excluded::Excluded;
 use ledger::{Entry, Issue, Ledger, Member, Place, Refusal, Token, Verdict};
 use log::{Log, LogError};
 use record::seconds;
@@ -50,6 +54,17 @@ pub enum IdentityError {
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// A file is gone.
+    #[error(
+        "{} is missing: put `members` back from a backup; to begin anew, so that every process has to join again, remove {}",
+        path.display(), marker.display()
+    )]
+    Missing {
+        /// Which.
+        path: PathBuf,
+        /// What says that it was there.
+        marker: PathBuf,
     },
     /// The ledger.
     #[error(transparent)]
@@ -98,7 +113,8 @@ pub enum RotateError {
     },
     /// Members would be cut off.
     #[error(
-        "{0} members have a certificate that they got before the last step: they renew at half of its life, or say force"
+        "{0} members have a certificate that they got before the last step: they renew at half of its life, or once they \
+         are back; forget those that are gone for good, or say force"
     )]
     Waiting(usize),
     /// It is not its fault.
@@ -148,6 +164,20 @@ pub struct Rotation {
     pub waiting: usize,
 }
 
+/// Says, beside `members`, that there is such a directory.
+const MARKER: &str = "has-members";
+
+/// Says so if others than their owner can read the authorities' keys, or change what is there.
+fn warn_of_others(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in std::iter::once(directory.to_owned()).chain(files) {
+        if std::fs::metadata(&path).is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
+            warn!(path = %path.display(), "others than its owner may use this: whoever reads the keys can be any member");
+        }
+    }
+}
+
 /// A handle; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Registrar(Arc<Shared>);
@@ -161,7 +191,7 @@ struct Shared {
     ledger: ArcSwap<Ledger>,
     trust: Trust,
     presented: Presented,
-    /// Goes up whenever somebody may have lost his place.
+    /// Goes up whenever somebody may have lost his place, or has it again.
     changes: watch::Sender<u64>,
 }
 
@@ -176,17 +206,30 @@ struct State {
 }
 
 impl Registrar {
-    /// Opens what `directory` keeps, or begins: makes an authority. Reads and writes files.
+    /// Opens what the directory `members` in `store` keeps, or begins: makes an authority. Reads and writes files.
     ///
     /// # Errors
-    /// When a file cannot be used.
-    pub fn open(directory: &Path, lifetimes: Lifetimes) -> Result<Self, IdentityError> {
+    /// When a file cannot be used, or is missing that was there: a new authority would cut off all who have joined.
+    pub fn open(store: &Path, lifetimes: Lifetimes) -> Result<Self, IdentityError> {
         use std::os::unix::fs::DirBuilderExt as _;
-        let unusable = |source| IdentityError::Directory { path: directory.to_owned(), source };
+        let directory = &store.join("members");
+        let unusable = |source| IdentityError::Directory { path: directory.clone(), source };
+        let (marker, index, ledger) =
+            (store.join(MARKER), directory.join(authorities::INDEX), directory.join("ledger"));
+        let has_begun = marker.try_exists().map_err(unusable)?;
+        for path in [&index, &ledger] {
+            if has_begun && !path.try_exists().map_err(unusable)? {
+                return Err(IdentityError::Missing { path: path.clone(), marker });
+            }
+        }
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
+        warn_of_others(directory);
         let now = SystemTime::now();
         let keys = Keys::open(directory, now)?;
-        let (log, ledger) = Log::open(&directory.join("ledger"), now)?;
+        let (log, ledger) = Log::open(&ledger, now)?;
+        if !has_begun {
+            write_private(&marker, b"members/ belongs to this store\n").map_err(unusable)?;
+        }
         // Of no use to anybody but people who read certificates: nodes look at the role.
         let own = SpiffeId { role: Role::ControlPlane, id: NodeId::new(Uuid::new_v4()) };
         let trust = Trust::new(keys.trusted()?)?;
@@ -217,7 +260,12 @@ impl Registrar {
         self.0.presented.clone()
     }
 
-    /// Goes up whenever somebody may have lost his place: denied or forgotten.
+    /// Whose certificate counts no more although it is in time.
+    pub fn excluded(&self) -> Excluded {
+        self.0.ledger.load().excluded(SystemTime::now())
+    }
+
+    /// Goes up whenever somebody may have lost his place, or has it again: denied or forgotten, or no more.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
@@ -225,19 +273,28 @@ impl Registrar {
     /// Renews the control plane's own certificate at half of its life, until `stop`.
     pub async fn keep(&self, stop: CancellationToken) {
         loop {
-            let due = self.state().own_until;
-            let now = SystemTime::now();
-            let rest = due.and_then(|due| due.duration_since(now).ok()).unwrap_or(Duration::ZERO);
-            if rest.is_zero()
-                && let Err(error) = self.present(&mut self.state())
-            {
-                warn!(%error, "the control plane's own certificate is not renewed");
-            }
+            // It may have to wait for a file that is synced.
+            let this = self.clone();
+            let rest = tokio::task::spawn_blocking(move || this.present_if_due()).await;
+            let rest = rest.unwrap_or(Duration::ZERO);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(rest.clamp(Duration::from_secs(1), CLOCK_STEP)) => {}
             }
         }
+    }
+
+    /// Makes another certificate of its own once that is due; the time until it is.
+    fn present_if_due(&self) -> Duration {
+        let mut state = self.state();
+        let now = SystemTime::now();
+        let rest = state.own_until.and_then(|due| due.duration_since(now).ok()).unwrap_or(Duration::ZERO);
+        if rest.is_zero()
+            && let Err(error) = self.present(&mut state)
+        {
+            warn!(%error, "the control plane's own certificate is not renewed");
+        }
+        rest
     }
 
     /// Gives out a token: this is the only time its secret is seen. Syncs a file.
@@ -247,7 +304,8 @@ impl Registrar {
     pub fn create_token(&self, order: &TokenOrder) -> Result<JoinToken, EnrolError> {
         let now = SystemTime::now();
         let mut state = self.state();
-        if !state.ledger.has_room_for_token(now) {
+        state.ledger.prune(now);
+        if !state.ledger.has_room_for_token() {
             return Err(Refusal::TooMany.into());
         }
         let authority = state.keys.issuer().certificate().fingerprint();
@@ -297,8 +355,14 @@ impl Registrar {
                 let key = csr.key().clone();
                 let member =
                     Member { key, role, place, token: token.id(), hostname, enrolled: now, issued: noted };
+                let is_back = state.ledger.is_forgotten(id, &member.key);
                 // The use counts before the certificate leaves.
-                self.note(&mut state, Entry::Enrolled(id, Box::new(member)))?;
+                let entry = Entry::Enrolled(id, Box::new(member));
+                if is_back {
+                    self.note_place(&mut state, entry)?;
+                } else {
+                    self.note(&mut state, entry)?;
+                }
                 info!(%id, %role, token = %token.id(), "enrolled");
                 Ok(issued)
             }
@@ -362,7 +426,7 @@ impl Registrar {
         if !state.ledger.members().contains_key(&id) {
             return Ok(false);
         }
-        self.note_loss(&mut state, Entry::Forgotten(id))?;
+        self.note_place(&mut state, Entry::Forgotten(id))?;
         info!(%id, "forgotten: the id can be enrolled again");
         Ok(true)
     }
@@ -376,7 +440,7 @@ impl Registrar {
         if state.ledger.denied().len() >= ledger::MEMBERS_MAX {
             return Err(Refusal::TooMany.into());
         }
-        self.note_loss(&mut state, Entry::Denied(id, SystemTime::now()))?;
+        self.note_place(&mut state, Entry::Denied(id, SystemTime::now()))?;
         info!(%id, "denied");
         Ok(())
     }
@@ -390,7 +454,7 @@ impl Registrar {
         if !state.ledger.denied().contains_key(&id) {
             return Ok(false);
         }
-        self.note(&mut state, Entry::Allowed(id))?;
+        self.note_place(&mut state, Entry::Allowed(id))?;
         info!(%id, "allowed again");
         Ok(true)
     }
@@ -453,7 +517,7 @@ impl Registrar {
         Ok(issued)
     }
 
-    fn note_loss(&self, state: &mut State, entry: Entry) -> Result<(), EnrolError> {
+    fn note_place(&self, state: &mut State, entry: Entry) -> Result<(), EnrolError> {
         self.note(state, entry)?;
         self.0.changes.send_modify(|changes| *changes += 1);
         Ok(())
@@ -461,9 +525,15 @@ impl Registrar {
 
     /// Makes an entry durable, then lets it count.
     fn note(&self, state: &mut State, entry: Entry) -> Result<(), EnrolError> {
-        state.log.append(&entry).map_err(|error| EnrolError::Failed(error.into()))?;
+        let State { ledger, log, .. } = state;
+        log.append(&entry, ledger, SystemTime::now()).map_err(|error| EnrolError::Failed(error.into()))?;
         state.ledger.apply(entry);
         self.0.ledger.store(Arc::new(state.ledger.clone()));
+        let State { ledger, log, .. } = state;
+        if let Err(error) = log.shorten(ledger, SystemTime::now()) {
+            // What was asked for is on disk, in the longer file.
+            warn!(%error, "the ledger cannot be rewritten");
+        }
         Ok(())
     }
 
@@ -521,10 +591,12 @@ impl State {
         Ok((Issued { certificate, authorities }, noted))
     }
 
-    /// Members that still live on a certificate, and so on a list of authorities, of before the last step.
+    /// Members that still live on a certificate, and so on a list of authorities, of before the last step; also those
+    /// that may renew late.
     fn waiting(&self, now: SystemTime) -> usize {
         let (_, since) = self.keys.stage();
-        let waits = |member: &&Member| member.issued.not_after > now && seconds(member.issued.at) <= since;
+        let waits =
+            |member: &&Member| member.issued.not_after + LATE_MAX > now && seconds(member.issued.at) <= since;
         self.ledger.members().values().filter(waits).count()
     }
 }

@@ -103,6 +103,11 @@ impl Nodes {
         self.lock().connected()
     }
 
+    /// How many of those that are connected are nodes, and no relays. Costs O(nodes).
+    pub fn connected_nodes(&self) -> usize {
+        self.lock().connected_nodes()
+    }
+
     /// What the nodes of a view have reported so far. Costs O(nodes); what is asked of it needs no lock.
     pub fn witnesses(&self, view: View) -> Witnesses {
         self.lock().reporters(view).cloned().collect()

@@ -23,12 +23,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
+use crate::identity::excluded::Exclusions;
 use crate::nodes::Nodes;
 use crate::observability::UplinkGauges;
 use crate::store::Mirror;
 
 /// Reports of nodes that wait for the way up.
 pub const REPORTS_MAX: usize = 256;
+
+/// Whose certificate does not count, in the relay's directory.
+const EXCLUDED_FILE: &str = "excluded";
 
 /// How a relay starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct RelaySettings {
     pub directory: PathBuf,
     /// For people.
     pub hostname: String,
+    /// How long the first of them has to be good until it is gone back to.
+    pub home_after: Duration,
 }
 
 /// Times of the way up.
@@ -51,9 +57,8 @@ struct Times {
     full: Duration,
 }
 
-impl Default for Times {
-    fn default() -> Self {
-        let link = equipoise_follower::Settings::default();
+impl Times {
+    fn new(link: equipoise_follower::Settings) -> Self {
         Self { link, batch: Duration::from_millis(100), full: Duration::from_secs(60) }
     }
 }
@@ -67,6 +72,9 @@ pub enum RelayError {
     /// Its id.
     #[error("the id of the relay cannot be read or made")]
     Id(#[from] io::Error),
+    /// The list of those who do not come in.
+    #[error("the list of those that are excluded cannot be used")]
+    Excluded(#[source] io::Error),
     /// Its key or certificate.
     #[error(transparent)]
     Membership(#[from] MembershipError),
@@ -76,8 +84,9 @@ pub enum RelayError {
 #[derive(Debug)]
 pub struct Relay {
     uplink: uplink::Uplink,
+    times: Times,
     id: NodeId,
-    membership: Option<Arc<Membership>>,
+    membership: Option<(Arc<Membership>, Exclusions)>,
     cache: Cache,
     channel: watch::Receiver<Option<Channel>>,
     tasks: TaskTracker,
@@ -94,11 +103,13 @@ impl Relay {
         mirror: Mirror,
         gauges: UplinkGauges,
     ) -> Result<Self, RelayError> {
-        let RelaySettings { upstream, directory, hostname } = settings;
+        let RelaySettings { upstream, directory, hostname, home_after } = settings;
+        let times = Times::new(equipoise_follower::Settings::home_after(home_after));
         let tasks = TaskTracker::new();
         let (cache, loaded) = Cache::open(directory.clone(), &tasks).await?;
         let id = node_id::load(&directory)?;
         let membership = mtls.membership(&directory, Role::Relay, id, &hostname)?;
+        let exclusions = Exclusions::open(&directory.join(EXCLUDED_FILE)).map_err(RelayError::Excluded)?;
         let reach = |address| match &membership {
             Some(membership) => ControlPlane::Tls(address, Arc::clone(membership)),
             None => ControlPlane::Plain(address),
@@ -110,11 +121,15 @@ impl Relay {
         if let Some(replica) = loaded.replica {
             uplink.start(replica);
         }
-        Ok(Self { uplink, id, membership, cache, channel, tasks })
+        let membership = membership.map(|membership| (membership, exclusions.clone()));
+        if membership.is_some() {
+            uplink.exclude(exclusions);
+        }
+        Ok(Self { uplink, times, id, membership, cache, channel, tasks })
     }
 
-    /// Its certificate; `None` without mTLS.
-    pub const fn membership(&self) -> Option<&Arc<Membership>> {
+    /// Its certificate, and whose does not count; `None` without mTLS.
+    pub const fn membership(&self) -> Option<&(Arc<Membership>, Exclusions)> {
         self.membership.as_ref()
     }
 
@@ -125,17 +140,17 @@ impl Relay {
 
     /// Follows until `stop`; `reports` are those of the nodes.
     pub async fn run(self, nodes: Nodes, reports: mpsc::Receiver<v1::HealthReport>, stop: CancellationToken) {
-        let Self { mut uplink, id, membership, cache, channel, tasks } = self;
-        let times = Times::default();
+        let Self { mut uplink, times, id, membership, cache, channel, tasks } = self;
         let position = uplink.position();
+        let exclusions = membership.as_ref().map(|(_, exclusions)| exclusions.clone());
         let keeper = async {
             match &membership {
-                Some(membership) => membership.keep(channel.clone(), times.link).await,
+                Some((membership, _)) => membership.keep(channel.clone(), times.link).await,
                 None => std::future::pending().await,
             }
         };
         let reporter = report::run(
-            report::Reporter { times, relay: id, nodes: nodes.clone(), position },
+            report::Reporter { times, relay: id, nodes: nodes.clone(), position, exclusions },
             reports,
             channel.clone(),
         );

@@ -80,7 +80,9 @@ pub async fn start(
     let admin_listeners = listen("Admin API", admin_listeners)?;
     let cluster_listeners = listen("cluster", cluster_listeners)?;
     let guard = match &relay {
-        Some(relay) => relay.membership().map_or(Guard::Plain, |own| Guard::Relay(Arc::clone(own))),
+        Some(relay) => {
+            relay.membership().cloned().map_or(Guard::Plain, |(own, excluded)| Guard::Relay(own, excluded))
+        }
         None => guard(&settings).await?,
     };
     let stopping = CancellationToken::new();
@@ -109,7 +111,7 @@ pub async fn start(
     let mut cluster_addresses = Vec::new();
     let registrar = match &guard {
         Guard::Managed(registrar) => Some(registrar.clone()),
-        Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => None,
+        Guard::Plain | Guard::Pki(_) | Guard::Relay(..) => None,
     };
     if let Some(registrar) = registrar.clone() {
         let stopping = stopping.clone();
@@ -159,10 +161,10 @@ async fn guard(settings: &ControlPlaneSettings) -> Result<Guard, StartError> {
         return Ok(Guard::Plain);
     }
     let (mtls, lifetimes) = (settings.mtls.clone(), settings.lifetimes);
-    let directory = settings.store.directory.join("members");
+    let store = settings.store.directory.clone();
     let opened = tokio::task::spawn_blocking(move || match mtls {
         Mtls::Off => Ok(Guard::Plain),
-        Mtls::Managed { .. } => Ok(Guard::Managed(Registrar::open(&directory, lifetimes)?)),
+        Mtls::Managed { .. } => Ok(Guard::Managed(Registrar::open(&store, lifetimes)?)),
         Mtls::Pki(files) => Ok(Guard::Pki(Arc::new(Membership::from_files(files)?))),
     });
     opened.await.map_err(|error| OpenError::Thread(io::Error::other(error)))?
@@ -246,7 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bound_address_refuses_connections_until_it_is_listened_on() {
-        let any = Listen { address: ([127, 0, 0, 1], 0).into(), backlog: 16 };
+        let any = Listen { address: ([127, 0, 0, 1], 0).into(), backlog: 16, tls: false };
         let bound = Bound::new(any).unwrap();
         let address = bound.socket.local_addr().unwrap().as_socket().unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();

@@ -123,6 +123,7 @@ fn follow(settings: &Settings, mtls: &Mtls) -> Result<RelaySettings, Problem> {
         upstream: control_planes(settings, &keys::CLUSTER_UPSTREAM, mtls)?,
         directory: directory(settings).join("relay"),
         hostname: AdminSettings::default().hostname,
+        home_after: settings.duration(&keys::CLUSTER_HOME_AFTER),
     })
 }
 

@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
         Rule { id: route.id, paths: vec![equipoise_proto::PathPattern::parse("/")?], ..Rule::default() };
     let active = Active::default();
     active.swap(Arc::new(Table::new([(rule, Arc::new(route))])));
-    let settings = ProxySettings { listen: vec![*listen], workers: 1, ..ProxySettings::default() };
+    let settings = ProxySettings { listen: vec![(*listen).into()], workers: 1, ..ProxySettings::default() };
     let _running = start(settings, &active, &Workers::new(1))?;
     loop {
         std::thread::park();

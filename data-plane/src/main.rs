@@ -37,8 +37,7 @@ fn serve(settings: &Settings, node: NodeSettings) -> anyhow::Result<()> {
     let served = runtime.block_on(async {
         let mut signals = StopSignals::new().context("signals cannot be taken over")?;
         let node = run::start(node, None).await?;
-        let mut listeners: Vec<_> =
-            node.proxy_addresses().iter().map(|address| ("proxy", *address)).collect();
+        let mut listeners: Vec<_> = node.proxy_listeners().collect();
         listeners.extend(node.status_addresses().iter().map(|address| ("status", *address)));
         cli::announce(concat!("Equipoise node ", env!("CARGO_PKG_VERSION")), &listeners);
         let result = tokio::select! {

@@ -13,6 +13,7 @@ mod connection;
 mod error;
 mod exchange;
 mod forward;
+mod handshake;
 mod hash;
 mod hedge;
 mod pool;
@@ -37,6 +38,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::error;
@@ -45,7 +47,7 @@ use crate::observability::Workers;
 use crate::table::Active;
 
 pub use settings::{
-    Cidr, ErrorType, InvalidCidr, ProxySettings, RealIpHeader, ResponseHeaders, SERVER_TOKEN,
+    Cidr, ErrorType, InvalidCidr, Listen, ProxySettings, RealIpHeader, ResponseHeaders, SERVER_TOKEN,
 };
 
 /// Why the proxy did not start. Nothing of it runs then.
@@ -96,19 +98,19 @@ pub fn start_closed(
 ) -> Result<Running, StartError> {
     let workers = settings.workers.max(1);
     let mut addresses = Vec::new();
-    let mut listeners: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
-    for address in &settings.listen {
-        let mut address = *address;
+    let mut listeners: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
+    for listen in &settings.listen {
+        let mut address = listen.address;
         check_free(address).map_err(|source| StartError::Listen { address, source })?;
         for of_worker in &mut listeners {
-            let listen = || -> io::Result<(TcpListener, SocketAddr)> {
-                let listener = bind(address, settings.backlog)?;
+            let bind = || -> io::Result<(TcpListener, SocketAddr)> {
+                let listener = bind(address, listen.backlog)?;
                 let bound = listener.local_addr()?;
                 Ok((listener, bound))
             };
-            let (listener, bound) = listen().map_err(|source| StartError::Listen { address, source })?;
+            let (listener, bound) = bind().map_err(|source| StartError::Listen { address, source })?;
             address = bound;
-            of_worker.push(listener);
+            of_worker.push(Bound { listener, tls: listen.tls.clone() });
         }
         addresses.push(address);
     }
@@ -177,6 +179,14 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.drain.begin(Instant::now());
     }
+}
+
+/// A listener of one worker.
+#[derive(Debug)]
+struct Bound {
+    listener: TcpListener,
+    /// How TLS is spoken with whoever comes in there.
+    tls: Option<Arc<ServerConfig>>,
 }
 
 /// Tells the workers to begin, and to stop.

@@ -20,9 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::observability::{NodeState, Workers};
+use crate::proxy::ProxySettings;
 use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
 use crate::table::{self, Seams};
+use crate::tls::server::ShownError;
 use crate::tls::{self, TrustError};
 use crate::{dns, probe, proxy, status};
 
@@ -59,6 +61,9 @@ pub enum StartError {
     /// A file of trusted certificates cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// There is no certificate to show to clients.
+    #[error(transparent)]
+    Shown(#[from] ShownError),
     /// The node's id cannot be read or kept.
     #[error("the node's id cannot be kept in {directory}")]
     NodeId {
@@ -185,7 +190,8 @@ pub async fn start(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
-    let proxy = proxy::start_closed(settings.proxy.clone(), &seams.active, &workers)?;
+    let proxy_settings = ProxySettings { listen: listen(&settings)?, ..settings.proxy.clone() };
+    let proxy = proxy::start_closed(proxy_settings, &seams.active, &workers)?;
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
     let stopping = tasks.stopping.clone();
@@ -245,8 +251,11 @@ pub async fn start(
     tasks.spawn("setting health by hand", table::carry_marks(mark_queue, Arc::clone(&directory)));
     let places = settings.follow.as_ref().and_then(|follow| follow.fallback.clone());
     let fallback = places.zip(membership.clone()).map(|(places, own)| Fallback::new(places, own));
+    let link =
+        settings.follow.as_ref().map(|follow| equipoise_follower::Settings::home_after(follow.home_after));
+    let link = link.unwrap_or_default();
     let parts = sync::Parts {
-        settings: sync::Settings::default(),
+        settings: sync::Settings { link, ..sync::Settings::default() },
         identity: Identity {
             id,
             hostname,
@@ -277,9 +286,10 @@ impl Node {
         self.id
     }
 
-    /// Where the proxy listens.
-    pub fn proxy_addresses(&self) -> &[SocketAddr] {
-        self.proxy.addresses()
+    /// Where the proxy listens: `proxy`, or `proxy tls` where that is spoken, and the address.
+    pub fn proxy_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let named = |listen: &Listen| if listen.tls { "proxy tls" } else { "proxy" };
+        self.settings.proxy_listen.iter().map(named).zip(self.proxy.addresses().iter().copied())
     }
 
     /// Where the Status API listens.
@@ -314,6 +324,18 @@ impl Node {
             self.tasks.abort();
         }
     }
+}
+
+/// Where the proxy listens, with what it shows where TLS is spoken.
+fn listen(settings: &NodeSettings) -> Result<Vec<proxy::Listen>, ShownError> {
+    let speaks_tls = settings.proxy_listen.iter().any(|listen| listen.tls);
+    let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir)).transpose()?;
+    let listen = |listen: &Listen| proxy::Listen {
+        address: listen.address,
+        backlog: i32::try_from(listen.backlog).unwrap_or(i32::MAX),
+        tls: tls.clone().filter(|_| listen.tls),
+    };
+    Ok(settings.proxy_listen.iter().map(listen).collect())
 }
 
 /// Whom the node follows, and the certificate that it does so with.
@@ -383,7 +405,7 @@ mod tests {
     use super::*;
     use equipoise_follower::settings::Mtls;
 
-    use crate::proxy::ProxySettings;
+    use crate::tls::server::Shown;
 
     const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -401,10 +423,13 @@ mod tests {
                 control_planes: vec![nobody.to_string().parse().unwrap()],
                 mtls: Mtls::Off,
                 fallback: None,
+                home_after: Duration::from_secs(60),
             }),
-            proxy: ProxySettings { listen: vec![any], workers: 1, ..ProxySettings::default() },
+            proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
+            proxy_listen: vec![Listen { address: any, backlog: 16, tls: true }],
+            shown: Shown::default(),
             drain_timeout: Duration::from_secs(1),
-            status_listen: vec![Listen { address: any, backlog: 16 }],
+            status_listen: vec![Listen { address: any, backlog: 16, tls: false }],
             status_connections_max: 8,
             probes_max: 4,
             trust: tls::Trust { system: false, ..tls::Trust::default() },

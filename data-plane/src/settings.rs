@@ -17,6 +17,7 @@ use crate::dns;
 use crate::http1::Limits;
 use crate::proxy::{Cidr, ErrorType, ProxySettings, RealIpHeader, ResponseHeaders};
 use crate::tls::Trust;
+use crate::tls::server::{PAIRS_MAX, Shown};
 
 /// How a node starts.
 #[derive(Debug, Clone)]
@@ -33,8 +34,12 @@ pub struct NodeSettings {
     pub cache_dir: PathBuf,
     /// Whom it follows; not used where both planes share a process.
     pub follow: Option<Follow>,
-    /// The proxy.
+    /// The proxy, but for where it listens.
     pub proxy: ProxySettings,
+    /// Where the proxy listens.
+    pub proxy_listen: Vec<Listen>,
+    /// What clients who speak TLS are shown.
+    pub shown: Shown,
     /// How long a stop lets requests finish.
     pub drain_timeout: Duration,
     /// Where the Status API listens.
@@ -60,6 +65,8 @@ pub struct Follow {
     pub mtls: Mtls,
     /// Where it looks for a config while none of them answers.
     pub fallback: Option<Places>,
+    /// How long the first of them has to be good until it is gone back to.
+    pub home_after: Duration,
 }
 
 impl NodeSettings {
@@ -78,6 +85,8 @@ impl NodeSettings {
             cache_dir: cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from),
             follow: follow(settings)?,
             proxy: proxy(settings)?,
+            proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
+            shown: shown(settings)?,
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
             status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
             status_connections_max: settings.number(&keys::STATUS_CONNECTIONS_MAX),
@@ -127,7 +136,8 @@ fn follow(settings: &Settings) -> Result<Option<Follow>, Problem> {
     let mtls = Mtls::read(settings)?;
     let control_planes = control_planes(settings, key, &mtls)?;
     let fallback = fallback(settings, &mtls)?;
-    Ok(Some(Follow { control_planes, mtls, fallback }))
+    let home_after = settings.duration(&keys::CLUSTER_HOME_AFTER);
+    Ok(Some(Follow { control_planes, mtls, fallback, home_after }))
 }
 
 /// The word for the authorities that the system trusts.
@@ -141,6 +151,35 @@ fn trust(settings: &Settings) -> Trust {
         files: files.into_iter().map(PathBuf::from).collect(),
         depth: settings.number(&keys::TLS_VERIFY_DEPTH),
     }
+}
+
+fn shown(settings: &Settings) -> Result<Shown, Problem> {
+    let (certificates, names) = (settings.list(&keys::TLS_CERT), settings.list(&keys::TLS_CERT_KEY));
+    if certificates.len() != names.len() {
+        let rule = format!("must name as many files as `{}`", keys::TLS_CERT.name);
+        return Err(settings.problem(&keys::TLS_CERT_KEY, rule));
+    }
+    if certificates.len() > PAIRS_MAX {
+        return Err(settings.problem(&keys::TLS_CERT, format!("at most {PAIRS_MAX} files")));
+    }
+    let key = &keys::TLS_PROTOCOLS;
+    let mut shown = Shown { pairs: Vec::new(), tls12: false, tls13: false };
+    for version in settings.text(key).unwrap_or_default().split_whitespace() {
+        match version {
+            "TLSv1.2" => shown.tls12 = true,
+            "TLSv1.3" => shown.tls13 = true,
+            "TLSv1" | "TLSv1.1" => {
+                tracing::warn!(version, "is not spoken: it can be broken (RFC 8996)");
+            }
+            _ => return Err(settings.problem(key, format!("`{version}` is neither TLSv1.2 nor TLSv1.3"))),
+        }
+    }
+    if !(shown.tls12 || shown.tls13) {
+        return Err(settings.problem(key, "must name TLSv1.2, TLSv1.3 or both"));
+    }
+    let pairs = certificates.iter().zip(names);
+    shown.pairs = pairs.map(|(certificate, key)| (PathBuf::from(certificate), PathBuf::from(key))).collect();
+    Ok(shown)
 }
 
 /// Port of a DNS server that is named without one.
@@ -207,17 +246,13 @@ fn dns_order(settings: &Settings) -> Result<Vec<dns::Kind>, Problem> {
 }
 
 fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
-    let listens = settings.listen(&keys::PROXY_LISTEN);
     let defaults = ProxySettings::default();
     let trusted = settings.list(&keys::PROXY_TRUSTED_IPS).iter().map(|text| text.parse::<Cidr>());
     let trusted: Result<_, _> = trusted.collect();
     let body_bytes_max: u64 = settings.number(&keys::PROXY_CLIENT_BODY_BYTES_MAX);
     let workers = settings.int(&keys::PROXY_WORKERS).map(usize::try_from);
     Ok(ProxySettings {
-        listen: listens.iter().map(|listen| listen.address).collect(),
-        backlog: listens
-            .first()
-            .map_or(defaults.backlog, |listen| i32::try_from(listen.backlog).unwrap_or(i32::MAX)),
+        listen: Vec::new(),
         workers: workers.and_then(Result::ok).unwrap_or(defaults.workers),
         connections_max: settings.number(&keys::PROXY_CONNECTIONS_MAX),
         keepalive_requests: settings.number(&keys::PROXY_REQUESTS_MAX),
@@ -426,6 +461,25 @@ mod tests {
             ),
         ] {
             assert_eq!(read(&variables).unwrap().trust, want, "{variables:?}");
+        }
+    }
+
+    #[test]
+    fn certificates_for_clients_come_in_pairs_and_versions_are_named() {
+        let shown = |variables: &[(&str, &str)]| read(variables).map(|settings| settings.shown);
+        assert_eq!(shown(&[]).unwrap(), Shown::default());
+        let pairs = vec![("a.crt".into(), "a.key".into()), ("b.crt".into(), "b.key".into())];
+        let read = [("KONG_SSL_CERT", "a.crt, b.crt"), ("KONG_SSL_CERT_KEY", "a.key,b.key")];
+        assert_eq!(shown(&read).unwrap(), Shown { pairs, ..Shown::default() });
+        let modern = shown(&[("KONG_SSL_PROTOCOLS", "TLSv1.1 TLSv1.3")]).unwrap();
+        assert_eq!(modern, Shown { tls12: false, ..Shown::default() });
+        for (name, value) in [
+            ("KONG_SSL_CERT", "a.crt"),
+            ("KONG_SSL_CERT_KEY", "a.key"),
+            ("KONG_SSL_PROTOCOLS", "TLSv1.1"),
+            ("KONG_SSL_PROTOCOLS", "TLSv1.2 SSLv3"),
+        ] {
+            assert!(shown(&[(name, value)]).is_err(), "{name}={value}");
         }
     }
 

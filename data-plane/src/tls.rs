@@ -1,7 +1,10 @@
-//! TLS towards targets: whom a node trusts, and how it judges what they show. Made once for a node; opens no connection.
+//! TLS. Towards targets: whom a node trusts, and how it judges what they show. Towards clients ([`server`]): what it
+//! shows. Made once for a node; opens no connection.
 //!
-//! Used by `probe`; whoever speaks TLS to targets shares it. Nobody shows a certificate of our own yet: the config
+//! Used by `probe`; whoever speaks TLS to targets shares it. Targets are shown no certificate of our own yet: the config
 //! has none.
+
+pub mod server;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -9,19 +9,24 @@ pub struct Backoff {
     longest: Duration,
     addresses: u32,
     failures: u32,
+    /// The last stream was good: the address that it went to is the next one again.
+    was_good: bool,
 }
 
 impl Backoff {
     /// `first` bounds the first pause, `longest` every pause; `addresses` control planes are tried in order, and
     /// the bound doubles each time all of them were tried.
     pub fn new(first: Duration, longest: Duration, addresses: usize) -> Self {
-        Self { first, longest, addresses: u32::try_from(addresses).unwrap_or(u32::MAX).max(1), failures: 0 }
+        let addresses = u32::try_from(addresses).unwrap_or(u32::MAX).max(1);
+        Self { first, longest, addresses, failures: 0, was_good: false }
     }
 
     /// The pause before the next attempt. `random` is drawn evenly from `0.0..1.0`.
     pub fn pause(&mut self, random: f64) -> Duration {
         let doublings = self.failures / self.addresses;
-        self.failures = self.failures.saturating_add(1);
+        if !std::mem::take(&mut self.was_good) {
+            self.failures = self.failures.saturating_add(1);
+        }
         let bound = self.first.saturating_mul(2_u32.saturating_pow(doublings)).min(self.longest);
         let random = if random.is_nan() { 1.0 } else { random.clamp(0.0, 1.0) };
         bound.mul_f64(random)
@@ -36,6 +41,7 @@ impl Backoff {
     /// A stream has proven good.
     pub fn reset(&mut self) {
         self.failures = 0;
+        self.was_good = true;
     }
 }
 
@@ -62,6 +68,19 @@ mod tests {
         backoff.pause(1.0);
         backoff.reset();
         assert_eq!(backoff.pause(1.0), FIRST);
+    }
+
+    #[test]
+    fn whoever_was_good_is_asked_again_before_the_others() {
+        let mut backoff = Backoff::new(FIRST, LONGEST, 2);
+        assert_eq!(backoff.address(0, 2), 0);
+        backoff.pause(1.0);
+        assert_eq!(backoff.address(0, 2), 1, "it was not reached");
+        // The second one was, and its stream ended after a while.
+        backoff.reset();
+        assert_eq!((backoff.pause(1.0), backoff.address(1, 2)), (FIRST, 1));
+        backoff.pause(1.0);
+        assert_eq!(backoff.address(1, 2), 0);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
@@ -63,6 +64,13 @@ pub enum ConnectError {
 }
 
 impl ControlPlane {
+    /// Takes note of the status with which it has ended a stream.
+    pub fn refused(&self, status: &Status) {
+        if let Self::Tls(_, membership) = self {
+            membership.refused(status);
+        }
+    }
+
     /// Opens a connection.
     ///
     /// # Errors
@@ -72,7 +80,11 @@ impl ControlPlane {
             Self::Plain(address) => over(tcp(address, settings).await?, settings).await,
             Self::Tls(address, membership) => {
                 let config = membership.admit(address, settings).await?;
-                encrypted(address, config, settings).await
+                let connected = encrypted(address, config, settings).await;
+                if matches!(connected, Err(ConnectError::Tls(_))) {
+                    membership.distrusts();
+                }
+                connected
             }
             Self::Pipe(far_ends) => {
                 let (near, far) = tokio::io::duplex(PIPE_BYTES);

@@ -138,7 +138,7 @@ impl Fallback {
     }
 
     async fn open(&self, place: &Place) -> Result<(Found, SystemTime, SpiffeId), PlaceError> {
-        let known = self.membership.known().await.ok_or(PlaceError::NobodyKnown)?;
+        let known = self.membership.known().ok_or(PlaceError::NobodyKnown)?;
         let key = self.places.key.clone();
         let judge = Judge { known, key: key.clone(), now: SystemTime::now() };
         let Judged { verified, bytes } = place.read(&judge).await?;

@@ -23,6 +23,9 @@ pub use membership::{Applicant, Membership, MembershipError, StaticFiles};
 pub use partial::{Partial, WINDOW};
 pub use replica::{Replica, ReplicaError};
 
+/// Those who go back to their first choice do so within this many times [`Settings::home_after`] more.
+const HOME_SPREAD: u32 = 4;
+
 /// Times of the link to a control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -53,8 +56,15 @@ impl Default for Settings {
             backoff_max: Duration::from_secs(15),
             proven_after: Duration::from_secs(10),
             home_after: Duration::from_secs(60),
-            home_spread: Duration::from_secs(240),
+            home_spread: Duration::from_secs(60) * HOME_SPREAD,
             keepalive: Duration::from_secs(10),
         }
+    }
+}
+
+impl Settings {
+    /// The defaults, with another time for which the first choice has to be good.
+    pub fn home_after(home_after: Duration) -> Self {
+        Self { home_after, home_spread: home_after * HOME_SPREAD, ..Self::default() }
     }
 }

@@ -8,7 +8,8 @@ mod files;
 mod plan;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use equipoise_identity::certificate::CLOCK_STEP;
@@ -20,8 +21,8 @@ use equipoise_proto::v1::enrolment_client::EnrolmentClient;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{sleep, timeout};
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use crate::Settings;
@@ -95,6 +96,10 @@ pub struct Membership {
     kind: Kind,
     presented: Presented,
     held: Mutex<Option<Held>>,
+    /// Whom it trusts, from the first certificate on: `held` is locked while the next one is asked for.
+    trust: OnceLock<Trust>,
+    /// The certificate is of no use: a control plane does not know this id, or trusts others.
+    must_enrol: AtomicBool,
     expiry: watch::Sender<Option<SystemTime>>,
 }
 
@@ -153,7 +158,26 @@ impl Membership {
 
     fn of(kind: Kind, presented: Presented, held: Option<Held>) -> Self {
         let expiry = held.as_ref().map(|held| held.certificate.not_after());
-        Self { kind, presented, held: Mutex::new(held), expiry: watch::Sender::new(expiry) }
+        let trust = OnceLock::new();
+        if let Some(held) = &held {
+            trust.get_or_init(|| held.trust.clone());
+        }
+        Self {
+            kind,
+            presented,
+            held: Mutex::new(held),
+            trust,
+            must_enrol: AtomicBool::new(false),
+            expiry: watch::Sender::new(expiry),
+        }
+    }
+
+    /// A control plane has ended a stream or refused a request with this: one that does not know this id, since it was
+    /// forgotten or the control plane's data are of before, is asked for a new place next, if there is a token.
+    pub(crate) fn refused(&self, status: &Status) {
+        if status.code() == Code::NotFound {
+            self.must_enrol.store(true, Ordering::Relaxed);
+        }
     }
 
     /// When the certificate in force runs out; changes with each new one.
@@ -167,16 +191,24 @@ impl Membership {
     }
 
     /// Whom this process knows: the authorities that it trusts or, before its first certificate, the one of its join token.
-    pub async fn known(&self) -> Option<Known> {
-        if let Some(held) = self.held.lock().await.as_ref() {
-            return Some(Known::Trusted(held.trust.clone()));
-        }
-        match &self.kind {
-            Kind::Managed(managed) => {
-                let token = managed.applicant.token.as_ref();
-                token.map(|token| Known::IssuedBy(token.authority()))
-            }
+    pub fn known(&self) -> Option<Known> {
+        let by_token = || match &self.kind {
+            Kind::Managed(managed) => managed.applicant.token.as_ref(),
             Kind::Static(_) => None,
+        };
+        match self.trust.get() {
+            Some(trust) => Some(Known::Trusted(trust.clone())),
+            None => by_token().map(|token| Known::IssuedBy(token.authority())),
+        }
+    }
+
+    /// One end did not take the other: if the token is of an authority that is not trusted here, that is the one to join
+    /// with next. The authorities were rotated while this process was away, or it is to be in another cluster.
+    pub(crate) fn distrusts(&self) {
+        let Kind::Managed(managed) = &self.kind else { return };
+        let (Some(token), Some(trust)) = (&managed.applicant.token, self.trust.get()) else { return };
+        if !trust.authorities().contains(token.authority()) {
+            self.must_enrol.store(true, Ordering::Relaxed);
         }
     }
 
@@ -184,10 +216,9 @@ impl Membership {
     ///
     /// # Errors
     /// Never with the provider that is compiled in.
-    pub async fn server(&self) -> Result<Option<Arc<ServerConfig>>, MembershipError> {
-        let trust = self.held.lock().await.as_ref().map(|held| held.trust.clone());
+    pub fn server(&self) -> Result<Option<Arc<ServerConfig>>, MembershipError> {
         let naming = self.kind.naming();
-        Ok(trust.map(|trust| tls::server(&self.presented, &trust, naming)).transpose()?)
+        Ok(self.trust.get().map(|trust| tls::server(&self.presented, trust, naming)).transpose()?)
     }
 
     /// What to connect to `address` with; gets a certificate there first, if one is needed.
@@ -203,14 +234,34 @@ impl Membership {
         match &self.kind {
             Kind::Static(_) => self.reread(&mut held).await,
             Kind::Managed(managed) => {
-                let due = plan(held.as_ref().map(|held| &held.certificate), SystemTime::now());
+                // Once: where that fails, the certificate may be good again.
+                let must_enrol = self.must_enrol.swap(false, Ordering::Relaxed);
+                let due = if must_enrol && managed.applicant.token.is_some() {
+                    info!(%address, "the certificate is of no use there any more: joining anew with the token");
+                    Plan::Enrol
+                } else {
+                    plan(held.as_ref().map(|held| &held.certificate), SystemTime::now())
+                };
                 if due != Plan::Go {
                     match managed.ask_at(address, settings, due, held.as_ref()).await {
                         Ok(answer) => self.take(managed, &mut held, answer).await?,
                         Err(error) if due == Plan::Renew => {
                             warn!(%address, %error, "the certificate is not renewed; the old one still serves");
                         }
-                        Err(error) => return Err(error),
+                        Err(error) => {
+                            match &error {
+                                MembershipError::Refused(status) if due == Plan::RenewLate => {
+                                    self.refused(status);
+                                }
+                                MembershipError::Connect(why)
+                                    if due == Plan::RenewLate && matches!(**why, ConnectError::Tls(_)) =>
+                                {
+                                    self.distrusts();
+                                }
+                                _ => {}
+                            }
+                            return Err(error);
+                        }
                     }
                 }
             }
@@ -231,11 +282,11 @@ impl Membership {
                 }
             };
             // Without a certificate there is no connection either; with the first one there is.
-            let Ok(connected) = channel.wait_for(Option::is_some).await.map(|channel| channel.clone()) else {
+            if channel.wait_for(Option::is_some).await.is_err() {
                 return std::future::pending().await;
-            };
+            }
             let current = self.held.lock().await.as_ref().map(|held| held.certificate.clone());
-            let (Some(connected), Some(current)) = (connected, current) else {
+            let Some(current) = current else {
                 sleep(CLOCK_STEP).await;
                 continue;
             };
@@ -244,6 +295,8 @@ impl Membership {
                 // A moment more, so that a clock of whole steps does not make it a busy loop.
                 sleep(rest.min(CLOCK_STEP) + Duration::from_millis(1)).await;
             }
+            // Not the one of before that wait, which took hours.
+            let Some(connected) = channel.borrow_and_update().clone() else { continue };
             let mut held = self.held.lock().await;
             if held.as_ref().is_none_or(|held| held.certificate != current) {
                 // A connection was made meanwhile, and has renewed it.
@@ -297,6 +350,7 @@ impl Membership {
             }
             None => managed.hold(&self.presented, certificate.clone(), authorities.clone())?,
         };
+        self.trust.get_or_init(|| now.trust.clone());
         let until = httpdate::fmt_http_date(certificate.not_after());
         info!(serial = %certificate.serial(), until, "certificate in force");
         self.expiry.send_replace(Some(certificate.not_after()));

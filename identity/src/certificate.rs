@@ -143,7 +143,8 @@ impl Certificate {
     /// Parses one.
     ///
     /// # Errors
-    /// When it is no certificate, or its URI is none of this cluster.
+    /// When it is no certificate, or names more than one member of a cluster, or one wrongly. What other URIs name is another
+    /// mesh's, and no name here.
     pub fn parse(der: &[u8]) -> Result<Self, CertificateError> {
         let malformed = CertificateError::Malformed("the certificate");
         if der.len() > DER_BYTES_MAX {
@@ -156,7 +157,7 @@ impl Certificate {
         let names = parsed.subject_alternative_name().map_err(|_| malformed.clone())?;
         let mut uris =
             names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
-                GeneralName::URI(uri) => Some(*uri),
+                GeneralName::URI(uri) if SpiffeId::is_ours(uri) => Some(*uri),
                 _ => None,
             });
         let name = uris.next().map(SpiffeId::from_str).transpose().map_err(|_| CertificateError::Name)?;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -24,17 +24,20 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// When it cannot be written; what was written beside it is removed.
 pub fn replace(path: &Path, mode: u32, parts: &[&[u8]]) -> io::Result<()> {
-    let new = path.with_extension("new");
+    // Beside it, under the whole of its name: others of a like name are not touched.
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    let new = Path::new(&new);
     // A left-over of a crash may have another mode.
-    match fs::remove_file(&new) {
+    match fs::remove_file(new) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let written = write_new(&new, mode, parts).and_then(|()| fs::rename(&new, path));
+    let written = write_new(new, mode, parts).and_then(|()| fs::rename(new, path));
     if let Err(error) = written {
         // What is left of it would take the room that is missing. Whether that goes well changes nothing.
-        drop(fs::remove_file(&new));
+        drop(fs::remove_file(new));
         return Err(error);
     }
     match path.parent() {
@@ -55,15 +58,40 @@ fn write_new(path: &Path, mode: u32, parts: &[&[u8]]) -> io::Result<()> {
 /// # Errors
 /// When it cannot be read or is too large.
 pub fn read(path: &Path) -> io::Result<Option<String>> {
+    read_up_to(path, BYTES_MAX)
+}
+
+/// The same of a file that may have so many bytes.
+///
+/// # Errors
+/// When it cannot be read or is larger.
+pub fn read_up_to(path: &Path, bytes_max: u64) -> io::Result<Option<String>> {
     match fs::metadata(path) {
-        Ok(metadata) if metadata.len() > BYTES_MAX => {
-            let rule = format!("{} is larger than {BYTES_MAX} bytes", path.display());
+        Ok(metadata) if metadata.len() > bytes_max => {
+            let rule = format!("{} is larger than {bytes_max} bytes", path.display());
             Err(io::Error::new(io::ErrorKind::InvalidData, rule))
         }
         Ok(_) => fs::read_to_string(path).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether `path` still leads to the open `file`. Two calls of the system that do not reach the disk: a few
+/// microseconds, where a sync takes hundreds.
+///
+/// # Errors
+/// When neither can be told.
+pub fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    let named = match fs::metadata(path) {
+        Ok(named) => named,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    };
+    let open = file.metadata()?;
+    Ok((named.dev(), named.ino()) == (open.dev(), open.ino()))
 }
 
 /// RFC 7468.
@@ -88,11 +116,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key.pem");
         assert_eq!(read(&path).unwrap(), None);
-        fs::write(path.with_extension("new"), "left over").unwrap();
+        fs::write(dir.path().join("key.pem.new"), "left over").unwrap();
+        fs::write(dir.path().join("key.new"), "somebody else's").unwrap();
         write_private(&path, b"one").unwrap();
         write_private(&path, b"two").unwrap();
         assert_eq!(read(&path).unwrap().as_deref(), Some("two"));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert_eq!(fs::read(dir.path().join("key.new")).unwrap(), b"somebody else's");
     }
 }

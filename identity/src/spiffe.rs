@@ -78,6 +78,13 @@ impl fmt::Display for SpiffeId {
     }
 }
 
+impl SpiffeId {
+    /// Whether a URI is of this trust domain; those of others name nobody here.
+    pub fn is_ours(uri: &str) -> bool {
+        uri.starts_with(PREFIX)
+    }
+}
+
 impl FromStr for SpiffeId {
     type Err = InvalidSpiffeId;
 

@@ -114,8 +114,12 @@ pub fn announce(title: &str, listeners: &[(&str, SocketAddr)]) {
     to_stdout(|out| {
         writeln!(out, "{title}")?;
         for (name, address) in listeners {
-            let scheme = if *name == "cluster" { "" } else { "http://" };
-            writeln!(out, "  {name:<8} {scheme}{address}")?;
+            let scheme = match *name {
+                "cluster" => "",
+                "proxy tls" => "https://",
+                _ => "http://",
+            };
+            writeln!(out, "  {name:<9} {scheme}{address}")?;
         }
         writeln!(out, "ready")
     });

@@ -135,7 +135,7 @@ const fn seconds(min_ms: u64) -> Kind {
 const LEVELS: &[&str] = &["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"];
 
 keys! {
-    ADMIN_LISTEN = "admin.listen", Some("admin_listen"), Kind::Listen, "127.0.0.1:8001", Control,
+    ADMIN_LISTEN = "admin.listen", Some("admin_listen"), Kind::Listen { tls: false }, "127.0.0.1:8001", Control,
         "Where the Admin API listens.";
     ADMIN_GUI_URL = "admin.gui_url", Some("admin_gui_url"), Kind::List, "", Control,
         "Origins of browser pages that may call the Admin API.";
@@ -172,7 +172,7 @@ keys! {
     STORE_WINDOW_BYTES_MAX = "store.window_bytes_max", None, Kind::Size { min: 1 << 20, max: 1 << 40 }, "64m", Control,
         "Bytes of latest changes kept in memory for nodes that come back.";
 
-    CLUSTER_LISTEN = "cluster.listen", Some("cluster_listen"), Kind::Listen, "0.0.0.0:8005", ControlApart,
+    CLUSTER_LISTEN = "cluster.listen", Some("cluster_listen"), Kind::Listen { tls: false }, "0.0.0.0:8005", ControlApart,
         "Where nodes reach the control plane; loopback only with cluster.mtls off.";
     CLUSTER_ROLE = "cluster.role", None, Kind::OneOf(&["primary", "relay"]), "primary", ControlApart,
         "What this control plane is: the primary, or a relay, which follows another one and serves its config to nodes.";
@@ -180,6 +180,8 @@ keys! {
         "Of a relay: the control planes and relays it follows, `host:port` each, in order of preference.";
     CLUSTER_CONTROL_PLANE = "cluster.control_plane", Some("cluster_control_plane"), Kind::List, "127.0.0.1:8005",
         NodeApart, "Control planes and relays to connect to, `host:port` each, in order of preference.";
+    CLUSTER_HOME_AFTER = "cluster.home_after", None, seconds(100), "60s", Apart,
+        "How long the first of such a list must be reachable until who follows another goes back, within 4 times as much more.";
     CLUSTER_MTLS = "cluster.mtls", Some("cluster_mtls"), Kind::OneOf(&["managed", "pki", "off"]), "managed", Apart,
         "Who certifies the cluster's processes: the control plane itself (join tokens), your own PKI, or nobody: plaintext.";
     CLUSTER_JOIN_TOKEN = "cluster.join_token", None, Kind::Secret, "", Apart,
@@ -218,8 +220,8 @@ keys! {
     NODE_CACHE_DIR = "node.cache_dir", None, Kind::Path, "equipoise-node", NodeApart,
         "Directory in which a node keeps its id and its last config.";
 
-    PROXY_LISTEN = "proxy.listen", Some("proxy_listen"), Kind::Listen, "0.0.0.0:8000", Data,
-        "Where clients reach the proxy.";
+    PROXY_LISTEN = "proxy.listen", Some("proxy_listen"), Kind::Listen { tls: true },
+        "0.0.0.0:8000, 0.0.0.0:8443 ssl", Data, "Where clients reach the proxy; `ssl` after an address is TLS.";
     PROXY_WORKERS = "proxy.workers", Some("nginx_worker_processes"), Kind::IntOrAuto { min: 1, max: 1024 }, "auto", Data,
         "Threads that carry traffic; auto is one a core.";
     PROXY_CONNECTIONS_MAX = "proxy.connections_max", None, Kind::Int { min: 1, max: 10_000_000 }, "16384", Data,
@@ -292,12 +294,18 @@ keys! {
     PROBE_CONCURRENCY_MAX = "probe.concurrency_max", None, Kind::Int { min: 1, max: 100_000 }, "256", Data,
         "Active health checks of this node at once.";
 
+    TLS_CERT = "tls.cert", Some("ssl_cert"), Kind::List, "", Data,
+        "PEM files of the certificates that clients are shown, each with its chain; empty: one of our own, kept in the cache directory.";
+    TLS_CERT_KEY = "tls.cert_key", Some("ssl_cert_key"), Kind::List, "", Data,
+        "PEM files of their keys, in the same order.";
+    TLS_PROTOCOLS = "tls.protocols", Some("ssl_protocols"), Kind::Text, "TLSv1.2 TLSv1.3", Data,
+        "Versions of TLS that clients may speak.";
     TLS_TRUSTED_CERTIFICATES = "tls.trusted_certificates", Some("lua_ssl_trusted_certificate"), Kind::List, "system",
         Data, "Authorities whose certificates targets may show: `system`, and PEM files.";
     TLS_VERIFY_DEPTH = "tls.verify_depth", Some("lua_ssl_verify_depth"), Kind::Int { min: 0, max: 100 }, "1", Data,
         "Intermediate certificates between a target's and a trusted one; six are never passed.";
 
-    STATUS_LISTEN = "status.listen", Some("status_listen"), Kind::Listen, "127.0.0.1:8100", Data,
+    STATUS_LISTEN = "status.listen", Some("status_listen"), Kind::Listen { tls: false }, "127.0.0.1:8100", Data,
         "Where a node's Status API listens.";
     STATUS_CONNECTIONS_MAX = "status.connections_max", None, Kind::Int { min: 1, max: 100_000 }, "64", Data,
         "Connections to one address of the Status API at once; more wait.";

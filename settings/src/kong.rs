@@ -31,14 +31,12 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
         "database" if value == "off" => {
             Treatment::Refused("config is always written through the Admin API and kept by the control plane")
         }
-        "ssl_cert"
-        | "ssl_cert_key"
-        | "admin_ssl_cert"
+        "admin_ssl_cert"
         | "admin_ssl_cert_key"
         | "status_ssl_cert"
         | "status_ssl_cert_key"
         | "client_ssl_cert"
-        | "client_ssl_cert_key" => Treatment::Refused("TLS is not supported by this version"),
+        | "client_ssl_cert_key" => Treatment::Refused("TLS is not supported here by this version"),
         "client_ssl" if value != "off" => Treatment::Refused("TLS is not supported by this version"),
         "error_template_html" | "error_template_json" | "error_template_xml" | "error_template_plain" => {
             Treatment::Refused("templates of error bodies are not supported by this version")
@@ -96,7 +94,6 @@ const NO_EFFECT: &[&str] = &[
     "proxy_access_log",
     "proxy_error_log",
     "ssl_cipher_suite",
-    "ssl_protocols",
     "ssl_session_tickets",
     "ssl_session_timeout",
     "status_access_log",
@@ -130,7 +127,7 @@ mod tests {
         for (name, value) in [
             ("role", "data_plane"),
             ("router_flavor", "expressions"),
-            ("ssl_cert", "a.pem"),
+            ("admin_ssl_cert", "a.pem"),
             ("resolver_address", "10.0.0.2"),
         ] {
             assert!(matches!(treatment(name, value), Treatment::Refused(_)), "{name}");

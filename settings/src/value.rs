@@ -45,7 +45,10 @@ pub enum Kind {
     /// Comma-separated, or an array in the file.
     List,
     /// Listen addresses with flags, or `off`.
-    Listen,
+    Listen {
+        /// Whether the flags `ssl` and, with it, `http2` are known.
+        tls: bool,
+    },
     /// A file or directory.
     Path,
     /// Any text; empty counts as not set.
@@ -105,6 +108,8 @@ pub struct Listen {
     pub address: SocketAddr,
     /// Connections the kernel queues before they are accepted.
     pub backlog: u32,
+    /// Whether clients speak TLS there.
+    pub tls: bool,
 }
 
 impl Listen {
@@ -114,7 +119,8 @@ impl Listen {
 
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.fmt(f)
+        self.address.fmt(f)?;
+        f.write_str(if self.tls { " ssl" } else { "" })
     }
 }
 
@@ -136,7 +142,7 @@ impl Kind {
             Self::Duration { min_ms, max_ms } => duration(text, min_ms, max_ms).map(Value::Duration),
             Self::OneOf(words) => one_of(text, words).map(Value::Text),
             Self::List => Ok(Value::List(list(text))),
-            Self::Listen => listens(text).map(Value::Listen),
+            Self::Listen { tls } => listens(text, tls).map(Value::Listen),
             Self::Path if text.is_empty() => Ok(Value::Unset),
             Self::Path => Ok(Value::Path(PathBuf::from(text))),
             Self::Text if text.is_empty() => Ok(Value::Unset),
@@ -233,7 +239,7 @@ fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
-fn listens(text: &str) -> Result<Vec<Listen>, String> {
+fn listens(text: &str, tls: bool) -> Result<Vec<Listen>, String> {
     if text == "off" {
         return Ok(Vec::new());
     }
@@ -241,16 +247,17 @@ fn listens(text: &str) -> Result<Vec<Listen>, String> {
     if addresses.is_empty() {
         return Err("must be `off` or addresses such as 127.0.0.1:8000".to_owned());
     }
-    addresses.iter().map(|address| listen(address)).collect()
+    addresses.iter().map(|address| listen(address, tls)).collect()
 }
 
-fn listen(text: &str) -> Result<Listen, String> {
+fn listen(text: &str, knows_tls: bool) -> Result<Listen, String> {
     let mut words = text.split_whitespace();
     let address = words.next().unwrap_or_default();
     let address = address
         .parse()
         .map_err(|_| format!("`{address}` must be an IP address and a port, such as 127.0.0.1:8000"))?;
-    let mut listen = Listen { address, backlog: Listen::BACKLOG };
+    let mut listen = Listen { address, backlog: Listen::BACKLOG, tls: false };
+    let mut has_http2 = false;
     for flag in words {
         match flag.split_once('=').unwrap_or((flag, "")) {
             ("backlog", number) => {
@@ -260,17 +267,26 @@ fn listen(text: &str) -> Result<Listen, String> {
             // These change nothing that can be told from outside: every listener reuses its port, binds its
             // own address, and keeps connections alive by the settings in `[proxy]`.
             ("reuseport" | "deferred" | "bind" | "so_keepalive" | "ipv6only", _) => {}
-            ("ssl" | "http2" | "proxy_protocol" | "quic" | "http3", _) => {
+            ("ssl", _) if knows_tls => listen.tls = true,
+            ("http2", _) if knows_tls => has_http2 = true,
+            ("ssl" | "http2", _) => {
+                return Err(format!("flag `{flag}` is not supported here by this version"));
+            }
+            ("proxy_protocol" | "quic" | "http3", _) => {
                 return Err(format!("flag `{flag}` is not supported by this version"));
             }
             _ => {
-                let known = ["backlog", "reuseport", "deferred", "bind", "so_keepalive", "ipv6only"];
+                let known = ["ssl", "backlog", "reuseport", "deferred", "bind", "so_keepalive", "ipv6only"];
                 return Err(format!(
                     "has the unknown flag `{flag}`{}",
                     did_you_mean(flag, known.into_iter())
                 ));
             }
         }
+    }
+    // With TLS both sides agree on HTTP/1.1; without, a client would speak HTTP/2 unasked.
+    if has_http2 && !listen.tls {
+        return Err("flag `http2` is not supported without `ssl` by this version".to_owned());
     }
     Ok(listen)
 }
@@ -304,14 +320,14 @@ mod tests {
             ("a day", time, "1d", Value::Duration(Duration::from_secs(86_400))),
             ("auto", Kind::IntOrAuto { min: 1, max: 9 }, "auto", Value::Auto),
             ("spaces around items", Kind::List, " a , b,", Value::List(vec!["a".into(), "b".into()])),
-            ("no listener", Kind::Listen, "off", Value::Listen(vec![])),
+            ("no listener", Kind::Listen { tls: true }, "off", Value::Listen(vec![])),
             (
                 "the reference's own listener",
-                Kind::Listen,
-                "0.0.0.0:8000 reuseport backlog=512, [::1]:0",
+                Kind::Listen { tls: true },
+                "0.0.0.0:8000 reuseport backlog=512, [::1]:0 http2 ssl",
                 Value::Listen(vec![
-                    Listen { address: "0.0.0.0:8000".parse().unwrap(), backlog: 512 },
-                    Listen { address: "[::1]:0".parse().unwrap(), backlog: Listen::BACKLOG },
+                    Listen { address: "0.0.0.0:8000".parse().unwrap(), backlog: 512, tls: false },
+                    Listen { address: "[::1]:0".parse().unwrap(), backlog: Listen::BACKLOG, tls: true },
                 ]),
             ),
         ];
@@ -330,10 +346,12 @@ mod tests {
             (Kind::Size { min: 1, max: 9 }, "99999999999999999999g", "such as 512, 8k"),
             (Kind::Duration { min_ms: 1000, max_ms: 9000 }, "10m", "from 1s to 9s"),
             (Kind::OneOf(&["debug", "info"]), "inof", "did you mean `info`"),
-            (Kind::Listen, "localhost:80", "must be an IP address and a port"),
-            (Kind::Listen, "127.0.0.1:80 sssl", "unknown flag `sssl`"),
-            (Kind::Listen, "127.0.0.1:80 ssl", "not supported"),
-            (Kind::Listen, "127.0.0.1:80 backlog=x", "flag `backlog` must be"),
+            (Kind::Listen { tls: true }, "localhost:80", "must be an IP address and a port"),
+            (Kind::Listen { tls: true }, "127.0.0.1:80 sssl", "unknown flag `sssl`"),
+            (Kind::Listen { tls: false }, "127.0.0.1:80 ssl", "not supported here"),
+            (Kind::Listen { tls: true }, "127.0.0.1:80 http2", "not supported without `ssl`"),
+            (Kind::Listen { tls: true }, "127.0.0.1:80 ssl proxy_protocol", "not supported"),
+            (Kind::Listen { tls: true }, "127.0.0.1:80 backlog=x", "flag `backlog` must be"),
         ];
         for (kind, text, want) in cases {
             let rule = kind.parse(text).unwrap_err();

@@ -1,13 +1,11 @@
 //! The planes as an operator starts them: both in one process, or apart.
 
-use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use tempfile::TempDir;
 
-use crate::process::binary;
 use crate::{Client, PATIENCE, Process, eventually};
 
 /// Any free port of loopback.
@@ -50,10 +48,7 @@ impl Standalone {
     /// When it does not start.
     pub fn start_by(script: &str) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let program = binary("equipoise");
-        let shell = [OsStr::new("-c"), OsStr::new(script), OsStr::new("sh"), program.as_os_str()];
-        let arguments: Vec<_> = shell.into_iter().chain(ARGUMENTS.map(OsStr::new)).collect();
-        let process = Process::start_at(Path::new("/bin/sh"), dir.path(), &arguments)?;
+        let process = Process::start_by(script, "equipoise", dir.path(), &ARGUMENTS)?;
         wait_for_node(&process);
         Ok(Self { process: Some(process), more: &[], dir })
     }

@@ -10,12 +10,14 @@ pub mod load;
 pub mod metrics;
 pub mod origin;
 pub mod process;
+pub mod wire;
 
 pub use client::{Client, Response};
 pub use dns::NameServer;
 pub use load::Load;
 pub use origin::Origin;
 pub use process::Process;
+pub use wire::{Way, Wire};
 
 /// Long enough for a loaded 2-core machine; nothing waits this long when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,13 +1,14 @@
 //! Bounded request loops that count answers and failures.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::{Client, eventually};
+use crate::{Client, Response, eventually};
 
 /// A load ends by itself after this.
 const LONGEST: Duration = Duration::from_secs(120);
@@ -47,19 +48,27 @@ impl Tally {
 impl Load {
     /// Starts `threads` loops of `method path`; every thread keeps one connection.
     pub fn start(address: SocketAddr, threads: usize, method: &'static str, path: &str) -> Self {
+        Self::start_over(&[address], threads, method, path)
+    }
+
+    /// The same of clients that know several nodes: what one of them does not answer is sent to the next, which they then stay
+    /// with. A request has failed when none has answered it.
+    pub fn start_over(addresses: &[SocketAddr], threads: usize, method: &'static str, path: &str) -> Self {
         let is_stopping = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicU64::new(0));
         let tally = Arc::new(Mutex::new(Tally::default()));
         let threads = (0..threads)
-            .map(|_| {
+            .map(|thread| {
+                let mut clients: Vec<_> = addresses.iter().map(|address| Client::new(*address)).collect();
+                // Spread over the nodes.
+                clients.rotate_left(thread % addresses.len().max(1));
                 let (is_stopping, done) = (Arc::clone(&is_stopping), Arc::clone(&done));
                 let (tally, path) = (Arc::clone(&tally), path.to_owned());
                 std::thread::spawn(move || {
                     let start = Instant::now();
-                    let mut client = Client::new(address);
                     while !is_stopping.load(Ordering::SeqCst) && start.elapsed() < LONGEST {
                         let body: &[u8] = if method == "POST" { b"hello" } else { b"" };
-                        let answer = client.send(method, &path, &[], body);
+                        let answer = send(&mut clients, method, &path, body);
                         let mut tally = tally.lock().expect("no panic while held");
                         match answer {
                             Ok(answer) if answer.status == 200 => {
@@ -111,4 +120,17 @@ impl Load {
         }
         self.tally.lock().expect("no panic while held").clone()
     }
+}
+
+/// Asks one after the other until there is an answer; who gave it is first from then on.
+fn send(clients: &mut [Client], method: &str, path: &str, body: &[u8]) -> io::Result<Response> {
+    let mut last = Err(io::ErrorKind::NotConnected.into());
+    for _ in 0..clients.len() {
+        last = clients[0].send(method, path, &[], body);
+        if last.is_ok() {
+            break;
+        }
+        clients.rotate_left(1);
+    }
+    last
 }

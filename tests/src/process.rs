@@ -64,7 +64,18 @@ impl Process {
         Self::start_at(&binary(name), dir, arguments)
     }
 
-    /// The same for a program at any path, e.g. one that starts a binary in its own place.
+    /// Starts a binary of this workspace by a shell: `script` ends with `exec "$@"`, which starts the binary in its place.
+    ///
+    /// # Errors
+    /// When it cannot be started or ends before that; its output is in the error.
+    pub fn start_by(script: &str, name: &str, dir: &Path, arguments: &[impl AsRef<OsStr>]) -> Result<Self> {
+        let program = binary(name);
+        let shell = [OsStr::new("-c"), OsStr::new(script), OsStr::new("sh"), program.as_os_str()];
+        let arguments: Vec<_> = shell.into_iter().chain(arguments.iter().map(AsRef::as_ref)).collect();
+        Self::start_at(Path::new("/bin/sh"), dir, &arguments)
+    }
+
+    /// Starts a program at any path.
     ///
     /// # Errors
     /// When it cannot be started or ends before that; its output is in the error.
@@ -187,7 +198,7 @@ const READY: &str = "ready";
 /// Reads `  admin API   http://127.0.0.1:8001`.
 fn listen(line: &str) -> Option<(String, SocketAddr)> {
     let (name, address) = line.strip_prefix("  ")?.rsplit_once(' ')?;
-    let address = address.strip_prefix("http://").unwrap_or(address).parse().ok()?;
+    let address = address.rsplit_once("://").map_or(address, |(_, address)| address).parse().ok()?;
     Some((name.trim().to_owned(), address))
 }
 

@@ -74,7 +74,7 @@ fn a_node_of_another_cluster_is_refused_by_both_ends() {
 #[test]
 fn a_denied_node_is_cut_off_at_once_and_serves_on_from_what_it_has() {
     let fleet = Fleet::start(&[]).unwrap();
-    let token = fleet.token(&["--uses", "2"]);
+    let token = fleet.token(&[]);
     let node = fleet.node("one", &["--cluster-join-token", &token]).unwrap();
     let listed = fleet.connected(1).remove(0);
     let only = Origin::start("only");
@@ -96,6 +96,32 @@ fn a_denied_node_is_cut_off_at_once_and_serves_on_from_what_it_has() {
     let (code, text) = fleet.command(&["node", "forget", &id(&listed)]);
     assert_eq!(code, Some(1));
     assert!(text.contains("Not found"), "{text}");
+}
+
+#[test]
+fn a_node_that_is_not_known_any_more_joins_anew_with_its_token() {
+    let mut fleet = Fleet::start(&[]).unwrap();
+    let token = fleet.token(&["--uses", "3"]);
+    let _node = fleet.node("one", &["--cluster-join-token", &token]).unwrap();
+    let listed = fleet.connected(1).remove(0);
+    let serial = |fleet: &Fleet| fleet.connected(1)[0]["certificate_serial"].clone();
+    let first = serial(&fleet);
+    assert_eq!(fleet.command(&["node", "forget", &id(&listed)]).0, Some(0));
+    eventually("a new place", PATIENCE, || (serial(&fleet) != first).then_some(()));
+    assert_eq!(id(&fleet.connected(1)[0]), id(&listed));
+    // A ledger of before it joined.
+    fleet.control.take().unwrap().kill();
+    let ledger = fleet.home("control").join("equipoise-data/members/ledger");
+    let kept: String = std::fs::read_to_string(&ledger)
+        .unwrap()
+        .lines()
+        .take_while(|line| !line.contains(&id(&listed)))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(!kept.is_empty());
+    std::fs::write(&ledger, kept).unwrap();
+    fleet.start_control().unwrap();
+    assert_eq!(id(&fleet.connected(1)[0]), id(&listed));
 }
 
 #[test]

@@ -3,43 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
 
-use std::net::SocketAddr;
-
 use equipoise_tests::cluster::{balance, write};
 use equipoise_tests::fleet::{Fleet, says};
 use equipoise_tests::{Client, Load, Origin, PATIENCE, Process, eventually};
 use serde_json::Value;
 
-/// Any free port of loopback.
-const ANY: &str = "127.0.0.1:0";
-
 /// An upstream with fast probes.
 const ACTIVE: &str = "&healthchecks.active.type=tcp&healthchecks.active.healthy.interval=0.1&healthchecks.active.healthy.successes=1\
                       &healthchecks.active.unhealthy.interval=0.1&healthchecks.active.unhealthy.tcp_failures=1";
-
-/// Starts the relay of this name, again with what it left behind.
-fn relay(fleet: &Fleet, name: &str, listen: &str, upstream: &[SocketAddr], more: &[&str]) -> Process {
-    let upstream = upstream.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let mut arguments =
-        vec!["--role", "relay", "--upstream", &upstream, "--admin-listen", ANY, "--cluster-listen", listen];
-    arguments.extend(more);
-    Process::start("equipoise-control-plane", &fleet.home(name), &arguments).unwrap()
-}
-
-/// A relay that joins with a new token, and where it serves.
-fn new_relay(fleet: &Fleet, name: &str, upstream: SocketAddr) -> (Process, SocketAddr) {
-    let token = fleet.token(&["--role", "relay"]);
-    let process = relay(fleet, name, ANY, &[upstream], &["--cluster-join-token", &token]);
-    let cluster = process.address("cluster");
-    (process, cluster)
-}
-
-/// A node that joins with a new token at the first of `to`, of which it then has the whole list.
-fn new_node(fleet: &Fleet, name: &str, to: &[SocketAddr]) -> Process {
-    let token = fleet.token(&[]);
-    let to = to.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    fleet.node(name, &["--cluster-join-token", &token, "--cluster-control-plane", &to]).unwrap()
-}
 
 fn is_node(listed: &Value) -> bool {
     listed["role"] == "node"
@@ -64,9 +35,9 @@ fn wait_for_health(admin: &mut Client, target: &str, want: &str) {
 #[test]
 fn nodes_behind_a_relay_are_seen_and_steered_as_if_they_followed_the_primary() {
     let fleet = Fleet::start(&[]).unwrap();
-    let (relay, at) = new_relay(&fleet, "relay", fleet.cluster());
+    let (relay, at) = fleet.new_relay("relay", fleet.cluster()).unwrap();
     // Their certificates come through the relay as well.
-    let nodes = [new_node(&fleet, "one", &[at]), new_node(&fleet, "two", &[at])];
+    let nodes = [fleet.new_node("one", &[at], &[]).unwrap(), fleet.new_node("two", &[at], &[]).unwrap()];
     let listed = fleet.connected(3);
     let relays: Vec<_> = listed.iter().filter(|one| one["role"] == "relay").collect();
     assert_eq!(relays.len(), 1);
@@ -117,8 +88,8 @@ fn nodes_behind_a_relay_are_seen_and_steered_as_if_they_followed_the_primary() {
 #[test]
 fn health_set_by_hand_reaches_the_nodes_behind_a_relay() {
     let fleet = Fleet::start(&[]).unwrap();
-    let (_relay, at) = new_relay(&fleet, "relay", fleet.cluster());
-    let node = new_node(&fleet, "one", &[at]);
+    let (_relay, at) = fleet.new_relay("relay", fleet.cluster()).unwrap();
+    let node = fleet.new_node("one", &[at], &[]).unwrap();
     fleet.connected(2);
     let (one, other) = (Origin::start("one"), Origin::start("other"));
     let mut admin = fleet.control().client("admin");
@@ -139,8 +110,8 @@ fn health_set_by_hand_reaches_the_nodes_behind_a_relay() {
 #[test]
 fn nodes_of_a_relay_that_dies_go_on_to_the_next_of_their_list_and_fail_nobody() {
     let fleet = Fleet::start(&[]).unwrap();
-    let (relay, at) = new_relay(&fleet, "relay", fleet.cluster());
-    let node = new_node(&fleet, "one", &[at, fleet.cluster()]);
+    let (relay, at) = fleet.new_relay("relay", fleet.cluster()).unwrap();
+    let node = fleet.new_node("one", &[at, fleet.cluster()], &[]).unwrap();
     eventually("the node to come by the relay", PATIENCE, || {
         fleet.connected(2).iter().any(|one| is_node(one) && one["via"].is_string()).then_some(())
     });
@@ -169,8 +140,8 @@ fn nodes_of_a_relay_that_dies_go_on_to_the_next_of_their_list_and_fail_nobody() 
 #[test]
 fn a_relay_starts_from_its_disk_with_the_primary_dead_and_serves_nodes() {
     let mut fleet = Fleet::start(&[]).unwrap();
-    let (process, at) = new_relay(&fleet, "relay", fleet.cluster());
-    let node = new_node(&fleet, "one", &[at]);
+    let (process, at) = fleet.new_relay("relay", fleet.cluster()).unwrap();
+    let node = fleet.new_node("one", &[at], &[]).unwrap();
     let only = Origin::start("only");
     fleet.connected(2);
     let mut admin = fleet.control().client("admin");
@@ -185,7 +156,7 @@ fn a_relay_starts_from_its_disk_with_the_primary_dead_and_serves_nodes() {
             std::fs::remove_file(file.path()).unwrap();
         }
     });
-    let process = relay(&fleet, "relay", &at.to_string(), &[fleet.cluster()], &[]);
+    let process = fleet.relay("relay", &at.to_string(), &[fleet.cluster()], &[]).unwrap();
     says(&process, "the relay starts with the config on its disk");
     let node = fleet.node("one", &["--cluster-control-plane", &at.to_string()]).unwrap();
     eventually("the node to serve", PATIENCE, || (served(&node) == 200).then_some(()));
@@ -200,9 +171,9 @@ fn a_relay_starts_from_its_disk_with_the_primary_dead_and_serves_nodes() {
 #[test]
 fn a_relay_follows_a_relay_and_a_change_costs_its_own_size() {
     let fleet = Fleet::start(&[]).unwrap();
-    let (near, near_at) = new_relay(&fleet, "near", fleet.cluster());
-    let (far, far_at) = new_relay(&fleet, "far", near_at);
-    let node = new_node(&fleet, "one", &[far_at]);
+    let (near, near_at) = fleet.new_relay("near", fleet.cluster()).unwrap();
+    let (far, far_at) = fleet.new_relay("far", near_at).unwrap();
+    let node = fleet.new_node("one", &[far_at], &[]).unwrap();
     let listed = fleet.connected(3);
     let far_id = listed
         .iter()
@@ -237,8 +208,63 @@ fn a_relay_follows_a_relay_and_a_change_costs_its_own_size() {
         admin.form("PATCH", "/services/s", &format!("retries={retries}")).unwrap();
     }
     let before = sent(&near);
-    let _far = relay(&fleet, "far", &far_at.to_string(), &[near_at], &[]);
+    let _far = fleet.relay("far", &far_at.to_string(), &[near_at], &[]).unwrap();
     fleet.connected(3);
     write(&mut admin, "PATCH", "/services/s", "retries=6", 200);
     assert!((1..1200).contains(&(sent(&near) - before)), "no snapshot: {}", sent(&near) - before);
+}
+
+#[test]
+fn whoever_is_denied_or_forgotten_stays_out_of_a_relay_also_when_that_can_ask_nobody() {
+    let mut fleet = Fleet::start(&[]).unwrap();
+    let (first, at) = fleet.new_relay("relay", fleet.cluster()).unwrap();
+    let node = fleet.new_node("one", &[at], &[]).unwrap();
+    let listed = fleet.connected(2);
+    let id = listed.iter().find(|one| is_node(one)).unwrap()["id"].as_str().unwrap().to_owned();
+    assert_eq!(fleet.command(&["node", "deny", &id]).0, Some(0));
+    says(&node, "this id is denied");
+    says(&first, "a peer of the cluster port is refused");
+    fleet.connected(1);
+
+    let primary = fleet.cluster();
+    fleet.control.take().unwrap().kill();
+    drop((first, node));
+    let second = fleet.relay("relay", &at.to_string(), &[primary], &[]).unwrap();
+    let node = fleet.node("one", &["--cluster-control-plane", &at.to_string()]).unwrap();
+    says(&node, "this id is denied");
+    says(&second, "this id is denied");
+    fleet.start_control().unwrap();
+    assert_eq!(fleet.command(&["node", "allow", &id]).0, Some(0));
+    fleet.connected(2);
+
+    // Of the same id, but by its key: the id is free.
+    assert_eq!(fleet.command(&["node", "forget", &id]).0, Some(0));
+    says(&node, "this id is not enrolled, or was forgotten");
+    fleet.connected(1);
+    let token = fleet.token(&[]);
+    let to = at.to_string();
+    let wishes = ["--cluster-join-token", &token, "--cluster-control-plane", &to, "--node-id", &id];
+    let _other = fleet.node("two", &wishes).unwrap();
+    fleet.connected(2);
+}
+
+#[test]
+fn the_nodes_of_a_relay_that_is_denied_go_to_the_next_of_their_list() {
+    let fleet = Fleet::start(&[]).unwrap();
+    let primary = fleet.cluster();
+    let (relay, at) = fleet.new_relay("relay", primary).unwrap();
+    let _node = fleet.new_node("one", &[at, primary], &[]).unwrap();
+    let of_relay = |one: &Value| !is_node(one);
+    let listed = fleet.connected(2);
+    assert!(listed.iter().any(|one| is_node(one) && one["via"].is_string()));
+    let id = listed.iter().find(|one| of_relay(one)).unwrap()["id"].as_str().unwrap().to_owned();
+    assert_eq!(fleet.command(&["node", "deny", &id]).0, Some(0));
+    says(&relay, "the control plane will not have this relay");
+    let listed = fleet.connected(1);
+    assert!(is_node(&listed[0]) && !listed[0]["via"].is_string(), "{}", listed[0]);
+    // A relay is no node.
+    let zones = fleet.control().client("admin").get("/clustering/zones").unwrap().json();
+    assert_eq!(zones["data"][0]["nodes"]["connected"], 1, "{zones}");
+    assert_eq!(fleet.command(&["node", "allow", &id]).0, Some(0));
+    fleet.connected(2);
 }

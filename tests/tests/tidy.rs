@@ -16,6 +16,9 @@ const PURE: &[&str] = &[
     "control-plane/src/distribution/resolve",
     "control-plane/src/admin/endpoint",
     "control-plane/src/relay/status",
+    "control-plane/src/identity/ledger",
+    "control-plane/src/identity/record",
+    "control-plane/src/distribution/attempts",
     "data-plane/src/dns/schedule",
     "data-plane/src/router",
     "data-plane/src/balancer",
@@ -32,6 +35,7 @@ const PURE: &[&str] = &[
     "follower/src/backoff",
     "follower/src/fallback/format",
     "follower/src/partial",
+    "follower/src/membership/plan",
     "proto/src/placement",
 ];
 

@@ -73,7 +73,14 @@ async fn import(state: &AdminState, asked: &mut Asked) -> Reply {
         return Reply::empty(StatusCode::NOT_MODIFIED);
     }
     let is_flat = is_truthy(asked, "flatten_errors");
-    let is_trial = is_truthy(asked, "dry_run");
+    // Of a word for safety: what is not understood is not taken for no.
+    let is_trial = match text(asked, "dry_run").map(str::to_ascii_lowercase).as_deref() {
+        None | Some("false" | "0" | "off" | "no") => false,
+        Some("true" | "1" | "on" | "yes") => true,
+        Some(_) => {
+            return Reply::message(StatusCode::BAD_REQUEST, "dry_run: expected a boolean (true or false)");
+        }
+    };
     let base = head.config;
     let checked = tokio::task::spawn_blocking(move || read(&document, base, is_trial)).await;
     let (declared, trial) = match checked {

@@ -1,5 +1,7 @@
 //! The one place where errors become answers.
 
+use std::io::ErrorKind;
+
 use http::{HeaderValue, StatusCode};
 
 use super::body::BodyError;
@@ -53,7 +55,14 @@ pub fn commit(error: &CommitError) -> Reply {
         }
         CommitError::Io(source) => {
             tracing::error!(error = %source, "a change could not be made durable");
-            Reply::unexpected()
+            match source.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                    let text = "the disk of the control plane is full, and this change may be lost; \
+                                make room, then restart the control plane";
+                    Reply::message(StatusCode::INSUFFICIENT_STORAGE, text)
+                }
+                _ => Reply::unexpected(),
+            }
         }
         // The store has logged it.
         CommitError::Panicked => Reply::unexpected(),

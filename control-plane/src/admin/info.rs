@@ -51,7 +51,7 @@ pub(super) fn root(state: &AdminState) -> Reply {
             "epoch": head.position.epoch.to_string(),
             "revision": head.position.revision.get(),
             "entities": head.config.len(),
-            "nodes_connected": state.nodes.connected(),
+            "nodes_connected": state.nodes.connected_nodes(),
         },
     });
     Reply::json(StatusCode::OK, &answer)

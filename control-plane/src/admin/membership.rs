@@ -125,7 +125,17 @@ pub(super) async fn authorities(state: &AdminState, asked: Asked) -> Result<Repl
             }
         }
     }
-    match registrar.rotation() {
+    let shown = registrar.clone();
+    // It may have to wait for a file that is synced.
+    let rotation = tokio::task::spawn_blocking(move || shown.rotation()).await;
+    let rotation = match rotation {
+        Ok(rotation) => rotation,
+        Err(error) => {
+            tracing::error!(%error, "the authorities cannot be shown");
+            return Ok(Reply::unexpected());
+        }
+    };
+    match rotation {
         Ok(rotation) => {
             let rows: Vec<Value> = rotation
                 .authorities

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use equipoise_identity::Role;
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -50,7 +51,7 @@ pub(super) fn zones(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal>
     });
     let upstream = upstream.transpose()?;
     let mut counts = BTreeMap::<(String, String), Count>::new();
-    for node in nodes(state, SystemTime::now()) {
+    for node in nodes(state, SystemTime::now()).into_iter().filter(|node| node.info.role == Role::Node) {
         counts.entry((node.info.region.clone(), node.info.zone.clone())).or_default().add(&node);
     }
     let rows: Vec<Value> = counts

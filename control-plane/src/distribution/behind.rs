@@ -22,6 +22,9 @@ use crate::nodes::{NackRecord, Session, Stage};
 
 type Replies = mpsc::Sender<Result<v1::ReportReply, Status>>;
 
+/// Refusals that wait for a relay to read them.
+const REFUSALS_WAITING_MAX: usize = 1_000;
+
 /// What one relay has told.
 pub(super) struct Behind {
     replies: Replies,
@@ -133,6 +136,10 @@ impl Behind {
 
     /// By a task: a relay that is itself about to say something may not read before it has.
     fn refuse(&mut self, node: NodeId) {
+        if self.tasks.len() >= self.held.len() + REFUSALS_WAITING_MAX {
+            // A relay that reads nothing: it tells of the node again, and is told again.
+            return;
+        }
         let replies = self.replies.clone();
         self.tasks.spawn(async move {
             // An error: the relay is gone, and the stream about to end.

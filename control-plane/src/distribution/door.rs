@@ -19,7 +19,8 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::identity::Registrar;
-use crate::identity::ledger::Place;
+use crate::identity::excluded::{Excluded, Exclusions};
+use crate::identity::ledger::{Place, Refusal};
 use crate::nodes::ShownCertificate;
 use crate::observability::DoorCounters;
 
@@ -36,7 +37,7 @@ pub enum Guard {
     /// With those of a static PKI.
     Pki(Arc<Membership>),
     /// As a relay: with those of the authority that certified it, by our own certificate; who has none yet asks further up.
-    Relay(Arc<Membership>),
+    Relay(Arc<Membership>, Exclusions),
 }
 
 impl Guard {
@@ -45,7 +46,7 @@ impl Guard {
         match self {
             Self::Plain => None,
             Self::Managed(registrar) => Some(registrar.presented()),
-            Self::Pki(own) | Self::Relay(own) => Some(own.presented()),
+            Self::Pki(own) | Self::Relay(own, _) => Some(own.presented()),
         }
     }
 }
@@ -86,11 +87,11 @@ impl Door {
     }
 
     /// TLS for the next connection; `None`: plaintext.
-    pub(super) async fn tls(&self) -> Result<Option<Arc<ServerConfig>>, String> {
+    pub(super) fn tls(&self) -> Result<Option<Arc<ServerConfig>>, String> {
         match &self.guard {
             Guard::Plain => Ok(None),
             Guard::Managed(registrar) => registrar.server().map(Some).map_err(|error| error.to_string()),
-            Guard::Pki(membership) | Guard::Relay(membership) => match membership.server().await {
+            Guard::Pki(membership) | Guard::Relay(membership, _) => match membership.server() {
                 Ok(Some(config)) => Ok(Some(config)),
                 Ok(None) => Err("there is no certificate".to_owned()),
                 Err(error) => Err(error.to_string()),
@@ -136,6 +137,20 @@ impl Door {
         Some((Box::new(stream), peer))
     }
 
+    /// Whether this peer has shown who he is.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED if not.
+    pub(super) fn is_known(&self, peer: &Peer) -> Result<(), Status> {
+        match peer {
+            Peer::Local | Peer::Known(_) => Ok(()),
+            Peer::Nameless => {
+                self.counters.handshake("not_admitted");
+                Err(Status::unauthenticated("this needs a certificate, which enrolment gives"))
+            }
+        }
+    }
+
     /// Whether this peer may speak for `node`, now.
     ///
     /// # Errors
@@ -143,9 +158,7 @@ impl Door {
     pub(super) fn admit(&self, peer: &Peer, node: NodeId) -> Result<Admitted, Status> {
         let certificate = match peer {
             Peer::Local => return Ok(Admitted::default()),
-            Peer::Nameless => {
-                return Err(Status::unauthenticated("this needs a certificate, which enrolment gives"));
-            }
+            Peer::Nameless => return self.is_known(peer).map(|()| Admitted::default()),
             Peer::Known(certificate) => certificate,
         };
         let denied = |why: String| Status::permission_denied(why);
@@ -158,10 +171,14 @@ impl Door {
             }
         }
         let place = match &self.guard {
-            // What is bound to it, and whether it is denied, is known to the primary, which the relay asks.
-            Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => Place::default(),
+            Guard::Plain | Guard::Pki(_) => Place::default(),
+            Guard::Relay(_, exclusions) => {
+                exclusions.admit(node, certificate).map_err(|refusal| refusal_status(&refusal))?;
+                // What is bound to it, the primary knows, and says to those who ask there.
+                Place::default()
+            }
             Guard::Managed(registrar) => {
-                registrar.admit(certificate).map_err(|refusal| denied(refusal.to_string()))?
+                registrar.admit(certificate).map_err(|refusal| refusal_status(&refusal))?
             }
         };
         let certificate =
@@ -176,17 +193,21 @@ impl Door {
     pub(super) fn is_relay(&self, peer: &Peer) -> Result<(), Status> {
         let Peer::Known(certificate) = peer else { return Ok(()) };
         match certificate.name() {
-            Some(name) if name.role != Role::Relay => {
-                Err(Status::permission_denied("the certificate is not a relay's"))
-            }
-            Some(_) | None => Ok(()),
+            Some(name) if name.role == Role::Relay => Ok(()),
+            // Of a static PKI: without a name it says nothing of a role, and a relay speaks for others.
+            Some(_) | None => Err(Status::permission_denied("the certificate is not a relay's")),
         }
     }
 
     /// Where a node behind a relay is bound to be; an error says why it may not be there.
     pub(super) fn vouch(&self, node: NodeId) -> Result<Place, String> {
         match &self.guard {
-            Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => Ok(Place::default()),
+            Guard::Plain | Guard::Pki(_) => Ok(Place::default()),
+            Guard::Relay(_, exclusions) if exclusions.list().denied.contains(&node) => {
+                Err(Refusal::Denied.to_string())
+            }
+            // Its key was checked where it came in, by the same list.
+            Guard::Relay(..) => Ok(Place::default()),
             Guard::Managed(registrar) => registrar.vouch(node).map_err(|refusal| refusal.to_string()),
         }
     }
@@ -195,15 +216,37 @@ impl Door {
     pub(super) fn places(&self) -> Places {
         Places(match &self.guard {
             Guard::Managed(registrar) => Some(registrar.changes()),
-            Guard::Plain | Guard::Pki(_) | Guard::Relay(_) => None,
+            Guard::Relay(_, exclusions) => Some(exclusions.changes()),
+            Guard::Plain | Guard::Pki(_) => None,
         })
+    }
+
+    /// Whose certificate counts no more, for a relay that this peer is.
+    pub(super) fn excluded_for(&self, peer: &Peer) -> Option<Arc<Excluded>> {
+        let Peer::Known(_) = peer else { return None };
+        self.is_relay(peer).ok()?;
+        match &self.guard {
+            Guard::Managed(registrar) => Some(Arc::new(registrar.excluded())),
+            // Before it was told anything itself, it has nothing to say.
+            Guard::Relay(_, exclusions) => Some(exclusions.list()).filter(|list| list.as_of_ms > 0),
+            Guard::Plain | Guard::Pki(_) => None,
+        }
+    }
+
+    /// Whether what this door says of places is the last word.
+    pub(super) const fn is_primarys(&self) -> bool {
+        matches!(self.guard, Guard::Managed(_))
     }
 
     /// Ends when this peer may not speak for `node` any more: denied, forgotten, or its certificate ran out.
     pub(super) async fn lost(&self, peer: &Peer, node: NodeId) -> Status {
         let Peer::Known(certificate) = peer else { return std::future::pending().await };
+        // Before the first look, so that no change falls in between.
         let mut places = self.places();
         loop {
+            if let Err(status) = self.admit(peer, node) {
+                return status;
+            }
             let rest = certificate.not_after().duration_since(SystemTime::now());
             let Ok(rest) = rest else {
                 return Status::unauthenticated(
@@ -215,9 +258,20 @@ impl Door {
                 // A moment more, so that a clock of whole steps does not make it a busy loop.
                 () = sleep(rest.min(CLOCK_STEP) + Duration::from_millis(1)) => {}
             }
-            if let Err(status) = self.admit(peer, node) {
-                return status;
-            }
+        }
+    }
+}
+
+/// A refusal as the contract has it: who is not enrolled may enrol.
+pub(super) fn refusal_status(refusal: &Refusal) -> Status {
+    let text = refusal.to_string();
+    match refusal {
+        Refusal::UnknownToken | Refusal::ExpiredToken => Status::unauthenticated(text),
+        Refusal::UsedUp | Refusal::TooMany => Status::resource_exhausted(text),
+        Refusal::NotEnrolled => Status::not_found(text),
+        Refusal::Closed => Status::unavailable(text),
+        Refusal::RevokedToken | Refusal::OtherKey | Refusal::Denied | Refusal::OtherRole => {
+            Status::permission_denied(text)
         }
     }
 }

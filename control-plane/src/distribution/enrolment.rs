@@ -1,9 +1,9 @@
 //! The gRPC service that gives out certificates: the only one that answers a peer without one.
 
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use equipoise_identity::{Certificate, Role};
 use equipoise_proto::limits::is_node_text;
 use equipoise_proto::v1::enrolment_client::EnrolmentClient;
 use equipoise_proto::v1::enrolment_server::Enrolment;
@@ -11,23 +11,17 @@ use equipoise_proto::{NodeId, v1};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Code, Request, Response, Status, async_trait};
 use tracing::{error, warn};
 
-use super::attempts::Attempts;
+use super::attempts::{Asker, Attempts};
+use super::door::{Peer, refusal_status};
 use super::serve::Connection;
 use crate::identity::{EnrolError, Issued, Registrar};
 use crate::observability::DoorCounters;
 
 /// Certificates in the making at once; more callers are told to come back.
 const AT_ONCE_MAX: usize = 64;
-
-/// Failed attempts of one address in [`WINDOW`] before it has to wait: guessing is hopeless anyway, and a node with a bad
-/// token asks a few times a minute.
-const FAILURES_MAX: u32 = 30;
-
-/// See [`FAILURES_MAX`].
-const WINDOW: Duration = Duration::from_secs(60);
 
 /// Forwarded requests at once: a connection to an upstream takes few streams, of which a relay itself needs two.
 const FORWARDED_MAX: usize = 4;
@@ -44,20 +38,24 @@ pub(super) struct Forwarding {
     upstream: watch::Receiver<Option<Channel>>,
     at_once: Arc<Semaphore>,
     counters: DoorCounters,
+    failures: Arc<Failures>,
 }
 
 impl Forwarding {
     pub(super) fn new(upstream: watch::Receiver<Option<Channel>>, counters: DoorCounters) -> Self {
-        Self { upstream, at_once: Arc::new(Semaphore::new(FORWARDED_MAX)), counters }
+        let at_once = Arc::new(Semaphore::new(FORWARDED_MAX));
+        Self { upstream, at_once, counters, failures: Arc::default() }
     }
 
     async fn pass_on<F>(
         &self,
+        from: Option<Asker>,
         ask: impl FnOnce(EnrolmentClient<Channel>) -> F + Send,
     ) -> Result<Response<v1::Enrolled>, Status>
     where
         F: Future<Output = Result<Response<v1::Enrolled>, Status>> + Send,
     {
+        self.failures.check(from).inspect_err(|_| self.counters.enrolment("rate_limited"))?;
         let asked = async {
             let permit = self.at_once.acquire().await;
             let _permit = permit.map_err(|_| Status::unavailable("the relay is stopping"))?;
@@ -68,6 +66,9 @@ impl Forwarding {
         let late = |_| Status::unavailable("the relay gets no answer from its control plane");
         let answer = timeout(FORWARDED_FOR, asked).await.map_err(late).flatten();
         self.counters.enrolment(if answer.is_ok() { "forwarded" } else { "not_forwarded" });
+        if answer.as_ref().is_err_and(is_askers_fault) {
+            self.failures.add(from);
+        }
         // Only the answer: metadata are each hop's own.
         answer
             .map(|answer| Response::new(answer.into_inner()))
@@ -78,13 +79,14 @@ impl Forwarding {
 #[async_trait]
 impl Enrolment for Forwarding {
     async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::Enrolled>, Status> {
-        let request = request.into_inner();
-        self.pass_on(|mut upstream| async move { upstream.enrol(request).await }).await
+        let (from, request) = (asker(&request), request.into_inner());
+        self.pass_on(from, |mut upstream| async move { upstream.enrol(request).await }).await
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::Enrolled>, Status> {
+        // Without a bound on failures: strangers at the same address are not to keep members from renewing.
         let request = request.into_inner();
-        self.pass_on(|mut upstream| async move { upstream.renew(request).await }).await
+        self.pass_on(None, |mut upstream| async move { upstream.renew(request).await }).await
     }
 }
 
@@ -99,29 +101,59 @@ pub(super) struct EnrolmentService {
 #[derive(Debug)]
 struct Shared {
     at_once: Semaphore,
-    failures: Mutex<Attempts>,
+    failures: Failures,
+    /// Certificates given out, by member.
+    given: Failures,
+}
+
+/// Who has failed, or has got something, how often.
+#[derive(Debug, Default)]
+struct Failures(Mutex<Attempts>);
+
+impl Failures {
+    fn check(&self, from: Option<Asker>) -> Result<(), Status> {
+        if from.is_some_and(|from| self.attempts().is_over(from, Instant::now().into_std())) {
+            let rule = "too many attempts: wait a minute";
+            return Err(Status::resource_exhausted(rule));
+        }
+        Ok(())
+    }
+
+    fn add(&self, from: Option<Asker>) {
+        if let Some(from) = from {
+            self.attempts().add(from, Instant::now().into_std());
+        }
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether it is what was asked that is refused.
+fn is_askers_fault(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::NotFound
+    )
 }
 
 impl EnrolmentService {
     pub(super) fn new(registrar: Registrar, counters: DoorCounters) -> Self {
-        let failures = Mutex::new(Attempts::new(FAILURES_MAX, WINDOW));
-        let shared = Arc::new(Shared { at_once: Semaphore::new(AT_ONCE_MAX), failures });
+        let at_once = Semaphore::new(AT_ONCE_MAX);
+        let shared = Arc::new(Shared { at_once, failures: Failures::default(), given: Failures::default() });
         Self { registrar, counters, shared }
     }
 
     async fn answer(
         &self,
-        from: Option<IpAddr>,
+        (from, member): (Option<Asker>, Option<NodeId>),
         what: &'static str,
         ask: impl FnOnce(&Registrar) -> Result<Issued, EnrolError> + Send + 'static,
     ) -> Result<Response<v1::Enrolled>, Status> {
-        let failures = || self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if from.is_some_and(|from| failures().is_over(from, Instant::now().into_std())) {
-            self.counters.enrolment("rate_limited");
-            return Err(Status::resource_exhausted(
-                "too many failed attempts from this address: wait a minute",
-            ));
-        }
+        let member = member.map(Asker::Member);
+        let checked = self.shared.failures.check(from).and_then(|()| self.shared.given.check(member));
+        checked.inspect_err(|_| self.counters.enrolment("rate_limited"))?;
         let Ok(_permit) = self.shared.at_once.try_acquire() else {
             self.counters.enrolment("busy");
             return Err(Status::resource_exhausted("too many enrol at once: come back"));
@@ -135,14 +167,15 @@ impl EnrolmentService {
         })?;
         match asked {
             Ok(issued) => {
+                self.shared.given.add(member);
                 self.counters.enrolment(what);
                 Ok(Response::new(wire(&issued)))
             }
             Err(refused) => {
-                if let Some(from) = from {
-                    failures().add(from, Instant::now().into_std());
-                }
                 let (outcome, status) = status(&refused);
+                if is_askers_fault(&status) {
+                    self.shared.failures.add(from);
+                }
                 self.counters.enrolment(outcome);
                 warn!(from = ?from, reason = %refused, "no certificate is given out");
                 Err(status)
@@ -160,21 +193,8 @@ fn wire(issued: &Issued) -> v1::Enrolled {
 
 /// As a label and as the contract has it.
 fn status(error: &EnrolError) -> (&'static str, Status) {
-    use crate::identity::ledger::Refusal;
     match error {
-        EnrolError::Refused(refusal) => {
-            let text = refusal.to_string();
-            let status = match refusal {
-                Refusal::UnknownToken | Refusal::ExpiredToken => Status::unauthenticated(text),
-                Refusal::UsedUp | Refusal::TooMany => Status::resource_exhausted(text),
-                Refusal::RevokedToken
-                | Refusal::OtherKey
-                | Refusal::Denied
-                | Refusal::NotEnrolled
-                | Refusal::OtherRole => Status::permission_denied(text),
-            };
-            (refusal.as_str(), status)
-        }
+        EnrolError::Refused(refusal) => (refusal.as_str(), refusal_status(refusal)),
         EnrolError::Malformed(text) => ("malformed", Status::invalid_argument(text)),
         EnrolError::Certificate => ("bad_certificate", Status::unauthenticated(error.to_string())),
         EnrolError::Failed(cause) => {
@@ -184,30 +204,39 @@ fn status(error: &EnrolError) -> (&'static str, Status) {
     }
 }
 
-fn from<T>(request: &Request<T>) -> Option<IpAddr> {
-    request
-        .extensions()
-        .get::<Connection>()
-        .and_then(|connection| connection.remote)
-        .map(|remote| remote.ip())
+/// Who asks, as far as it is counted; `None`: this machine.
+fn asker<T>(request: &Request<T>) -> Option<Asker> {
+    let connection = request.extensions().get::<Connection>()?;
+    if let Peer::Known(certificate) = &connection.peer
+        && let Some(name) = certificate.name().filter(|name| name.role == Role::Relay)
+        // One that is denied has no more room than anybody.
+        && connection.door.admit(&connection.peer, name.id).is_ok()
+    {
+        return Some(Asker::Relay(name.id));
+    }
+    connection.remote.map(|remote| Asker::at(remote.ip()))
 }
 
 #[async_trait]
 impl Enrolment for EnrolmentService {
     async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::Enrolled>, Status> {
-        let from = from(&request);
+        let from = asker(&request);
         let v1::EnrolRequest { token, csr, node_id, hostname } = request.into_inner();
         let id = NodeId::from_wire(&node_id)
             .map_err(|error| Status::invalid_argument(format!("node id: {error}")))?;
         if !is_node_text(&hostname) {
             return Err(Status::invalid_argument("hostname is too long or has control characters"));
         }
-        self.answer(from, "enrolled", move |registrar| registrar.enrol(&token, &csr, id, hostname)).await
+        self.answer((from, Some(id)), "enrolled", move |registrar| {
+            registrar.enrol(&token, &csr, id, hostname)
+        })
+        .await
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::Enrolled>, Status> {
-        let from = from(&request);
+        // Not by address: strangers there are not to keep members from renewing.
         let v1::RenewRequest { certificate, csr } = request.into_inner();
-        self.answer(from, "renewed", move |registrar| registrar.renew(&certificate, &csr)).await
+        let member = Certificate::parse(&certificate).ok().and_then(|shown| shown.name()).map(|name| name.id);
+        self.answer((None, member), "renewed", move |registrar| registrar.renew(&certificate, &csr)).await
     }
 }

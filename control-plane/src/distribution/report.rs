@@ -4,17 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use equipoise_proto::{NodeId, v1};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::behind::Behind;
+use super::door::Peer;
 use super::hello::{self, HealthReport, Report};
 use super::serve::Connection;
 use super::service::refused;
+use crate::identity::excluded::Excluded;
 use crate::nodes::{ReportError, Reports, SendFull};
+
+/// Entries in one part of the list of those that are excluded: some hundred kilobytes.
+const EXCLUDED_MAX: usize = 5_000;
 
 /// Reads reports until the node ends the stream.
 ///
@@ -28,7 +35,19 @@ pub(super) async fn run(
 ) -> Result<(), Status> {
     let mut full_asked = shared.nodes.full_asked();
     let mut places = connection.door.places();
-    let mut source = Source { admitted: None, behind: None, lists: BTreeMap::new() };
+    // Dropped, and so ended, with this stream. By a task: who is about to say something may not read before it has.
+    let mut telling = JoinSet::new();
+    telling.spawn(tell_excluded(connection.clone(), replies.clone()));
+    // Also one that never says a word loses its stream with its place.
+    let admitted = match &connection.peer {
+        Peer::Known(certificate) => certificate.name().map(|name| name.id),
+        Peer::Local | Peer::Nameless => None,
+    };
+    if let Some(node) = admitted {
+        let judged = connection.door.admit(&connection.peer, node);
+        judged.inspect_err(|status| refused(connection, node, status))?;
+    }
+    let mut source = Source { admitted, behind: None, lists: BTreeMap::new() };
     loop {
         let report = tokio::select! {
             report = inbound.message() => report?,
@@ -37,6 +56,12 @@ pub(super) async fn run(
                 // A full channel: the node has not read the last such reply yet, one is enough.
                 drop(replies.try_send(Ok(send_full())));
                 continue;
+            }
+            status = lost(connection, source.admitted) => {
+                if let Some(node) = source.admitted {
+                    refused(connection, node, &status);
+                }
+                return Err(status);
             }
             () = places.changed() => {
                 if let Some(behind) = &mut source.behind {
@@ -54,6 +79,55 @@ pub(super) async fn run(
             // An error: the relay is stopping.
             drop(up.send(report).await);
         }
+    }
+}
+
+/// Tells a relay whose certificate counts no more, now and whenever that changes.
+async fn tell_excluded(connection: Connection, replies: mpsc::Sender<Result<v1::ReportReply, Status>>) {
+    let mut places = connection.door.places();
+    if !matches!(connection.peer, Peer::Known(_)) || connection.door.is_relay(&connection.peer).is_err() {
+        return;
+    }
+    loop {
+        let list = connection.door.excluded_for(&connection.peer);
+        let parts = list.map_or_else(Vec::new, |list| parts(&list, connection.door.is_primarys()));
+        for excluded in parts {
+            let reply = v1::ReportReply { excluded: Some(excluded), ..v1::ReportReply::default() };
+            if replies.send(Ok(reply)).await.is_err() {
+                return;
+            }
+        }
+        places.changed().await;
+    }
+}
+
+/// A list in messages of a bounded size; at least one.
+fn parts(list: &Excluded, by_primary: bool) -> Vec<v1::Excluded> {
+    let denied: Vec<_> = list.denied.iter().map(|id| id.to_wire()).collect();
+    let mut parts: Vec<_> = denied
+        .chunks(EXCLUDED_MAX)
+        .map(|denied| v1::Excluded { denied: denied.to_vec(), more: true, ..v1::Excluded::default() })
+        .collect();
+    let forgotten = list.forgotten.iter().map(|(node, key)| v1::ForgottenKey {
+        node_id: node.to_wire(),
+        key: Bytes::copy_from_slice(key.as_bytes()),
+    });
+    let forgotten: Vec<_> = forgotten.collect();
+    parts.extend(forgotten.chunks(EXCLUDED_MAX).map(|forgotten| v1::Excluded {
+        forgotten: forgotten.to_vec(),
+        more: true,
+        ..v1::Excluded::default()
+    }));
+    parts.push(v1::Excluded { as_of_ms: list.as_of_ms, by_primary, ..v1::Excluded::default() });
+    parts
+}
+
+/// Ends when whoever this stream is of may not say anything any more.
+async fn lost(connection: &Connection, admitted: Option<NodeId>) -> Status {
+    match admitted {
+        Some(node) => connection.door.lost(&connection.peer, node).await,
+        // It has said nothing yet.
+        None => std::future::pending().await,
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use equipoise_proto::NodeId;
 use equipoise_proto::v1::cluster_server::ClusterServer;
 use equipoise_proto::v1::enrolment_server::EnrolmentServer;
 use hyper::server::conn::http2;
@@ -18,6 +19,7 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use super::crowd::{Crowded, Place};
 use super::door::{Door, Guard, Peer};
 use super::enrolment::{EnrolmentService, Forwarding};
 use super::{Distribution, Settings};
@@ -58,7 +60,7 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
         Guard::Managed(registrar) => {
             Some(Enrols::Here(EnrolmentService::new(registrar.clone(), door.counters.clone())))
         }
-        Guard::Relay(_) => {
+        Guard::Relay(..) => {
             Some(Enrols::Above(Forwarding::new(this.shared.upstream.clone(), door.counters.clone())))
         }
         Guard::Plain | Guard::Pki(_) => None,
@@ -75,10 +77,16 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
                     debug!(%error, "no TCP_NODELAY");
                 }
                 // Whoever has not shown who he is must not take the places of those who have.
-                let Ok(unknown) = Arc::clone(&this.shared.unknown_permits).try_acquire_owned() else {
-                    door.counters.handshake("crowded");
-                    debug!(%remote, "too many peers that nobody knows: one is turned away");
-                    continue;
+                let entered = this.shared.strangers.enter(remote.ip(), Instant::now());
+                let stranger = match entered {
+                    Ok(stranger) => stranger,
+                    Err(Crowded { warns }) => {
+                        door.counters.handshake("crowded");
+                        if warns {
+                            warn!(%remote, "too many peers have not shown who they are: some are turned away");
+                        }
+                        continue;
+                    }
                 };
                 let (door, enrolment) = (Arc::clone(&door), enrolment.clone());
                 let (serving, stop) = (this.clone(), this.stop.clone());
@@ -88,8 +96,11 @@ pub(super) async fn tcp(this: &Distribution, listener: TcpListener, door: Door) 
                         entered = enter(&door, io, remote) => entered,
                     };
                     let Some((io, peer)) = entered else { return };
+                    let Ok(_place) = serving.place(&peer, remote) else {
+                        return door.counters.handshake("crowded");
+                    };
                     // Kept as long as he has not shown it.
-                    let _unknown = matches!(peer, Peer::Nameless).then_some(unknown);
+                    let _stranger = matches!(peer, Peer::Nameless).then_some(stranger);
                     match io {
                         Stream::Plain(io) => {
                             let of = Connection::new(Some(remote), peer, door);
@@ -124,6 +135,20 @@ pub(super) async fn pipes(this: &Distribution, mut pipes: mpsc::Receiver<DuplexS
     }
 }
 
+impl Distribution {
+    /// A place for one who has shown who he is.
+    fn place(&self, peer: &Peer, remote: SocketAddr) -> Result<Option<Place<NodeId>>, Crowded> {
+        let Peer::Known(certificate) = peer else { return Ok(None) };
+        let Some(name) = certificate.name() else { return Ok(None) };
+        let place = self.shared.known.enter(name.id, Instant::now()).inspect_err(|crowded| {
+            if crowded.warns {
+                warn!(%remote, node = %name.id, "one id has too many connections at once");
+            }
+        });
+        place.map(Some)
+    }
+}
+
 /// Who gives out certificates.
 #[derive(Debug, Clone)]
 enum Enrols {
@@ -144,7 +169,7 @@ enum Stream {
 }
 
 async fn enter(door: &Door, io: TcpStream, remote: SocketAddr) -> Option<(Stream, Peer)> {
-    match door.tls().await {
+    match door.tls() {
         Ok(None) => Some((Stream::Plain(io), Peer::Local)),
         Ok(Some(config)) => {
             let (io, peer) = door.shake(config, io, remote).await?;

@@ -72,7 +72,10 @@ impl Cluster for Distribution {
 /// What the streams of a request's connection know of it.
 fn connection<T>(request: &Request<T>) -> Result<Connection, Status> {
     let connection = request.extensions().get::<Connection>().cloned();
-    connection.ok_or_else(|| Status::internal("a request without a connection"))
+    let connection = connection.ok_or_else(|| Status::internal("a request without a connection"))?;
+    // Before anything of it is read: he could keep the stream open without a word.
+    connection.door.is_known(&connection.peer)?;
+    Ok(connection)
 }
 
 pub(super) fn refused(connection: &Connection, node: equipoise_proto::NodeId, status: &Status) {

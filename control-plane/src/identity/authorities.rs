@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::record::seconds;
 
 /// Name of the file that says which authorities there are.
-const INDEX: &str = "authorities.json";
+pub(super) const INDEX: &str = "authorities.json";
 
 /// Why the authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -190,7 +190,7 @@ impl Keys {
 
     fn write(&self, index: &Index) -> Result<(), AuthoritiesError> {
         let path = self.directory.join(INDEX);
-        let text = serde_json::to_string_pretty(index).unwrap_or_default();
+        let text = serde_json::to_string_pretty(index).expect("an index has only strings as keys");
         write_private(&path, text.as_bytes()).map_err(|source| AuthoritiesError::Io { path, source })
     }
 }

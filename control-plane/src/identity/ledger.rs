@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use equipoise_identity::certificate::{PublicKey, Serial};
-use equipoise_identity::{JoinToken, Role, SecretHash, TokenId};
+use equipoise_identity::{Fingerprint, JoinToken, Role, SecretHash, TokenId};
 use equipoise_proto::NodeId;
 use imbl::OrdMap;
+
+use super::excluded::Excluded;
 
 /// Most tokens at once; those that ran out a day ago are gone.
 pub const TOKENS_MAX: usize = 10_000;
@@ -128,6 +130,9 @@ pub enum Refusal {
     /// Too many.
     #[error("there are too many members")]
     TooMany,
+    /// By a relay that its own control plane will not have.
+    #[error("this relay is denied by its control plane: ask another one")]
+    Closed,
 }
 
 impl Refusal {
@@ -143,6 +148,7 @@ impl Refusal {
             Self::NotEnrolled => "not_enrolled",
             Self::OtherRole => "other_role",
             Self::TooMany => "too_many",
+            Self::Closed => "closed",
         }
     }
 }
@@ -170,6 +176,8 @@ pub struct Ledger {
     tokens: OrdMap<TokenId, Token>,
     members: OrdMap<NodeId, Member>,
     denied: OrdMap<NodeId, SystemTime>,
+    /// Who was forgotten, by id and key, as long as its last certificate is in time.
+    forgotten: OrdMap<(NodeId, Fingerprint), Member>,
 }
 
 impl Ledger {
@@ -188,9 +196,35 @@ impl Ledger {
         &self.denied
     }
 
+    /// Whose certificate counts no more although it is in time.
+    pub fn excluded(&self, now: SystemTime) -> Excluded {
+        let in_time = self.forgotten.iter().filter(|(_, member)| member.issued.not_after > now);
+        let as_of = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Excluded {
+            as_of_ms: u64::try_from(as_of.as_millis()).unwrap_or(u64::MAX).max(1),
+            denied: self.denied.keys().copied().collect(),
+            forgotten: in_time.map(|(forgotten, _)| *forgotten).collect(),
+        }
+    }
+
+    /// Whether somebody with this key and id was forgotten.
+    pub fn is_forgotten(&self, id: NodeId, key: &PublicKey) -> bool {
+        self.forgotten.contains_key(&(id, Fingerprint::of(key.as_der())))
+    }
+
     /// Whether there is room for one more token.
-    pub fn has_room_for_token(&self, now: SystemTime) -> bool {
-        self.tokens.values().filter(|token| !token.is_gone(now)).count() < TOKENS_MAX
+    pub fn has_room_for_token(&self) -> bool {
+        self.tokens.len() < TOKENS_MAX
+    }
+
+    /// Lets go of what [`Self::entries`] would leave out.
+    pub fn prune(&mut self, now: SystemTime) {
+        let gone: Vec<_> =
+            self.tokens.iter().filter(|(_, token)| token.is_gone(now)).map(|(id, _)| *id).collect();
+        gone.iter().for_each(|id| drop(self.tokens.remove(id)));
+        let past = self.forgotten.iter().filter(|(_, member)| member.issued.not_after <= now);
+        let past: Vec<_> = past.map(|(forgotten, _)| *forgotten).collect();
+        past.iter().for_each(|forgotten| drop(self.forgotten.remove(forgotten)));
     }
 
     /// Judges an application with a token.
@@ -259,6 +293,7 @@ impl Ledger {
                 if let Some(token) = self.tokens.get_mut(&member.token) {
                     token.uses_left = token.uses_left.saturating_sub(1);
                 }
+                self.forgotten.remove(&(id, Fingerprint::of(member.key.as_der())));
                 self.members.insert(id, *member);
             }
             Entry::Issued(id, issued) => {
@@ -266,7 +301,11 @@ impl Ledger {
                     member.issued = issued;
                 }
             }
-            Entry::Forgotten(id) => drop(self.members.remove(&id)),
+            Entry::Forgotten(id) => {
+                if let Some(member) = self.members.remove(&id) {
+                    self.remember(id, member);
+                }
+            }
             Entry::Denied(id, at) => {
                 self.denied.entry(id).or_insert(at);
             }
@@ -274,15 +313,31 @@ impl Ledger {
         }
     }
 
-    /// The shortest way here: entries that make the same ledger, without tokens that are gone.
+    /// Keeps in mind who was forgotten; of too many, the one whose certificate ends first is let go of.
+    fn remember(&mut self, id: NodeId, member: Member) {
+        if self.forgotten.len() >= MEMBERS_MAX {
+            let first = self.forgotten.iter().min_by_key(|(_, member)| member.issued.not_after);
+            if let Some(first) = first.map(|(forgotten, _)| *forgotten) {
+                self.forgotten.remove(&first);
+            }
+        }
+        self.forgotten.insert((id, Fingerprint::of(member.key.as_der())), member);
+    }
+
+    /// The shortest way here: entries that make the same ledger, without tokens that are gone and without those who were
+    /// forgotten and whose certificate has ended.
     pub fn entries(&self, now: SystemTime) -> Vec<Entry> {
+        let in_time = self.forgotten.iter().filter(|(_, member)| member.issued.not_after > now);
+        let forgotten = in_time.flat_map(|((id, _), member)| {
+            [Entry::Enrolled(*id, Box::new(member.clone())), Entry::Forgotten(*id)]
+        });
         let enrolled = |member: &Member| Box::new(member.clone());
         // Members first: as entries they would use their tokens again.
         let members = self.members.iter().map(|(id, member)| Entry::Enrolled(*id, enrolled(member)));
         let tokens = self.tokens.iter().filter(|(_, token)| !token.is_gone(now));
         let tokens = tokens.map(|(id, token)| Entry::Created(*id, Box::new(token.clone())));
         let denied = self.denied.iter().map(|(id, at)| Entry::Denied(*id, *at));
-        members.chain(tokens).chain(denied).collect()
+        forgotten.chain(members).chain(tokens).chain(denied).collect()
     }
 }
 

@@ -77,7 +77,7 @@ struct IssueLine {
 
 /// A line, its end included.
 pub(super) fn encode(entry: &Entry) -> String {
-    let json = serde_json::to_string(&line(entry)).unwrap_or_default();
+    let json = serde_json::to_string(&line(entry)).expect("a line has only strings as keys");
     format!("{} {json}\n", checksum(&json))
 }
 

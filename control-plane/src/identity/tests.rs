@@ -102,13 +102,14 @@ fn of_a_request_only_the_key_counts() {
 #[test]
 fn a_torn_last_line_is_cut_off_and_damage_before_it_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("ledger");
+    let path = dir.path().join("members/ledger");
     let registrar = open(dir.path());
     registrar.create_token(&order(1)).unwrap();
     registrar.create_token(&order(2)).unwrap();
     drop(registrar);
     let whole = fs::read(&path).unwrap();
-    fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+    // In the midst of a letter of more than one byte.
+    fs::write(&path, [&whole[..whole.len() - 3], "\u{e9}".as_bytes().split_at(1).0].concat()).unwrap();
     let registrar = open(dir.path());
     assert_eq!(registrar.ledger().tokens().len(), 1, "it was not answered for");
     drop(registrar);
@@ -121,10 +122,28 @@ fn a_torn_last_line_is_cut_off_and_damage_before_it_stops_the_start() {
 }
 
 #[test]
+fn the_ledger_does_not_grow_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("members/ledger");
+    let registrar = open(dir.path());
+    registrar.deny(id(1)).unwrap();
+    for _ in 0..1_500 {
+        registrar.deny(id(2)).unwrap();
+        registrar.allow(id(2)).unwrap();
+    }
+    let lines = || fs::read_to_string(&path).unwrap().lines().count();
+    assert!(lines() < 1_100, "{}", lines());
+    drop(registrar);
+    let denied = open(dir.path()).ledger().denied().keys().copied().collect::<Vec<_>>();
+    assert_eq!(denied, [id(1)]);
+}
+
+#[test]
 fn a_missing_or_mixed_up_authority_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
-    let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files: Vec<_> =
+        fs::read_dir(dir.path().join("members")).unwrap().map(|entry| entry.unwrap().path()).collect();
     let key = files.iter().find(|path| path.to_string_lossy().ends_with("key.pem")).unwrap();
     let text = fs::read(key).unwrap();
     fs::write(key, PrivateKey::generate().unwrap().to_pem()).unwrap();
@@ -135,6 +154,54 @@ fn a_missing_or_mixed_up_authority_stops_the_start() {
     assert!(error.contains("it is missing"), "{error}");
     fs::write(key, text).unwrap();
     open(dir.path());
+}
+
+#[test]
+fn what_is_missing_of_a_store_that_had_it_stops_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    for name in ["ledger", authorities::INDEX] {
+        let (path, away) = (dir.path().join("members").join(name), dir.path().join("away"));
+        fs::rename(&path, &away).unwrap();
+        let error = Registrar::open(dir.path(), LIFETIMES).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("backup") && error.contains(MARKER), "{error}");
+        assert!(!path.exists(), "nothing was made");
+        fs::rename(&away, &path).unwrap();
+    }
+    fs::remove_dir_all(dir.path().join("members")).unwrap();
+    assert!(matches!(Registrar::open(dir.path(), LIFETIMES), Err(IdentityError::Missing { .. })));
+    fs::remove_file(dir.path().join(MARKER)).unwrap();
+    open(dir.path());
+}
+
+#[test]
+fn nothing_is_acknowledged_that_a_restart_would_not_find() {
+    let dir = tempfile::tempdir().unwrap();
+    let registrar = open(dir.path());
+    registrar.deny(id(1)).unwrap();
+    fs::rename(dir.path().join("members"), dir.path().join("away")).unwrap();
+    assert!(matches!(registrar.deny(id(2)), Err(EnrolError::Failed(_))));
+    assert!(registrar.create_token(&order(1)).is_err());
+    assert!(!registrar.ledger().denied().contains_key(&id(2)));
+}
+
+#[test]
+fn a_ledger_that_could_not_be_written_goes_on_once_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let registrar = open(dir.path());
+    registrar.deny(id(1)).unwrap();
+    let path = dir.path().join("members/ledger");
+    // As if the last write had failed.
+    let broken = fs::OpenOptions::new().read(true).open(&path).unwrap();
+    registrar.state().log.break_with(broken);
+    assert!(registrar.deny(id(2)).is_err(), "read only");
+    fs::create_dir(dir.path().join("members/ledger.new")).unwrap();
+    assert!(registrar.deny(id(2)).is_err(), "it cannot be made anew");
+    fs::remove_dir(dir.path().join("members/ledger.new")).unwrap();
+    registrar.deny(id(3)).unwrap();
+    drop(registrar);
+    let denied = open(dir.path()).ledger().denied().keys().copied().collect::<Vec<_>>();
+    assert_eq!(denied, [id(1), id(3)]);
 }
 
 #[test]

@@ -495,6 +495,11 @@ impl Registry {
         self.connected
     }
 
+    pub(super) fn connected_nodes(&self) -> usize {
+        let connected = self.nodes.values().filter(|node| node.stream.is_some());
+        connected.filter(|node| node.info.role == Role::Node).count()
+    }
+
     /// Connected nodes, ascending by id. Relays are none: what they have is in force nowhere.
     pub(super) fn sessions(&self) -> impl Iterator<Item = (NodeId, SessionNumber)> {
         let nodes = self.nodes.iter().filter(|(_, node)| node.info.role == Role::Node);

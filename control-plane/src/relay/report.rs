@@ -2,17 +2,20 @@
 
 use std::time::SystemTime;
 
+use equipoise_identity::Fingerprint;
 use equipoise_proto::v1::cluster_client::ClusterClient;
 use equipoise_proto::{ContentHash, Epoch, NodeId, Position, Revision, entity_id, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tracing::debug;
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::Times;
 use super::status::ToldOf;
+use crate::identity::excluded::{Excluded, Exclusions};
+use crate::identity::ledger::MEMBERS_MAX;
 use crate::nodes::Nodes;
 use crate::nodes::inspect::Ask;
 
@@ -29,6 +32,8 @@ pub(super) struct Reporter {
     pub(super) nodes: Nodes,
     /// What the relay itself has.
     pub(super) position: watch::Receiver<Option<Position>>,
+    /// Who does not come in here; `None` without mTLS.
+    pub(super) exclusions: Option<Exclusions>,
 }
 
 /// Tells of the nodes whenever there is a connection. Ends when there will be none any more.
@@ -80,6 +85,7 @@ impl Reporter {
         let mut full_due = Instant::now();
         let mut batch_due: Option<Instant> = None;
         let mut is_first = true;
+        let mut excluded = Some(Excluded::default());
         loop {
             let due = batch_due.map_or(full_due, |batch| batch.min(full_due));
             let report = tokio::select! {
@@ -90,7 +96,10 @@ impl Reporter {
                     continue;
                 }
                 reply = replies.message() => match reply {
-                    Ok(Some(reply)) => {
+                    Ok(Some(mut reply)) => {
+                        if let Some(part) = reply.excluded.take() {
+                            self.exclude(&mut excluded, part).await;
+                        }
                         self.pass_on(reply);
                         continue;
                     }
@@ -145,6 +154,29 @@ impl Reporter {
         news.chunks(STATUSES_MAX).map(message).collect()
     }
 
+    /// Takes a part of the list of those who do not come in; with the last one it is in force. `None`: an earlier part
+    /// could not be read, and the rest goes by.
+    async fn exclude(&self, gathered: &mut Option<Excluded>, part: v1::Excluded) {
+        let Some(exclusions) = self.exclusions.clone() else { return };
+        let gone_on = gathered.take().and_then(|gathered| gather(gathered, &part));
+        if gone_on.is_none() {
+            warn!("the list of those that are excluded cannot be read: the one before stays in force");
+        }
+        if part.more {
+            *gathered = gone_on;
+            return;
+        }
+        *gathered = Some(Excluded::default());
+        let Some(mut list) = gone_on else { return };
+        list.as_of_ms = part.as_of_ms;
+        // It syncs a file.
+        match tokio::task::spawn_blocking(move || exclusions.replace(list, part.by_primary)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the list of those that are excluded is not kept on disk"),
+            Err(error) => warn!(%error, "the list of those that are excluded is not kept on disk"),
+        }
+    }
+
     /// Brings a word to the node that it is for.
     fn pass_on(&self, reply: v1::ReportReply) {
         let Ok(node) = NodeId::from_wire(&reply.node_id) else {
@@ -164,6 +196,44 @@ impl Reporter {
             && let Ok(upstream) = entity_id(&inspect.upstream)
         {
             self.nodes.pass_on(node, Ask { query: inspect.query, upstream });
+        }
+    }
+}
+
+/// With what this part adds; `None`: it is malformed, or there is too much of it.
+fn gather(mut gathered: Excluded, part: &v1::Excluded) -> Option<Excluded> {
+    for id in &part.denied {
+        gathered.denied.insert(NodeId::from_wire(id).ok()?);
+    }
+    for forgotten in &part.forgotten {
+        let id = NodeId::from_wire(&forgotten.node_id).ok()?;
+        let key = Fingerprint::from_bytes(forgotten.key[..].try_into().ok()?);
+        gathered.forgotten.insert((id, key));
+    }
+    let fits = gathered.denied.len() <= MEMBERS_MAX && gathered.forgotten.len() <= MEMBERS_MAX;
+    fits.then_some(gathered)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_part_that_is_malformed_spoils_the_list() {
+        let id = NodeId::new(Uuid::from_u128(1));
+        let forgotten =
+            |key: &'static [u8]| v1::ForgottenKey { node_id: id.to_wire(), key: Bytes::from(key) };
+        let part =
+            |denied, forgotten| v1::Excluded { denied, forgotten, more: true, ..v1::Excluded::default() };
+        let list = gather(Excluded::default(), &part(vec![id.to_wire()], vec![forgotten(&[7; 32])])).unwrap();
+        assert_eq!((list.denied.len(), list.forgotten.len()), (1, 1));
+        for (name, part) in [
+            ("a short id", part(vec![Bytes::from_static(&[1; 15])], vec![])),
+            ("a short key", part(vec![], vec![forgotten(&[7; 31])])),
+        ] {
+            assert_eq!(gather(Excluded::default(), &part), None, "{name}");
         }
     }
 }

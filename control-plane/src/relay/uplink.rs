@@ -15,13 +15,14 @@ use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tracing::{info, warn};
 use uuid::Uuid;
 use v1::control_message::Message as Told;
 use v1::node_message::Message as Say;
 
+use crate::identity::excluded::Exclusions;
 use crate::nodes::{Mark, Nodes, Verdict};
 use crate::observability::UplinkGauges;
 use crate::store::Mirror;
@@ -72,6 +73,8 @@ pub(super) struct Uplink {
     at: watch::Sender<Option<Position>>,
     /// A snapshot that is arriving; outlives its stream.
     partial: Option<Partial>,
+    /// Who does not come in at this relay; `None` without mTLS.
+    exclusions: Option<Exclusions>,
 }
 
 /// What a change does to entities; `None`: all of it is new, or only its name.
@@ -86,13 +89,40 @@ impl Uplink {
         gauges: UplinkGauges,
     ) -> Self {
         let at = watch::Sender::new(None);
-        Self { who, upstream, cache, mirror, channels, gauges, replica: None, at, partial: None }
+        Self {
+            who,
+            upstream,
+            cache,
+            mirror,
+            channels,
+            gauges,
+            replica: None,
+            at,
+            partial: None,
+            exclusions: None,
+        }
+    }
+
+    /// A relay that its control plane will not have lets its nodes go: they would not see what others get, and it may be
+    /// in the wrong hands.
+    fn close(&self, is_closed: bool) {
+        if let Some(exclusions) = &self.exclusions {
+            if is_closed {
+                warn!("the control plane will not have this relay: its nodes are told to ask others");
+            }
+            exclusions.set_closed(is_closed);
+        }
     }
 
     /// Shows what the disk held.
     pub(super) fn start(&mut self, replica: Replica) {
         info!(position = %replica.position(), "the relay starts with the config on its disk");
         self.show(replica, None);
+    }
+
+    /// Lets nobody in whom these name.
+    pub(super) fn exclude(&mut self, exclusions: Exclusions) {
+        self.exclusions = Some(exclusions);
     }
 
     /// What it has.
@@ -125,6 +155,12 @@ impl Uplink {
                 },
                 () = home => Ended::Home,
             };
+            if let Ended::Status(status) = &ended {
+                upstream.refused(status);
+                if matches!(status.code(), Code::PermissionDenied | Code::NotFound) {
+                    self.close(true);
+                }
+            }
             self.channels.send_replace(None);
             self.gauges.connected.set(0);
             if begun.elapsed() >= times.proven_after {
@@ -165,6 +201,7 @@ impl Uplink {
                 is_welcome = true;
                 info!(%upstream, "upstream connected");
                 self.gauges.connected.set(1);
+                self.close(false);
                 self.channels.send_replace(Some(channel.clone()));
             }
             for said in self.told(told, nodes).await? {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -79,20 +79,6 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 /// Opens a file of ours for appending.
 pub(super) fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).read(true).open(path)
-}
-
-/// Whether `path` still leads to the open `file`. Two calls of the system that do not reach the disk: a few
-/// microseconds, where a sync takes hundreds.
-pub(super) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
-    let named = match std::fs::metadata(path) {
-        Ok(named) => named,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(false);
-        }
-        Err(error) => return Err(error),
-    };
-    let open = file.metadata()?;
-    Ok((named.dev(), named.ino()) == (open.dev(), open.ino()))
 }
 
 /// Makes the data directory if it is missing, and takes its lock, which the returned file holds.

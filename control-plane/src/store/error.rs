@@ -20,7 +20,7 @@ pub enum CommitError {
     /// A sync failed earlier, or the writer broke: the store is read-only until a restart (503).
     #[error("the store is read-only since its writer failed")]
     ReadOnly,
-    /// This write could not be made durable (500). It may still be found whole at the next start.
+    /// This write could not be made durable (507 where the disk is full, else 500). It may still be found whole at the next start.
     #[error("the change could not be made durable")]
     Io(#[source] Arc<io::Error>),
     /// A fault of this program: applying or encoding the change panicked; nothing was changed (500).

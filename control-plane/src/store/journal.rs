@@ -8,11 +8,12 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use equipoise_identity::files::is_named;
 use equipoise_proto::{Position, Revision};
 use tracing::{info, warn};
 
 use super::StoreSettings;
-use super::disk::{Medium, is_named, numbered, open_append, sync_directory, write_whole};
+use super::disk::{Medium, numbered, open_append, sync_directory, write_whole};
 use super::frame::{InvalidSegment, Scan, SegmentHeader, encode_frame, encode_header, scan};
 use super::record::{InvalidRecord, Record, append_record, split_records};
 

@@ -127,6 +127,9 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.family(names::POOL, Kind::Counter, "Attempts by where their connection came from.");
     text.sample(names::POOL, &[("source", "pool")], sum.pool_hits);
     text.sample(names::POOL, &[("source", "connect")], sum.pool_misses);
+    text.family(names::HANDSHAKES, Kind::Counter, "TLS handshakes of clients, by how they ended.");
+    text.sample(names::HANDSHAKES, &[("result", "done")], sum.handshakes);
+    text.sample(names::HANDSHAKES, &[("result", "failed")], sum.failed_handshakes);
 }
 
 fn render_routes(text: &mut Text, table: &Table, unmatched: Sum) {

@@ -104,6 +104,8 @@ pub struct WorkerMetrics {
     queue_timed_out: Counter,
     pool_hits: Counter,
     pool_misses: Counter,
+    handshakes: Counter,
+    failed_handshakes: Counter,
     unmatched: Box<Shard>,
 }
 
@@ -132,6 +134,8 @@ impl WorkerMetrics {
             queue_timed_out: Counter::default(),
             pool_hits: Counter::default(),
             pool_misses: Counter::default(),
+            handshakes: Counter::default(),
+            failed_handshakes: Counter::default(),
             unmatched: Box::default(),
         }
     }
@@ -216,6 +220,16 @@ impl WorkerMetrics {
         }
     }
 
+    /// A client has shaken hands.
+    pub fn handshake_done(&self) {
+        self.handshakes.add(1);
+    }
+
+    /// A client did not get through its handshake.
+    pub fn handshake_failed(&self) {
+        self.failed_handshakes.add(1);
+    }
+
     pub(super) fn add_to(&self, sum: &mut WorkerSum) {
         sum.accepted += self.accepted.get();
         sum.active += self.active.get();
@@ -232,6 +246,8 @@ impl WorkerMetrics {
         sum.queue_timed_out += self.queue_timed_out.get();
         sum.pool_hits += self.pool_hits.get();
         sum.pool_misses += self.pool_misses.get();
+        sum.handshakes += self.handshakes.get();
+        sum.failed_handshakes += self.failed_handshakes.get();
         sum.unmatched.merge_shard(&self.unmatched);
     }
 }
@@ -253,5 +269,7 @@ pub(super) struct WorkerSum {
     pub(super) queue_timed_out: u64,
     pub(super) pool_hits: u64,
     pub(super) pool_misses: u64,
+    pub(super) handshakes: u64,
+    pub(super) failed_handshakes: u64,
     pub(super) unmatched: Sum,
 }

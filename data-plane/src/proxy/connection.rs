@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::buffer::Buffer;
+use super::error::Problem;
 use super::exchange::{self, After};
 use super::forward::Peer;
 use super::stream::Stream;
@@ -15,7 +16,7 @@ use crate::observability::ConnectionState;
 
 /// How long a connection that has not asked anything yet, or has sent something that was not read yet, stays open
 /// in a drain: its request may be under way.
-const DRAIN_GRACE: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// How long, and for how many bytes, a connection is read from after its last answer: closing at once would
 /// reset it, and the client might never see the answer.
@@ -156,7 +157,10 @@ impl Client {
                     }
                 }
             }
-            Poll::Ready(true)
+            match self.stream.poll_flush(cx) {
+                Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
+                Poll::Pending => self.timer.poll_expired(cx).map(|()| false),
+            }
         })
         .await
     }
@@ -165,6 +169,12 @@ impl Client {
     /// answer.
     fn has_more(&self) -> bool {
         !self.buffer.filled().is_empty() || !self.stream.is_quiet()
+    }
+
+    /// Resets the connection.
+    fn abort(mut self, worker: &Worker) {
+        self.buffer.give_back(&worker.buffers);
+        self.stream.abort();
     }
 
     /// Ends the connection so that the client can still read the last answer.
@@ -256,7 +266,10 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
                 let is_last = served >= worker.settings.keepalive_requests;
                 exchange::run(&mut client, worker, is_last).await
             }
-            Incoming::Refused(error) => exchange::refuse(&mut client, worker, error).await,
+            Incoming::Refused(error) => {
+                let problem = Problem::Refused(Refusal::Head(error));
+                exchange::refuse(&mut client, worker, problem).await
+            }
             Incoming::Gone => After::Gone,
         };
         client.buffer.release();
@@ -270,11 +283,17 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
             After::Close if client.has_more() => return client.linger(worker).await,
             After::Linger => return client.linger(worker).await,
             After::Close | After::Gone => break,
-            After::Abort => {
-                client.stream.abort();
-                break;
-            }
+            After::Abort => return client.abort(worker),
         }
     }
     client.buffer.give_back(&worker.buffers);
+    client.stream.close().await;
+}
+
+/// Tells a client that speaks in clear where TLS is spoken, and closes.
+pub(super) async fn refuse_clear(mut client: Client, worker: &Worker) {
+    match exchange::refuse(&mut client, worker, Problem::NotTls).await {
+        After::Keep | After::Close | After::Linger => client.linger(worker).await,
+        After::Gone | After::Abort => {}
+    }
 }

@@ -13,6 +13,8 @@ use crate::table::PickError;
 pub enum Problem {
     /// The request breaks a rule of HTTP.
     Refused(Refusal),
+    /// It came in clear where TLS is spoken.
+    NotTls,
     /// Its body does.
     Body,
     /// Its body did not come.
@@ -59,6 +61,7 @@ impl Problem {
         use Generator::{Engine, Gateway};
         let (status, generator, message) = match self {
             Self::Refused(refusal) => return refused(*refusal),
+            Self::NotTls => (400, Engine, "The plain HTTP request was sent to HTTPS port"),
             Self::Body => (400, Engine, "Bad request"),
             Self::BodyTimeout => (408, Engine, "Request timeout"),
             Self::TooLarge => (413, Engine, "Payload too large"),

@@ -19,7 +19,6 @@ use super::retry::{self, Fault, Origin, Verdict};
 use super::tunnel;
 use super::waiting;
 use super::worker::Worker;
-use crate::http1::{HeadError, Refusal};
 use crate::observability::{RequestSample, Source};
 use crate::table::{Lease, Outcome, Retry, Tried};
 
@@ -71,10 +70,10 @@ pub fn millis(time: Duration) -> u64 {
 }
 
 /// Answers a request whose head cannot be read.
-pub(super) async fn refuse(client: &mut Client, worker: &Worker, error: HeadError) -> After {
+pub(super) async fn refuse(client: &mut Client, worker: &Worker, problem: Problem) -> After {
     let facts = Facts::unread(worker);
     let seen = Answering { facts: &facts, route: None, picked: None };
-    answer(client, worker, seen, Problem::Refused(Refusal::Head(error)), Remains::Unknown).await
+    answer(client, worker, seen, problem, Remains::Unknown).await
 }
 
 /// Serves the request whose head the client's buffer holds.

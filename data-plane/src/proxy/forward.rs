@@ -15,6 +15,14 @@ pub struct Peer {
     text: Box<str>,
     is_trusted: bool,
     port: u16,
+    tls: Option<Tls>,
+}
+
+/// What TLS told of a client.
+#[derive(Debug)]
+struct Tls {
+    /// The name that it asked for, in lower case.
+    sni: Option<Box<str>>,
 }
 
 impl Peer {
@@ -22,7 +30,28 @@ impl Peer {
     pub fn new(address: SocketAddr, port: u16, settings: &ProxySettings) -> Self {
         let address = address.ip().to_canonical();
         let is_trusted = settings.trusted_ips.iter().any(|block| block.contains(address));
-        Self { text: address.to_string().into(), is_trusted, port }
+        Self { text: address.to_string().into(), is_trusted, port, tls: None }
+    }
+
+    /// The same client, having asked by TLS for this name.
+    #[must_use]
+    pub fn by_tls(self, sni: Option<&str>) -> Self {
+        Self { tls: Some(Tls { sni: sni.map(|sni| sni.to_ascii_lowercase().into()) }), ..self }
+    }
+
+    /// Whether it speaks TLS.
+    pub const fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The name that it asked for in the handshake.
+    pub fn sni(&self) -> Option<&str> {
+        self.tls.as_ref()?.sni.as_deref()
+    }
+
+    /// Its address, as text.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Whether its X-Forwarded-* headers count.
@@ -187,6 +216,7 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
     }
     if !given.proto.0 {
         out.extend_from_slice(b"\r\nX-Forwarded-Proto: http");
+        out.extend_from_slice(if with.peer.is_tls() { b"s" } else { b"" });
     }
     if !given.host.0
         && let Some(authority) = head.authority()

@@ -191,7 +191,7 @@ impl Relay {
         }
         self.output.clear();
         self.output_at = 0;
-        Poll::Ready(Ok(()))
+        sink.poll_flush(cx)
     }
 
     /// Takes what is in the buffer; true when more must be read before anything can be written.

@@ -218,7 +218,7 @@ impl Asking<'_> {
     fn give_session(&mut self, lease: &Lease) {
         if let Some((sticky, target)) = lease.new_session() {
             let session = Session { target, issued_s: self.worker.unix_seconds() };
-            let is_tls = is_forwarded_https(self.asked.head, self.asked.peer);
+            let is_tls = is_https(self.asked.head, self.asked.peer);
             *self.cookie = Some(GivenCookie::of_session(sticky, session, is_tls).into());
         }
     }
@@ -254,19 +254,19 @@ impl Seeker for Asking<'_> {
 fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Matched<'t>, Unserved<'t>> {
     let Asked { head, path, peer } = asked;
     let query = Query {
-        is_tls: false,
+        is_tls: peer.is_tls(),
         method: head.method.as_bytes(),
         host: head.host.map_or(b"", |host| host.name),
         port: head.host.and_then(|host| host.port).unwrap_or(peer.port()),
         path,
-        sni: None,
+        sni: peer.sni(),
         headers: head,
     };
     let Some((route, found)) = table.resolve(&query) else {
         return Err(Unserved { problem: Problem::NoRoute, route: None });
     };
     let refuse = |problem| Err(Unserved { problem, route: Some(route) });
-    if !route.allows_plain && !is_forwarded_https(head, peer) {
+    if !route.allows_plain && !is_https(head, peer) {
         return refuse(to_https(route.https_redirect_status, head));
     }
     if let Framing::Length(length) = head.framing
@@ -288,11 +288,10 @@ fn lower(name: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-fn is_forwarded_https(head: &RequestHead<'_, '_>, peer: &Peer) -> bool {
-    peer.is_trusted()
-        && forward::values(head, Name::XForwardedProto)
-            .next()
-            .is_some_and(|proto| proto.eq_ignore_ascii_case(b"https"))
+/// Whether the client came by HTTPS: to us, or as a trusted peer says.
+fn is_https(head: &RequestHead<'_, '_>, peer: &Peer) -> bool {
+    let said = if peer.is_trusted() { forward::values(head, Name::XForwardedProto).next() } else { None };
+    said.map_or(peer.is_tls(), |proto| proto.eq_ignore_ascii_case(b"https"))
 }
 
 fn to_https(status: u16, head: &RequestHead<'_, '_>) -> Problem {

@@ -2,20 +2,39 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ServerConfig;
 
 use crate::http1::Limits;
 
 /// What this program calls itself in `Via` and `Server`: the names that Kong's clients and tests look for.
 pub const SERVER_TOKEN: &str = "kong/3.10.0";
 
+/// One address where clients come in.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    /// Where; port 0 lets the system choose.
+    pub address: SocketAddr,
+    /// Connections that the kernel holds until they are accepted.
+    pub backlog: i32,
+    /// How TLS is spoken; `None`: not at all.
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+impl From<SocketAddr> for Listen {
+    /// Without TLS.
+    fn from(address: SocketAddr) -> Self {
+        Self { address, backlog: 16_384, tls: None }
+    }
+}
+
 /// How one node's proxy starts. Defaults are those of Kong 3.10 where it has the setting.
 #[derive(Debug, Clone)]
 pub struct ProxySettings {
-    /// Plain HTTP listeners.
-    pub listen: Vec<SocketAddr>,
-    /// Connections that the kernel holds for a listener until they are accepted.
-    pub backlog: i32,
+    /// Where clients come in.
+    pub listen: Vec<Listen>,
     /// Worker threads; each has its own listeners, pool and timers.
     pub workers: usize,
     /// Client connections a worker; more wait in the backlog.
@@ -59,8 +78,7 @@ pub struct ProxySettings {
 impl Default for ProxySettings {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000))],
-            backlog: 16_384,
+            listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)).into()],
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             connections_max: 16_384,
             keepalive_requests: 10_000,

@@ -1,5 +1,6 @@
 //! A connection, be it a client's or an upstream's: the one place that knows what carries its bytes.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -8,15 +9,31 @@ use std::task::{Context, Poll};
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// A connection.
 #[derive(Debug)]
-pub struct Stream(TcpStream);
+pub struct Stream(Carrier);
+
+/// What carries the bytes.
+#[derive(Debug)]
+enum Carrier {
+    Plain(TcpStream),
+    /// Boxed: it takes a kilobyte.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+use Carrier::{Plain, Tls};
 
 impl Stream {
     /// One that was accepted; its listener set the options.
     pub const fn accepted(stream: TcpStream) -> Self {
-        Self(stream)
+        Self(Plain(stream))
+    }
+
+    /// One that was accepted and has shaken hands.
+    pub fn accepted_tls(stream: TlsStream<TcpStream>) -> Self {
+        Self(Tls(stream.into()))
     }
 
     /// Connects to `address`.
@@ -25,26 +42,41 @@ impl Stream {
     /// When there is no connection.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
+        // Of loopback, an ephemeral port where nobody listens may be given to this very end: TCP connects it to itself.
+        if address.ip().is_loopback() && stream.local_addr()? == address {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         stream.set_nodelay(true)?;
-        Ok(Self(stream))
+        Ok(Self(Plain(stream)))
     }
 
     /// Ready when there may be something to read, the end included.
     #[inline]
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_read_ready(cx)
+        match &self.0 {
+            Plain(stream) => stream.poll_read_ready(cx),
+            // What was decrypted already is not the socket's to tell.
+            Tls(stream) if has_decrypted(stream) => Poll::Ready(Ok(())),
+            Tls(stream) => stream.get_ref().0.poll_read_ready(cx),
+        }
     }
 
     /// Reads into `space`; nothing is the end.
     #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, space)
+        match &mut self.0 {
+            Plain(stream) => Pin::new(stream).poll_read(cx, space),
+            Tls(stream) => Pin::new(stream).poll_read(cx, space),
+        }
     }
 
     /// Writes some of `bytes`.
     #[inline]
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        match &mut self.0 {
+            Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
     }
 
     /// Writes some of `parts`, in order.
@@ -54,31 +86,80 @@ impl Stream {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, parts)
+        match &mut self.0 {
+            Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    /// Ready once the kernel has all that was written: what is encrypted may still wait here.
+    #[inline]
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Plain(_) => Poll::Ready(Ok(())),
+            Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
     }
 
     /// Says that nothing more will be written.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        match &mut self.0 {
+            Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    /// Closes. With TLS the other end is told, if that needs no wait: without, it could not tell the end from a cut.
+    pub async fn close(mut self) {
+        if let Tls(_) = self.0 {
+            poll_fn(|cx| {
+                // Whoever is gone need not be told.
+                drop(self.poll_shutdown(cx));
+                Poll::Ready(())
+            })
+            .await;
+        }
     }
 
     /// Resets the connection, so that the other end cannot take what it got for the whole.
     pub fn abort(self) {
         // An error leaves an ordinary close.
-        drop(self.0.set_zero_linger());
+        drop(self.socket().set_zero_linger());
     }
 
     /// Whether nothing came that was not read: neither bytes nor the end. Only where a readiness event says
     /// otherwise is the kernel asked, and then a byte may be lost: the connection is of no use any more.
     pub fn is_quiet(&self) -> bool {
-        matches!(self.0.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        match &self.0 {
+            Plain(stream) => {
+                matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Tls(_) => self.is_surely_quiet(),
+        }
     }
 
     /// Whether nothing came, asking the kernel even if no readiness event came yet: a system call more. Takes
     /// nothing away.
     pub fn is_surely_quiet(&self) -> bool {
+        if let Tls(stream) = &self.0
+            && has_decrypted(stream)
+        {
+            return false;
+        }
         let mut byte = [0_u8; 1];
-        let peeked = rustix::net::recv(&self.0, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        let peeked = rustix::net::recv(self.socket(), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
     }
+
+    fn socket(&self) -> &TcpStream {
+        match &self.0 {
+            Plain(stream) => stream,
+            Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+/// Whether there is something to read without the socket. TLS asks for no more as long as that is so.
+fn has_decrypted(stream: &TlsStream<TcpStream>) -> bool {
+    !stream.get_ref().1.wants_read()
 }

@@ -12,4 +12,5 @@ mod names;
 mod passive;
 mod policies;
 mod retries;
+mod tls;
 mod websocket;

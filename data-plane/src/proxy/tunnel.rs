@@ -125,8 +125,9 @@ impl Way {
             }
             let rest = self.closing.unwrap_or(buffer.filled());
             if rest.is_empty() {
-                self.is_blocked = false;
-                return Ok(Poll::Ready(has_written));
+                let flushed = sink.poll_flush(cx).map_err(|_| Broken)?;
+                self.is_blocked = flushed.is_pending();
+                return Ok(flushed.map(|()| has_written));
             }
             match sink.poll_write(cx, rest) {
                 Poll::Ready(Ok(length)) if length > 0 => {

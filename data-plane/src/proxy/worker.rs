@@ -1,7 +1,7 @@
 //! One worker: a thread with a runtime, listeners, pool and timers of its own. Nothing of it is shared.
 
 use std::cell::{Cell, RefCell};
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -20,7 +21,7 @@ use super::pool::Pool;
 use super::settings::ProxySettings;
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
-use super::{Drain, forward::Peer};
+use super::{Bound, Drain, forward::Peer, handshake};
 use crate::observability::{NodeState, WorkerMetrics};
 use crate::table::{Active, Reader, Table};
 
@@ -139,7 +140,7 @@ fn unix_seconds() -> u64 {
 /// When a listener cannot be handed to the runtime, or when one of the tasks that every connection needs broke off:
 /// without timers or accepting, the rest would only seem to live.
 pub fn run(
-    listeners: Vec<StdListener>,
+    listeners: Vec<Bound>,
     settings: &Arc<ProxySettings>,
     active: &Active,
     metrics: Arc<WorkerMetrics>,
@@ -165,9 +166,10 @@ pub fn run(
             ended: Notify::new(),
         });
         let mut accepting = tokio::task::JoinSet::new();
-        for listener in listeners {
+        for Bound { listener, tls } in listeners {
             let listener = TcpListener::from_std(listener)?;
-            accepting.spawn_local(accept(listener, Rc::clone(&worker), drain.clone()));
+            let port = listener.local_addr().map_or(0, |address| address.port());
+            accepting.spawn_local(accept(Door { listener, port, tls }, Rc::clone(&worker), drain.clone()));
         }
         let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), node));
         tokio::select! {
@@ -219,14 +221,20 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
     }
 }
 
+/// Where clients come in.
+struct Door {
+    listener: TcpListener,
+    port: u16,
+    tls: Option<Arc<ServerConfig>>,
+}
+
 /// Accepts until drained, and then what is left in the backlog.
-async fn accept(listener: TcpListener, worker: Rc<Worker>, drain: Drain) {
-    let port = listener.local_addr().map_or(0, |address| address.port());
+async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
     // Once: a new one for every connection would take the token's lock.
     let mut begun = std::pin::pin!(drain.begun());
     tokio::select! {
         () = drain.opened.cancelled() => {}
-        () = &mut begun => return accept_rest(listener, port, &worker),
+        () = &mut begun => return accept_rest(door, &worker),
     }
     loop {
         while worker.connections.get() >= worker.settings.connections_max && !drain.has_begun() {
@@ -237,17 +245,17 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>, drain: Drain) {
         }
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted,
-            () = &mut begun => return accept_rest(listener, port, &worker),
+            accepted = door.listener.accept() => accepted,
+            () = &mut begun => return accept_rest(door, &worker),
         };
         match accepted {
-            Ok((stream, address)) => open(stream, address, port, &worker),
+            Ok((stream, address)) => open(stream, address, door.port, door.tls.as_ref(), &worker),
             Err(error) if is_peers_fault(&error) => {}
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");
                 tokio::select! {
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = &mut begun => return accept_rest(listener, port, &worker),
+                    () = &mut begun => return accept_rest(door, &worker),
                 }
             }
         }
@@ -256,7 +264,8 @@ async fn accept(listener: TcpListener, worker: Rc<Worker>, drain: Drain) {
 
 /// Accepts what waits in the backlog before the listener closes. It asks the kernel itself: that the runtime
 /// saw no event yet does not mean that nobody waits.
-fn accept_rest(listener: TcpListener, port: u16, worker: &Rc<Worker>) {
+fn accept_rest(door: Door, worker: &Rc<Worker>) {
+    let Door { listener, port, tls } = door;
     let Ok(listener) = listener.into_std() else { return };
     while worker.connections.get() < worker.settings.connections_max
         && let Ok((stream, address)) = listener.accept()
@@ -264,18 +273,27 @@ fn accept_rest(listener: TcpListener, port: u16, worker: &Rc<Worker>) {
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
         {
-            open(stream, address, port, worker);
+            open(stream, address, port, tls.as_ref(), worker);
         }
     }
 }
 
-fn open(stream: TcpStream, address: SocketAddr, port: u16, worker: &Rc<Worker>) {
+fn open(
+    stream: TcpStream,
+    address: SocketAddr,
+    port: u16,
+    tls: Option<&Arc<ServerConfig>>,
+    worker: &Rc<Worker>,
+) {
     let peer = Peer::new(address, port, &worker.settings);
-    let client = Client::new(Stream::accepted(stream), peer, &worker.timers);
     worker.connections.set(worker.connections.get() + 1);
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
-    drop(tokio::task::spawn_local(serve(client, Counted(Rc::clone(worker)))));
+    let counted = Counted(Rc::clone(worker));
+    drop(match tls {
+        None => tokio::task::spawn_local(serve(stream, peer, counted)),
+        Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, Arc::clone(tls), counted)),
+    });
 }
 
 fn is_peers_fault(error: &std::io::Error) -> bool {
@@ -283,8 +301,17 @@ fn is_peers_fault(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn serve(client: Client, counted: Counted) {
+async fn serve(stream: TcpStream, peer: Peer, counted: Counted) {
+    let client = Client::new(Stream::accepted(stream), peer, &counted.0.timers);
     connection::serve(client, &counted.0).await;
+}
+
+async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counted: Counted) {
+    // Boxed: it is over long before the connection is.
+    if let Some((stream, peer)) = Box::pin(handshake::shake(stream, peer, tls, &counted.0)).await {
+        let client = Client::new(stream, peer, &counted.0.timers);
+        connection::serve(client, &counted.0).await;
+    }
 }
 
 /// Counts a connection out, however its task ends.

@@ -183,6 +183,9 @@ impl Link {
                 last = at;
             }
             let mut pause = backoff.pause(rand::random());
+            if let Ended::Status(status) = &ended {
+                control_plane.refused(status);
+            }
             match ended {
                 Ended::NoTable => return,
                 Ended::Home => {

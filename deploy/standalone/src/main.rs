@@ -81,14 +81,18 @@ async fn run(control: ControlPlaneSettings, node: NodeSettings, mode: Mode) -> a
         }
     };
     let mut listeners: Vec<_> = control.admin_addresses().iter().map(|address| ("admin", *address)).collect();
-    listeners.extend(node.proxy_addresses().iter().map(|address| ("proxy", *address)));
+    listeners.extend(node.proxy_listeners());
     listeners.extend(node.status_addresses().iter().map(|address| ("status", *address)));
     cli::announce(concat!("Equipoise ", env!("CARGO_PKG_VERSION")), &listeners);
     let demo = async {
-        match (mode, control.admin_addresses().first(), node.proxy_addresses().first()) {
+        match (
+            mode,
+            control.admin_addresses().first(),
+            node.proxy_listeners().find(|(name, _)| *name == "proxy").map(|(_, address)| address),
+        ) {
             (Mode::Demo, Some(admin), Some(proxy)) => {
                 let targets = demo::set_up(*admin).await?;
-                demo::show(*admin, *proxy, targets).await;
+                demo::show(*admin, proxy, targets).await;
             }
             (Mode::Demo, _, _) => anyhow::bail!("the demo needs admin.listen and proxy.listen"),
             (Mode::Serve, _, _) => {}

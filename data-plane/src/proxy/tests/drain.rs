@@ -109,8 +109,11 @@ fn a_drain_ends_at_its_deadline() {
 fn an_address_in_use_is_named() {
     for (name, shares) in [("a plain listener", false), ("another node", true)] {
         let active = Active::default();
-        let settings =
-            |address| ProxySettings { listen: vec![address], workers: 2, ..ProxySettings::default() };
+        let settings = |address: SocketAddr| ProxySettings {
+            listen: vec![address.into()],
+            workers: 2,
+            ..ProxySettings::default()
+        };
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = TcpListener::bind(free).unwrap();
         let other = start(settings(free), &active, &Workers::new(2)).unwrap();

@@ -249,12 +249,13 @@ pub struct Plan {
     pub request_buffering: bool,
     pub passive: Option<Passive>,
     pub policy: Option<Policy>,
+    pub snis: Vec<equipoise_proto::SniPattern>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
         let settings = ProxySettings {
-            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()],
             workers: 1,
             ..ProxySettings::default()
         };
@@ -272,6 +273,7 @@ impl Default for Plan {
             request_buffering: true,
             passive: None,
             policy: None,
+            snis: Vec::new(),
         }
     }
 }
@@ -312,7 +314,7 @@ impl Plan {
         };
         let paths =
             self.path.into_iter().map(|path| equipoise_proto::PathPattern::parse(path).unwrap()).collect();
-        let rule = Rule { id: route.id, paths, ..Rule::default() };
+        let rule = Rule { id: route.id, paths, snis: self.snis, ..Rule::default() };
         let workers = self.settings.workers;
         let active = Active::default();
         active.swap(Arc::new(Table::new([(rule, Arc::new(route))])));

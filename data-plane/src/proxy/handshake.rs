@@ -1,0 +1,91 @@
+//! The beginning of a client's connection where TLS is spoken.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tracing::debug;
+
+use super::connection::{self, Client, DRAIN_GRACE};
+use super::forward::Peer;
+use super::stream::Stream;
+use super::timer::Timer;
+use super::worker::Worker;
+
+/// First byte of a handshake (RFC 8446 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// Shakes hands within the time for a head; `None`: the connection is over. A client that does not speak TLS but HTTP is
+/// told so in clear.
+pub(super) async fn shake(
+    stream: TcpStream,
+    peer: Peer,
+    tls: Arc<ServerConfig>,
+    worker: &Worker,
+) -> Option<(Stream, Peer)> {
+    let mut patience = Patience::new(worker);
+    let mut first = [0_u8; 1];
+    let mut space = tokio::io::ReadBuf::new(&mut first);
+    let peeked = poll_fn(|cx| match stream.poll_peek(cx, &mut space) {
+        Poll::Ready(peeked) => Poll::Ready(peeked.ok().filter(|length| *length > 0)),
+        Poll::Pending => patience.poll_over(cx).map(|()| None),
+    });
+    peeked.await?;
+    if first[0] != HANDSHAKE {
+        worker.metrics.handshake_failed();
+        // The first letter of a method.
+        if first[0].is_ascii_uppercase() {
+            let client = Client::new(Stream::accepted(stream), peer, &worker.timers);
+            connection::refuse_clear(client, worker).await;
+        }
+        return None;
+    }
+    let mut accepting = Box::pin(TlsAcceptor::from(tls).accept(stream));
+    let accepted = poll_fn(|cx| match accepting.as_mut().poll(cx) {
+        Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+        Poll::Pending => patience.poll_over(cx).map(|()| None),
+    });
+    match accepted.await {
+        Some(Ok(stream)) => {
+            worker.metrics.handshake_done();
+            let peer = peer.by_tls(stream.get_ref().1.server_name());
+            Some((Stream::accepted_tls(stream), peer))
+        }
+        Some(Err(error)) => {
+            worker.metrics.handshake_failed();
+            debug!(%error, client = peer.text(), "a client's handshake failed");
+            None
+        }
+        None => {
+            worker.metrics.handshake_failed();
+            debug!(client = peer.text(), "a client's handshake took too long");
+            None
+        }
+    }
+}
+
+/// How long is waited: shorter once this node stops.
+struct Patience<'a> {
+    worker: &'a Worker,
+    timer: Timer,
+    is_short: bool,
+}
+
+impl<'a> Patience<'a> {
+    fn new(worker: &'a Worker) -> Self {
+        let timer = worker.timers.timer();
+        timer.arm(worker.settings.header_timeout);
+        Self { worker, timer, is_short: false }
+    }
+
+    fn poll_over(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.worker.is_draining.get() && !std::mem::replace(&mut self.is_short, true) {
+            self.timer.arm(DRAIN_GRACE);
+        }
+        ready!(self.timer.poll_expired(cx));
+        Poll::Ready(())
+    }
+}

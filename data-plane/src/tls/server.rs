@@ -1,0 +1,233 @@
+//! TLS towards clients: certificates out of files, or one of the node's own.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use equipoise_identity::files::{read, write_private};
+use rcgen::{CertificateParams, DnType, KeyPair};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedProtocolVersion};
+
+/// The certificate of the node's own and its key, in the cache directory.
+const OWN: &str = "default-tls.pem";
+
+/// How long that is good: as long as the reference's.
+const OWN_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
+
+/// The only protocol that is spoken after the handshake.
+const ALPN: &[u8] = b"http/1.1";
+
+/// Most certificates that a node shows without being asked for a name: one for each type of key.
+pub const PAIRS_MAX: usize = 8;
+
+/// What clients are shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// PEM files: a certificate with its chain, leaf first, and its key; without any, the node makes one of its own.
+    pub pairs: Vec<(PathBuf, PathBuf)>,
+    /// Whether TLS 1.2 is spoken beside 1.3.
+    pub tls12: bool,
+    /// Whether TLS 1.3 is spoken.
+    pub tls13: bool,
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self { pairs: Vec::new(), tls12: true, tls13: true }
+    }
+}
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum ShownError {
+    /// A file cannot be read as PEM, or has not what it should have.
+    #[error("cannot read {}", path.display())]
+    Pem {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: pem::Error,
+    },
+    /// A file holds no certificate.
+    #[error("no certificate in {}", path.display())]
+    Empty {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A certificate and a key cannot be used together.
+    #[error("cannot show the certificate in {} with the key in {}", certificate.display(), key.display())]
+    Pair {
+        /// File of the one.
+        certificate: PathBuf,
+        /// File of the other.
+        key: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The node's own cannot be made or kept.
+    #[error("cannot keep a certificate of the node's own in {}; set tls.cert and tls.cert_key", path.display())]
+    Own {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The session tickets' keys cannot be made.
+    #[error("no session tickets")]
+    Tickets(#[source] rustls::Error),
+}
+
+impl Shown {
+    /// Reads the files; the node's own certificate is in `directory`, which may be made.
+    ///
+    /// # Errors
+    /// When a file cannot be used, or the node's own certificate cannot be kept.
+    pub fn load(&self, directory: &Path) -> Result<Arc<ServerConfig>, ShownError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let keys = if self.pairs.is_empty() {
+            vec![own(&directory.join(OWN), &provider)?]
+        } else {
+            let load = |(certificate, key): &(PathBuf, PathBuf)| pair(certificate, key, &provider);
+            self.pairs.iter().map(load).collect::<Result<_, _>>()?
+        };
+        let versions: &[&'static SupportedProtocolVersion] = match (self.tls12, self.tls13) {
+            (true, false) => &[&TLS12],
+            (false, true) => &[&TLS13],
+            (_, _) => &[&TLS12, &TLS13],
+        };
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .expect("the provider knows TLS 1.2 and 1.3")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(Certificates { default: keys }));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // Sessions are resumed by tickets, whose keys rotate: no state of them is kept.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(ShownError::Tickets)?;
+        Ok(Arc::new(config))
+    }
+}
+
+/// What is shown to whom.
+#[derive(Debug)]
+struct Certificates {
+    /// To everybody: the first whose key the client can verify.
+    default: Vec<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let is_known = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        self.default.iter().find(is_known).cloned()
+    }
+}
+
+fn pair(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, ShownError> {
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ShownError::Pem { path, source }
+    };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(unreadable(certificate))?;
+    if chain.is_empty() {
+        return Err(ShownError::Empty { path: certificate.to_owned() });
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(unreadable(key))?;
+    let certified = CertifiedKey::from_der(chain, private, provider);
+    certified.map(Arc::new).map_err(|source| ShownError::Pair {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        source,
+    })
+}
+
+/// The node's own; made at its first start.
+fn own(path: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, ShownError> {
+    let unusable = |source| ShownError::Own { path: path.to_owned(), source };
+    if read(path).map_err(unusable)?.is_none() {
+        if let Some(directory) = path.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
+        }
+        let pem = self_signed().map_err(|error| unusable(io::Error::other(error)))?;
+        write_private(path, pem.as_bytes()).map_err(unusable)?;
+    }
+    pair(path, path, provider)
+}
+
+fn self_signed() -> Result<String, rcgen::Error> {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
+    params.distinguished_name.push(DnType::CommonName, "localhost");
+    let now = SystemTime::now();
+    (params.not_before, params.not_after) = (now.into(), (now + OWN_LIFETIME).into());
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?;
+    Ok(format!("{}{}", key.serialize_pem(), certificate.pem()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Files with a certificate and its key.
+    fn files(directory: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let (cert_path, key_path) =
+            (directory.join(format!("{name}.crt")), directory.join(format!("{name}.key")));
+        fs::write(&cert_path, certificate.pem()).unwrap();
+        fs::write(&key_path, key.serialize_pem()).unwrap();
+        (cert_path, key_path)
+    }
+
+    #[test]
+    fn a_node_keeps_the_certificate_that_it_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = directory.path().join("cache");
+        Shown::default().load(&cache).unwrap();
+        let path = cache.join(OWN);
+        let made = fs::read(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        Shown::default().load(&cache).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), made);
+        fs::write(&path, "-----BEGIN NONSENSE-----").unwrap();
+        let error = Shown::default().load(&cache).unwrap_err();
+        assert!(error.to_string().contains(OWN), "{error}");
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (files(directory.path(), "a"), files(directory.path(), "b"));
+        let shown = |certificate: &Path, key: &Path| Shown {
+            pairs: vec![a.clone(), (certificate.to_owned(), key.to_owned())],
+            ..Shown::default()
+        };
+        let load = |shown: Shown| shown.load(directory.path()).map(drop);
+        load(shown(&b.0, &b.1)).unwrap();
+        for (name, certificate, key, wanted) in [
+            ("no such file", Path::new("/nowhere.crt"), &*b.1, "/nowhere.crt"),
+            ("a key in place of a certificate", &*b.1, &*b.1, "no certificate in"),
+            ("a certificate in place of a key", &*b.0, &*b.0, "b.crt"),
+            ("another one's key", &*b.0, &*a.1, "cannot show the certificate in"),
+        ] {
+            let error = load(shown(certificate, key)).unwrap_err();
+            assert!(error.to_string().contains(wanted), "{name}: {error}");
+        }
+        assert!(!directory.path().join(OWN).exists(), "none of its own is made beside those");
+    }
+}
