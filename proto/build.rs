@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     // Sorted, so that the same policy always has the same bytes, and with them the same hash.
     let sorted = ".equipoise.v1.Locality";
-    tonic_prost_build::configure().bytes(".").btree_map(sorted).compile_fds(descriptors)?;
+    let config = tonic_prost_build::configure().bytes(".").btree_map(sorted);
+    config.codec_path("crate::codec::StreamCodec").compile_fds(descriptors)?;
     Ok(())
 }

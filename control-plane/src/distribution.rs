@@ -42,7 +42,7 @@ pub use door::{Door, Guard};
 pub use encode::encode;
 pub use fallback::{FallbackSettings, Writer};
 pub use hello::HelloError;
-pub use resolve::{DELTA_BYTES_MAX, Decision, EncodedDelta, resolve};
+pub use resolve::{Decision, EncodedDelta, resolve};
 pub use serve::ServeError;
 pub use snapshot::{CHUNK_BYTES_MAX, SNAPSHOTS_KEPT, SNAPSHOTS_LEAVING_MAX, Snapshot};
 

@@ -41,7 +41,10 @@ use authorities::{AuthoritiesError, Keys, Stage, Step};
 use excluded::Excluded;
 use ledger::{Entry, Issue, Ledger, Member, Place, Refusal, Token, Verdict};
 use log::{Log, LogError};
-use record::seconds;
+pub(crate) use record::{seconds, time};
+
+/// Time between two looks for members that can come to nothing any more.
+const PRUNE_EVERY: Duration = Duration::from_secs(86_400);
 
 /// Why the registrar cannot start, or cannot do what it was asked for the state of this machine.
 #[derive(Debug, thiserror::Error)]
@@ -270,13 +273,26 @@ impl Registrar {
         self.0.changes.subscribe()
     }
 
-    /// Renews the control plane's own certificate at half of its life, until `stop`.
+    /// Renews the control plane's own certificate at half of its life, and lets go once a day of members that can come to
+    /// nothing any more, until `stop`.
     pub async fn keep(&self, stop: CancellationToken) {
+        // They were let go of when the ledger was read.
+        let mut pruned = SystemTime::now();
         loop {
             // It may have to wait for a file that is synced.
             let this = self.clone();
-            let rest = tokio::task::spawn_blocking(move || this.present_if_due()).await;
-            let rest = rest.unwrap_or(Duration::ZERO);
+            let now = SystemTime::now();
+            let prunes = now.duration_since(pruned).is_ok_and(|since| since >= PRUNE_EVERY);
+            if prunes {
+                pruned = now;
+            }
+            let rest = tokio::task::spawn_blocking(move || {
+                if prunes {
+                    this.prune(now);
+                }
+                this.present_if_due()
+            });
+            let rest = rest.await.unwrap_or(Duration::ZERO);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(rest.clamp(Duration::from_secs(1), CLOCK_STEP)) => {}
@@ -295,6 +311,14 @@ impl Registrar {
             warn!(%error, "the control plane's own certificate is not renewed");
         }
         rest
+    }
+
+    /// Nothing is written: what is left of it on disk goes when that is rewritten, or read.
+    fn prune(&self, now: SystemTime) {
+        let mut state = self.state();
+        let members = state.ledger.prune(now);
+        self.0.ledger.store(Arc::new(state.ledger.clone()));
+        info!(members, "ledger pruned");
     }
 
     /// Gives out a token: this is the only time its secret is seen. Syncs a file.

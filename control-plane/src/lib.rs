@@ -7,6 +7,7 @@ pub mod model;
 pub mod nodes;
 pub mod observability;
 pub mod relay;
+pub mod roster;
 pub mod run;
 pub mod settings;
 pub mod store;

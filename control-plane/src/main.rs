@@ -10,6 +10,10 @@ use equipoise_control_plane::{run, settings::ControlPlaneSettings};
 use equipoise_settings::cli::{self, Start};
 use equipoise_settings::{Process, Settings, health, keys, logs, signal::StopSignals};
 
+/// Gives back what an import took, which glibc's does not.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let command = Command::new("equipoise-control-plane")
         .about("Admin API, durable config and its distribution to nodes")

@@ -12,6 +12,7 @@ mod barrier;
 pub(crate) mod fixture;
 mod health;
 pub mod inspect;
+mod record;
 mod regions;
 mod registry;
 mod verdicts;
@@ -31,6 +32,7 @@ pub use health::{
     AddressHealth, AddressReport, Health, Question, ReportError, ReportedTarget, Reports, TargetHealth,
     TargetReport, View, Witnesses,
 };
+pub use record::Known;
 pub use regions::Region;
 pub use registry::{
     DropError, FORGET_AFTER, JoinError, Limits, NackCause, NackRecord, NodeInfo, NodeView, Serving,
@@ -58,6 +60,7 @@ pub struct Nodes {
     marks: broadcast::Sender<Mark>,
     queries: Arc<Queries>,
     fulls: watch::Sender<u64>,
+    roster: watch::Sender<u64>,
 }
 
 impl Default for Nodes {
@@ -77,7 +80,24 @@ impl Nodes {
             marks: broadcast::Sender::new(MARKS_MAX),
             queries: Arc::default(),
             fulls: watch::Sender::new(0),
+            roster: watch::Sender::new(0),
         }
+    }
+
+    /// What is worth to be known after a restart, ascending by id.
+    pub fn known(&self) -> Vec<Known> {
+        self.lock().known()
+    }
+
+    /// Takes in what was known before a restart: these nodes are gone until they come. Of more than
+    /// [`Limits::nodes_max`], those heard of last.
+    pub fn restore(&self, known: Vec<Known>, now: SystemTime) {
+        self.lock().restore(known, now);
+    }
+
+    /// Wakes when a node joined, left, was forgotten, or is to let its clients go.
+    pub fn roster_changed(&self) -> watch::Receiver<u64> {
+        self.roster.subscribe()
     }
 
     /// Its bounds.
@@ -153,6 +173,7 @@ impl Nodes {
             (number, away)
         };
         self.wake();
+        self.wake_roster();
         Ok(Session { nodes: self.clone(), id, number, region, ended, away, asked: Some(asked) })
     }
 
@@ -163,13 +184,15 @@ impl Nodes {
     pub fn drop_node(&self, id: NodeId, is_forced: bool) -> Result<(), DropError> {
         self.lock().drop_node(id, is_forced)?;
         self.wake();
+        self.wake_roster();
         Ok(())
     }
 
     /// Lets a node's clients go, or stay; whether the node is known.
     pub fn set_away(&self, id: NodeId, is_away: bool) -> bool {
-        let registry = self.lock();
-        registry.away(id).map(|away| away.set(is_away)).is_some()
+        let is_known = self.lock().set_away(id, is_away);
+        self.wake_roster();
+        is_known
     }
 
     /// A node's full list, complete: it replaces what the node said before.
@@ -278,6 +301,10 @@ impl Nodes {
 
     fn wake(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn wake_roster(&self) {
+        self.roster.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 
@@ -413,6 +440,7 @@ impl Drop for Session {
         self.nodes.lock().leave(self.id, self.number);
         self.nodes.queries.left(self.id, self.number);
         self.nodes.wake();
+        self.nodes.wake_roster();
     }
 }
 

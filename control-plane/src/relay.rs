@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use equipoise_follower::settings::Mtls;
+use equipoise_follower::settings::{Mtls, Place};
 use equipoise_follower::{
     Address, Cache, CacheError, ControlPlane, Membership, MembershipError, Role, node_id,
 };
@@ -43,6 +43,8 @@ pub struct RelaySettings {
     pub directory: PathBuf,
     /// For people.
     pub hostname: String,
+    /// Where it is.
+    pub place: Place,
     /// How long the first of them has to be good until it is gone back to.
     pub home_after: Duration,
 }
@@ -103,7 +105,7 @@ impl Relay {
         mirror: Mirror,
         gauges: UplinkGauges,
     ) -> Result<Self, RelayError> {
-        let RelaySettings { upstream, directory, hostname, home_after } = settings;
+        let RelaySettings { upstream, directory, hostname, place, home_after } = settings;
         let times = Times::new(equipoise_follower::Settings::home_after(home_after));
         let tasks = TaskTracker::new();
         let (cache, loaded) = Cache::open(directory.clone(), &tasks).await?;
@@ -116,7 +118,7 @@ impl Relay {
         };
         let upstream = upstream.into_iter().map(reach).collect();
         let (channels, channel) = watch::channel(None);
-        let who = uplink::Who { id, hostname };
+        let who = uplink::Who { id, hostname, place };
         let mut uplink = uplink::Uplink::new(who, upstream, (cache.clone(), mirror), channels, gauges);
         if let Some(replica) = loaded.replica {
             uplink.start(replica);

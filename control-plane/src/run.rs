@@ -20,6 +20,7 @@ use crate::identity::{IdentityError, Registrar};
 use crate::nodes::Nodes;
 use crate::observability::Metrics;
 use crate::relay::{self, Relay, RelayError};
+use crate::roster::Roster;
 use crate::settings::ControlPlaneSettings;
 use crate::store::{Mirror, OpenError, Store};
 
@@ -87,6 +88,13 @@ pub async fn start(
     };
     let stopping = CancellationToken::new();
     let mut cluster = Vec::new();
+    // Of those behind a relay its primary knows.
+    if relay.is_none() {
+        let (path, nodes) = (settings.store.directory.join("known-nodes"), nodes.clone());
+        let opened = tokio::task::spawn_blocking(move || Roster::open(path, nodes)).await;
+        let roster = opened.map_err(|error| OpenError::Thread(io::Error::other(error)))?;
+        cluster.push(tokio::spawn(roster.keep(stopping.clone())));
+    }
     let upward = relay.map(|relay| {
         let (reports, reported) = mpsc::channel(relay::REPORTS_MAX);
         let channel = relay.channel();

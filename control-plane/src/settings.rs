@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use equipoise_follower::settings::{Mtls, control_planes, snapshot_key};
+use equipoise_follower::settings::{Mtls, Place, control_planes, snapshot_key};
 use equipoise_settings::{Listen, Problem, Settings, keys};
 use serde_json::{Map, Value};
 
@@ -123,6 +123,7 @@ fn follow(settings: &Settings, mtls: &Mtls) -> Result<RelaySettings, Problem> {
         upstream: control_planes(settings, &keys::CLUSTER_UPSTREAM, mtls)?,
         directory: directory(settings).join("relay"),
         hostname: AdminSettings::default().hostname,
+        place: Place::read(settings)?,
         home_after: settings.duration(&keys::CLUSTER_HOME_AFTER),
     })
 }

@@ -54,7 +54,7 @@ pub use error::{CommitError, HistoryError, OpenError};
 pub use history::{HISTORY_REVISIONS_MAX, RevisionRecord};
 pub use mirror::Mirror;
 pub use settings::StoreSettings;
-pub use window::WireChanges;
+pub use window::{DELTA_BYTES_MAX, WireChanges};
 
 /// An entity as nodes get it: encoded once, at the commit, and stored with it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use equipoise_follower::Address;
 use equipoise_follower::fallback::Places;
-use equipoise_follower::settings::{Mtls, control_planes, fallback};
+use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
 use equipoise_proto::NodeId;
-use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, is_node_text};
 use equipoise_settings::{Key, Listen, Problem, Settings, keys};
 use uuid::Uuid;
 
@@ -77,11 +76,12 @@ impl NodeSettings {
     pub fn read(settings: &Settings) -> Result<Self, Problem> {
         let id = settings.text(&keys::NODE_ID).map(|text| Uuid::parse_str(text).map(NodeId::new)).transpose();
         let cache_dir = settings.path(&keys::NODE_CACHE_DIR);
+        let place = Place::read(settings)?;
         Ok(Self {
             id: id.map_err(|_| settings.problem(&keys::NODE_ID, "must be a UUID"))?,
-            region: node_text(settings, &keys::NODE_REGION, settings.text(&keys::NODE_REGION))?,
-            zone: node_text(settings, &keys::NODE_ZONE, settings.text(&keys::NODE_ZONE))?,
-            labels: labels(settings)?,
+            region: place.region,
+            zone: place.zone,
+            labels: place.labels,
             cache_dir: cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from),
             follow: follow(settings)?,
             proxy: proxy(settings)?,
@@ -100,32 +100,6 @@ impl NodeSettings {
             },
         })
     }
-}
-
-/// A text that a control plane would refuse is better found at the start.
-fn node_text(settings: &Settings, key: &Key, text: Option<&str>) -> Result<String, Problem> {
-    let text = text.unwrap_or_default();
-    if is_node_text(text) {
-        return Ok(text.to_owned());
-    }
-    let rule = format!("a text may have {NODE_TEXT_BYTES_MAX} bytes and no control characters");
-    Err(settings.problem(key, rule))
-}
-
-fn labels(settings: &Settings) -> Result<BTreeMap<String, String>, Problem> {
-    let key = &keys::NODE_LABELS;
-    let mut labels = BTreeMap::new();
-    for label in settings.list(key) {
-        let pair = label.split_once(':').filter(|(name, _)| !name.trim().is_empty());
-        let (name, value) =
-            pair.ok_or_else(|| settings.problem(key, format!("`{label}` is not `key:value`")))?;
-        let text = |text: &str| node_text(settings, key, Some(text.trim()));
-        labels.insert(text(name)?, text(value)?);
-    }
-    if labels.len() > NODE_LABELS_MAX {
-        return Err(settings.problem(key, format!("at most {NODE_LABELS_MAX} labels")));
-    }
-    Ok(labels)
 }
 
 fn follow(settings: &Settings) -> Result<Option<Follow>, Problem> {
@@ -341,6 +315,7 @@ fn switched_on(settings: &Settings, key: &Key, known: &[&'static str]) -> Result
 
 #[cfg(test)]
 mod tests {
+    use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX};
     use equipoise_settings::Process;
     use equipoise_settings::source::Layers;
     use equipoise_settings::value::Kind;

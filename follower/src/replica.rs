@@ -133,7 +133,9 @@ impl Replica {
         }
         let mut entities = OrdMap::new();
         let mut hash = ContentHash::EMPTY;
-        let mut rest = raw.as_slice();
+        // The entities stay parts of this one piece: a snapshot replaces all there was, so that it outlives at most as much
+        // of itself as was changed since.
+        let mut rest = Bytes::from(raw.into_boxed_slice());
         while !rest.is_empty() {
             let record = v1::EntityRecord::decode_length_delimited(&mut rest)
                 .map_err(|_| ReplicaError::Malformed("an entity of the snapshot does not decode"))?;

@@ -1,5 +1,6 @@
 //! The settings of a follower: whom it follows, and how it proves who it is.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,10 +8,11 @@ use std::sync::Arc;
 use equipoise_identity::files::read;
 use equipoise_identity::{JoinToken, Role, SealKey};
 use equipoise_proto::NodeId;
+use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, is_node_text};
 use equipoise_settings::keys::{self, Key};
 use equipoise_settings::{Problem, Settings};
 
-use crate::fallback::{InvalidPlace, Place, Places};
+use crate::fallback::{self, InvalidPlace, Places};
 use crate::{Address, Applicant, Membership, MembershipError, StaticFiles};
 
 /// What of a file's mode is for anybody.
@@ -81,6 +83,55 @@ impl Mtls {
     }
 }
 
+/// Where a process says it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Region; "" if none is set.
+    pub region: String,
+    /// Zone; "" if none is set.
+    pub zone: String,
+    /// Labels, at most [`NODE_LABELS_MAX`].
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Place {
+    /// Reads `node.region`, `node.zone` and `node.labels`.
+    ///
+    /// # Errors
+    /// When a control plane would not take one of them.
+    pub fn read(settings: &Settings) -> Result<Self, Problem> {
+        let text = |key: &Key| node_text(settings, key, settings.text(key));
+        let (region, zone) = (text(&keys::NODE_REGION)?, text(&keys::NODE_ZONE)?);
+        Ok(Self { region, zone, labels: labels(settings)? })
+    }
+}
+
+/// A text that a control plane would refuse is better found at the start.
+fn node_text(settings: &Settings, key: &Key, text: Option<&str>) -> Result<String, Problem> {
+    let text = text.unwrap_or_default();
+    if is_node_text(text) {
+        return Ok(text.to_owned());
+    }
+    let rule = format!("a text may have {NODE_TEXT_BYTES_MAX} bytes and no control characters");
+    Err(settings.problem(key, rule))
+}
+
+fn labels(settings: &Settings) -> Result<BTreeMap<String, String>, Problem> {
+    let key = &keys::NODE_LABELS;
+    let mut labels = BTreeMap::new();
+    for label in settings.list(key) {
+        let pair = label.split_once(':').filter(|(name, _)| !name.trim().is_empty());
+        let (name, value) =
+            pair.ok_or_else(|| settings.problem(key, format!("`{label}` is not `key:value`")))?;
+        let text = |text: &str| node_text(settings, key, Some(text.trim()));
+        labels.insert(text(name)?, text(value)?);
+    }
+    if labels.len() > NODE_LABELS_MAX {
+        return Err(settings.problem(key, format!("at most {NODE_LABELS_MAX} labels")));
+    }
+    Ok(labels)
+}
+
 fn token(settings: &Settings) -> Result<Option<JoinToken>, Problem> {
     let parse = |key: &Key, text: &str| {
         text.trim().parse::<JoinToken>().map(Some).map_err(|error| settings.problem(key, error))
@@ -135,7 +186,7 @@ pub fn fallback(settings: &Settings, mtls: &Mtls) -> Result<Option<Places>, Prob
         return Ok(None);
     }
     let place = |text: &String| {
-        text.parse::<Place>().map_err(|error| {
+        text.parse::<fallback::Place>().map_err(|error| {
             // A query may be a secret.
             let shown = text.split('?').next().unwrap_or_default();
             let shown = if error == InvalidPlace::User { "an URL" } else { shown };

@@ -12,6 +12,7 @@ pub mod sni;
 pub mod target;
 pub mod v1;
 
+mod codec;
 mod id;
 mod protocol;
 

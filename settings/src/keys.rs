@@ -214,9 +214,10 @@ keys! {
 
     NODE_ID = "node.id", Some("node_id"), Kind::Text, "", Data,
         "UUID of this node; made and kept in the cache directory if not set.";
-    NODE_REGION = "node.region", None, Kind::Text, "", Data, "Region this node is in.";
-    NODE_ZONE = "node.zone", None, Kind::Text, "", Data, "Zone of the region this node is in.";
-    NODE_LABELS = "node.labels", Some("cluster_dp_labels"), Kind::List, "", Data, "Labels, each `key:value`.";
+    NODE_REGION = "node.region", None, Kind::Text, "", Every, "Region this node or relay is in.";
+    NODE_ZONE = "node.zone", None, Kind::Text, "", Every, "Zone of the region this node or relay is in.";
+    NODE_LABELS = "node.labels", Some("cluster_dp_labels"), Kind::List, "", Every,
+        "Labels of this node or relay, each `key:value`.";
     NODE_CACHE_DIR = "node.cache_dir", None, Kind::Path, "equipoise-node", NodeApart,
         "Directory in which a node keeps its id and its last config.";
 

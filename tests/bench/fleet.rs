@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use equipoise_tests::Process;
+use equipoise_tests::large::{self, memory, percentiles};
 use equipoise_tests::process::{release_dir, run_at};
-use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -44,7 +44,7 @@ async fn main() -> Result<()> {
     println!("{nodes} nodes, {routes} routes, {targets} targets");
     let mut admin = control.client("admin");
     let start = Instant::now();
-    let document = document(routes, targets).to_string();
+    let document = large::document(routes, targets, ("u0", 80)).to_string();
     let headers = [("Content-Type", "application/json")];
     let loaded = admin.send("POST", "/config", &headers, document.as_bytes())?;
     ensure!(loaded.status == 201, "{}", loaded.text());
@@ -105,21 +105,6 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn document(routes: usize, targets: usize) -> Value {
-    let routes: Vec<Value> = (0..routes)
-        .map(|at| json!({"name": format!("r{at}"), "paths": [format!("/r/{at}")], "service": "s"}))
-        .collect();
-    let of = targets.div_ceil(100);
-    let upstreams: Vec<Value> = (0..100)
-        .map(|upstream| {
-            let targets = (0..of.min(targets.saturating_sub(upstream * of)))
-                .map(|at| json!({"target": format!("10.{upstream}.{}.{}:80", at / 250, at % 250 + 1)}));
-            json!({"name": format!("u{upstream}"), "targets": targets.collect::<Vec<_>>()})
-        })
-        .collect();
-    json!({"_format_version": "3.0", "services": [{"name": "s", "host": "u0"}], "routes": routes, "upstreams": upstreams})
-}
-
 async fn half_at(fleet: &Fleet, revision: u64, nodes: usize) -> Result<()> {
     let start = Instant::now();
     while fleet.at(revision) < nodes.div_ceil(2) {
@@ -127,21 +112,4 @@ async fn half_at(fleet: &Fleet, revision: u64, nodes: usize) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())
-}
-
-fn percentiles(mut times: Vec<Duration>) -> String {
-    times.sort_unstable();
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-    format!("p50 {:?}, p99 {:?}", at(50), at(99))
-}
-
-/// Resident memory, now and at most.
-fn memory(pid: u32) -> Result<String> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let of = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    };
-    let mebibytes = |name| of(name).map_or(0, |kib| kib / 1024);
-    Ok(format!("{} MiB resident, {} MiB at most", mebibytes("VmRSS"), mebibytes("VmHWM")))
 }

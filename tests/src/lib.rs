@@ -6,6 +6,7 @@ pub mod client;
 pub mod cluster;
 pub mod dns;
 pub mod fleet;
+pub mod large;
 pub mod load;
 pub mod metrics;
 pub mod origin;

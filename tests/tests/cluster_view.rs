@@ -110,3 +110,26 @@ fn a_node_is_forgotten_when_it_is_gone_or_by_force() {
         assert_eq!(admin.form("POST", &format!("{path}/drain"), "").unwrap().status, 404, "{path}");
     }
 }
+
+#[test]
+fn a_node_that_is_lost_is_listed_after_the_control_plane_was_killed() {
+    let mut fleet = Fleet::start(&[]).unwrap();
+    let token = fleet.token(&["--zone", "a"]);
+    let node = fleet.node("one", &["--cluster-join-token", &token]).unwrap();
+    let listed = fleet.connected(1).remove(0);
+    let path = format!("/clustering/data-planes/{}", id(&listed));
+    let known = fleet.home("control").join("equipoise-data/known-nodes");
+    eventually("the node to be on the disk", PATIENCE, || {
+        std::fs::read_to_string(&known).ok()?.contains(&id(&listed)).then_some(())
+    });
+    drop(node);
+    fleet.control.take().unwrap().kill();
+    fleet.start_control().unwrap();
+    let lost = fleet.control().client("admin").get(&path).unwrap().json();
+    for key in ["id", "hostname", "zone", "version", "certificate_serial", "cert_details"] {
+        assert_eq!(lost[key], listed[key], "{key}");
+    }
+    assert_eq!((&lost["state"], &lost["revision"]), (&json!("disconnected"), &json!(null)));
+    let _back = fleet.node("one", &[]).unwrap();
+    assert_eq!(id(&fleet.connected(1)[0]), id(&listed));
+}

@@ -6,7 +6,7 @@
 use equipoise_tests::cluster::{balance, write};
 use equipoise_tests::fleet::{Fleet, says};
 use equipoise_tests::{Client, Load, Origin, PATIENCE, Process, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// An upstream with fast probes.
 const ACTIVE: &str = "&healthchecks.active.type=tcp&healthchecks.active.healthy.interval=0.1&healthchecks.active.healthy.successes=1\
@@ -83,6 +83,21 @@ fn nodes_behind_a_relay_are_seen_and_steered_as_if_they_followed_the_primary() {
         assert_eq!(refused.status, status);
         assert!(refused.text().contains(&fleet.cluster().to_string()), "{}", refused.text());
     }
+}
+
+#[test]
+fn a_relay_says_where_it_is_and_is_no_node_of_its_zone() {
+    let fleet = Fleet::start(&[]).unwrap();
+    let token = fleet.token(&["--role", "relay", "--zone", "bound"]);
+    let place = ["--node-region", "north", "--node-zone", "said", "--node-labels", "rack:7"];
+    let joins = [&["--cluster-join-token", &*token], place.as_slice()].concat();
+    let _relay = fleet.relay("relay", "127.0.0.1:0", &[fleet.cluster()], &joins).unwrap();
+    let relay = fleet.connected(1).remove(0);
+    assert_eq!((&relay["role"], &relay["region"]), (&json!("relay"), &json!("north")));
+    // As of a node: what its token says wins.
+    assert_eq!((&relay["zone"], &relay["labels"]), (&json!("bound"), &json!({ "rack": "7" })));
+    let zones = fleet.control().client("admin").get("/clustering/zones").unwrap().json();
+    assert_eq!(zones["data"], json!([]));
 }
 
 #[test]

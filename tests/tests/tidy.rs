@@ -10,6 +10,7 @@ const PURE: &[&str] = &[
     "control-plane/src/nodes/barrier",
     "control-plane/src/nodes/health",
     "control-plane/src/nodes/registry",
+    "control-plane/src/nodes/record",
     "control-plane/src/nodes/verdicts",
     "control-plane/src/distribution/balancer",
     "control-plane/src/distribution/encode",

@@ -51,8 +51,10 @@ pub(super) fn zones(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal>
     });
     let upstream = upstream.transpose()?;
     let mut counts = BTreeMap::<(String, String), Count>::new();
-    for node in nodes(state, SystemTime::now()).into_iter().filter(|node| node.info.role == Role::Node) {
-        counts.entry((node.info.region.clone(), node.info.zone.clone())).or_default().add(&node);
+    // A relay serves no requests: a zone is none by it.
+    let all = nodes(state, SystemTime::now());
+    for node in all.iter().filter(|node| node.info.role == Role::Node) {
+        counts.entry((node.info.region.clone(), node.info.zone.clone())).or_default().add(node);
     }
     let rows: Vec<Value> = counts
         .into_iter()

@@ -8,10 +8,7 @@ use imbl::OrdMap;
 use prost::Message;
 use uuid::Uuid;
 
-use crate::store::WireChanges;
-
-/// Largest delta; past it a snapshot costs less, and tonic refuses messages over 4 MiB.
-pub const DELTA_BYTES_MAX: usize = 1024 * 1024;
+use crate::store::{DELTA_BYTES_MAX, WireChanges};
 
 /// What to send.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,11 +1,12 @@
 //! What the control plane knows of tokens and of who has enrolled: pure. Time is an argument.
 //!
-//! Every change is an [`Entry`], which `log` makes durable before it counts; [`Ledger::apply`] is the only way to change.
+//! Every change is an [`Entry`], which `log` makes durable before it counts; [`Ledger::apply`] is the only way to change
+//! but for [`Ledger::prune`], which time alone brings about.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use equipoise_identity::certificate::{PublicKey, Serial};
+use equipoise_identity::certificate::{LATE_MAX, PublicKey, Serial};
 use equipoise_identity::{Fingerprint, JoinToken, Role, SecretHash, TokenId};
 use equipoise_proto::NodeId;
 use imbl::OrdMap;
@@ -217,16 +218,6 @@ impl Ledger {
         self.tokens.len() < TOKENS_MAX
     }
 
-    /// Lets go of what [`Self::entries`] would leave out.
-    pub fn prune(&mut self, now: SystemTime) {
-        let gone: Vec<_> =
-            self.tokens.iter().filter(|(_, token)| token.is_gone(now)).map(|(id, _)| *id).collect();
-        gone.iter().for_each(|id| drop(self.tokens.remove(id)));
-        let past = self.forgotten.iter().filter(|(_, member)| member.issued.not_after <= now);
-        let past: Vec<_> = past.map(|(forgotten, _)| *forgotten).collect();
-        past.iter().for_each(|forgotten| drop(self.forgotten.remove(forgotten)));
-    }
-
     /// Judges an application with a token.
     ///
     /// # Errors
@@ -311,6 +302,28 @@ impl Ledger {
             }
             Entry::Allowed(id) => drop(self.denied.remove(&id)),
         }
+    }
+
+    /// Drops what can come to nothing any more, and answers how many members that were: those whose certificate ended so
+    /// long ago that it cannot be renewed, those who were forgotten and whose certificate has ended, tokens that are
+    /// gone. No [`Entry`]: a log that still has them is pruned again when it is read.
+    pub fn prune(&mut self, now: SystemTime) -> usize {
+        let ended = |member: &Member| now.duration_since(member.issued.not_after).ok();
+        let is_past = |member: &Member| ended(member).is_some_and(|late| late > LATE_MAX);
+        let past = self.members.iter().filter(|(_, member)| is_past(member));
+        let past: Vec<_> = past.map(|(id, _)| *id).collect();
+        for id in &past {
+            self.members.remove(id);
+        }
+        let forgotten = self.forgotten.iter().filter(|(_, member)| ended(member).is_some());
+        for key in forgotten.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.forgotten.remove(&key);
+        }
+        let tokens = self.tokens.iter().filter(|(_, token)| token.is_gone(now));
+        for id in tokens.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.tokens.remove(&id);
+        }
+        past.len()
     }
 
     /// Keeps in mind who was forgotten; of too many, the one whose certificate ends first is let go of.

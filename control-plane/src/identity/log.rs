@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use equipoise_identity::files::{is_named, write_private};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::ledger::{Entry, Ledger};
 use super::record::{decode, encode};
@@ -95,6 +95,10 @@ impl Log {
         }
         if !torn.is_empty() {
             warn!(path = %path.display(), "the last line was not written whole: it is cut off");
+        }
+        let pruned = ledger.prune(now);
+        if pruned > 0 {
+            info!(pruned, "members whose certificate can not be renewed any more");
         }
         let shortest = ledger.entries(now).len();
         let mut log =

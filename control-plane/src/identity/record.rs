@@ -189,11 +189,12 @@ fn issue_of(line: IssueLine) -> Option<Issue> {
 }
 
 /// Since 1970; what is earlier is 1970.
-pub(super) fn seconds(at: SystemTime) -> u64 {
+pub(crate) fn seconds(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn time(seconds: u64) -> SystemTime {
+/// From seconds since 1970.
+pub(crate) fn time(seconds: u64) -> SystemTime {
     // Far beyond any certificate, and within what every platform can tell.
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.min(u64::from(u32::MAX) * 64))
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use equipoise_identity::certificate::Serial;
 use equipoise_identity::{Csr, PrivateKey};
 
 use super::*;
@@ -242,4 +243,36 @@ fn whoever_loses_his_place_is_told() {
     assert!(registrar.allow(id(1)).unwrap());
     assert!(!registrar.allow(id(1)).unwrap());
     assert!(!registrar.forget(id(1)).unwrap());
+}
+
+#[test]
+fn whoever_can_not_renew_any_more_is_let_go_of_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let now = SystemTime::now();
+    let (mut log, mut ledger) = Log::open(&path, now).unwrap();
+    for node in [1, 2] {
+        let issued = Issue {
+            at: now,
+            serial: Serial::from_bytes(vec![1]),
+            not_after: now + Duration::from_secs(node * 86_400),
+        };
+        let member = Member {
+            key: PrivateKey::generate().unwrap().public(),
+            role: Role::Node,
+            place: Place::default(),
+            token: TokenId::new([0; 8]),
+            hostname: String::new(),
+            enrolled: now,
+            issued,
+        };
+        let entry = Entry::Enrolled(id(node.into()), Box::new(member));
+        log.append(&entry).unwrap();
+        ledger.apply(entry);
+    }
+    drop(log);
+    for (hours, members) in [(31 * 24 - 1, 2), (31 * 24 + 1, 1), (32 * 24 + 1, 0), (0, 2)] {
+        let (_, ledger) = Log::open(&path, now + Duration::from_secs(hours * 3600)).unwrap();
+        assert_eq!(ledger.members().len(), members, "after {hours} hours");
+    }
 }

@@ -14,6 +14,7 @@ use super::SendFull;
 use super::away::Away;
 use super::health::{ReportError, ReportedTarget, Reports, View};
 use super::inspect::{Asking, Asks, Scope};
+use super::record::Known;
 use crate::identity::ledger::Place;
 
 /// How long a node that left stays listed (Kong: `cluster_data_plane_purge_delay`).
@@ -242,6 +243,8 @@ struct Node {
     away: Away,
     /// When something was heard of it that a waiting write may want to know.
     changed: Moment,
+    /// Whether it is here because it was known before a restart, and nobody spoke of it since.
+    is_restored: bool,
 }
 
 impl Node {
@@ -321,7 +324,12 @@ impl Registry {
         }
         let changed = before.as_ref().map_or(Moment::default(), |node| node.changed);
         // What an operator said here counts; after a restart, what the node remembers of it.
-        let away = before.as_ref().map_or_else(|| Away::new(info.is_away), |node| node.away.clone());
+        let away = match &before {
+            // Either may have missed the last word before the restart: none is let loose by mistake.
+            Some(node) if node.is_restored => Away::new(info.is_away || node.away.is_set()),
+            Some(node) => node.away.clone(),
+            None => Away::new(info.is_away),
+        };
         let (last_apply, last_nack, reports) =
             before.map_or((None, None, None), |node| (node.last_apply, node.last_nack, node.reports));
         let node = Node {
@@ -336,10 +344,49 @@ impl Registry {
             reports,
             away,
             changed,
+            is_restored: false,
         };
         self.nodes.insert(id, node);
         self.touch(id);
         Ok(number)
+    }
+
+    /// What is worth to be known after a restart.
+    pub(super) fn known(&self) -> Vec<Known> {
+        let known = |node: &Node| Known {
+            info: NodeInfo { is_away: node.away.is_set(), ..node.info.clone() },
+            last_contact: node.last_contact,
+        };
+        self.nodes.values().map(known).collect()
+    }
+
+    /// Takes in what was known before a restart, as nodes that are gone. Of too many, those heard of last.
+    pub(super) fn restore(&mut self, mut known: Vec<Known>, now: SystemTime) {
+        known.sort_by_key(|known| std::cmp::Reverse(known.last_contact));
+        for Known { info, last_contact } in known {
+            let id = info.id;
+            if self.nodes.len() >= self.limits.nodes_max || self.nodes.contains_key(&id) {
+                continue;
+            }
+            let node = Node {
+                away: Away::new(info.is_away),
+                info,
+                stream: None,
+                session: SessionNumber(0),
+                position: None,
+                is_warm: false,
+                // A clock that was ahead then must not keep it for ever.
+                last_contact: last_contact.min(now),
+                last_apply: None,
+                last_nack: None,
+                reports: None,
+                changed: Moment::default(),
+                is_restored: true,
+            };
+            self.nodes.insert(id, node);
+            self.touch(id);
+        }
+        self.forget(now);
     }
 
     pub(super) fn leave(&mut self, id: NodeId, number: SessionNumber) {
@@ -415,9 +462,17 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether a node is to let its clients go: looked at by its stream, set by operators.
+    /// Whether a node is to let its clients go: looked at by its stream.
     pub(super) fn away(&self, id: NodeId) -> Option<&Away> {
         self.nodes.get(&id).map(|node| &node.away)
+    }
+
+    /// An operator lets a node's clients go, or stay; whether it is known.
+    pub(super) fn set_away(&mut self, id: NodeId, is_away: bool) -> bool {
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        node.is_restored = false;
+        node.away.set(is_away);
+        true
     }
 
     fn remove(&mut self, id: NodeId) {

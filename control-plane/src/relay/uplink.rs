@@ -6,6 +6,7 @@ use bytes::Bytes;
 use equipoise_follower::backoff::Backoff;
 use equipoise_follower::home::first_is_good;
 use equipoise_follower::replica::position;
+use equipoise_follower::settings::Place;
 use equipoise_follower::{
     Cache, ConnectError, ControlPlane, Partial, Pending, Replica, ReplicaError, WINDOW,
 };
@@ -38,6 +39,7 @@ const INBOUND_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub(super) struct Who {
     pub(super) id: NodeId,
     pub(super) hostname: String,
+    pub(super) place: Place,
 }
 
 /// Why a stream ended.
@@ -333,6 +335,9 @@ impl Uplink {
         v1::Hello {
             node_id: self.who.id.to_wire(),
             hostname: self.who.hostname.clone(),
+            region: self.who.place.region.clone(),
+            zone: self.who.place.zone.clone(),
+            labels: self.who.place.labels.clone().into_iter().collect(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
             // One that is older would take it for a node.
             protocol_min: PROTOCOL_OF_RELAYS,

@@ -42,7 +42,7 @@ impl StoreSettings {
             log_revisions_max: 10_000,
             log_bytes_max: 256 << 20,
             window_bytes_max: 64 << 20,
-            rows_cache_bytes: 32 << 20,
+            rows_cache_bytes: 2 << 20,
         }
     }
 

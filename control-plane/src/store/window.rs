@@ -7,6 +7,9 @@ use bytes::Bytes;
 use equipoise_proto::{EntityKind, Epoch, Position};
 use uuid::Uuid;
 
+/// Largest change that nodes get as one delta: past it a snapshot costs less, and tonic refuses messages over 4 MiB.
+pub const DELTA_BYTES_MAX: usize = 1024 * 1024;
+
 /// What one revision changed on the wire: `None` stands for a deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireChanges {
@@ -17,6 +20,12 @@ pub struct WireChanges {
 }
 
 impl WireChanges {
+    /// Whether no delta can hold it.
+    fn is_too_large(&self) -> bool {
+        self.changes.iter().filter_map(|(_, _, wire)| wire.as_ref()).map(Bytes::len).sum::<usize>()
+            > DELTA_BYTES_MAX
+    }
+
     /// Rough bytes of memory it takes.
     fn size(&self) -> usize {
         /// Of an entry or of a change, beside the bytes on the wire.
@@ -53,8 +62,13 @@ impl Window {
         self.extend(entry);
     }
 
-    /// Adds what leads on from the last entry, by one revision or by several; what is too old for the bounds leaves.
+    /// Adds what leads on from the last entry, by one revision or by several; what is too old for the bounds leaves. Nobody
+    /// is led past what no delta can hold, so that what it changed need not be kept.
     pub(super) fn extend(&mut self, entry: WireChanges) {
+        if entry.is_too_large() {
+            self.restart(entry.position);
+            return;
+        }
         self.bytes += entry.size();
         self.entries.push_back(entry);
         while self.entries.len() > self.revisions_max || self.bytes > self.bytes_max {
@@ -175,6 +189,23 @@ mod tests {
         assert_eq!(revisions(window.since(&at(1, 4), epoch)), Some(vec![5, 9, 10]));
         assert_eq!(revisions(window.since(&at(1, 9), epoch)), Some(vec![10]));
         assert_eq!(window.since(&at(1, 7), epoch), None, "nobody here was ever there");
+    }
+
+    #[test]
+    fn a_change_that_no_delta_can_hold_is_not_kept() {
+        for (bytes, since_before) in [(DELTA_BYTES_MAX, Some(vec![6])), (DELTA_BYTES_MAX + 1, None)] {
+            let mut window = filled(100, 4 * DELTA_BYTES_MAX);
+            let wire = Some(Bytes::from(vec![7; bytes]));
+            window.push(WireChanges {
+                position: at(1, 6),
+                changes: vec![(EntityKind::Service, Uuid::nil(), wire)],
+            });
+            let epoch = at(1, 0).epoch;
+            assert_eq!(revisions(window.since(&at(1, 5), epoch)), since_before, "{bytes}");
+            assert_eq!(window.entries.is_empty(), since_before.is_none());
+            window.push(entry(1, 7));
+            assert_eq!(revisions(window.since(&at(1, 6), epoch)), Some(vec![7]), "{bytes}");
+        }
     }
 
     #[test]

@@ -21,9 +21,13 @@ fn id(n: u128) -> NodeId {
 
 /// A node that has just connected.
 pub fn join(admin: &Admin, n: u128) -> Session {
+    join_as(admin, n, Role::Node)
+}
+
+fn join_as(admin: &Admin, n: u128, role: Role) -> Session {
     let info = NodeInfo {
         id: id(n),
-        role: Role::Node,
+        role,
         via: None,
         hostname: format!("node-{n}"),
         address: None,
@@ -89,6 +93,17 @@ async fn nodes_are_listed_with_revision_lag_and_refusal() {
     let status = admin.get("/clustering/status").await;
     assert_eq!(status.header("deprecation"), Some("true"));
     assert_eq!(status.json()[id(1).to_string()]["hostname"], "node-1");
+}
+
+#[tokio::test]
+async fn a_relay_is_no_node_of_its_zone() {
+    let admin = Admin::start().await;
+    let _node = join(&admin, 1);
+    let _relay = join_as(&admin, 2, Role::Relay);
+    let zones = admin.get("/clustering/zones").await.json();
+    assert_eq!(zones["data"][0]["nodes"]["connected"], 1, "{zones}");
+    let listed = admin.get("/clustering/data-planes?zone=a").await.json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 2, "{listed}");
 }
 
 async fn next_commit(watch: &mut tokio::sync::watch::Receiver<Head>) {

@@ -9,7 +9,7 @@ mod entity;
 mod policy;
 mod state;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -94,6 +94,15 @@ pub enum CellSpec {
 }
 
 impl CellSpec {
+    /// Number of targets.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Upstream { targets, .. } => targets.len(),
+            Self::Implicit { .. } => 1,
+            Self::Unsupported { .. } => 0,
+        }
+    }
+
     /// Name of the upstream entity; `None` where there is none.
     pub(super) fn name(&self) -> Option<&str> {
         match self {
@@ -139,6 +148,9 @@ pub struct Compiled {
     pub dirty: Dirty,
 }
 
+/// Entities that were met.
+type Seen = HashSet<(EntityKind, Uuid), foldhash::fast::RandomState>;
+
 /// Applies `update` to `previous`. Entities may come in any order. Cost: O(changes · log config).
 ///
 /// # Errors
@@ -147,7 +159,7 @@ pub fn compile(previous: &State, update: Update) -> Result<Compiled, CompileErro
     let records = match update {
         Update::Delta(records) => records,
         Update::Snapshot(records) => {
-            let named: BTreeSet<_> = records.iter().map(|record| (record.kind, record.id)).collect();
+            let named: Seen = records.iter().map(|record| (record.kind, record.id)).collect();
             let gone = previous.ids().filter(|id| !named.contains(id));
             let gone = gone.map(|(kind, id)| Record { kind, id, wire: None });
             gone.collect::<Vec<_>>().into_iter().chain(records).collect()
@@ -158,7 +170,7 @@ pub fn compile(previous: &State, update: Update) -> Result<Compiled, CompileErro
     let mut touched = Vec::new();
     // All old entities leave the indices before any new one enters, so that names can be exchanged.
     let mut arriving = Vec::new();
-    let mut seen = BTreeSet::new();
+    let mut seen = Seen::with_capacity_and_hasher(records.len(), foldhash::fast::RandomState::default());
     for record in records.into_iter().rev() {
         if !seen.insert((record.kind, record.id)) {
             continue;
@@ -177,7 +189,7 @@ pub fn compile(previous: &State, update: Update) -> Result<Compiled, CompileErro
         state.insert(&reading, entity, &mut dirty)?;
     }
     state.rejoin(previous, &mut dirty);
-    state.check_references(&touched)?;
+    state.check_references(&touched, &dirty)?;
     Ok(Compiled { state, dirty })
 }
 

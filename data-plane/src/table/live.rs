@@ -75,12 +75,16 @@ pub struct SrvPart {
 /// Names a live state within its cell.
 type Place = (Box<str>, SocketAddr);
 
+/// By place. Addresses come from operators and their DNS, so that a hash against hostile ones would cost a start without
+/// need.
+type Places<T> = HashMap<Place, T, foldhash::fast::RandomState>;
+
 /// One upstream cell and what it holds.
 #[derive(Debug)]
 pub(super) struct Cell {
     pub(super) upstream: Arc<Upstream>,
     pub(super) names: BTreeSet<Arc<str>>,
-    states: HashMap<Place, Arc<Target>>,
+    states: Places<Arc<Target>>,
     bell: Arc<Bell>,
     checks: Option<Arc<Checks>>,
     memory: Memory,
@@ -98,7 +102,7 @@ impl Cell {
 
 /// States of removed targets, waiting to be forgotten.
 #[derive(Debug, Default)]
-struct Retired(HashMap<CellKey, HashMap<Place, (Instant, Arc<Target>)>>);
+struct Retired(HashMap<CellKey, Places<(Instant, Arc<Target>)>>);
 
 /// All cells.
 #[derive(Debug)]
@@ -182,7 +186,7 @@ impl Live {
         }
         let mut adopting = Adopting {
             before: std::mem::take(&mut cell.states),
-            after: HashMap::new(),
+            after: Places::with_capacity_and_hasher(spec.len(), foldhash::fast::RandomState::default()),
             retired: self.retired.0.entry(key.clone()).or_default(),
             bell: &cell.bell,
             checks: cell.checks.as_ref(),
@@ -319,7 +323,7 @@ impl Live {
         Cell {
             upstream,
             names: BTreeSet::new(),
-            states: HashMap::new(),
+            states: Places::default(),
             bell: Arc::new(bell),
             checks: None,
             memory: Memory::default(),
@@ -356,7 +360,7 @@ impl Live {
 }
 
 /// Gives an average to targets that have none.
-fn begin_averages(states: &HashMap<Place, Arc<Target>>, begin: Ewma) {
+fn begin_averages(states: &Places<Arc<Target>>, begin: Ewma) {
     states.values().for_each(|state| state.begin_ewma(begin));
 }
 
@@ -364,7 +368,7 @@ fn begin_averages(states: &HashMap<Place, Arc<Target>>, begin: Ewma) {
 /// that they get their first requests, but not all of them.
 ///
 /// Source: Kong 3.10 (`spec/balancer.md` section 6).
-fn mean_average(states: &HashMap<Place, Arc<Target>>, now: Instant) -> Ewma {
+fn mean_average(states: &Places<Arc<Target>>, now: Instant) -> Ewma {
     let available = || states.values().filter(|state| state.is_available());
     let (sum, count) = available()
         .fold((0.0, 0.0), |(sum, count), state| (sum + f64::from(state.ewma().seconds()), count + 1.0));
@@ -442,9 +446,9 @@ impl Asked<'_> {
 
 /// Finds the live states of a cell's targets: those it has, those it had lately, new ones.
 struct Adopting<'a> {
-    before: HashMap<Place, Arc<Target>>,
-    after: HashMap<Place, Arc<Target>>,
-    retired: &'a mut HashMap<Place, (Instant, Arc<Target>)>,
+    before: Places<Arc<Target>>,
+    after: Places<Arc<Target>>,
+    retired: &'a mut Places<(Instant, Arc<Target>)>,
     bell: &'a Arc<Bell>,
     checks: Option<&'a Arc<Checks>>,
 }
@@ -475,7 +479,7 @@ impl Adopting<'_> {
     }
 
     /// Retires what is left over and gives the states in use.
-    fn finish(self, now: Instant) -> HashMap<Place, Arc<Target>> {
+    fn finish(self, now: Instant) -> Places<Arc<Target>> {
         self.retired.extend(self.before.into_iter().map(|(place, state)| (place, (now, state))));
         self.after
     }

@@ -24,6 +24,10 @@ enum Mode {
     Demo,
 }
 
+/// As of the control plane by itself: gives back what an import took.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let command = Command::new("equipoise")
         .about("Equipoise: control plane and node in one process")

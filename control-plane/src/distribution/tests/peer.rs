@@ -21,7 +21,7 @@ pub(super) use crate::distribution::*;
 pub(super) use crate::model::{Change, Key, Kind, Op, Parent};
 pub(super) use crate::nodes::{NackCause, View};
 pub(super) use crate::observability::SentCounters;
-pub(super) use crate::store::Author;
+pub(super) use crate::store::{Author, DELTA_BYTES_MAX};
 
 pub(super) struct Plane {
     pub(super) store: Store,

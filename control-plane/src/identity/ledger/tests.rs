@@ -176,3 +176,25 @@ proptest! {
         prop_assert_eq!(ledger.members().len(), usize::try_from(joined).unwrap());
     }
 }
+
+#[test]
+fn a_member_has_its_place_as_long_as_it_can_renew() {
+    let mut ledger = Ledger::default();
+    ledger.apply(created(1, 3));
+    for node in 1..=3 {
+        apply_for(&mut ledger, 1, node, 1, at(1)).unwrap();
+    }
+    // One renews, one is forgotten.
+    ledger.apply(Entry::Issued(id(2), issue(500)));
+    ledger.apply(Entry::Forgotten(id(3)));
+    ledger.apply(Entry::Denied(id(1), at(2)));
+    let ends = issue(1).not_after;
+    let mut before = ledger.clone();
+    assert_eq!(before.prune(ends - Duration::from_secs(1)), 0);
+    assert!(before.is_forgotten(id(3), &key(1)));
+    assert_eq!(ledger.prune(ends + LATE_MAX), 0, "it may renew still");
+    assert!(!ledger.is_forgotten(id(3), &key(1)) && ledger.tokens().is_empty());
+    assert_eq!(ledger.prune(ends + LATE_MAX + Duration::from_secs(1)), 1);
+    assert_eq!(ledger.members().keys().copied().collect::<Vec<_>>(), [id(2)]);
+    assert!(ledger.denied().contains_key(&id(1)), "that is for good");
+}

@@ -1,7 +1,8 @@
 //! Entities as a node needs them: parsed once, from the wire.
 
+use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,13 +17,34 @@ use super::CompileError;
 use crate::balancer::{Algorithm, HashInput};
 use crate::router::{HeaderRule, Rule};
 
-/// What changes an entity's compiled form: the bytes it came as.
-pub(super) type Digest = [u8; 32];
+/// What changes an entity's compiled form: the bytes it came as. They are the replica's own, so that keeping them takes no
+/// more than a checksum of them would.
+pub(super) struct Wire(Bytes);
+
+impl Wire {
+    pub(super) fn of(wire: &Bytes) -> Self {
+        Self(wire.clone())
+    }
+
+    pub(super) fn is(&self, wire: &Bytes) -> bool {
+        self.0 == *wire
+    }
+}
+
+impl fmt::Debug for Wire {
+    /// Without the bytes: a policy's hold a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wire({} bytes)", self.0.len())
+    }
+}
+
+/// Where a target without tags stands: the same for most.
+static PLAIN: LazyLock<Arc<Placement>> = LazyLock::new(Arc::default);
 
 /// A service.
 #[derive(Debug)]
 pub struct Service {
-    pub(super) digest: Digest,
+    pub(super) wire: Wire,
     pub(crate) name: Option<Box<str>>,
     pub(crate) protocol: v1::Protocol,
     /// As written: what joins it with an upstream of that name.
@@ -41,7 +63,7 @@ pub struct Service {
 /// A route.
 #[derive(Debug)]
 pub struct Route {
-    pub(super) digest: Digest,
+    pub(super) wire: Wire,
     pub(crate) name: Option<Box<str>>,
     pub(crate) service: Option<Uuid>,
     /// `None` for a route that serves no kind of HTTP.
@@ -57,7 +79,7 @@ pub struct Route {
 /// An upstream.
 #[derive(Debug)]
 pub struct Upstream {
-    pub(super) digest: Digest,
+    pub(super) wire: Wire,
     pub(crate) name: Arc<str>,
     pub(crate) host_header: Option<Box<str>>,
     pub(crate) uses_srv_name: bool,
@@ -67,7 +89,7 @@ pub struct Upstream {
 /// A target.
 #[derive(Debug)]
 pub struct Target {
-    pub(super) digest: Digest,
+    pub(super) wire: Wire,
     pub(crate) upstream: Uuid,
     /// `host:port`, as written.
     pub(crate) label: Arc<str>,
@@ -125,7 +147,7 @@ impl Reading {
             return Err(self.error("path", "should start with /"));
         }
         Ok(Service {
-            digest: digest(wire),
+            wire: Wire::of(wire),
             name: named(read.name),
             protocol,
             host: read.host.into(),
@@ -151,7 +173,7 @@ impl Reading {
         let https_redirect_status = self.u16("https_redirect_status_code", read.https_redirect_status)?;
         let rule = if is_http { Some(self.rule(&read)?) } else { None };
         Ok(Route {
-            digest: digest(wire),
+            wire: Wire::of(wire),
             service,
             rule,
             allows_plain,
@@ -218,7 +240,7 @@ impl Reading {
             return Err(self.error("healthchecks.threshold", "not a percentage"));
         }
         Ok(Upstream {
-            digest: digest(wire),
+            wire: Wire::of(wire),
             name: read.name.into(),
             host_header: read.host_header.filter(|header| !header.is_empty()).map(Into::into),
             uses_srv_name: read.use_srv_name,
@@ -236,13 +258,12 @@ impl Reading {
         let upstream = entity_id(&read.upstream).map_err(|error| self.error("upstream", error))?;
         let address = TargetAddress::parse(&read.target).map_err(|error| self.error("target", error))?;
         Ok(Target {
-            digest: digest(wire),
+            wire: Wire::of(wire),
             upstream,
             host: Host::from(address.host()),
             port: address.port(),
             weight: self.u16("weight", read.weight)?,
-            // Control planes refuse such tags. One that was stored before they did must not hold all config up.
-            placement: Placement::from_tags(read.tags.iter().map(String::as_str)).unwrap_or_default().into(),
+            placement: placement(&read.tags),
             created_at_ms: read.created_at_ms,
             label: read.target.into(),
         })
@@ -265,8 +286,12 @@ fn hash_input(read: Option<v1::HashInput>) -> HashInput {
     }
 }
 
-pub(super) fn digest(wire: &Bytes) -> Digest {
-    *blake3::hash(wire).as_bytes()
+/// Control planes refuse tags that say what cannot be. One that was stored before they did must not hold all config up.
+fn placement(tags: &[String]) -> Arc<Placement> {
+    if tags.is_empty() {
+        return Arc::clone(&PLAIN);
+    }
+    Placement::from_tags(tags.iter().map(String::as_str)).unwrap_or_default().into()
 }
 
 fn named(name: String) -> Option<Box<str>> {

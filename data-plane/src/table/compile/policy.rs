@@ -12,7 +12,7 @@ use super::super::policy::{
     self, Hedging, Limits, Locality, LocalityMode, Panic, PanicMode, RetryOn, RetryPolicy, Secure, Sticky,
 };
 use super::CompileError;
-use super::entity::{Digest, Reading, digest};
+use super::entity::{Reading, Wire};
 use crate::balancer::{Algorithm, BalanceFactor, RetryBudget, Secret, SlowStart};
 use crate::health::Probing;
 use crate::health::outlier::{self, Enforcing, FailurePercent, SuccessRate};
@@ -20,7 +20,7 @@ use crate::health::outlier::{self, Enforcing, FailurePercent, SuccessRate};
 /// What an upstream asks for beyond the reference.
 #[derive(Debug)]
 pub struct Policy {
-    pub(super) digest: Digest,
+    pub(super) wire: Wire,
     policy: Arc<policy::Policy>,
     /// In place of the upstream's.
     algorithm: Option<Arc<Algorithm>>,
@@ -80,7 +80,7 @@ impl Reading {
                 Some(Probing { checkers, verdict_ttl: duration(read.verdict_ttl_ms) })
             }),
         };
-        Ok(Policy { digest: digest(wire), policy: policy.into(), algorithm })
+        Ok(Policy { wire: Wire::of(wire), policy: policy.into(), algorithm })
     }
 
     fn percent(&self, field: &'static str, value: f64) -> Result<f64, CompileError> {

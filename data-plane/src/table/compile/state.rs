@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use equipoise_proto::{EntityKind, v1};
-use imbl::{HashMap, OrdSet};
+use imbl::shared_ptr::DefaultSharedPtr;
+use imbl::{GenericHashMap, OrdMap, OrdSet};
 use uuid::Uuid;
 
 use super::entity::{Host, Reading, Route, Service, Target, Upstream};
 use super::{CellKey, CellSpec, CompileError, Dirty, Entity, Policy};
 
-type Map<K, V> = HashMap<K, V>;
+/// Its keys come from operators, so that a hash against hostile ones would cost a start without need.
+type Map<K, V> = GenericHashMap<K, V, foldhash::fast::RandomState, DefaultSharedPtr>;
 
 /// A compiled config. Cloning is O(1).
 #[derive(Debug, Clone, Default)]
@@ -24,7 +26,8 @@ pub struct State {
     upstream_by_name: Map<Arc<str>, Uuid>,
     services_by_host: Map<Arc<str>, OrdSet<Uuid>>,
     routes_by_service: Map<Uuid, OrdSet<Uuid>>,
-    targets_by_upstream: Map<Uuid, OrdSet<(i64, Uuid)>>,
+    /// With the targets themselves: a cell of a thousand is made without looking each of them up.
+    targets_by_upstream: Map<Uuid, OrdMap<(i64, Uuid), Arc<Target>>>,
 }
 
 fn add<K: std::hash::Hash + Eq + Clone, V: Ord + Clone>(index: &mut Map<K, OrdSet<V>>, key: K, value: V) {
@@ -105,7 +108,7 @@ impl State {
             CellKey::Upstream(id) => {
                 let upstream = self.upstreams.get(id)?;
                 let targets = self.targets_by_upstream.get(id).into_iter().flatten();
-                let targets = targets.filter_map(|(_, id)| Some((*id, Arc::clone(self.targets.get(id)?))));
+                let targets = targets.map(|((_, id), target)| (*id, Arc::clone(target)));
                 Some(CellSpec::Upstream {
                     upstream: Arc::clone(upstream),
                     targets: targets.collect(),
@@ -135,13 +138,13 @@ impl State {
     pub(super) fn holds(&self, entity: &Reading, wire: &Bytes) -> bool {
         let id = &entity.id;
         let held = match entity.kind {
-            EntityKind::Service => self.services.get(id).map(|held| held.digest),
-            EntityKind::Route => self.routes.get(id).map(|held| held.digest),
-            EntityKind::Upstream => self.upstreams.get(id).map(|held| held.digest),
-            EntityKind::Target => self.targets.get(id).map(|held| held.digest),
-            EntityKind::Policy => self.policies.get(id).map(|held| held.digest),
+            EntityKind::Service => self.services.get(id).map(|held| &held.wire),
+            EntityKind::Route => self.routes.get(id).map(|held| &held.wire),
+            EntityKind::Upstream => self.upstreams.get(id).map(|held| &held.wire),
+            EntityKind::Target => self.targets.get(id).map(|held| &held.wire),
+            EntityKind::Policy => self.policies.get(id).map(|held| &held.wire),
         };
-        held.is_some_and(|held| held == *blake3::hash(wire).as_bytes())
+        held.is_some_and(|held| held.is(wire))
     }
 
     pub(super) fn remove(&mut self, entity: &Reading, dirty: &mut Dirty) {
@@ -169,7 +172,12 @@ impl State {
             }
             EntityKind::Target => {
                 if let Some(target) = self.targets.remove(&id) {
-                    take(&mut self.targets_by_upstream, &target.upstream, &(target.created_at_ms, id));
+                    if let Some(others) = self.targets_by_upstream.get_mut(&target.upstream) {
+                        others.remove(&(target.created_at_ms, id));
+                        if others.is_empty() {
+                            self.targets_by_upstream.remove(&target.upstream);
+                        }
+                    }
                     dirty.cells.insert(CellKey::Upstream(target.upstream));
                 }
             }
@@ -210,7 +218,8 @@ impl State {
                 self.upstreams.insert(id, upstream);
             }
             Entity::Target(target) => {
-                add(&mut self.targets_by_upstream, target.upstream, (target.created_at_ms, id));
+                let others = self.targets_by_upstream.entry(target.upstream).or_default();
+                others.insert((target.created_at_ms, id), Arc::clone(&target));
                 dirty.cells.insert(CellKey::Upstream(target.upstream));
                 self.targets.insert(id, target);
             }
@@ -252,11 +261,23 @@ impl State {
         }
     }
 
-    /// Checks what the touched entities refer to, and what refers to those that went.
-    pub(super) fn check_references(&self, touched: &[(EntityKind, Uuid)]) -> Result<(), CompileError> {
+    /// Checks what the touched entities refer to, and what refers to those that went. Of targets, by the cells that are
+    /// dirty: each touched one's is.
+    pub(super) fn check_references(
+        &self,
+        touched: &[(EntityKind, Uuid)],
+        dirty: &Dirty,
+    ) -> Result<(), CompileError> {
         let route = |id: Uuid| Reading { kind: EntityKind::Route, id };
         let policy = |id: Uuid| Reading { kind: EntityKind::Policy, id };
         let target = |id: Uuid| Reading { kind: EntityKind::Target, id };
+        for cell in &dirty.cells {
+            let CellKey::Upstream(id) = cell else { continue };
+            let orphan = self.targets_by_upstream.get(id).and_then(|targets| targets.keys().next());
+            if let Some((_, orphan)) = orphan.filter(|_| !self.upstreams.contains_key(id)) {
+                return Err(target(*orphan).error("upstream", format!("there is no upstream {id}")));
+            }
+        }
         for (kind, id) in touched {
             match kind {
                 EntityKind::Service if !self.services.contains_key(id) => {
@@ -265,10 +286,6 @@ impl State {
                     }
                 }
                 EntityKind::Upstream if !self.upstreams.contains_key(id) => {
-                    let left = self.targets_by_upstream.get(id).into_iter().flatten().next();
-                    if let Some((_, left)) = left {
-                        return Err(target(*left).error("upstream", format!("there is no upstream {id}")));
-                    }
                     if self.policies.contains_key(id) {
                         return Err(policy(*id).error("upstream", format!("there is no upstream {id}")));
                     }
@@ -279,18 +296,12 @@ impl State {
                         return Err(route(*id).error("service", format!("there is no service {service}")));
                     }
                 }
-                EntityKind::Target => {
-                    let upstream = self.targets.get(id).map(|target| target.upstream);
-                    if let Some(upstream) = upstream.filter(|one| !self.upstreams.contains_key(one)) {
-                        return Err(target(*id).error("upstream", format!("there is no upstream {upstream}")));
-                    }
-                }
                 EntityKind::Policy => {
                     if self.policies.contains_key(id) && !self.upstreams.contains_key(id) {
                         return Err(policy(*id).error("upstream", format!("there is no upstream {id}")));
                     }
                 }
-                EntityKind::Service | EntityKind::Upstream => {}
+                EntityKind::Service | EntityKind::Upstream | EntityKind::Target => {}
             }
         }
         Ok(())
