@@ -12,6 +12,7 @@ mod deltas;
 mod door;
 mod encode;
 mod enrolment;
+mod fallback;
 mod hello;
 mod pace;
 mod report;
@@ -39,6 +40,7 @@ use crate::store::{Head, Store};
 
 pub use door::{Door, Guard};
 pub use encode::encode;
+pub use fallback::{FallbackSettings, Writer};
 pub use hello::HelloError;
 pub use resolve::{Decision, EncodedDelta, resolve};
 pub use serve::ServeError;

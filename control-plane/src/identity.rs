@@ -258,6 +258,11 @@ impl Registrar {
         tls::server(&self.0.presented, &self.0.trust, Naming::Uri)
     }
 
+    /// What the control plane shows to its peers, now and later.
+    pub fn presented(&self) -> Presented {
+        self.0.presented.clone()
+    }
+
     /// Whose certificate counts no more although it is in time.
     pub fn excluded(&self) -> Excluded {
         self.0.ledger.load().excluded(SystemTime::now())

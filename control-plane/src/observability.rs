@@ -50,6 +50,13 @@ const UPSTREAM_CONNECTED: &str = "equipoise_upstream_connected";
 /// Revisions that a relay is behind its upstream.
 const UPSTREAM_LAG: &str = "equipoise_upstream_lag_revisions";
 
+/// Fallback snapshots, by outcome: `written` or `failed`.
+const FALLBACKS: &str = "equipoise_fallback_snapshots";
+/// When the last fallback snapshot was written, in seconds since 1970.
+const FALLBACK_WRITTEN: &str = "equipoise_fallback_written_timestamp_seconds";
+/// The revision in it.
+const FALLBACK_REVISION: &str = "equipoise_fallback_revision";
+
 /// TLS handshakes on the cluster port, by outcome; `not_admitted` are streams that were refused or ended after one.
 const HANDSHAKES: &str = "equipoise_cluster_handshakes";
 /// Requests for a certificate, by outcome.
@@ -129,6 +136,28 @@ pub struct UplinkGauges {
     pub lag: Gauge,
 }
 
+/// What is left for nodes that reach nobody; written by `distribution`. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct FallbackGauges {
+    files: Family<OutcomeLabels, Counter>,
+    written_at: Gauge,
+    revision: Gauge,
+}
+
+impl FallbackGauges {
+    /// A file with this revision is there.
+    pub fn written(&self, revision: Revision, at: SystemTime) {
+        self.files.get_or_create(&OutcomeLabels { outcome: "written" }).inc();
+        self.written_at.set(seconds(at));
+        self.revision.set(i64::try_from(revision.get()).unwrap_or(i64::MAX));
+    }
+
+    /// One could not be written.
+    pub fn failed(&self) {
+        self.files.get_or_create(&OutcomeLabels { outcome: "failed" }).inc();
+    }
+}
+
 /// Who came to the cluster port, and what came of it; written by `distribution`. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct DoorCounters {
@@ -163,6 +192,7 @@ pub struct Metrics {
     connections_accepted: Counter<u64, AtomicU64>,
     sent: SentCounters,
     door: DoorCounters,
+    fallback: FallbackGauges,
     uplink: Option<UplinkGauges>,
 }
 
@@ -213,6 +243,7 @@ impl Metrics {
             connections_accepted: Counter::default(),
             sent: SentCounters::default(),
             door: DoorCounters::default(),
+            fallback: FallbackGauges::default(),
             uplink: None,
         };
         registry.register(REVISION, "Newest durable revision", metrics.revision.clone());
@@ -233,6 +264,12 @@ impl Metrics {
         let door = &metrics.door;
         registry.register(HANDSHAKES, "TLS handshakes on the cluster port", door.handshakes.clone());
         registry.register(ENROLMENTS, "Requests for a certificate", door.enrolments.clone());
+        let fallback = &metrics.fallback;
+        registry.register(FALLBACKS, "Fallback snapshots", fallback.files.clone());
+        let what = "When the last fallback snapshot was written, seconds since 1970";
+        registry.register(FALLBACK_WRITTEN, what, fallback.written_at.clone());
+        let what = "Revision of the last fallback snapshot";
+        registry.register(FALLBACK_REVISION, what, fallback.revision.clone());
         registry.register(SENT_BYTES, "Bytes of config sent to nodes", sent.config_bytes.clone());
         Self { registry: Arc::new(registry), ..metrics }
     }
@@ -250,6 +287,11 @@ impl Metrics {
     /// For the cluster port to count in.
     pub fn door(&self) -> DoorCounters {
         self.door.clone()
+    }
+
+    /// For who writes fallback snapshots to count in.
+    pub fn fallback(&self) -> FallbackGauges {
+        self.fallback.clone()
     }
 
     /// A change was committed, after `took`.

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState};
-use crate::distribution::{self, Distribution, Door, Guard, Upward};
+use crate::distribution::{self, Distribution, Door, Guard, Upward, Writer};
 use crate::identity::{IdentityError, Registrar};
 use crate::nodes::Nodes;
 use crate::observability::Metrics;
@@ -108,6 +108,14 @@ pub async fn start(
         settings.distribution,
         metrics.sent(),
     );
+    match (settings.fallback, guard.presented()) {
+        (None, _) => {}
+        (Some(fallback), Some(presented)) => {
+            let writer = Writer::new(fallback, presented, store.clone(), metrics.fallback());
+            cluster.push(tokio::spawn(writer.run(stopping.clone())));
+        }
+        (Some(_), None) => tracing::warn!("without a cluster port no fallback snapshots are written"),
+    }
     let mut cluster_addresses = Vec::new();
     let registrar = match &guard {
         Guard::Managed(registrar) => Some(registrar.clone()),

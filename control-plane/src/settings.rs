@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use equipoise_follower::settings::{Mtls, Place, control_planes};
+use equipoise_follower::settings::{Mtls, Place, control_planes, snapshot_key};
 use equipoise_settings::{Listen, Problem, Settings, keys};
 use serde_json::{Map, Value};
 
 use crate::admin::AdminSettings;
-use crate::distribution;
+use crate::distribution::{self, FallbackSettings};
 use crate::identity::Lifetimes;
 use crate::nodes::Limits;
 use crate::relay::RelaySettings;
@@ -29,6 +29,8 @@ pub struct ControlPlaneSettings {
     pub distribution: distribution::Settings,
     /// Whom it follows, if it is a relay.
     pub relay: Option<RelaySettings>,
+    /// Where it leaves the config for nodes that reach nobody, if anywhere.
+    pub fallback: Option<FallbackSettings>,
     /// How peers of the cluster port prove who they are.
     pub mtls: Mtls,
     /// Of certificates that are issued.
@@ -93,6 +95,7 @@ impl ControlPlaneSettings {
                 ..distribution::Settings::default()
             },
             relay,
+            fallback: fallback(settings, &mtls)?,
             mtls,
             lifetimes: Lifetimes { certificate: settings.duration(&keys::CLUSTER_CERTIFICATE_LIFETIME) },
             nodes: Limits {
@@ -106,6 +109,12 @@ impl ControlPlaneSettings {
 
 fn directory(settings: &Settings) -> PathBuf {
     settings.path(&keys::STORE_DIR).map_or_else(|| PathBuf::from("equipoise-data"), PathBuf::from)
+}
+
+fn fallback(settings: &Settings, mtls: &Mtls) -> Result<Option<FallbackSettings>, Problem> {
+    let key = &keys::CLUSTER_SNAPSHOT_DIR;
+    let Some(directory) = settings.path(key) else { return Ok(None) };
+    Ok(Some(FallbackSettings { directory: directory.to_owned(), key: snapshot_key(settings, key, mtls)? }))
 }
 
 /// Whom a relay follows.

@@ -16,7 +16,7 @@ mod text;
 mod worker;
 
 pub use counter::{Counter, Histogram};
-pub use node::NodeState;
+pub use node::{ConfigSource, NodeState};
 
 pub use render::render;
 pub use route::{RequestSample, RouteMetrics, Source};

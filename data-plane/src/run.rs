@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use equipoise_follower::fallback::Fallback;
 use equipoise_follower::{
     Address, Cache, CacheError, ControlPlane, Membership, MembershipError, Role, node_id,
 };
@@ -248,6 +249,8 @@ pub async fn start(
     });
     let (marks, mark_queue) = mpsc::channel(table::MARKS_MAX);
     tasks.spawn("setting health by hand", table::carry_marks(mark_queue, Arc::clone(&directory)));
+    let places = settings.follow.as_ref().and_then(|follow| follow.fallback.clone());
+    let fallback = places.zip(membership.clone()).map(|(places, own)| Fallback::new(places, own));
     let link =
         settings.follow.as_ref().map(|follow| equipoise_follower::Settings::home_after(follow.home_after));
     let link = link.unwrap_or_default();
@@ -263,6 +266,7 @@ pub async fn start(
         },
         control_planes,
         membership,
+        fallback,
         cache,
         loaded,
         updates,
@@ -418,6 +422,7 @@ mod tests {
             follow: Some(Follow {
                 control_planes: vec![nobody.to_string().parse().unwrap()],
                 mtls: Mtls::Off,
+                fallback: None,
                 home_after: Duration::from_secs(60),
             }),
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },

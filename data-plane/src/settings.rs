@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use equipoise_follower::Address;
-use equipoise_follower::settings::{Mtls, Place, control_planes};
+use equipoise_follower::fallback::Places;
+use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
 use equipoise_proto::NodeId;
 use equipoise_settings::{Key, Listen, Problem, Settings, keys};
 use uuid::Uuid;
@@ -61,6 +62,8 @@ pub struct Follow {
     pub control_planes: Vec<Address>,
     /// Certificates.
     pub mtls: Mtls,
+    /// Where it looks for a config while none of them answers.
+    pub fallback: Option<Places>,
     /// How long the first of them has to be good until it is gone back to.
     pub home_after: Duration,
 }
@@ -106,8 +109,9 @@ fn follow(settings: &Settings) -> Result<Option<Follow>, Problem> {
     }
     let mtls = Mtls::read(settings)?;
     let control_planes = control_planes(settings, key, &mtls)?;
+    let fallback = fallback(settings, &mtls)?;
     let home_after = settings.duration(&keys::CLUSTER_HOME_AFTER);
-    Ok(Some(Follow { control_planes, mtls, home_after }))
+    Ok(Some(Follow { control_planes, mtls, fallback, home_after }))
 }
 
 /// The word for the authorities that the system trusts.

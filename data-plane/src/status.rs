@@ -177,6 +177,7 @@ async fn status(State(sources): State<Sources>) -> Response {
             "id": node.id().to_string(),
             "revision": node.revision(),
             "control_plane_connected": node.is_connected(),
+            "config_source": node.config_source().as_str(),
         },
     });
     body(StatusCode::OK, &answer)

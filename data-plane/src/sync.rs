@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use equipoise_follower::fallback::Fallback;
 use equipoise_follower::{Cache, ControlPlane, Loaded, Membership};
 use equipoise_proto::NodeId;
 use tokio::sync::{mpsc, watch};
@@ -74,6 +75,8 @@ pub struct Parts {
     pub control_planes: Vec<ControlPlane>,
     /// The certificate to keep in force; `None` without mTLS.
     pub membership: Option<Arc<Membership>>,
+    /// Where config is looked for while there is none and nobody answers.
+    pub fallback: Option<Fallback>,
     /// Where config is kept.
     pub cache: Cache,
     /// What it held.
@@ -95,7 +98,7 @@ pub struct Parts {
 /// Starts from the cache, then follows a control plane until `stop`, when it marks what is in force as good, or
 /// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
-    let Parts { settings, identity, control_planes, membership, cache, loaded, .. } = parts;
+    let Parts { settings, identity, control_planes, membership, fallback, cache, loaded, .. } = parts;
     let Parts { updates, reports, directory, fleet, marks, node, .. } = parts;
     let (channels, channel) = watch::channel(None);
     let keeper = keep(membership, channel.clone(), settings, Arc::clone(&node));
@@ -115,7 +118,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => cache.stop().await,
         // Nobody makes tables any more: perhaps because of the config, so nothing is called good.
-        () = link.run(loaded.replica) => {}
+        () = link.run(loaded.replica, fallback) => {}
         // Neither ends by itself: they have a link to wait for.
         () = reporter => {}
         () = keeper => {}

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod backoff;
 pub mod cache;
+pub mod fallback;
 pub mod home;
 pub mod membership;
 pub mod node_id;

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use equipoise_identity::certificate::CLOCK_STEP;
-use equipoise_identity::tls::{self, Naming, Presented, TlsError, Trust};
+use equipoise_identity::tls::{self, Known, Naming, Presented, TlsError, Trust};
 use equipoise_identity::{Authorities, Certificate, JoinToken, PrivateKey, Role};
 use equipoise_proto::NodeId;
 use equipoise_proto::v1;
@@ -183,6 +183,23 @@ impl Membership {
     /// When the certificate in force runs out; changes with each new one.
     pub fn expiry(&self) -> watch::Receiver<Option<SystemTime>> {
         self.expiry.subscribe()
+    }
+
+    /// What this process presents, now and later.
+    pub fn presented(&self) -> Presented {
+        self.presented.clone()
+    }
+
+    /// Whom this process knows: the authorities that it trusts or, before its first certificate, the one of its join token.
+    pub fn known(&self) -> Option<Known> {
+        let by_token = || match &self.kind {
+            Kind::Managed(managed) => managed.applicant.token.as_ref(),
+            Kind::Static(_) => None,
+        };
+        match self.trust.get() {
+            Some(trust) => Some(Known::Trusted(trust.clone())),
+            None => by_token().map(|token| Known::IssuedBy(token.authority())),
+        }
     }
 
     /// One end did not take the other: if the token is of an authority that is not trusted here, that is the one to join

@@ -1,17 +1,22 @@
 //! The settings of a follower: whom it follows, and how it proves who it is.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use equipoise_identity::files::read;
-use equipoise_identity::{JoinToken, Role};
+use equipoise_identity::{JoinToken, Role, SealKey};
 use equipoise_proto::NodeId;
 use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, is_node_text};
 use equipoise_settings::keys::{self, Key};
 use equipoise_settings::{Problem, Settings};
 
+use crate::fallback::{self, InvalidPlace, Places};
 use crate::{Address, Applicant, Membership, MembershipError, StaticFiles};
+
+/// What of a file's mode is for anybody.
+const OTHERS: u32 = 0o007;
 
 /// Where a membership is kept, in the directory of the cache.
 const DIRECTORY: &str = "identity";
@@ -142,6 +147,54 @@ fn token(settings: &Settings) -> Result<Option<JoinToken>, Problem> {
         Ok(None) => Ok(None),
         Err(error) => Err(settings.problem(key, format!("cannot be read: {error}"))),
     }
+}
+
+/// The key of fallback snapshots, for who is to use `key`, the setting that asks for it.
+///
+/// # Errors
+/// When there is none or it cannot be read, and without mTLS: then nobody could sign a file or know who did.
+pub fn snapshot_key(settings: &Settings, key: &Key, mtls: &Mtls) -> Result<SealKey, Problem> {
+    if *mtls == Mtls::Off {
+        let rule = "cannot be used without mTLS (cluster.mtls = off): a fallback snapshot holds private keys, and there is no \
+                    certificate to sign it with";
+        return Err(settings.problem(key, rule));
+    }
+    let file = &keys::CLUSTER_SNAPSHOT_KEY_FILE;
+    let path = settings.path(file).ok_or_else(|| {
+        settings.problem(key, "needs cluster.snapshot_key_file: a fallback snapshot holds private keys")
+    })?;
+    let unreadable = |error| settings.problem(file, format!("cannot be read: {error}"));
+    let text = read(path).map_err(unreadable)?;
+    let text = text.ok_or_else(|| settings.problem(file, "there is no such file"))?;
+    let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o777;
+    if mode & OTHERS != 0 {
+        let rule =
+            format!("may be read by anybody (its mode is {mode:o}): its owner and its group are enough");
+        return Err(settings.problem(file, rule));
+    }
+    text.parse().map_err(|error| settings.problem(file, error))
+}
+
+/// Where fallback snapshots are looked for; `None`: nowhere.
+///
+/// # Errors
+/// When a place is none, and as [`snapshot_key`].
+pub fn fallback(settings: &Settings, mtls: &Mtls) -> Result<Option<Places>, Problem> {
+    let key = &keys::CLUSTER_FALLBACK;
+    let texts = settings.list(key);
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    let place = |text: &String| {
+        text.parse::<fallback::Place>().map_err(|error| {
+            // A query may be a secret.
+            let shown = text.split('?').next().unwrap_or_default();
+            let shown = if error == InvalidPlace::User { "an URL" } else { shown };
+            settings.problem(key, format!("`{shown}` {error}"))
+        })
+    };
+    let places = texts.iter().map(place).collect::<Result<_, _>>()?;
+    Ok(Some(Places { places, key: snapshot_key(settings, key, mtls)? }))
 }
 
 /// Reads an ordered list of control planes.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -16,6 +16,14 @@ const BYTES_MAX: u64 = 1024 * 1024;
 /// # Errors
 /// When it cannot be written.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, 0o600, &[bytes])
+}
+
+/// The same of a file in `parts`, with this mode whatever the process's mask is.
+///
+/// # Errors
+/// When it cannot be written; what was written beside it is removed.
+pub fn replace(path: &Path, mode: u32, parts: &[&[u8]]) -> io::Result<()> {
     // Beside it, under the whole of its name: others of a like name are not touched.
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
@@ -26,14 +34,23 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(new, path)?;
+    let written = write_new(new, mode, parts).and_then(|()| fs::rename(new, path));
+    if let Err(error) = written {
+        // What is left of it would take the room that is missing. Whether that goes well changes nothing.
+        drop(fs::remove_file(new));
+        return Err(error);
+    }
     match path.parent() {
         Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
     }
+}
+
+fn write_new(path: &Path, mode: u32, parts: &[&[u8]]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
+    file.sync_all()
 }
 
 /// Reads a file of bounded size; `None`: there is none.
@@ -92,8 +109,6 @@ pub fn pem(label: &str, der: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]

@@ -1,8 +1,10 @@
 //! Both ends of mTLS over what is trusted and presented now, which may change while connections live.
 //!
-//! TLS 1.3 only, `h2` only. No socket is opened here: whoever has one takes a config.
+//! TLS 1.3 only, `h2` only. No socket is opened here: whoever has one takes a config. The same certificates also sign what
+//! is no handshake (`signature`).
 
-use std::fmt;
+mod signature;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +29,8 @@ use crate::authority::Authorities;
 use crate::certificate::{Certificate, Fingerprint};
 use crate::key::PrivateKey;
 use crate::spiffe::Role;
+
+pub use signature::{CHAIN_MAX, Known, SignatureError, Signer, verify};
 
 /// The one protocol spoken: gRPC is HTTP/2.
 const ALPN: &[u8] = b"h2";
@@ -196,7 +200,7 @@ pub fn server(presented: &Presented, trust: &Trust, naming: Naming) -> Result<Ar
 /// # Errors
 /// Never with the provider that is compiled in.
 pub fn client(presented: &Presented, trust: &Trust, naming: Naming) -> Result<Arc<ClientConfig>, TlsError> {
-    client_by(presented.clone(), ServerVerifier { whom: Whom::Trusted(trust.clone(), naming) })
+    client_by(presented.clone(), ServerVerifier { known: Known::Trusted(trust.clone()), naming })
 }
 
 /// The client's end of one that has only a join token: takes a server whose chain ends in the authority with this
@@ -205,7 +209,7 @@ pub fn client(presented: &Presented, trust: &Trust, naming: Naming) -> Result<Ar
 /// # Errors
 /// Never with the provider that is compiled in.
 pub fn enrolling(authority: Fingerprint) -> Result<Arc<ClientConfig>, TlsError> {
-    client_by(Presented::nothing(), ServerVerifier { whom: Whom::IssuedBy(authority) })
+    client_by(Presented::nothing(), ServerVerifier { known: Known::IssuedBy(authority), naming: Naming::Uri })
 }
 
 fn client_by(presented: Presented, verifier: ServerVerifier) -> Result<Arc<ClientConfig>, TlsError> {
@@ -299,22 +303,10 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 /// Which servers are taken.
-enum Whom {
-    Trusted(Trust, Naming),
-    IssuedBy(Fingerprint),
-}
-
+#[derive(Debug)]
 struct ServerVerifier {
-    whom: Whom,
-}
-
-impl fmt::Debug for ServerVerifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.whom {
-            Whom::Trusted(..) => f.write_str("ServerVerifier(of the trusted authorities)"),
-            Whom::IssuedBy(authority) => write!(f, "ServerVerifier(of {authority})"),
-        }
-    }
+    known: Known,
+    naming: Naming,
 }
 
 impl ServerCertVerifier for ServerVerifier {
@@ -326,18 +318,11 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let (roots, naming) = match &self.whom {
-            Whom::Trusted(trust, naming) => (Arc::clone(&trust.0.load().roots), *naming),
-            Whom::IssuedBy(authority) => {
-                let shown = intermediates.iter().find(|der| Fingerprint::of(der) == *authority);
-                let shown = shown.ok_or_else(|| refused(PeerError::Authority))?;
-                (Arc::new(roots([&shown.clone().into_owned()])?), Naming::Uri)
-            }
-        };
+        let roots = self.known.roots(intermediates).map_err(refused)?;
         let parsed = ParsedCertificate::try_from(end_entity)?;
         verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms().all)?;
         let certificate = Certificate::parse(end_entity).map_err(|_| refused(PeerError::Malformed))?;
-        match (certificate.name(), naming) {
+        match (certificate.name(), self.naming) {
             (Some(name), _) if !name.role.serves() => return Err(refused(PeerError::Role(name.role))),
             (Some(_), _) => {}
             (None, Naming::Uri) => return Err(refused(PeerError::Nameless)),

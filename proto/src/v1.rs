@@ -1,4 +1,4 @@
-//! The wire types and services, generated from `proto/equipoise/v1/cluster.proto`, which documents them.
+//! The wire types and services, generated from `proto/equipoise/v1/*.proto`, which document them.
 
 #![allow(missing_docs, clippy::all)]
 

@@ -197,6 +197,12 @@ keys! {
         "With cluster.mtls = pki: PEM file of its key.";
     CLUSTER_CA_CERT = "cluster.ca_cert", Some("cluster_ca_cert"), Kind::Path, "", Apart,
         "With cluster.mtls = pki: PEM file of the authorities to trust.";
+    CLUSTER_SNAPSHOT_DIR = "cluster.snapshot_dir", None, Kind::Path, "", ControlApart,
+        "Directory in which a control plane or relay keeps a fallback snapshot for nodes that start while nobody answers.";
+    CLUSTER_SNAPSHOT_KEY_FILE = "cluster.snapshot_key_file", None, Kind::Path, "", Apart,
+        "File with the key that fallback snapshots are encrypted with, 64 hexadecimal digits; the same everywhere.";
+    CLUSTER_FALLBACK = "cluster.fallback", None, Kind::List, "", NodeApart,
+        "Where a node without a config looks for one when no control plane answers: directories or `http://` URLs.";
     CLUSTER_NODES_MAX = "cluster.nodes_max", None, Kind::Int { min: 1, max: 100_000 }, "5000", Control,
         "Nodes that may be connected at once.";
     CLUSTER_ANSWER_TIMEOUT = "cluster.answer_timeout", None, seconds(1000), "30s", Control,

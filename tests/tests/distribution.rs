@@ -159,6 +159,7 @@ async fn node(reach: ControlPlane, directory: Option<&Path>) -> Node {
         identity,
         control_planes: vec![reach],
         membership: None,
+        fallback: None,
         cache,
         loaded,
         updates,

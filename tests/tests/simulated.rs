@@ -222,6 +222,7 @@ async fn follow(id: NodeId, node: Node) -> turmoil::Result {
         identity,
         control_planes: vec![ControlPlane::Pipe(pipes)],
         membership: None,
+        fallback: None,
         cache: Cache::none(),
         loaded: Loaded::default(),
         updates,

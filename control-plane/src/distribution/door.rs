@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use equipoise_follower::Membership;
 use equipoise_identity::certificate::CLOCK_STEP;
+use equipoise_identity::tls::Presented;
 use equipoise_identity::{Certificate, Role, tls};
 use equipoise_proto::NodeId;
 use rustls::ServerConfig;
@@ -37,6 +38,17 @@ pub enum Guard {
     Pki(Arc<Membership>),
     /// As a relay: with those of the authority that certified it, by our own certificate; who has none yet asks further up.
     Relay(Arc<Membership>, Exclusions),
+}
+
+impl Guard {
+    /// What this process shows to its peers, and signs with; `None` in plaintext.
+    pub fn presented(&self) -> Option<Presented> {
+        match self {
+            Self::Plain => None,
+            Self::Managed(registrar) => Some(registrar.presented()),
+            Self::Pki(own) | Self::Relay(own, _) => Some(own.presented()),
+        }
+    }
 }
 
 /// The way in.

@@ -30,6 +30,8 @@ pub const DATASTORE_REACHABLE: &str = "kong_datastore_reachable";
 pub const NODE_INFO: &str = "kong_node_info";
 /// Revision in force.
 pub const CONFIG_REVISION: &str = "equipoise_config_revision";
+/// Where the config in force comes from: 1 for the one source that it is.
+pub const CONFIG_SOURCE: &str = "equipoise_config_source";
 /// Receipt to swap of the newest change.
 pub const CONFIG_APPLY: &str = "equipoise_config_apply_seconds";
 /// Changes applied.

@@ -1,10 +1,47 @@
 //! What the node knows of itself: set by `sync` and the builder, read by the Status API.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use equipoise_proto::{ContentHash, NodeId, Position};
+
+/// Where the config in force comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// There is none.
+    None,
+    /// A control plane, which sent it or has the same.
+    Stream,
+    /// The node's own disk, and no control plane has confirmed it since the start.
+    Cache,
+    /// A fallback snapshot, likewise.
+    Fallback,
+}
+
+impl ConfigSource {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::None, Self::Stream, Self::Cache, Self::Fallback];
+
+    /// As in the Status API and in labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Stream => "stream",
+            Self::Cache => "cache",
+            Self::Fallback => "fallback",
+        }
+    }
+
+    const fn number(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Stream => 1,
+            Self::Cache => 2,
+            Self::Fallback => 3,
+        }
+    }
+}
 
 /// The node's own state. Everything here changes rarely, so plain shared atomics do.
 #[derive(Debug)]
@@ -18,6 +55,7 @@ pub struct NodeState {
     is_connected: AtomicBool,
     revision: AtomicU64,
     content_hash: Mutex<ContentHash>,
+    config_source: AtomicU8,
     apply_micros: AtomicU64,
     /// Seconds since 1970; 0: none.
     certificate_expiry: AtomicU64,
@@ -47,6 +85,7 @@ impl NodeState {
             is_connected: AtomicBool::new(false),
             revision: AtomicU64::new(0),
             content_hash: Mutex::new(ContentHash::EMPTY),
+            config_source: AtomicU8::new(ConfigSource::None.number()),
             apply_micros: AtomicU64::new(0),
             certificate_expiry: AtomicU64::new(0),
             applied: AtomicU64::new(0),
@@ -100,6 +139,17 @@ impl NodeState {
     pub fn set_position(&self, position: &Position) {
         self.revision.store(position.revision.get(), Ordering::Relaxed);
         *self.content_hash.lock().unwrap_or_else(PoisonError::into_inner) = position.content_hash;
+    }
+
+    /// Where the config in force comes from.
+    pub fn set_config_source(&self, source: ConfigSource) {
+        self.config_source.store(source.number(), Ordering::Relaxed);
+    }
+
+    /// What [`Self::set_config_source`] said last.
+    pub fn config_source(&self) -> ConfigSource {
+        let number = self.config_source.load(Ordering::Relaxed);
+        ConfigSource::ALL.into_iter().find(|source| source.number() == number).unwrap_or(ConfigSource::None)
     }
 
     /// Hash of the config in force; that of the empty config before any.

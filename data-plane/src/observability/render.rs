@@ -1,6 +1,6 @@
 //! The node's metrics as Prometheus text.
 
-use super::node::NodeState;
+use super::node::{ConfigSource, NodeState};
 use super::route::{RouteMetrics, Sum};
 use super::text::{Kind, Text};
 use super::worker::{WorkerSum, Workers};
@@ -57,6 +57,11 @@ fn render_node(text: &mut Text, node: &NodeState) {
     gauge(names::CONTROL_PLANE_CONNECTED, "Whether a control plane is connected.", is_connected);
     gauge(names::DATASTORE_REACHABLE, "Whether the node has config.", node.has_table().into());
     gauge(names::CONFIG_REVISION, "Revision in force.", node.revision());
+    text.family(names::CONFIG_SOURCE, Kind::Gauge, "Where the config in force comes from.");
+    for source in ConfigSource::ALL {
+        let is_it = u64::from(source == node.config_source());
+        text.sample(names::CONFIG_SOURCE, &[("source", source.as_str())], is_it);
+    }
     text.family(names::CONFIG_APPLY, Kind::Gauge, "Receipt to swap of the newest change.");
     text.seconds(names::CONFIG_APPLY, node.apply_time());
     let mut counter = |name, help, value| {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use equipoise_follower::fallback::Found;
 use equipoise_follower::replica::position;
 use equipoise_follower::{Cache, Partial, Pending, Replica, ReplicaError};
 use equipoise_proto::{EntityKind, Position, v1};
@@ -21,6 +22,8 @@ pub(super) enum Arrival {
     Reposition(Position),
     /// A whole snapshot.
     Snapshot(Partial),
+    /// One of a file, read already.
+    Found(Box<Found>),
 }
 
 /// It is in force.
@@ -134,6 +137,11 @@ async fn parse(has: Option<Replica>, arrival: Arrival) -> Result<(Update, Pendin
             let has = has.ok_or_else(|| refuse(Some(to), nothing()))?;
             let replica = has.reposition(to).map_err(|error| refuse(Some(to), error))?;
             Ok((Update::Delta(Vec::new()), Pending::Reposition, replica))
+        }
+        Arrival::Found(found) => {
+            let Found { replica, compressed, raw_bytes } = *found;
+            let update = Update::Snapshot(replica.records().collect());
+            Ok((update, Pending::Snapshot { compressed, raw_bytes }, replica))
         }
         Arrival::Snapshot(partial) => {
             let to = partial.position;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use equipoise_follower::backoff::Backoff;
+use equipoise_follower::fallback::Fallback;
 use equipoise_follower::home::first_is_good;
 use equipoise_follower::replica::position;
 use equipoise_follower::{ConnectError, ControlPlane, Partial, Replica, WINDOW};
@@ -24,7 +25,7 @@ use super::fleet;
 use super::inspect::Question;
 use super::intake::{Arrival, Done, Intake, NotDone, Why, nack};
 use super::{Identity, Settings};
-use crate::observability::NodeState;
+use crate::observability::{ConfigSource, NodeState};
 use crate::table::{FleetLink, Mark};
 
 /// Answers that wait for the transport. There is one ack, nack or warm at a time, and a demand a chunk.
@@ -122,17 +123,44 @@ impl Link {
         }
     }
 
-    /// Starts with what the cache held, then follows a control plane for good. Ends when nobody makes tables.
-    pub(super) async fn run(&mut self, cached: Option<Replica>) {
+    /// Starts with what the cache held, then follows a control plane for good; where none answers and nothing was cached,
+    /// from a fallback snapshot meanwhile. Ends when nobody makes tables.
+    pub(super) async fn run(&mut self, cached: Option<Replica>, fallback: Option<Fallback>) {
         if let Some(cached) = cached {
             match self.intake.clone().start(cached).await {
-                Ok(done) => self.applied(done),
+                Ok(done) => self.applied(done, ConfigSource::Cache),
                 Err(NotDone { why: Why::Gone, .. }) => return,
                 Err(refused) => {
                     warn!(why = ?refused.why, "the cached config is refused: starting without it");
                 }
             }
         }
+        if self.replica.is_none()
+            && let Some(fallback) = fallback
+        {
+            let node = Arc::clone(&self.node);
+            let channel = self.channels.subscribe();
+            let found = tokio::select! {
+                () = self.follow_any() => return,
+                found = fallback.seek(channel, || !node.has_table()) => found,
+            };
+            // What a control plane sent before it was gone again may still be on its way into the table.
+            if self.work.is_some() {
+                return self.follow_any().await;
+            }
+            match self.intake.clone().take(None, Arrival::Found(Box::new(found))).await {
+                Ok(done) => self.applied(done, ConfigSource::Fallback),
+                Err(NotDone { why: Why::Gone, .. }) => return,
+                Err(refused) => {
+                    warn!(why = ?refused.why, "the config of the fallback snapshot is refused");
+                }
+            }
+        }
+        self.follow_any().await;
+    }
+
+    /// Follows one control plane after the other. Ends when nobody makes tables. Cancel safe while none is connected.
+    async fn follow_any(&mut self) {
         let mut backoff = Backoff::new(
             self.settings.link.backoff_first,
             self.settings.link.backoff_max,
@@ -289,9 +317,14 @@ impl Link {
             return Ok(None);
         };
         match message {
-            // It only says that somebody is there.
             Told::Head(head) => match position(head.position.as_ref()) {
-                Ok(_) => Ok(None),
+                Ok(head) => {
+                    // What the node started with is what the control plane has, and it has said so.
+                    if self.replica.as_ref().is_some_and(|replica| *replica.position() == head) {
+                        self.node.set_config_source(ConfigSource::Stream);
+                    }
+                    Ok(None)
+                }
                 Err(_) => Err(Ended::Contract("head")),
             },
             Told::Goaway(goaway) => {
@@ -396,7 +429,7 @@ impl Link {
                 if self.replica.as_ref().map(content) != Some(content(&done.replica)) {
                     self.intake.pardon();
                 }
-                self.applied(done);
+                self.applied(done, ConfigSource::Stream);
                 Ok(said)
             }
             Err(refused) => {
@@ -410,7 +443,8 @@ impl Link {
         }
     }
 
-    fn applied(&mut self, done: Done) {
+    fn applied(&mut self, done: Done, source: ConfigSource) {
+        self.node.set_config_source(source);
         let position = *done.replica.position();
         self.replica = Some(done.replica);
         self.warm = Some((position, done.warm));

@@ -205,3 +205,53 @@ fn of_a_request_only_the_key_counts_and_it_must_have_signed() {
         assert!(Certificate::parse(bytes).is_err());
     }
 }
+
+/// Who `known` says has signed `message`.
+fn signed(known: &Known, by: &Signer, at: SystemTime) -> Result<Option<SpiffeId>, SignatureError> {
+    let message = b"for a test: message";
+    let signature = by.sign(message).unwrap();
+    let certificate = known.judge(by.chain().iter().map(|der| der.as_ref()), at)?;
+    verify(&certificate, by.scheme(), message, &signature)?;
+    for (scheme, message, signature) in [
+        (by.scheme(), &b"for a test: another"[..], signature.as_slice()),
+        (by.scheme(), message, &signature[1..]),
+        (by.scheme(), message, b""),
+        // RSA with SHA-1, and one that there is not.
+        (0x0201, message, &signature),
+        (0xffff, message, &signature),
+    ] {
+        assert_eq!(verify(&certificate, scheme, message, signature), Err(SignatureError::Mismatch));
+    }
+    Ok(certificate.name())
+}
+
+#[test]
+fn a_control_plane_and_a_relay_sign_for_their_cluster_and_nobody_else_does() {
+    let (ours, other, now) = (authority(1), authority(2), SystemTime::now());
+    let trusted = Known::Trusted(Trust::new(bundle([&ours])).unwrap());
+    let by_token = Known::IssuedBy(ours.certificate().fingerprint());
+    let signer = |by: &Authority, role| process(by, role, &[by]).presented.signer().unwrap();
+    for known in [&trusted, &by_token] {
+        for role in [Role::ControlPlane, Role::Relay] {
+            let name = signed(known, &signer(&ours, role), now).unwrap().unwrap();
+            assert_eq!(name.role, role);
+        }
+        let node = signed(known, &signer(&ours, Role::Node), now).unwrap_err();
+        assert!(
+            matches!(
+                node,
+                SignatureError::Certificate(_) | SignatureError::Peer(PeerError::Role(Role::Node))
+            ),
+            "{node}"
+        );
+        let late = signed(known, &signer(&ours, Role::Relay), now + 2 * DAY).unwrap_err();
+        assert!(matches!(late, SignatureError::Certificate(_)), "{late}");
+    }
+    assert_eq!(signed(&trusted, &signer(&other, Role::ControlPlane), now), Err(SignatureError::Foreign));
+    let unknown = signed(&by_token, &signer(&other, Role::ControlPlane), now);
+    assert_eq!(unknown, Err(SignatureError::Peer(PeerError::Authority)));
+    assert_eq!(trusted.judge([].into_iter(), now), Err(SignatureError::Chain(0)));
+    assert_eq!(trusted.judge([&b"?"[..]; 9].into_iter(), now), Err(SignatureError::Chain(9)));
+    assert_eq!(trusted.judge([&b"?"[..]].into_iter(), now), Err(SignatureError::Peer(PeerError::Malformed)));
+    assert!(Presented::nothing().signer().is_none());
+}

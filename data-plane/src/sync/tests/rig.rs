@@ -245,6 +245,7 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
         identity,
         control_planes: vec![ControlPlane::Pipe(pipes)],
         membership: None,
+        fallback: None,
         cache,
         loaded,
         updates,
