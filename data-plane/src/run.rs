@@ -170,9 +170,15 @@ pub async fn start(
 ) -> Result<Node, StartError> {
     let directory = settings.cache_dir.display().to_string();
     let mut tasks = Tasks::new();
-    // Before anything is opened. It reads files, which blocks nobody yet.
-    let tls = tls::Clients::new(settings.trust.load()?, settings.trust.depth);
+    // Before anything is opened. It reads many files, beside the cache.
+    let trust = settings.trust.clone();
+    let trusting = tokio::task::spawn_blocking(move || trust.load());
     let opened = Cache::open(settings.cache_dir.clone(), &tasks.tracker).await;
+    let roots = match trusting.await {
+        Ok(roots) => roots?,
+        Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
+    };
+    let tls = tls::Clients::new(roots, settings.trust.depth);
     let (cache, loaded) =
         opened.map_err(|source| StartError::Cache { directory: directory.clone(), source })?;
     let id = match settings.id {
@@ -368,7 +374,7 @@ async fn opening(state: &NodeState) {
             tracing::warn!("the config of the cache is not in force yet; the proxy opens without");
             return;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
