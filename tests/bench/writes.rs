@@ -54,23 +54,8 @@ fn main() -> Result<()> {
     let mut proxy = node.client("proxy");
     eventually("the node to serve", PATIENCE, || (proxy.get("/mock").ok()?.status == 200).then_some(()));
 
-    let mut delays = Vec::with_capacity(CHANGES);
-    for number in 0..CHANGES {
-        let answer = admin.form("PATCH", "/routes/r", &format!("paths[]=/live-{number}"))?;
-        ensure!(answer.status == 200, "{}", answer.text());
-        let start = Instant::now();
-        while proxy.get(&format!("/live-{number}"))?.status != 200 {
-            ensure!(start.elapsed() < PATIENCE, "change {number} never became live");
-        }
-        delays.push(start.elapsed());
-    }
-    delays.sort();
-    println!(
-        "2xx to live on a node, {CHANGES} route changes one at a time: p50 {:?}, p99 {:?}, longest {:?}",
-        delays[CHANGES / 2],
-        delays[CHANGES * 99 / 100],
-        delays[CHANGES - 1]
-    );
+    let alone = live(&mut admin, &mut proxy, |made, _| made < CHANGES)?;
+    println!("2xx to live on a node, {CHANGES} route changes one at a time: {alone}");
 
     write(&mut admin, "PATCH", "/routes/r", "paths[]=/mock", 200);
     let address = control.address("admin");
@@ -92,6 +77,9 @@ fn main() -> Result<()> {
             })
         })
         .collect();
+    // A moment later, so that all write.
+    std::thread::sleep(LENGTH / 20);
+    let beside = live(&mut admin, &mut proxy, |_, began| began.elapsed() < LENGTH * 3 / 4)?;
     let mut times = Vec::new();
     for thread in threads {
         times.extend(thread.join().ok().context("a writer panicked")??);
@@ -105,5 +93,25 @@ fn main() -> Result<()> {
         times[times.len() / 2],
         times[times.len() * 99 / 100]
     );
+    println!("2xx to live on a node, beside these writes: {beside}");
     Ok(())
+}
+
+/// Changes a route as long as `goes_on` says (by changes made, and when they began), and times each until a node has it.
+fn live(admin: &mut Client, proxy: &mut Client, goes_on: impl Fn(usize, Instant) -> bool) -> Result<String> {
+    let (began, mut delays) = (Instant::now(), Vec::new());
+    while goes_on(delays.len(), began) {
+        let path = format!("/live-{}", delays.len());
+        let answer = admin.form("PATCH", "/routes/r", &format!("paths[]={path}"))?;
+        ensure!(answer.status == 200, "{}", answer.text());
+        let start = Instant::now();
+        while proxy.get(&path)?.status != 200 {
+            ensure!(start.elapsed() < PATIENCE, "{path} never became live");
+        }
+        delays.push(start.elapsed());
+    }
+    delays.sort();
+    let at =
+        |share: usize| delays.get(delays.len().saturating_sub(1) * share / 100).copied().unwrap_or_default();
+    Ok(format!("p50 {:?}, p99 {:?}, longest {:?} of {}", at(50), at(99), at(100), delays.len()))
 }
