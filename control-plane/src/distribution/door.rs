@@ -221,10 +221,8 @@ impl Door {
         })
     }
 
-    /// Whose certificate counts no more, for a relay that this peer is.
-    pub(super) fn excluded_for(&self, peer: &Peer) -> Option<Arc<Excluded>> {
-        let Peer::Known(_) = peer else { return None };
-        self.is_relay(peer).ok()?;
+    /// Whose certificate counts no more, as far as relays are told of it.
+    pub(super) fn excluded(&self) -> Option<Arc<Excluded>> {
         match &self.guard {
             Guard::Managed(registrar) => Some(Arc::new(registrar.excluded())),
             // Before it was told anything itself, it has nothing to say.

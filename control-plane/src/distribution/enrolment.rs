@@ -173,7 +173,7 @@ impl EnrolmentService {
             }
             Err(refused) => {
                 let (outcome, status) = status(&refused);
-                if is_askers_fault(&status) {
+                if !matches!(refused, EnrolError::Failed(_)) {
                     self.shared.failures.add(from);
                 }
                 self.counters.enrolment(outcome);

@@ -37,7 +37,9 @@ pub(super) async fn run(
     let mut places = connection.door.places();
     // Dropped, and so ended, with this stream. By a task: who is about to say something may not read before it has.
     let mut telling = JoinSet::new();
-    telling.spawn(tell_excluded(connection.clone(), replies.clone()));
+    if matches!(connection.peer, Peer::Known(_)) && connection.door.is_relay(&connection.peer).is_ok() {
+        telling.spawn(tell_excluded(connection.clone(), replies.clone()));
+    }
     // Also one that never says a word loses its stream with its place.
     let admitted = match &connection.peer {
         Peer::Known(certificate) => certificate.name().map(|name| name.id),
@@ -85,11 +87,8 @@ pub(super) async fn run(
 /// Tells a relay whose certificate counts no more, now and whenever that changes.
 async fn tell_excluded(connection: Connection, replies: mpsc::Sender<Result<v1::ReportReply, Status>>) {
     let mut places = connection.door.places();
-    if !matches!(connection.peer, Peer::Known(_)) || connection.door.is_relay(&connection.peer).is_err() {
-        return;
-    }
     loop {
-        let list = connection.door.excluded_for(&connection.peer);
+        let list = connection.door.excluded();
         let parts = list.map_or_else(Vec::new, |list| parts(&list, connection.door.is_primarys()));
         for excluded in parts {
             let reply = v1::ReportReply { excluded: Some(excluded), ..v1::ReportReply::default() };
