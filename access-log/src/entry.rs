@@ -58,6 +58,39 @@ pub struct Entry<'a> {
     pub trace_id: Option<&'a str>,
 }
 
+impl Default for Entry<'_> {
+    /// Nothing, whole, at the beginning of time.
+    fn default() -> Self {
+        Self {
+            at: SystemTime::UNIX_EPOCH,
+            client: "",
+            peer: "",
+            method: b"",
+            target: b"",
+            protocol: "",
+            host: b"",
+            status: 0,
+            is_complete: true,
+            request_bytes: 0,
+            response_bytes: 0,
+            body_bytes: 0,
+            referer: None,
+            user_agent: None,
+            request_id: None,
+            service: None,
+            route: None,
+            source: None,
+            upstream: None,
+            tries: 0,
+            kong: None,
+            upstream_time: None,
+            total: Duration::ZERO,
+            tls: None,
+            trace_id: None,
+        }
+    }
+}
+
 /// What is told of a TLS connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Tls<'a> {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -30,6 +31,17 @@ pub struct AccessLog {
     sender: SyncSender<Message>,
     format: Format,
     chunks_max: usize,
+}
+
+/// What an access log is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Where lines go.
+    pub destination: Destination,
+    /// How they look.
+    pub format: Format,
+    /// What each pen may have that is not written yet.
+    pub buffer_bytes: usize,
 }
 
 /// Why there is no access log.
@@ -85,17 +97,12 @@ struct Chunk {
 }
 
 impl AccessLog {
-    /// Opens `destination` and starts the thread that writes there. There may be `pens` pens, each with about
-    /// `buffer_bytes` that are not written yet.
+    /// Opens the destination and starts the thread that writes there, for so many pens.
     ///
     /// # Errors
     /// When the destination cannot be opened or there can be no thread.
-    pub fn start(
-        destination: Destination,
-        format: Format,
-        pens: usize,
-        buffer_bytes: usize,
-    ) -> Result<Self, OpenError> {
+    pub fn start(plan: Plan, pens: usize) -> Result<Self, OpenError> {
+        let Plan { destination, format, buffer_bytes } = plan;
         let named =
             |destination: &Destination, source| OpenError { destination: destination.clone(), source };
         let file = destination.open().map_err(|source| named(&destination, source))?;
@@ -238,6 +245,24 @@ impl Drop for Pen {
     }
 }
 
+/// A pen that several threads or tasks share, for APIs with few requests. A line is handed over at once.
+#[derive(Debug)]
+pub struct SharedPen(Mutex<Pen>);
+
+impl SharedPen {
+    /// Shares `pen`.
+    pub const fn new(pen: Pen) -> Self {
+        Self(Mutex::new(pen))
+    }
+
+    /// Writes of a request.
+    pub fn request(&self, entry: &Entry<'_>) {
+        let pen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pen.request(entry);
+        pen.flush();
+    }
+}
+
 /// The writing end.
 struct Writer {
     destination: Destination,
@@ -333,10 +358,18 @@ impl Writer {
             }
             self.is_torn = false;
         }
-        let (taken, result) = self.write_all(bytes);
-        let last = taken.checked_sub(1).and_then(|last| bytes.get(last));
-        self.is_torn = result.is_err() && last.is_some_and(|last| *last != b'\n');
-        (taken, result)
+        let pieces_max = if is_pipe(&self.file) { PIPE_BYTES_MAX } else { usize::MAX };
+        let mut taken = 0;
+        while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
+            let (of_piece, result) = self.write_all(whole_lines(rest, pieces_max));
+            taken += of_piece;
+            if result.is_err() {
+                let last = taken.checked_sub(1).and_then(|last| bytes.get(last));
+                self.is_torn = last.is_some_and(|last| *last != b'\n');
+                return (taken, result);
+            }
+        }
+        (taken, Ok(()))
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> (usize, io::Result<()>) {
@@ -361,6 +394,21 @@ impl Writer {
         }
         (taken, Ok(()))
     }
+}
+
+/// What a pipe takes in one piece, so that nothing another writes there comes between (POSIX: at least 512; Linux: this).
+const PIPE_BYTES_MAX: usize = 4096;
+
+fn is_pipe(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+/// As many of the first lines as fit into `most` bytes; one, where it does not.
+fn whole_lines(bytes: &[u8], most: usize) -> &[u8] {
+    let Some(fits) = bytes.get(..most) else { return bytes };
+    let is_end = |byte: &u8| *byte == b'\n';
+    let end = fits.iter().rposition(is_end).or_else(|| bytes.iter().position(is_end));
+    end.and_then(|end| bytes.get(..=end)).unwrap_or(bytes)
 }
 
 #[cfg(test)]

@@ -18,6 +18,6 @@ mod worker;
 pub use counter::{Counter, Histogram};
 pub use node::{ConfigSource, NodeState};
 
-pub use render::render;
+pub use render::{Counted, render};
 pub use route::{RequestSample, RouteMetrics, Source};
 pub use worker::{ConnectionState, Connections, PoolUse, WorkerMetrics, Workers};

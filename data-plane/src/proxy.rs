@@ -5,6 +5,7 @@
 //! are borrowed plain values, and who sent it, not the connection it came by; `connection`, `attempt`, `body` and
 //! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes.
 
+mod account;
 mod answer;
 mod attempt;
 mod body;
@@ -12,6 +13,7 @@ mod buffer;
 mod connection;
 mod error;
 mod exchange;
+mod finish;
 mod forward;
 mod handshake;
 mod hash;

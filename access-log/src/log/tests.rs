@@ -2,7 +2,6 @@
 
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use super::*;
 
@@ -12,36 +11,17 @@ const BUFFER: usize = 4 * CHUNK_BYTES;
 
 fn entry(target: &[u8]) -> Entry<'_> {
     Entry {
-        at: SystemTime::UNIX_EPOCH,
         client: "10.0.0.1",
-        peer: "10.0.0.1",
         method: b"GET",
         target,
         protocol: "HTTP/1.1",
-        host: b"a",
         status: 200,
-        is_complete: true,
-        request_bytes: 1,
-        response_bytes: 1,
-        body_bytes: 1,
-        referer: None,
-        user_agent: None,
-        request_id: None,
-        service: None,
-        route: None,
-        source: None,
-        upstream: None,
-        tries: 0,
-        kong: None,
-        upstream_time: None,
-        total: Duration::ZERO,
-        tls: None,
-        trace_id: None,
+        ..Entry::default()
     }
 }
 
 fn start(destination: Destination) -> AccessLog {
-    AccessLog::start(destination, Format::Combined, 2, BUFFER).unwrap()
+    AccessLog::start(Plan { destination, format: Format::Combined, buffer_bytes: BUFFER }, 2).unwrap()
 }
 
 fn targets(path: &PathBuf) -> Vec<String> {
@@ -178,4 +158,19 @@ fn after_a_torn_line_the_next_one_is_whole() {
     writer.is_torn = true;
     assert!(writer.write(b"d\n").1.is_ok() && !writer.is_torn);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "a b c\nd\n");
+}
+
+#[test]
+fn a_pipe_gets_whole_lines() {
+    let bytes = b"aa\nbbb\ncccccc\nd\n";
+    for (most, want) in [
+        (100, &bytes[..]),
+        (16, bytes),
+        (15, b"aa\nbbb\ncccccc\n"),
+        (7, b"aa\nbbb\n"),
+        (6, b"aa\n"),
+        (2, b"aa\n"),
+    ] {
+        assert_eq!(whole_lines(bytes, most), want, "{most}");
+    }
 }

@@ -54,6 +54,10 @@ pub const RESTORATIONS: &str = "equipoise_target_restorations_total";
 pub const POOL: &str = "equipoise_upstream_connections_total";
 /// TLS handshakes of clients by result.
 pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
+/// Lines of the access log that were written.
+pub const ACCESS_LOG_LINES: &str = "equipoise_access_log_lines_total";
+/// Lines of the access log that were dropped: disk, reader or queue had no room.
+pub const ACCESS_LOG_DROPPED: &str = "equipoise_access_log_dropped_total";
 /// DNS look-ups by result.
 pub const DNS_LOOKUPS: &str = "equipoise_dns_lookups_total";
 

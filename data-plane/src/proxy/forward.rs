@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use rustls::ProtocolVersion;
+
 use super::hash::without_cookie;
 use super::settings::{ProxySettings, RealIpHeader, SERVER_TOKEN};
 use crate::http1::{Name, RequestHead, Version, list, push_decimal};
@@ -23,6 +25,7 @@ pub struct Peer {
 struct Tls {
     /// The name that it asked for, in lower case.
     sni: Option<Box<str>>,
+    version: Option<ProtocolVersion>,
 }
 
 impl Peer {
@@ -33,10 +36,10 @@ impl Peer {
         Self { text: address.to_string().into(), is_trusted, port, tls: None }
     }
 
-    /// The same client, having asked by TLS for this name.
+    /// The same client, having asked by TLS of this version for this name.
     #[must_use]
-    pub fn by_tls(self, sni: Option<&str>) -> Self {
-        Self { tls: Some(Tls { sni: sni.map(|sni| sni.to_ascii_lowercase().into()) }), ..self }
+    pub fn by_tls(self, sni: Option<&str>, version: Option<ProtocolVersion>) -> Self {
+        Self { tls: Some(Tls { sni: sni.map(|sni| sni.to_ascii_lowercase().into()), version }), ..self }
     }
 
     /// Whether it speaks TLS.
@@ -47,6 +50,15 @@ impl Peer {
     /// The name that it asked for in the handshake.
     pub fn sni(&self) -> Option<&str> {
         self.tls.as_ref()?.sni.as_deref()
+    }
+
+    /// Which TLS it speaks, as nginx calls it; empty without.
+    pub fn tls_version(&self) -> &'static str {
+        match self.tls.as_ref().and_then(|tls| tls.version) {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "",
+        }
     }
 
     /// Its address, as text.

@@ -51,7 +51,8 @@ pub(super) async fn shake(
     match accepted.await {
         Some(Ok(stream)) => {
             worker.metrics.handshake_done();
-            let peer = peer.by_tls(stream.get_ref().1.server_name());
+            let tls = stream.get_ref().1;
+            let peer = peer.by_tls(tls.server_name(), tls.protocol_version());
             Some((Stream::accepted_tls(stream), peer))
         }
         Some(Err(error)) => {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_access_log::AccessLog;
 use rustls::ServerConfig;
 
 use crate::http1::Limits;
@@ -73,6 +74,8 @@ pub struct ProxySettings {
     pub request_id_upstream: bool,
     /// Type of an error body when the client names none.
     pub error_default_type: ErrorType,
+    /// Where lines about requests go.
+    pub access_log: Option<AccessLog>,
 }
 
 impl Default for ProxySettings {
@@ -98,6 +101,7 @@ impl Default for ProxySettings {
             response_headers: ResponseHeaders::default(),
             request_id_upstream: true,
             error_default_type: ErrorType::Plain,
+            access_log: None,
         }
     }
 }

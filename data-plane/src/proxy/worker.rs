@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use equipoise_access_log::{AccessLog, Pen};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustls::ServerConfig;
@@ -39,6 +40,8 @@ pub struct Worker {
     pub(super) pool: Pool,
     view: RefCell<View>,
     pub(super) metrics: Arc<WorkerMetrics>,
+    /// Of the access log, if there is one.
+    pub(super) pen: Option<Pen>,
     pub(super) is_draining: Cell<bool>,
     /// Clients are asked to go elsewhere.
     is_away: Cell<bool>,
@@ -157,6 +160,7 @@ pub fn run(
             pool: Pool::new(settings.pool_size, settings.pool_requests_max),
             view: RefCell::new(View::new(active.reader())),
             metrics,
+            pen: settings.access_log.as_ref().map(AccessLog::pen),
             is_draining: Cell::new(false),
             is_away: Cell::new(false),
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
@@ -209,6 +213,9 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
         if called != calls {
             calls = called;
             worker.timers.wake_all();
+        }
+        if let Some(pen) = &worker.pen {
+            pen.flush();
         }
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
