@@ -88,7 +88,6 @@ const NO_EFFECT: &[&str] = &[
     "nginx_main_worker_rlimit_nofile",
     "nginx_user",
     "plugins",
-    "port_maps",
     "prefix",
     "proxy_error_log",
     "ssl_cipher_suite",
