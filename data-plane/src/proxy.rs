@@ -17,6 +17,7 @@ mod handshake;
 mod hash;
 mod hedge;
 mod pool;
+mod reach;
 mod relay;
 mod reply;
 mod request;

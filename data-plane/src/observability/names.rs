@@ -54,6 +54,10 @@ pub const RESTORATIONS: &str = "equipoise_target_restorations_total";
 pub const POOL: &str = "equipoise_upstream_connections_total";
 /// TLS handshakes of clients by result.
 pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
+/// TLS handshakes with targets that came to their end.
+pub const UPSTREAM_HANDSHAKES: &str = "equipoise_upstream_tls_handshakes_total";
+/// TLS handshakes with targets that failed, by reason.
+pub const UPSTREAM_HANDSHAKE_FAILURES: &str = "equipoise_upstream_tls_failures_total";
 /// DNS look-ups by result.
 pub const DNS_LOOKUPS: &str = "equipoise_dns_lookups_total";
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::counter::Counter;
 use super::node::NodeState;
 use super::route::{RequestSample, RouteMetrics, Shard, Sum};
+use crate::tls::Reason;
 
 /// The metric shards of all workers of a node.
 #[derive(Debug, Clone)]
@@ -106,6 +107,9 @@ pub struct WorkerMetrics {
     pool_misses: Counter,
     handshakes: Counter,
     failed_handshakes: Counter,
+    upstream_handshakes: Counter,
+    resumed_handshakes: Counter,
+    undone_handshakes: [Counter; Reason::ALL.len()],
     unmatched: Box<Shard>,
 }
 
@@ -136,6 +140,9 @@ impl WorkerMetrics {
             pool_misses: Counter::default(),
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
+            upstream_handshakes: Counter::default(),
+            resumed_handshakes: Counter::default(),
+            undone_handshakes: Default::default(),
             unmatched: Box::default(),
         }
     }
@@ -230,6 +237,17 @@ impl WorkerMetrics {
         self.failed_handshakes.add(1);
     }
 
+    /// A target has shaken hands, in full or going on from before.
+    pub fn upstream_handshake(&self, is_resumed: bool) {
+        if is_resumed { self.resumed_handshakes.add(1) } else { self.upstream_handshakes.add(1) }
+    }
+
+    /// There was no handshake with a target.
+    pub fn upstream_handshake_failed(&self, reason: Reason) {
+        let counters = Reason::ALL.iter().zip(&self.undone_handshakes);
+        counters.filter(|(found, _)| **found == reason).for_each(|(_, counter)| counter.add(1));
+    }
+
     pub(super) fn add_to(&self, sum: &mut WorkerSum) {
         sum.accepted += self.accepted.get();
         sum.active += self.active.get();
@@ -248,6 +266,11 @@ impl WorkerMetrics {
         sum.pool_misses += self.pool_misses.get();
         sum.handshakes += self.handshakes.get();
         sum.failed_handshakes += self.failed_handshakes.get();
+        sum.upstream_handshakes += self.upstream_handshakes.get();
+        sum.resumed_handshakes += self.resumed_handshakes.get();
+        for (total, undone) in sum.undone_handshakes.iter_mut().zip(&self.undone_handshakes) {
+            *total += undone.get();
+        }
         sum.unmatched.merge_shard(&self.unmatched);
     }
 }
@@ -271,5 +294,9 @@ pub(super) struct WorkerSum {
     pub(super) pool_misses: u64,
     pub(super) handshakes: u64,
     pub(super) failed_handshakes: u64,
+    pub(super) upstream_handshakes: u64,
+    pub(super) resumed_handshakes: u64,
+    /// As [`Reason::ALL`].
+    pub(super) undone_handshakes: [u64; Reason::ALL.len()],
     pub(super) unmatched: Sum,
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 
 use crate::http1::Limits;
+use crate::tls;
 
 /// What this program calls itself in `Via` and `Server`: the names that Kong's clients and tests look for.
 pub const SERVER_TOKEN: &str = "kong/3.10.0";
@@ -61,6 +62,8 @@ pub struct ProxySettings {
     pub pool_requests_max: u32,
     /// How long an upstream connection may be idle.
     pub pool_idle_timeout: Duration,
+    /// How TLS is spoken with targets.
+    pub tls: tls::Clients,
     /// Peers whose X-Forwarded-* and real-IP headers count.
     pub trusted_ips: Vec<Cidr>,
     /// Where a trusted peer says who the client is.
@@ -92,6 +95,7 @@ impl Default for ProxySettings {
             pool_size: 512,
             pool_requests_max: 10_000,
             pool_idle_timeout: Duration::from_secs(60),
+            tls: tls::Clients::default(),
             trusted_ips: Vec::new(),
             real_ip_header: RealIpHeader::XRealIp,
             real_ip_recursive: false,

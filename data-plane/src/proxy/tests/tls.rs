@@ -32,7 +32,7 @@ impl Speaker {
     }
 
     fn connect(&self, name: &str) -> Secure {
-        let config = self.authority.trusted(1).verifying();
+        let config = self.authority.trusted(1).verifying(None);
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let connection = ClientConnection::new(config, name).unwrap();
         let stream = self.node.connect().stream;
