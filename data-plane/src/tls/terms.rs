@@ -158,12 +158,11 @@ mod tests {
         let mut interned = Interned::default();
         let plain = interned.get(&Asked::default());
         assert!(Arc::ptr_eq(&plain, &interned.get(&Asked::default())));
-        let authorities = Some(Arc::new(RootCertStore::empty()));
         let asked = [
             Asked { verify: Some(true), ..Asked::default() },
             Asked { verify: Some(false), ..Asked::default() },
             Asked { depth: Some(0), ..Asked::default() },
-            Asked { authorities: authorities.clone(), ..Asked::default() },
+            Asked { authorities: Some(Arc::new(RootCertStore::empty())), ..Asked::default() },
             Asked { authorities: Some(Arc::new(RootCertStore::empty())), ..Asked::default() },
         ];
         let mut numbers = vec![plain.number()];

@@ -127,7 +127,8 @@ fn what_a_target_shows_is_judged_where_that_is_wanted() {
     let with = |roots: &Authority| Asked { authorities: Some(roots.roots().into()), ..verified() };
     let nobody = Asked { authorities: Some(Arc::new(rustls::RootCertStore::empty())), ..verified() };
     let name = Some("a.test");
-    let cases: [(&str, &Shown, bool, Asked, Option<&'static str>, bool); 18] = [
+    type Case<'a> = (&'a str, &'a Shown, bool, Asked, Option<&'static str>, bool);
+    let cases: [Case<'_>; 18] = [
         ("good", &good, false, verified(), name, true),
         ("another name", &other, false, verified(), name, false),
         ("ran out", &late, false, verified(), name, false),
