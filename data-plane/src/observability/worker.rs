@@ -110,6 +110,8 @@ pub struct WorkerMetrics {
     upstream_handshakes: Counter,
     resumed_handshakes: Counter,
     undone_handshakes: [Counter; Reason::ALL.len()],
+    proxy_headers: Counter,
+    failed_proxy_headers: Counter,
     unmatched: Box<Shard>,
 }
 
@@ -143,6 +145,8 @@ impl WorkerMetrics {
             upstream_handshakes: Counter::default(),
             resumed_handshakes: Counter::default(),
             undone_handshakes: Default::default(),
+            proxy_headers: Counter::default(),
+            failed_proxy_headers: Counter::default(),
             unmatched: Box::default(),
         }
     }
@@ -248,6 +252,11 @@ impl WorkerMetrics {
         counters.filter(|(found, _)| **found == reason).for_each(|(_, counter)| counter.add(1));
     }
 
+    /// A connection where the PROXY protocol is spoken began with a header, or did not.
+    pub fn proxy_header(&self, is_read: bool) {
+        if is_read { self.proxy_headers.add(1) } else { self.failed_proxy_headers.add(1) }
+    }
+
     pub(super) fn add_to(&self, sum: &mut WorkerSum) {
         sum.accepted += self.accepted.get();
         sum.active += self.active.get();
@@ -271,6 +280,8 @@ impl WorkerMetrics {
         for (total, undone) in sum.undone_handshakes.iter_mut().zip(&self.undone_handshakes) {
             *total += undone.get();
         }
+        sum.proxy_headers += self.proxy_headers.get();
+        sum.failed_proxy_headers += self.failed_proxy_headers.get();
         sum.unmatched.merge_shard(&self.unmatched);
     }
 }
@@ -298,5 +309,7 @@ pub(super) struct WorkerSum {
     pub(super) resumed_handshakes: u64,
     /// As [`Reason::ALL`].
     pub(super) undone_handshakes: [u64; Reason::ALL.len()],
+    pub(super) proxy_headers: u64,
+    pub(super) failed_proxy_headers: u64,
     pub(super) unmatched: Sum,
 }

@@ -255,6 +255,7 @@ pub struct Plan {
     pub tls: Option<Asked>,
     /// In place of the target's address.
     pub host_header: Option<&'static str>,
+    pub hosts: Vec<&'static str>,
 }
 
 impl Default for Plan {
@@ -281,6 +282,7 @@ impl Default for Plan {
             snis: Vec::new(),
             tls: None,
             host_header: None,
+            hosts: Vec::new(),
         }
     }
 }
@@ -334,7 +336,9 @@ impl Plan {
         };
         let paths =
             self.path.into_iter().map(|path| equipoise_proto::PathPattern::parse(path).unwrap()).collect();
-        let rule = Rule { id: route.id, paths, snis: self.snis, ..Rule::default() };
+        let hosts =
+            self.hosts.iter().map(|host| equipoise_proto::HostPattern::parse(host).unwrap()).collect();
+        let rule = Rule { id: route.id, hosts, paths, snis: self.snis, ..Rule::default() };
         Parts { table: Table::new([(rule, Arc::new(route))]), targets, upstream }
     }
 }
