@@ -1,13 +1,13 @@
 //! Whole exchanges over real sockets: a node with a table built by hand, scripted upstreams, raw clients.
 
+mod bad_responses;
 mod bodies;
 mod counts;
 mod drain;
 mod exchanges;
 mod harness;
 mod headers;
-mod hostile_requests;
-mod hostile_responses;
+mod large_heads;
 mod names;
 mod passive;
 mod policies;
