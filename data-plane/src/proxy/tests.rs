@@ -2,6 +2,7 @@
 
 mod bad_responses;
 mod bodies;
+mod clients;
 mod counts;
 mod drain;
 mod exchanges;
