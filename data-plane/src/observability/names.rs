@@ -60,6 +60,10 @@ pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
 pub const ACCESS_LOG_LINES: &str = "equipoise_access_log_lines_total";
 /// Lines of the access log that were dropped: disk, reader or queue had no room.
 pub const ACCESS_LOG_DROPPED: &str = "equipoise_access_log_dropped_total";
+/// TLS handshakes with targets that came to their end.
+pub const UPSTREAM_HANDSHAKES: &str = "equipoise_upstream_tls_handshakes_total";
+/// TLS handshakes with targets that failed, by reason.
+pub const UPSTREAM_HANDSHAKE_FAILURES: &str = "equipoise_upstream_tls_failures_total";
 /// DNS look-ups by result.
 pub const DNS_LOOKUPS: &str = "equipoise_dns_lookups_total";
 
