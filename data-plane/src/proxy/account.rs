@@ -143,7 +143,7 @@ impl<'a> Seen<'a> {
             method,
             target,
             protocol,
-            host: self.head.and_then(RequestHead::authority).map(|host| host.name).unwrap_or_default(),
+            host: self.head.and_then(|head| head.host).map(|host| host.name).unwrap_or_default(),
             status: sample.code,
             is_complete,
             request_bytes: sample.ingress_bytes,
