@@ -3,7 +3,7 @@
 //! A worker is one thread with everything a request needs; workers share the table and the targets' live state
 //! and nothing else. What decides (`request`, `retry`, `rewrite`, `forward`, `reply`, `error`) sees a head, whose parts
 //! are borrowed plain values, and who sent it, not the connection it came by; `connection`, `attempt`, `body` and
-//! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes.
+//! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes, a stream of `http2` perhaps.
 
 mod answer;
 mod attempt;
@@ -16,6 +16,7 @@ mod forward;
 mod handshake;
 mod hash;
 mod hedge;
+mod http2;
 mod pool;
 mod relay;
 mod reply;
@@ -46,6 +47,7 @@ use tracing::error;
 use crate::observability::Workers;
 use crate::table::Active;
 
+pub use http2::Http2Settings;
 pub use settings::{
     Cidr, ErrorType, InvalidCidr, Listen, ProxySettings, RealIpHeader, ResponseHeaders, SERVER_TOKEN,
 };
@@ -110,7 +112,7 @@ pub fn start_closed(
             };
             let (listener, bound) = bind().map_err(|source| StartError::Listen { address, source })?;
             address = bound;
-            of_worker.push(Bound { listener, tls: listen.tls.clone() });
+            of_worker.push(Bound { listener, tls: listen.tls.clone(), http2: listen.http2 });
         }
         addresses.push(address);
     }
@@ -187,6 +189,8 @@ struct Bound {
     listener: TcpListener,
     /// How TLS is spoken with whoever comes in there.
     tls: Option<Arc<ServerConfig>>,
+    /// Whether HTTP/2 is spoken in clear with clients that begin so.
+    http2: bool,
 }
 
 /// Tells the workers to begin, and to stop.

@@ -340,6 +340,7 @@ fn listen(settings: &NodeSettings) -> Result<Vec<proxy::Listen>, ShownError> {
         address: listen.address,
         backlog: i32::try_from(listen.backlog).unwrap_or(i32::MAX),
         tls: tls.clone().filter(|_| listen.tls),
+        http2: false,
     };
     Ok(settings.proxy_listen.iter().map(listen).collect())
 }

@@ -20,6 +20,9 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
 
+/// HTTP/2, as ends agree on it in a handshake (RFC 9113 3.3).
+pub const ALPN_HTTP2: &[u8] = b"h2";
+
 /// Whose signatures a node believes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {

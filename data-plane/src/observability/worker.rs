@@ -85,6 +85,23 @@ pub enum PoolUse {
     Miss,
 }
 
+/// Why a connection of HTTP/2 was ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http2End {
+    /// The client breaks the protocol.
+    Broken,
+    /// The client keeps to it, but asks for work without end: it was told to calm down.
+    Calmed,
+}
+
+#[derive(Debug, Default)]
+struct Http2Counters {
+    streams: Counter,
+    broken: Counter,
+    calmed: Counter,
+    taken_back: Counter,
+}
+
 /// One worker's metrics. Only that worker's thread may write; anyone may read.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -106,6 +123,7 @@ pub struct WorkerMetrics {
     pool_misses: Counter,
     handshakes: Counter,
     failed_handshakes: Counter,
+    http2: Http2Counters,
     unmatched: Box<Shard>,
 }
 
@@ -136,6 +154,7 @@ impl WorkerMetrics {
             pool_misses: Counter::default(),
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
+            http2: Http2Counters::default(),
             unmatched: Box::default(),
         }
     }
@@ -230,6 +249,24 @@ impl WorkerMetrics {
         self.failed_handshakes.add(1);
     }
 
+    /// A request came on a stream of HTTP/2.
+    pub fn http2_stream(&self) {
+        self.http2.streams.add(1);
+    }
+
+    /// A connection of HTTP/2 was ended because of its client.
+    pub fn http2_ended(&self, end: Http2End) {
+        match end {
+            Http2End::Broken => self.http2.broken.add(1),
+            Http2End::Calmed => self.http2.calmed.add(1),
+        }
+    }
+
+    /// A client took a request back.
+    pub fn http2_taken_back(&self) {
+        self.http2.taken_back.add(1);
+    }
+
     pub(super) fn add_to(&self, sum: &mut WorkerSum) {
         sum.accepted += self.accepted.get();
         sum.active += self.active.get();
@@ -248,6 +285,10 @@ impl WorkerMetrics {
         sum.pool_misses += self.pool_misses.get();
         sum.handshakes += self.handshakes.get();
         sum.failed_handshakes += self.failed_handshakes.get();
+        sum.http2_streams += self.http2.streams.get();
+        sum.http2_broken += self.http2.broken.get();
+        sum.http2_calmed += self.http2.calmed.get();
+        sum.http2_taken_back += self.http2.taken_back.get();
         sum.unmatched.merge_shard(&self.unmatched);
     }
 }
@@ -271,5 +312,9 @@ pub(super) struct WorkerSum {
     pub(super) pool_misses: u64,
     pub(super) handshakes: u64,
     pub(super) failed_handshakes: u64,
+    pub(super) http2_streams: u64,
+    pub(super) http2_broken: u64,
+    pub(super) http2_calmed: u64,
+    pub(super) http2_taken_back: u64,
     pub(super) unmatched: Sum,
 }

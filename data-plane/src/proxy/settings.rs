@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
+use super::http2::Http2Settings;
 use crate::http1::Limits;
 
 /// What this program calls itself in `Via` and `Server`: the names that Kong's clients and tests look for.
@@ -21,12 +22,14 @@ pub struct Listen {
     pub backlog: i32,
     /// How TLS is spoken; `None`: not at all.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Whether HTTP/2 is spoken in clear with clients that begin so. With TLS that is agreed on in the handshake.
+    pub http2: bool,
 }
 
 impl From<SocketAddr> for Listen {
     /// Without TLS.
     fn from(address: SocketAddr) -> Self {
-        Self { address, backlog: 16_384, tls: None }
+        Self { address, backlog: 16_384, tls: None, http2: false }
     }
 }
 
@@ -51,6 +54,8 @@ pub struct ProxySettings {
     pub send_timeout: Duration,
     /// Between two requests of a client.
     pub idle_timeout: Duration,
+    /// Bounds of an HTTP/2 connection.
+    pub http2: Http2Settings,
     /// Largest request body; `None` is without limit.
     pub body_bytes_max: Option<u64>,
     /// Largest request body that is held in memory, so that it can be sent again.
@@ -87,6 +92,7 @@ impl Default for ProxySettings {
             body_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(75),
+            http2: Http2Settings::default(),
             body_bytes_max: None,
             body_buffer_bytes: 8 * 1024,
             pool_size: 512,

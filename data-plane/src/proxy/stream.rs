@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::http2::ServerStream;
+
 /// A connection.
 #[derive(Debug)]
 pub struct Stream(Carrier);
@@ -21,9 +23,11 @@ enum Carrier {
     Plain(TcpStream),
     /// Boxed: it takes a kilobyte.
     Tls(Box<TlsStream<TcpStream>>),
+    /// A stream of a client's HTTP/2 connection.
+    Http2(Box<ServerStream>),
 }
 
-use Carrier::{Plain, Tls};
+use Carrier::{Http2, Plain, Tls};
 
 impl Stream {
     /// One that was accepted; its listener set the options.
@@ -34,6 +38,11 @@ impl Stream {
     /// One that was accepted and has shaken hands.
     pub fn accepted_tls(stream: TlsStream<TcpStream>) -> Self {
         Self(Tls(stream.into()))
+    }
+
+    /// A stream of a client's HTTP/2 connection.
+    pub fn http2(stream: ServerStream) -> Self {
+        Self(Http2(stream.into()))
     }
 
     /// Connects to `address`.
@@ -52,12 +61,13 @@ impl Stream {
 
     /// Ready when there may be something to read, the end included.
     #[inline]
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.0 {
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
             Plain(stream) => stream.poll_read_ready(cx),
             // What was decrypted already is not the socket's to tell.
             Tls(stream) if has_decrypted(stream) => Poll::Ready(Ok(())),
             Tls(stream) => stream.get_ref().0.poll_read_ready(cx),
+            Http2(stream) => stream.poll_readable(cx),
         }
     }
 
@@ -67,6 +77,7 @@ impl Stream {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_read(cx, space),
             Tls(stream) => Pin::new(stream).poll_read(cx, space),
+            Http2(stream) => stream.poll_read(cx, space),
         }
     }
 
@@ -76,6 +87,7 @@ impl Stream {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Http2(stream) => stream.poll_write(cx, bytes),
         }
     }
 
@@ -89,6 +101,10 @@ impl Stream {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Http2(stream) => {
+                let first = parts.iter().find(|part| !part.is_empty());
+                stream.poll_write(cx, first.map_or(&[], |part| part))
+            }
         }
     }
 
@@ -98,6 +114,7 @@ impl Stream {
         match &mut self.0 {
             Plain(_) => Poll::Ready(Ok(())),
             Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Http2(stream) => stream.poll_flush(cx),
         }
     }
 
@@ -106,6 +123,7 @@ impl Stream {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Http2(stream) => stream.poll_shutdown(cx),
         }
     }
 
@@ -123,8 +141,12 @@ impl Stream {
 
     /// Resets the connection, so that the other end cannot take what it got for the whole.
     pub fn abort(self) {
-        // An error leaves an ordinary close.
-        drop(self.socket().set_zero_linger());
+        match self.0 {
+            // An error leaves an ordinary close.
+            Plain(stream) => drop(stream.set_zero_linger()),
+            Tls(stream) => drop(stream.get_ref().0.set_zero_linger()),
+            Http2(mut stream) => stream.abort(),
+        }
     }
 
     /// Whether nothing came that was not read: neither bytes nor the end. Only where a readiness event says
@@ -135,27 +157,23 @@ impl Stream {
                 matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
             Tls(_) => self.is_surely_quiet(),
+            // It carries nothing else.
+            Http2(_) => true,
         }
     }
 
     /// Whether nothing came, asking the kernel even if no readiness event came yet: a system call more. Takes
     /// nothing away.
     pub fn is_surely_quiet(&self) -> bool {
-        if let Tls(stream) = &self.0
-            && has_decrypted(stream)
-        {
-            return false;
-        }
-        let mut byte = [0_u8; 1];
-        let peeked = rustix::net::recv(self.socket(), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
-    }
-
-    fn socket(&self) -> &TcpStream {
-        match &self.0 {
+        let socket = match &self.0 {
             Plain(stream) => stream,
+            Tls(stream) if has_decrypted(stream) => return false,
             Tls(stream) => stream.get_ref().0,
-        }
+            Http2(_) => return true,
+        };
+        let mut byte = [0_u8; 1];
+        let peeked = rustix::net::recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
     }
 }
 

@@ -8,6 +8,7 @@ mod harness;
 mod headers;
 mod hostile_requests;
 mod hostile_responses;
+mod http2;
 mod names;
 mod passive;
 mod policies;

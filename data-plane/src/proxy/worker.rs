@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustls::ServerConfig;
@@ -17,11 +18,12 @@ use tracing::warn;
 
 use super::buffer::Buffers;
 use super::connection::{self, Client};
+use super::handshake::{self, Shaken};
 use super::pool::Pool;
 use super::settings::ProxySettings;
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
-use super::{Bound, Drain, forward::Peer, handshake};
+use super::{Bound, Drain, forward::Peer, http2};
 use crate::observability::{NodeState, WorkerMetrics};
 use crate::table::{Active, Reader, Table};
 
@@ -166,10 +168,11 @@ pub fn run(
             ended: Notify::new(),
         });
         let mut accepting = tokio::task::JoinSet::new();
-        for Bound { listener, tls } in listeners {
+        for Bound { listener, tls, http2 } in listeners {
             let listener = TcpListener::from_std(listener)?;
             let port = listener.local_addr().map_or(0, |address| address.port());
-            accepting.spawn_local(accept(Door { listener, port, tls }, Rc::clone(&worker), drain.clone()));
+            let way = Way { port, tls, http2 };
+            accepting.spawn_local(accept(listener, way, Rc::clone(&worker), drain.clone()));
         }
         let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), node));
         tokio::select! {
@@ -221,20 +224,21 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
     }
 }
 
-/// Where clients come in.
-struct Door {
-    listener: TcpListener,
+/// How clients come in at a listener.
+struct Way {
     port: u16,
     tls: Option<Arc<ServerConfig>>,
+    /// Whether HTTP/2 is spoken in clear with clients that begin so.
+    http2: bool,
 }
 
 /// Accepts until drained, and then what is left in the backlog.
-async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
+async fn accept(listener: TcpListener, way: Way, worker: Rc<Worker>, drain: Drain) {
     // Once: a new one for every connection would take the token's lock.
     let mut begun = std::pin::pin!(drain.begun());
     tokio::select! {
         () = drain.opened.cancelled() => {}
-        () = &mut begun => return accept_rest(door, &worker),
+        () = &mut begun => return accept_rest(listener, &way, &worker),
     }
     loop {
         while worker.connections.get() >= worker.settings.connections_max && !drain.has_begun() {
@@ -245,17 +249,17 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
         }
         let accepted = tokio::select! {
             biased;
-            accepted = door.listener.accept() => accepted,
-            () = &mut begun => return accept_rest(door, &worker),
+            accepted = listener.accept() => accepted,
+            () = &mut begun => return accept_rest(listener, &way, &worker),
         };
         match accepted {
-            Ok((stream, address)) => open(stream, address, door.port, door.tls.as_ref(), &worker),
+            Ok((stream, address)) => open(stream, address, &way, &worker),
             Err(error) if is_peers_fault(&error) => {}
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");
                 tokio::select! {
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = &mut begun => return accept_rest(door, &worker),
+                    () = &mut begun => return accept_rest(listener, &way, &worker),
                 }
             }
         }
@@ -264,8 +268,7 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
 
 /// Accepts what waits in the backlog before the listener closes. It asks the kernel itself: that the runtime
 /// saw no event yet does not mean that nobody waits.
-fn accept_rest(door: Door, worker: &Rc<Worker>) {
-    let Door { listener, port, tls } = door;
+fn accept_rest(listener: TcpListener, way: &Way, worker: &Rc<Worker>) {
     let Ok(listener) = listener.into_std() else { return };
     while worker.connections.get() < worker.settings.connections_max
         && let Ok((stream, address)) = listener.accept()
@@ -273,25 +276,19 @@ fn accept_rest(door: Door, worker: &Rc<Worker>) {
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
         {
-            open(stream, address, port, tls.as_ref(), worker);
+            open(stream, address, way, worker);
         }
     }
 }
 
-fn open(
-    stream: TcpStream,
-    address: SocketAddr,
-    port: u16,
-    tls: Option<&Arc<ServerConfig>>,
-    worker: &Rc<Worker>,
-) {
-    let peer = Peer::new(address, port, &worker.settings);
+fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) {
+    let peer = Peer::new(address, way.port, &worker.settings);
     worker.connections.set(worker.connections.get() + 1);
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     let counted = Counted(Rc::clone(worker));
-    drop(match tls {
-        None => tokio::task::spawn_local(serve(stream, peer, counted)),
+    drop(match &way.tls {
+        None => tokio::task::spawn_local(serve(stream, peer, way.http2, counted)),
         Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, Arc::clone(tls), counted)),
     });
 }
@@ -301,17 +298,29 @@ fn is_peers_fault(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn serve(stream: TcpStream, peer: Peer, counted: Counted) {
-    let client = Client::new(Stream::accepted(stream), peer, &counted.0.timers);
-    connection::serve(client, &counted.0).await;
+async fn serve(stream: TcpStream, peer: Peer, knows_http2: bool, counted: Counted) {
+    let worker = &counted.0;
+    let client = Client::new(Stream::accepted(stream), peer, &worker.timers);
+    if let Some(client) = connection::serve(client, worker, knows_http2).await {
+        let Client { stream, mut buffer, peer, .. } = client;
+        let first = [buffer.held(), buffer.filled()].concat();
+        buffer.give_back(&worker.buffers);
+        // Boxed: not every connection's task is to be larger for it.
+        Box::pin(http2::serve(stream, first.into(), peer, worker)).await;
+    }
 }
 
 async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counted: Counted) {
+    let worker = &counted.0;
     // Boxed: it is over long before the connection is.
-    if let Some((stream, peer)) = Box::pin(handshake::shake(stream, peer, tls, &counted.0)).await {
-        let client = Client::new(stream, peer, &counted.0.timers);
-        connection::serve(client, &counted.0).await;
+    let Some(shaken) = Box::pin(handshake::shake(stream, peer, tls, worker)).await else { return };
+    let Shaken { stream, peer, speaks_http2 } = shaken;
+    if speaks_http2 {
+        return Box::pin(http2::serve(stream, Bytes::new(), peer, worker)).await;
     }
+    let client = Client::new(stream, peer, &worker.timers);
+    // HTTP/2 is agreed on in the handshake, or not spoken.
+    connection::serve(client, worker, false).await;
 }
 
 /// Counts a connection out, however its task ends.
