@@ -60,7 +60,8 @@ impl Outgoing {
 
     fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut at = 0;
-        while matches!(self.end, End::Ahead) && self.staged.len() < STAGED_BYTES_MAX {
+        // Where all was taken, the end may be seen with it.
+        while matches!(self.end, End::Ahead) && (self.staged.len() < STAGED_BYTES_MAX || at == bytes.len()) {
             let rest = bytes.get(at..).unwrap_or_default();
             match self
                 .decoder
