@@ -58,6 +58,8 @@ pub const HTTP2_REQUESTS: &str = "equipoise_http2_requests_total";
 /// What clients did on HTTP/2 connections that they should not, by kind.
 pub const HTTP2_GLITCHES: &str = "equipoise_http2_glitches_total";
 
+/// PROXY headers of connections by result.
+pub const PROXY_HEADERS: &str = "equipoise_proxy_protocol_headers_total";
 /// TLS handshakes of clients by result.
 pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
 /// DNS look-ups by result.

@@ -124,6 +124,8 @@ pub struct WorkerMetrics {
     handshakes: Counter,
     failed_handshakes: Counter,
     http2: Http2Counters,
+    proxy_headers: Counter,
+    failed_proxy_headers: Counter,
     unmatched: Box<Shard>,
 }
 
@@ -155,6 +157,8 @@ impl WorkerMetrics {
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
             http2: Http2Counters::default(),
+            proxy_headers: Counter::default(),
+            failed_proxy_headers: Counter::default(),
             unmatched: Box::default(),
         }
     }
@@ -267,6 +271,11 @@ impl WorkerMetrics {
         self.http2.taken_back.add(1);
     }
 
+    /// A connection where the PROXY protocol is spoken began with a header, or did not.
+    pub fn proxy_header(&self, is_read: bool) {
+        if is_read { self.proxy_headers.add(1) } else { self.failed_proxy_headers.add(1) }
+    }
+
     pub(super) fn add_to(&self, sum: &mut WorkerSum) {
         sum.accepted += self.accepted.get();
         sum.active += self.active.get();
@@ -289,6 +298,8 @@ impl WorkerMetrics {
         sum.http2_broken += self.http2.broken.get();
         sum.http2_calmed += self.http2.calmed.get();
         sum.http2_taken_back += self.http2.taken_back.get();
+        sum.proxy_headers += self.proxy_headers.get();
+        sum.failed_proxy_headers += self.failed_proxy_headers.get();
         sum.unmatched.merge_shard(&self.unmatched);
     }
 }
@@ -316,5 +327,7 @@ pub(super) struct WorkerSum {
     pub(super) http2_broken: u64,
     pub(super) http2_calmed: u64,
     pub(super) http2_taken_back: u64,
+    pub(super) proxy_headers: u64,
+    pub(super) failed_proxy_headers: u64,
     pub(super) unmatched: Sum,
 }

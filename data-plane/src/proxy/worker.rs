@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use equipoise_settings::ListenFlags;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustls::ServerConfig;
@@ -23,7 +24,7 @@ use super::pool::Pool;
 use super::settings::ProxySettings;
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
-use super::{Bound, Drain, forward::Peer, http2};
+use super::{Bound, Drain, forward::Peer, http2, proxy_header};
 use crate::observability::{NodeState, WorkerMetrics};
 use crate::table::{Active, Reader, Table};
 
@@ -168,11 +169,11 @@ pub fn run(
             ended: Notify::new(),
         });
         let mut accepting = tokio::task::JoinSet::new();
-        for Bound { listener, tls, http2 } in listeners {
+        for Bound { listener, flags, tls } in listeners {
             let listener = TcpListener::from_std(listener)?;
             let port = listener.local_addr().map_or(0, |address| address.port());
-            let way = Way { port, tls, http2 };
-            accepting.spawn_local(accept(listener, way, Rc::clone(&worker), drain.clone()));
+            let way = Way { port: settings.port_maps.public(port), flags, tls };
+            accepting.spawn_local(accept(Door { listener, way }, Rc::clone(&worker), drain.clone()));
         }
         let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), node));
         tokio::select! {
@@ -224,21 +225,27 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
     }
 }
 
-/// How clients come in at a listener.
+/// Where clients come in.
+struct Door {
+    listener: TcpListener,
+    way: Way,
+}
+
+/// How they come in there.
 struct Way {
+    /// As clients see it.
     port: u16,
+    flags: ListenFlags,
     tls: Option<Arc<ServerConfig>>,
-    /// Whether HTTP/2 is spoken in clear with clients that begin so.
-    http2: bool,
 }
 
 /// Accepts until drained, and then what is left in the backlog.
-async fn accept(listener: TcpListener, way: Way, worker: Rc<Worker>, drain: Drain) {
+async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
     // Once: a new one for every connection would take the token's lock.
     let mut begun = std::pin::pin!(drain.begun());
     tokio::select! {
         () = drain.opened.cancelled() => {}
-        () = &mut begun => return accept_rest(listener, &way, &worker),
+        () = &mut begun => return accept_rest(door, &worker),
     }
     loop {
         while worker.connections.get() >= worker.settings.connections_max && !drain.has_begun() {
@@ -249,17 +256,17 @@ async fn accept(listener: TcpListener, way: Way, worker: Rc<Worker>, drain: Drai
         }
         let accepted = tokio::select! {
             biased;
-            accepted = listener.accept() => accepted,
-            () = &mut begun => return accept_rest(listener, &way, &worker),
+            accepted = door.listener.accept() => accepted,
+            () = &mut begun => return accept_rest(door, &worker),
         };
         match accepted {
-            Ok((stream, address)) => open(stream, address, &way, &worker),
+            Ok((stream, address)) => open(stream, address, &door.way, &worker),
             Err(error) if is_peers_fault(&error) => {}
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");
                 tokio::select! {
                     () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = &mut begun => return accept_rest(listener, &way, &worker),
+                    () = &mut begun => return accept_rest(door, &worker),
                 }
             }
         }
@@ -268,7 +275,8 @@ async fn accept(listener: TcpListener, way: Way, worker: Rc<Worker>, drain: Drai
 
 /// Accepts what waits in the backlog before the listener closes. It asks the kernel itself: that the runtime
 /// saw no event yet does not mean that nobody waits.
-fn accept_rest(listener: TcpListener, way: &Way, worker: &Rc<Worker>) {
+fn accept_rest(door: Door, worker: &Rc<Worker>) {
+    let Door { listener, way } = door;
     let Ok(listener) = listener.into_std() else { return };
     while worker.connections.get() < worker.settings.connections_max
         && let Ok((stream, address)) = listener.accept()
@@ -276,7 +284,7 @@ fn accept_rest(listener: TcpListener, way: &Way, worker: &Rc<Worker>) {
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
         {
-            open(stream, address, way, worker);
+            open(stream, address, &way, worker);
         }
     }
 }
@@ -288,7 +296,10 @@ fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) 
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     let counted = Counted(Rc::clone(worker));
     drop(match &way.tls {
-        None => tokio::task::spawn_local(serve(stream, peer, way.http2, counted)),
+        tls if way.flags.proxy_protocol => {
+            tokio::task::spawn_local(serve_announced(stream, peer, way.flags.http2, tls.clone(), counted))
+        }
+        None => tokio::task::spawn_local(serve(stream, peer, way.flags.http2, counted)),
         Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, Arc::clone(tls), counted)),
     });
 }
@@ -321,6 +332,22 @@ async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counte
     let client = Client::new(stream, peer, &worker.timers);
     // HTTP/2 is agreed on in the handshake, or not spoken.
     connection::serve(client, worker, false).await;
+}
+
+async fn serve_announced(
+    stream: TcpStream,
+    peer: Peer,
+    knows_http2: bool,
+    tls: Option<Arc<ServerConfig>>,
+    counted: Counted,
+) {
+    // Boxed: it is over long before the connection is.
+    let Some(header) = Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await else { return };
+    let peer = peer.announced(header, &counted.0.settings);
+    match tls {
+        None => serve(stream, peer, knows_http2, counted).await,
+        Some(tls) => serve_tls(stream, peer, tls, counted).await,
+    }
 }
 
 /// Counts a connection out, however its task ends.

@@ -122,6 +122,13 @@ impl Shown {
     }
 }
 
+/// The same, where HTTP/2 is not spoken.
+pub fn http1_only(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+    Arc::new(config)
+}
+
 /// What is shown to whom.
 #[derive(Debug)]
 struct Certificates {

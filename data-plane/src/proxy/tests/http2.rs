@@ -124,7 +124,7 @@ impl Answer {
 /// A node that takes HTTP/2 in clear.
 fn plan() -> Plan {
     let mut plan = Plan::default();
-    plan.settings.listen.iter_mut().for_each(|listen| listen.http2 = true);
+    plan.settings.listen.iter_mut().for_each(|listen| listen.flags.http2 = true);
     plan
 }
 
