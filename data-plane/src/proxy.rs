@@ -19,6 +19,7 @@ mod hedge;
 mod http2;
 mod pool;
 mod proxy_header;
+mod reach;
 mod relay;
 mod reply;
 mod request;

@@ -8,6 +8,7 @@ use super::{names, process};
 use crate::table::events::Events;
 use crate::table::view::{LoadView, upstream_load};
 use crate::table::{AddressState, Directory, MemberTarget, Members, Table};
+use crate::tls::Reason;
 
 /// The only workspace there is yet.
 const WORKSPACE: &str = "default";
@@ -147,6 +148,17 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.sample(names::HTTP2_GLITCHES, &[("kind", "taken_back")], sum.http2_taken_back);
     text.sample(names::HTTP2_GLITCHES, &[("kind", "broken")], sum.http2_broken);
     text.sample(names::HTTP2_GLITCHES, &[("kind", "calmed")], sum.http2_calmed);
+    text.family(names::UPSTREAM_HANDSHAKES, Kind::Counter, "TLS handshakes with targets, by kind.");
+    text.sample(names::UPSTREAM_HANDSHAKES, &[("kind", "full")], sum.upstream_handshakes);
+    text.sample(names::UPSTREAM_HANDSHAKES, &[("kind", "resumed")], sum.resumed_handshakes);
+    text.family(
+        names::UPSTREAM_HANDSHAKE_FAILURES,
+        Kind::Counter,
+        "Failed TLS handshakes with targets, by reason.",
+    );
+    for (reason, count) in Reason::ALL.iter().zip(sum.undone_handshakes) {
+        text.sample(names::UPSTREAM_HANDSHAKE_FAILURES, &[("reason", reason.as_str())], count);
+    }
 }
 
 fn render_routes(text: &mut Text, table: &Table, unmatched: Sum) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::counter::Counter;
 use super::node::NodeState;
 use super::route::{RequestSample, RouteMetrics, Shard, Sum};
+use crate::tls::Reason;
 
 /// The metric shards of all workers of a node.
 #[derive(Debug, Clone)]
@@ -124,6 +125,9 @@ pub struct WorkerMetrics {
     handshakes: Counter,
     failed_handshakes: Counter,
     http2: Http2Counters,
+    upstream_handshakes: Counter,
+    resumed_handshakes: Counter,
+    undone_handshakes: [Counter; Reason::ALL.len()],
     proxy_headers: Counter,
     failed_proxy_headers: Counter,
     unmatched: Box<Shard>,
@@ -157,6 +161,9 @@ impl WorkerMetrics {
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
             http2: Http2Counters::default(),
+            upstream_handshakes: Counter::default(),
+            resumed_handshakes: Counter::default(),
+            undone_handshakes: Default::default(),
             proxy_headers: Counter::default(),
             failed_proxy_headers: Counter::default(),
             unmatched: Box::default(),
@@ -271,6 +278,17 @@ impl WorkerMetrics {
         self.http2.taken_back.add(1);
     }
 
+    /// A target has shaken hands, in full or going on from before.
+    pub fn upstream_handshake(&self, is_resumed: bool) {
+        if is_resumed { self.resumed_handshakes.add(1) } else { self.upstream_handshakes.add(1) }
+    }
+
+    /// There was no handshake with a target.
+    pub fn upstream_handshake_failed(&self, reason: Reason) {
+        let counters = Reason::ALL.iter().zip(&self.undone_handshakes);
+        counters.filter(|(found, _)| **found == reason).for_each(|(_, counter)| counter.add(1));
+    }
+
     /// A connection where the PROXY protocol is spoken began with a header, or did not.
     pub fn proxy_header(&self, is_read: bool) {
         if is_read { self.proxy_headers.add(1) } else { self.failed_proxy_headers.add(1) }
@@ -298,6 +316,11 @@ impl WorkerMetrics {
         sum.http2_broken += self.http2.broken.get();
         sum.http2_calmed += self.http2.calmed.get();
         sum.http2_taken_back += self.http2.taken_back.get();
+        sum.upstream_handshakes += self.upstream_handshakes.get();
+        sum.resumed_handshakes += self.resumed_handshakes.get();
+        for (total, undone) in sum.undone_handshakes.iter_mut().zip(&self.undone_handshakes) {
+            *total += undone.get();
+        }
         sum.proxy_headers += self.proxy_headers.get();
         sum.failed_proxy_headers += self.failed_proxy_headers.get();
         sum.unmatched.merge_shard(&self.unmatched);
@@ -327,6 +350,10 @@ pub(super) struct WorkerSum {
     pub(super) http2_broken: u64,
     pub(super) http2_calmed: u64,
     pub(super) http2_taken_back: u64,
+    pub(super) upstream_handshakes: u64,
+    pub(super) resumed_handshakes: u64,
+    /// As [`Reason::ALL`].
+    pub(super) undone_handshakes: [u64; Reason::ALL.len()],
     pub(super) proxy_headers: u64,
     pub(super) failed_proxy_headers: u64,
     pub(super) unmatched: Sum,

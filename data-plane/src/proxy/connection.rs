@@ -168,7 +168,7 @@ impl Client {
 
     /// Whether the client has sent more than was used: closing at once would reset the connection under the last
     /// answer.
-    fn has_more(&self) -> bool {
+    fn has_more(&mut self) -> bool {
         !self.buffer.filled().is_empty() || !self.stream.is_quiet()
     }
 
@@ -306,7 +306,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker, knows_http2: bool
         }
     }
     client.buffer.give_back(&worker.buffers);
-    client.stream.close().await;
+    client.stream.close();
     None
 }
 
@@ -326,7 +326,7 @@ pub(super) async fn serve_one(mut client: Client, worker: &Worker) -> After {
         After::Abort => client.abort(worker),
         After::Keep | After::Close | After::Linger | After::Gone => {
             client.buffer.give_back(&worker.buffers);
-            client.stream.close().await;
+            client.stream.close();
         }
     }
     after

@@ -15,4 +15,5 @@ mod passive;
 mod policies;
 mod retries;
 mod tls;
+mod upstream_tls;
 mod websocket;
