@@ -175,6 +175,7 @@ impl<'a> Seen<'a> {
         // One space stands between the parts, and none in them.
         let target = self.bytes.split(|byte| *byte == b' ').nth(1);
         let protocol = match head.version {
+            _ if self.client.peer.is_http2() => "HTTP/2.0",
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
         };

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use rustls::ProtocolVersion;
 
@@ -13,21 +14,22 @@ use crate::http1::{Name, RequestHead, Version, list, push_decimal};
 use crate::proxy_protocol::Header;
 
 /// The client's end of a connection, and where that came in: what is known of a client besides its requests.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Peer {
-    text: Box<str>,
+    text: Rc<str>,
     is_trusted: bool,
     port: u16,
     tls: Option<Tls>,
+    is_http2: bool,
     /// Whom it speaks for, as a trusted peer's PROXY header says where that counts. Boxed: most have none.
     client: Option<Box<Box<str>>>,
 }
 
 /// What TLS told of a client.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Tls {
     /// The name that it asked for, in lower case.
-    sni: Option<Box<str>>,
+    sni: Option<Rc<str>>,
     version: Option<ProtocolVersion>,
 }
 
@@ -36,7 +38,7 @@ impl Peer {
     pub fn new(address: SocketAddr, port: u16, settings: &ProxySettings) -> Self {
         let address = address.ip().to_canonical();
         let is_trusted = settings.trusted_ips.iter().any(|block| block.contains(address));
-        Self { text: address.to_string().into(), is_trusted, port, tls: None, client: None }
+        Self { text: address.to_string().into(), is_trusted, port, tls: None, is_http2: false, client: None }
     }
 
     /// The same client, which began with this header of the PROXY protocol. It counts where the settings say so, and of a
@@ -57,6 +59,17 @@ impl Peer {
     #[must_use]
     pub fn by_tls(self, sni: Option<&str>, version: Option<ProtocolVersion>) -> Self {
         Self { tls: Some(Tls { sni: sni.map(|sni| sni.to_ascii_lowercase().into()), version }), ..self }
+    }
+
+    /// The same client, speaking HTTP/2.
+    #[must_use]
+    pub fn by_http2(self) -> Self {
+        Self { is_http2: true, ..self }
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub const fn is_http2(&self) -> bool {
+        self.is_http2
     }
 
     /// Whether it speaks TLS.
@@ -291,8 +304,9 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
         push_joined(out, values(head, Name::Via));
     }
     out.extend_from_slice(match head.version {
+        _ if with.peer.is_http2 => b"2 ",
         Version::Http10 => b"1 ",
-        Version::Http11 => b"1.1 ",
+        Version::Http11 => b"1.1 ".as_slice(),
     });
     out.extend_from_slice(SERVER_TOKEN.as_bytes());
     if with.settings.request_id_upstream {
