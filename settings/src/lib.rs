@@ -7,8 +7,10 @@ pub mod kong;
 pub mod logs;
 pub mod signal;
 pub mod source;
+mod stream;
 pub mod value;
 
 pub use keys::{Key, Plane, Process};
 pub use source::{Problem, Settings};
+pub use stream::StreamListen;
 pub use value::{Listen, Value};

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::keys::{self, Key, Process};
 use crate::kong::{self, Treatment};
+use crate::stream::StreamListen;
 use crate::value::{Listen, Value, did_you_mean};
 
 /// Where a value comes from, lowest first: a later one wins.
@@ -343,6 +344,14 @@ impl Settings {
     pub fn listen(&self, key: &Key) -> &[Listen] {
         match self.value(key) {
             Value::Listen(addresses) => addresses,
+            _ => &[],
+        }
+    }
+
+    /// Of a `StreamListen` key; empty for `off`.
+    pub fn stream_listen(&self, key: &Key) -> &[StreamListen] {
+        match self.value(key) {
+            Value::StreamListen(addresses) => addresses,
             _ => &[],
         }
     }

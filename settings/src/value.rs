@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::stream::{StreamListen, stream_listens};
+
 /// What a key holds, and so how its text is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -49,6 +51,8 @@ pub enum Kind {
         /// Whether the flags `ssl` and, with it, `http2` are known.
         tls: bool,
     },
+    /// Listen addresses for streams, or `off`.
+    StreamListen,
     /// A file or directory.
     Path,
     /// Any text; empty counts as not set.
@@ -78,6 +82,8 @@ pub enum Value {
     List(Vec<String>),
     /// See [`Kind::Listen`]; empty for `off`.
     Listen(Vec<Listen>),
+    /// See [`Kind::StreamListen`]; empty for `off`.
+    StreamListen(Vec<StreamListen>),
     /// See [`Kind::Path`].
     Path(PathBuf),
     /// See [`Kind::Secret`].
@@ -143,6 +149,7 @@ impl Kind {
             Self::OneOf(words) => one_of(text, words).map(Value::Text),
             Self::List => Ok(Value::List(list(text))),
             Self::Listen { tls } => listens(text, tls).map(Value::Listen),
+            Self::StreamListen => stream_listens(text).map(Value::StreamListen),
             Self::Path if text.is_empty() => Ok(Value::Unset),
             Self::Path => Ok(Value::Path(PathBuf::from(text))),
             Self::Text if text.is_empty() => Ok(Value::Unset),
@@ -170,6 +177,11 @@ impl fmt::Display for Value {
             Self::Listen(addresses) if addresses.is_empty() => f.write_str("off"),
             Self::Listen(addresses) => {
                 let text: Vec<_> = addresses.iter().map(Listen::to_string).collect();
+                f.write_str(&text.join(", "))
+            }
+            Self::StreamListen(addresses) if addresses.is_empty() => f.write_str("off"),
+            Self::StreamListen(addresses) => {
+                let text: Vec<_> = addresses.iter().map(StreamListen::to_string).collect();
                 f.write_str(&text.join(", "))
             }
             Self::Path(path) => path.display().fmt(f),
@@ -235,7 +247,7 @@ fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
     Err(format!("must be one of {}{}", words.join(", "), did_you_mean(text, words.iter().copied())))
 }
 
-fn list(text: &str) -> Vec<String> {
+pub(crate) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
@@ -250,7 +262,7 @@ fn listens(text: &str, tls: bool) -> Result<Vec<Listen>, String> {
     addresses.iter().map(|address| listen(address, tls)).collect()
 }
 
-fn listen(text: &str, knows_tls: bool) -> Result<Listen, String> {
+pub(crate) fn listen(text: &str, knows_tls: bool) -> Result<Listen, String> {
     let mut words = text.split_whitespace();
     let address = words.next().unwrap_or_default();
     let address = address

@@ -54,6 +54,14 @@ pub const RESTORATIONS: &str = "equipoise_target_restorations_total";
 pub const POOL: &str = "equipoise_upstream_connections_total";
 /// TLS handshakes of clients by result.
 pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
+/// Stream sessions by service, route, code and source.
+pub const STREAM_SESSIONS: &str = "kong_stream_sessions_total";
+/// Stream sessions under way by what carries them.
+pub const STREAM_ACTIVE: &str = "equipoise_stream_active_sessions";
+/// Sessions over UDP that made way for newer ones.
+pub const STREAM_EVICTED: &str = "equipoise_stream_evicted_sessions_total";
+/// Datagrams that no session could take, or whose receiver took nothing.
+pub const STREAM_DROPPED: &str = "equipoise_stream_dropped_datagrams_total";
 /// DNS look-ups by result.
 pub const DNS_LOOKUPS: &str = "equipoise_dns_lookups_total";
 

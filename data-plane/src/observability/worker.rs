@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::counter::Counter;
 use super::node::NodeState;
 use super::route::{RequestSample, RouteMetrics, Shard, Sum};
+use super::session::{SessionSum, Sessions};
 
 /// The metric shards of all workers of a node.
 #[derive(Debug, Clone)]
@@ -107,6 +108,8 @@ pub struct WorkerMetrics {
     handshakes: Counter,
     failed_handshakes: Counter,
     unmatched: Box<Shard>,
+    pub(super) sessions: Sessions,
+    pub(super) unmatched_sessions: Box<Shard>,
 }
 
 impl Default for WorkerMetrics {
@@ -137,6 +140,8 @@ impl WorkerMetrics {
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
             unmatched: Box::default(),
+            sessions: Sessions::default(),
+            unmatched_sessions: Box::default(),
         }
     }
 
@@ -173,8 +178,13 @@ impl WorkerMetrics {
     /// A request is done. `route`: [`crate::table::Route::metrics`]; `None` when no route matched.
     pub fn request(&self, route: Option<&RouteMetrics>, sample: &RequestSample) {
         self.requests.add(1);
-        let shard = route.and_then(|route| route.shard(self.index, self.workers));
+        let shard = route.and_then(|route| self.shard_of(route));
         shard.unwrap_or(&self.unmatched).record(sample);
+    }
+
+    /// This worker's share of a route's metrics.
+    pub(super) fn shard_of<'r>(&self, route: &'r RouteMetrics) -> Option<&'r Shard> {
+        route.shard(self.index, self.workers)
     }
 
     /// An attempt after the first begins.
@@ -249,6 +259,8 @@ impl WorkerMetrics {
         sum.handshakes += self.handshakes.get();
         sum.failed_handshakes += self.failed_handshakes.get();
         sum.unmatched.merge_shard(&self.unmatched);
+        self.sessions.add_to(&mut sum.sessions);
+        sum.unmatched_sessions.merge_shard(&self.unmatched_sessions);
     }
 }
 
@@ -272,4 +284,6 @@ pub(super) struct WorkerSum {
     pub(super) handshakes: u64,
     pub(super) failed_handshakes: u64,
     pub(super) unmatched: Sum,
+    pub(super) sessions: SessionSum,
+    pub(super) unmatched_sessions: Sum,
 }

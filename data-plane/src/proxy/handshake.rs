@@ -20,7 +20,7 @@ const HANDSHAKE: u8 = 22;
 
 /// Shakes hands within the time for a head; `None`: the connection is over. A client that does not speak TLS but HTTP is
 /// told so in clear.
-pub(super) async fn shake(
+pub(crate) async fn shake(
     stream: TcpStream,
     peer: Peer,
     tls: Arc<ServerConfig>,

@@ -4,7 +4,7 @@ mod bodies;
 mod counts;
 mod drain;
 mod exchanges;
-mod harness;
+pub(crate) mod harness;
 mod headers;
 mod hostile_requests;
 mod hostile_responses;

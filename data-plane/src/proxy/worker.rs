@@ -1,7 +1,7 @@
 //! One worker: a thread with a runtime, listeners, pool and timers of its own. Nothing of it is shared.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,11 +18,12 @@ use tracing::warn;
 use super::buffer::Buffers;
 use super::connection::{self, Client};
 use super::pool::Pool;
-use super::settings::ProxySettings;
+use super::settings::{ProxySettings, Serves};
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
 use super::{Bound, Drain, forward::Peer, handshake};
 use crate::observability::{NodeState, WorkerMetrics};
+use crate::stream_proxy::{self, udp};
 use crate::table::{Active, Reader, Table};
 
 /// How long accepting pauses when the process has no descriptors left.
@@ -33,18 +34,20 @@ const HOUSEKEEPING_TICKS: u32 = 20;
 
 /// What the tasks of one worker share; single-threaded.
 pub struct Worker {
-    pub(super) settings: Arc<ProxySettings>,
-    pub(super) timers: Rc<Timers>,
-    pub(super) buffers: Buffers,
+    pub(crate) settings: Arc<ProxySettings>,
+    pub(crate) timers: Rc<Timers>,
+    pub(crate) buffers: Buffers,
     pub(super) pool: Pool,
     view: RefCell<View>,
-    pub(super) metrics: Arc<WorkerMetrics>,
-    pub(super) is_draining: Cell<bool>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) is_draining: Cell<bool>,
     /// Clients are asked to go elsewhere.
     is_away: Cell<bool>,
     random: RefCell<StdRng>,
     date: RefCell<String>,
     unix_seconds: Cell<u64>,
+    /// The second of the last warning about a stream session.
+    warned_of_sessions: Cell<u64>,
     connections: Cell<usize>,
     /// A connection ended.
     ended: Notify,
@@ -52,7 +55,7 @@ pub struct Worker {
 
 /// A table, to be held by a count of this worker's own: those of the table, its routes and its services lie in memory
 /// that all workers would write to with every request.
-pub(super) struct OwnTable(Arc<Table>);
+pub(crate) struct OwnTable(Arc<Table>);
 
 impl Deref for OwnTable {
     type Target = Table;
@@ -94,7 +97,7 @@ impl Worker {
     }
 
     /// The table in force: a request takes it once, and that one is its table to the end.
-    pub(super) fn table(&self) -> Rc<OwnTable> {
+    pub(crate) fn table(&self) -> Rc<OwnTable> {
         let View { reader, table } = &mut *self.view.borrow_mut();
         let newest = reader.load();
         if !Arc::ptr_eq(newest, &table.0) {
@@ -115,13 +118,18 @@ impl Worker {
     }
 
     /// A random number, evenly spread over its range.
-    pub(super) fn random(&self) -> u32 {
+    pub(crate) fn random(&self) -> u32 {
         self.random.borrow_mut().random()
     }
 
     /// Seconds since 1970, at most a second old.
     pub(super) fn unix_seconds(&self) -> u64 {
         self.unix_seconds.get()
+    }
+
+    /// Whether what a stream session met with may be a warning: once a second, since all of a kind meet with it.
+    pub(crate) fn may_warn_of_sessions(&self) -> bool {
+        self.warned_of_sessions.replace(self.unix_seconds()) != self.unix_seconds()
     }
 
     /// The time for a Date header, at most a second old.
@@ -139,8 +147,9 @@ fn unix_seconds() -> u64 {
 /// # Errors
 /// When a listener cannot be handed to the runtime, or when one of the tasks that every connection needs broke off:
 /// without timers or accepting, the rest would only seem to live.
-pub fn run(
+pub(super) fn run(
     listeners: Vec<Bound>,
+    datagrams: Vec<UdpSocket>,
     settings: &Arc<ProxySettings>,
     active: &Active,
     metrics: Arc<WorkerMetrics>,
@@ -162,14 +171,26 @@ pub fn run(
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
             unix_seconds: Cell::new(unix_seconds()),
+            warned_of_sessions: Cell::new(0),
             connections: Cell::new(0),
             ended: Notify::new(),
         });
         let mut accepting = tokio::task::JoinSet::new();
-        for Bound { listener, tls } in listeners {
+        for Bound { listener, tls, serves } in listeners {
             let listener = TcpListener::from_std(listener)?;
             let port = listener.local_addr().map_or(0, |address| address.port());
-            accepting.spawn_local(accept(Door { listener, port, tls }, Rc::clone(&worker), drain.clone()));
+            accepting.spawn_local(accept(
+                Door { listener, way: Way { port, tls, serves } },
+                Rc::clone(&worker),
+                drain.clone(),
+            ));
+        }
+        let mut doors = tokio::task::JoinSet::new();
+        let sessions = Rc::new(udp::Sessions::default());
+        for socket in datagrams {
+            let (worker, sessions) = (Rc::clone(&worker), Rc::clone(&sessions));
+            let (opened, draining) = (drain.opened.clone(), drain.token.clone());
+            doors.spawn_local(udp::serve(socket, worker, sessions, opened, draining));
         }
         let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), node));
         tokio::select! {
@@ -177,6 +198,7 @@ pub fn run(
             () = drain.begun() => {}
             _ = &mut ticking => return Err(std::io::Error::other("its timers broke off")),
             Some(_) = accepting.join_next() => return Err(std::io::Error::other("accepting broke off")),
+            Some(_) = doors.join_next() => return Err(std::io::Error::other("receiving datagrams broke off")),
         }
         worker.is_draining.set(true);
         worker.timers.wake_all();
@@ -186,6 +208,7 @@ pub fn run(
             while worker.connections.get() > 0 {
                 worker.ended.notified().await;
             }
+            while doors.join_next().await.is_some() {}
         };
         if tokio::time::timeout_at(drain.deadline().into(), all_ended).await.is_err() {
             warn!(connections = worker.connections.get(), "closing connections that did not finish in time");
@@ -224,8 +247,14 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
 /// Where clients come in.
 struct Door {
     listener: TcpListener,
+    way: Way,
+}
+
+/// How those are served who come in there.
+struct Way {
     port: u16,
     tls: Option<Arc<ServerConfig>>,
+    serves: Serves,
 }
 
 /// Accepts until drained, and then what is left in the backlog.
@@ -249,7 +278,7 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
             () = &mut begun => return accept_rest(door, &worker),
         };
         match accepted {
-            Ok((stream, address)) => open(stream, address, door.port, door.tls.as_ref(), &worker),
+            Ok((stream, address)) => open(stream, address, &door.way, &worker),
             Err(error) if is_peers_fault(&error) => {}
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");
@@ -265,7 +294,7 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
 /// Accepts what waits in the backlog before the listener closes. It asks the kernel itself: that the runtime
 /// saw no event yet does not mean that nobody waits.
 fn accept_rest(door: Door, worker: &Rc<Worker>) {
-    let Door { listener, port, tls } = door;
+    let Door { listener, way } = door;
     let Ok(listener) = listener.into_std() else { return };
     while worker.connections.get() < worker.settings.connections_max
         && let Ok((stream, address)) = listener.accept()
@@ -273,24 +302,22 @@ fn accept_rest(door: Door, worker: &Rc<Worker>) {
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
         {
-            open(stream, address, port, tls.as_ref(), worker);
+            open(stream, address, &way, worker);
         }
     }
 }
 
-fn open(
-    stream: TcpStream,
-    address: SocketAddr,
-    port: u16,
-    tls: Option<&Arc<ServerConfig>>,
-    worker: &Rc<Worker>,
-) {
-    let peer = Peer::new(address, port, &worker.settings);
+fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) {
     worker.connections.set(worker.connections.get() + 1);
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     let counted = Counted(Rc::clone(worker));
-    drop(match tls {
+    if way.serves == Serves::Streams {
+        drop(tokio::task::spawn_local(serve_stream(stream, address, way.tls.clone(), counted)));
+        return;
+    }
+    let peer = Peer::new(address, way.port, &worker.settings);
+    drop(match &way.tls {
         None => tokio::task::spawn_local(serve(stream, peer, counted)),
         Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, Arc::clone(tls), counted)),
     });
@@ -304,6 +331,15 @@ fn is_peers_fault(error: &std::io::Error) -> bool {
 async fn serve(stream: TcpStream, peer: Peer, counted: Counted) {
     let client = Client::new(Stream::accepted(stream), peer, &counted.0.timers);
     connection::serve(client, &counted.0).await;
+}
+
+async fn serve_stream(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
+    counted: Counted,
+) {
+    stream_proxy::serve(stream, address, tls, &counted.0).await;
 }
 
 async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counted: Counted) {
