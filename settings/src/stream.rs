@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use crate::value::{Listen, list, listen};
+use crate::listen::{Keepalive, Listen, listen};
+use crate::value::list;
 
 /// One address where streams come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +56,14 @@ fn stream_listen(text: &str) -> Result<StreamListen, String> {
     }
     let rest: Vec<_> = words.filter(|word| *word != "udp").collect();
     let listen = listen(&rest.join(" "), true)?;
-    if udp && listen.tls {
-        return Err("flag `ssl` cannot be combined with `udp`".to_owned());
+    let of_connections = [
+        ("ssl", listen.tls),
+        ("proxy_protocol", listen.flags.proxy_protocol),
+        ("so_keepalive", listen.flags.keepalive != Keepalive::System),
+        ("ipv6only=off", !listen.flags.ipv6_only),
+    ];
+    if let Some((flag, _)) = of_connections.iter().find(|(_, is_set)| udp && *is_set) {
+        return Err(format!("flag `{flag}` cannot be combined with `udp`"));
     }
     Ok(StreamListen { listen, udp })
 }
@@ -82,6 +89,7 @@ mod tests {
             ("", "must be `off` or addresses"),
             ("localhost:9000", "must be an IP address and a port"),
             ("127.0.0.1:9 udp ssl", "`ssl` cannot be combined with `udp`"),
+            ("127.0.0.1:9 udp proxy_protocol", "`proxy_protocol` cannot be combined with `udp`"),
             ("127.0.0.1:9 ssl http2", "no HTTP is spoken"),
             ("127.0.0.1:9 upd", "unknown flag `upd`"),
             ("127.0.0.1:9, 127.0.0.1:9 ssl", "names 127.0.0.1:9 twice"),

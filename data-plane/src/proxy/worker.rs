@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use equipoise_settings::ListenFlags;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustls::ServerConfig;
@@ -21,8 +22,9 @@ use super::pool::Pool;
 use super::settings::{ProxySettings, Serves};
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
-use super::{Bound, Drain, forward::Peer, handshake};
+use super::{Bound, Drain, forward::Peer, handshake, proxy_header};
 use crate::observability::{NodeState, WorkerMetrics};
+use crate::proxy_protocol::Header;
 use crate::stream_proxy::{self, udp};
 use crate::table::{Active, Reader, Table};
 
@@ -176,14 +178,11 @@ pub(super) fn run(
             ended: Notify::new(),
         });
         let mut accepting = tokio::task::JoinSet::new();
-        for Bound { listener, tls, serves } in listeners {
+        for Bound { listener, flags, tls, serves } in listeners {
             let listener = TcpListener::from_std(listener)?;
             let port = listener.local_addr().map_or(0, |address| address.port());
-            accepting.spawn_local(accept(
-                Door { listener, way: Way { port, tls, serves } },
-                Rc::clone(&worker),
-                drain.clone(),
-            ));
+            let way = Way { port: settings.port_maps.public(port), flags, tls, serves };
+            accepting.spawn_local(accept(Door { listener, way }, Rc::clone(&worker), drain.clone()));
         }
         let mut doors = tokio::task::JoinSet::new();
         let sessions = Rc::new(udp::Sessions::default());
@@ -250,9 +249,12 @@ struct Door {
     way: Way,
 }
 
-/// How those are served who come in there.
+/// How they come in there.
+#[derive(Clone)]
 struct Way {
+    /// As clients see it.
     port: u16,
+    flags: ListenFlags,
     tls: Option<Arc<ServerConfig>>,
     serves: Serves,
 }
@@ -308,16 +310,19 @@ fn accept_rest(door: Door, worker: &Rc<Worker>) {
 }
 
 fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) {
+    let peer = Peer::new(address, way.port, &worker.settings);
     worker.connections.set(worker.connections.get() + 1);
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     let counted = Counted(Rc::clone(worker));
     if way.serves == Serves::Streams {
-        drop(tokio::task::spawn_local(serve_stream(stream, address, way.tls.clone(), counted)));
+        drop(tokio::task::spawn_local(serve_stream(stream, peer, address, way.clone(), counted)));
         return;
     }
-    let peer = Peer::new(address, way.port, &worker.settings);
     drop(match &way.tls {
+        tls if way.flags.proxy_protocol => {
+            tokio::task::spawn_local(serve_announced(stream, peer, tls.clone(), counted))
+        }
         None => tokio::task::spawn_local(serve(stream, peer, counted)),
         Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, Arc::clone(tls), counted)),
     });
@@ -333,13 +338,18 @@ async fn serve(stream: TcpStream, peer: Peer, counted: Counted) {
     connection::serve(client, &counted.0).await;
 }
 
-async fn serve_stream(
-    stream: TcpStream,
-    address: SocketAddr,
-    tls: Option<Arc<ServerConfig>>,
-    counted: Counted,
-) {
-    stream_proxy::serve(stream, address, tls, &counted.0).await;
+async fn serve_stream(stream: TcpStream, peer: Peer, mut source: SocketAddr, way: Way, counted: Counted) {
+    let Ok(mut destination) = stream.local_addr() else { return };
+    destination.set_port(way.port);
+    if way.flags.proxy_protocol {
+        // Boxed: it is over long before the connection is.
+        match Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await {
+            Some(Header::Proxied { source: said, .. }) if peer.is_trusted() => source = said,
+            Some(_) => {}
+            None => return,
+        }
+    }
+    stream_proxy::serve(stream, (source, destination), way.tls, &counted.0).await;
 }
 
 async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counted: Counted) {
@@ -347,6 +357,16 @@ async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counte
     if let Some((stream, peer)) = Box::pin(handshake::shake(stream, peer, tls, &counted.0)).await {
         let client = Client::new(stream, peer, &counted.0.timers);
         connection::serve(client, &counted.0).await;
+    }
+}
+
+async fn serve_announced(stream: TcpStream, peer: Peer, tls: Option<Arc<ServerConfig>>, counted: Counted) {
+    // Boxed: it is over long before the connection is.
+    let Some(header) = Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await else { return };
+    let peer = peer.announced(header, &counted.0.settings);
+    match tls {
+        None => serve(stream, peer, counted).await,
+        Some(tls) => serve_tls(stream, peer, tls, counted).await,
     }
 }
 

@@ -23,14 +23,13 @@ use crate::proxy::worker::Worker;
 use crate::router::stream::{StreamQuery, Transport};
 use crate::table::{Lease, OfStreams, Service};
 
-/// Serves a connection to its end. `tls`: how TLS is spoken where it came in; `None`: not at all.
+/// Serves a connection to its end: the client's, and where it came in. `tls`: how TLS is spoken where it came in; `None`: not at all.
 pub(crate) async fn serve(
     stream: TcpStream,
-    source: SocketAddr,
+    (source, destination): (SocketAddr, SocketAddr),
     tls: Option<Arc<ServerConfig>>,
     worker: &Worker,
 ) {
-    let Ok(destination) = stream.local_addr() else { return };
     let Some(tls) = tls else {
         let query = StreamQuery { transport: Transport::Tcp, source, destination, sni: None };
         let _active = worker.metrics.session_opened(SessionKind::Tcp);

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use door::Door;
-pub(crate) use door::bind;
+pub(crate) use door::{bind, check_free};
 use session::{Session, Unsent};
 pub(crate) use sessions::Sessions;
 
@@ -115,7 +115,8 @@ fn take(
         worker.metrics.datagram_dropped();
         return;
     }
-    let (source, destination) = (ends.source, ends.destination);
+    let Ends { source, mut destination } = ends;
+    destination.set_port(worker.settings.port_maps.public(destination.port()));
     let query = StreamQuery { transport: Transport::Udp, source, destination, sni: None };
     let route = worker.table().resolve_stream(&query).cloned();
     let Some(route) = route else {

@@ -40,6 +40,18 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<Bound> {
     Ok(socket.into())
 }
 
+/// Whether nobody listens there yet: sockets that share a port would also share it with another node of the same user.
+///
+/// # Errors
+/// When somebody does.
+pub(crate) fn check_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())
+}
+
 impl Door {
     pub(super) fn new(socket: Bound) -> io::Result<Self> {
         let local = socket.local_addr()?;
