@@ -56,6 +56,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<Hello, NotHello> {
         return Ok(Hello { sni: None });
     }
     let mut extensions = Reader(rest.vector16()?);
+    if !rest.0.is_empty() {
+        return Err(NotHello::Malformed);
+    }
     let mut sni = None;
     while !extensions.0.is_empty() {
         let (kind, content) = (extensions.u16()?, extensions.vector16()?);

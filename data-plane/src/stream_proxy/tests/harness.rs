@@ -180,6 +180,12 @@ impl Node {
         self.active.call();
     }
 
+    /// Waits until so many sessions are under way.
+    pub(super) fn assert_active(&self, transport: &str, count: f64) {
+        let line = format!("equipoise_stream_active_sessions{{transport=\"{transport}\"}}");
+        eventually("no more sessions are under way", || self.metric(&line) == count);
+    }
+
     pub(super) fn assert_no_lease(&self) {
         let is_free = || self.targets.iter().flatten().all(|target| target.in_flight() == 0);
         eventually("all leases are given back", is_free);
