@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
         write_timeout: timeout,
         read_timeout: timeout,
         speaks_http: true,
+        tls: None,
         upstream: Upstream::new(Some("service"), targets),
     });
     let route = Route {

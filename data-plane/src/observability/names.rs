@@ -64,6 +64,10 @@ pub const STREAM_ACTIVE: &str = "equipoise_stream_active_sessions";
 pub const STREAM_EVICTED: &str = "equipoise_stream_evicted_sessions_total";
 /// Datagrams that no session could take, or whose receiver took nothing.
 pub const STREAM_DROPPED: &str = "equipoise_stream_dropped_datagrams_total";
+/// TLS handshakes with targets that came to their end.
+pub const UPSTREAM_HANDSHAKES: &str = "equipoise_upstream_tls_handshakes_total";
+/// TLS handshakes with targets that failed, by reason.
+pub const UPSTREAM_HANDSHAKE_FAILURES: &str = "equipoise_upstream_tls_failures_total";
 /// DNS look-ups by result.
 pub const DNS_LOOKUPS: &str = "equipoise_dns_lookups_total";
 

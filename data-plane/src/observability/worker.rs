@@ -6,6 +6,7 @@ use super::counter::Counter;
 use super::node::NodeState;
 use super::route::{RequestSample, RouteMetrics, Shard, Sum};
 use super::session::{SessionSum, Sessions};
+use crate::tls::Reason;
 
 /// The metric shards of all workers of a node.
 #[derive(Debug, Clone)]
@@ -107,6 +108,9 @@ pub struct WorkerMetrics {
     pool_misses: Counter,
     handshakes: Counter,
     failed_handshakes: Counter,
+    upstream_handshakes: Counter,
+    resumed_handshakes: Counter,
+    undone_handshakes: [Counter; Reason::ALL.len()],
     proxy_headers: Counter,
     failed_proxy_headers: Counter,
     unmatched: Box<Shard>,
@@ -141,6 +145,9 @@ impl WorkerMetrics {
             pool_misses: Counter::default(),
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
+            upstream_handshakes: Counter::default(),
+            resumed_handshakes: Counter::default(),
+            undone_handshakes: Default::default(),
             proxy_headers: Counter::default(),
             failed_proxy_headers: Counter::default(),
             unmatched: Box::default(),
@@ -244,6 +251,17 @@ impl WorkerMetrics {
         self.failed_handshakes.add(1);
     }
 
+    /// A target has shaken hands, in full or going on from before.
+    pub fn upstream_handshake(&self, is_resumed: bool) {
+        if is_resumed { self.resumed_handshakes.add(1) } else { self.upstream_handshakes.add(1) }
+    }
+
+    /// There was no handshake with a target.
+    pub fn upstream_handshake_failed(&self, reason: Reason) {
+        let counters = Reason::ALL.iter().zip(&self.undone_handshakes);
+        counters.filter(|(found, _)| **found == reason).for_each(|(_, counter)| counter.add(1));
+    }
+
     /// A connection where the PROXY protocol is spoken began with a header, or did not.
     pub fn proxy_header(&self, is_read: bool) {
         if is_read { self.proxy_headers.add(1) } else { self.failed_proxy_headers.add(1) }
@@ -267,6 +285,11 @@ impl WorkerMetrics {
         sum.pool_misses += self.pool_misses.get();
         sum.handshakes += self.handshakes.get();
         sum.failed_handshakes += self.failed_handshakes.get();
+        sum.upstream_handshakes += self.upstream_handshakes.get();
+        sum.resumed_handshakes += self.resumed_handshakes.get();
+        for (total, undone) in sum.undone_handshakes.iter_mut().zip(&self.undone_handshakes) {
+            *total += undone.get();
+        }
         sum.proxy_headers += self.proxy_headers.get();
         sum.failed_proxy_headers += self.failed_proxy_headers.get();
         sum.unmatched.merge_shard(&self.unmatched);
@@ -294,6 +317,10 @@ pub(super) struct WorkerSum {
     pub(super) pool_misses: u64,
     pub(super) handshakes: u64,
     pub(super) failed_handshakes: u64,
+    pub(super) upstream_handshakes: u64,
+    pub(super) resumed_handshakes: u64,
+    /// As [`Reason::ALL`].
+    pub(super) undone_handshakes: [u64; Reason::ALL.len()],
     pub(super) proxy_headers: u64,
     pub(super) failed_proxy_headers: u64,
     pub(super) unmatched: Sum,

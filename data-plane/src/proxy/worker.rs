@@ -50,6 +50,8 @@ pub struct Worker {
     unix_seconds: Cell<u64>,
     /// The second of the last warning about a stream session.
     warned_of_sessions: Cell<u64>,
+    /// The second of the last warning about a target.
+    warned: Cell<u64>,
     connections: Cell<usize>,
     /// A connection ended.
     ended: Notify,
@@ -134,6 +136,11 @@ impl Worker {
         self.warned_of_sessions.replace(self.unix_seconds()) != self.unix_seconds()
     }
 
+    /// Whether what a request met with may be a warning: once a second, since it meets with it again and again.
+    pub(super) fn may_warn(&self) -> bool {
+        self.warned.replace(self.unix_seconds()) != self.unix_seconds()
+    }
+
     /// The time for a Date header, at most a second old.
     pub(super) fn date(&self) -> String {
         self.date.borrow().clone()
@@ -174,6 +181,7 @@ pub(super) fn run(
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
             unix_seconds: Cell::new(unix_seconds()),
             warned_of_sessions: Cell::new(0),
+            warned: Cell::new(0),
             connections: Cell::new(0),
             ended: Notify::new(),
         });

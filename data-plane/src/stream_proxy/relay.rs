@@ -171,8 +171,8 @@ pub(super) async fn run(
     down.buffer.give_back(&worker.buffers);
     match ended {
         Ended::Both | Ended::Idle => {
-            client.close().await;
-            upstream.close().await;
+            client.close();
+            upstream.close();
         }
         Ended::Broken | Ended::Cut => {
             client.abort();

@@ -8,8 +8,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::attempt::{self, fault_of};
-use super::patience::within;
+use super::attempt;
 use super::peek;
 use super::relay;
 use super::say;
@@ -17,6 +16,7 @@ use crate::health::Outcome;
 use crate::observability::{SessionKind, Source};
 use crate::proxy::Peer;
 use crate::proxy::handshake;
+use crate::proxy::reach::{self, Reach};
 use crate::proxy::retry::Fault;
 use crate::proxy::stream::Stream;
 use crate::proxy::worker::Worker;
@@ -79,7 +79,8 @@ async fn route(stream: TcpStream, query: &StreamQuery<'_>, tls: Option<Arc<Serve
             }
         }
     };
-    let connect = async |lease: &Lease| connect(worker, &service, lease).await;
+    let (sni, speaks) = (query.sni.filter(|_| route.preserve_host), route.stream.unwrap_or(OfStreams::Plain));
+    let connect = async |lease: &Lease| connect(worker, &service, lease, sni, speaks).await;
     let reached = Box::pin(attempt::reach(worker, &service, source.ip().to_canonical(), connect)).await;
     let code = match reached {
         Ok((lease, upstream)) => {
@@ -96,11 +97,22 @@ async fn route(stream: TcpStream, query: &StreamQuery<'_>, tls: Option<Arc<Serve
     worker.metrics.session_ended(Some(&route.metrics), code, source);
 }
 
-/// Connects to the target of `lease`.
-async fn connect(worker: &Worker, service: &Service, lease: &Lease) -> Result<Stream, Fault> {
-    let (address, started) = (lease.address(), Instant::now());
-    let connected = within(worker, service.connect_timeout, Stream::connect(address)).await;
-    let stream = connected.ok_or(Fault::ConnectTimeout)?.map_err(|error| fault_of(&error, address))?;
+/// Connects to the target of `lease`, with TLS where the service speaks that. `sni`: the name to ask for, if not the
+/// target's own.
+async fn connect(
+    worker: &Worker,
+    service: &Service,
+    lease: &Lease,
+    sni: Option<&str>,
+    speaks: OfStreams,
+) -> Result<Stream, Fault> {
+    let started = Instant::now();
+    let mut reach = Reach::of_stream(service, lease, sni);
+    if speaks == OfStreams::Passthrough {
+        reach = reach.in_clear();
+    }
+    let dialled = reach::dial(worker, &reach, service.connect_timeout).await;
+    let stream = dialled.map_err(|undialled| undialled.tell_fault(worker, lease.address()))?;
     let now = Instant::now();
     // The reference says so at the end of the session: that may be days later.
     lease.observe(Outcome::Replied(200));

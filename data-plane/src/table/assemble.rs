@@ -3,11 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use uuid::Uuid;
 
 use super::compile::{self, CellKey, State};
 use super::{OfStreams, Route, Service, Table, Upstream};
 use crate::observability::RouteMetrics;
+use crate::tls::{Asked, Interned, Terms};
 
 /// The services and routes of the table in force.
 #[derive(Debug, Default)]
@@ -18,6 +20,8 @@ pub(super) struct Assembly {
     places: HashMap<Uuid, usize>,
     /// Places in the table that no route has.
     free: Vec<usize>,
+    /// What services ask of TLS.
+    terms: Interned,
 }
 
 impl Assembly {
@@ -35,7 +39,8 @@ impl Assembly {
             affected.extend(state.routes_of(id));
             let compiled = state.service(id).filter(|service| service.is_enabled).and_then(|service| {
                 let upstream = cell(&state.cell_of(service))?;
-                Some(Arc::new(make_service(*id, service, upstream)))
+                let tls = service.is_tls().then(|| self.terms.get(&asked(service)));
+                Some(Arc::new(make_service(*id, service, upstream, tls)))
             });
             match compiled {
                 Some(service) => self.services.insert(*id, service),
@@ -140,7 +145,19 @@ impl Assembly {
     }
 }
 
-fn make_service(id: Uuid, service: &compile::Service, upstream: Arc<Upstream>) -> Service {
+/// What a service asks of TLS.
+fn asked(service: &compile::Service) -> Asked {
+    // Whom a service names has to be there: nobody is trusted in their place.
+    let authorities = (!service.ca_certificates.is_empty()).then(|| Arc::new(RootCertStore::empty()));
+    Asked { verify: service.tls_verify, depth: service.tls_verify_depth, authorities, certificate: None }
+}
+
+fn make_service(
+    id: Uuid,
+    service: &compile::Service,
+    upstream: Arc<Upstream>,
+    tls: Option<Arc<Terms>>,
+) -> Service {
     Service {
         id,
         label: service.name.clone().unwrap_or_else(|| (&*service.host).into()),
@@ -151,5 +168,6 @@ fn make_service(id: Uuid, service: &compile::Service, upstream: Arc<Upstream>) -
         read_timeout: service.read_timeout,
         speaks_http: service.speaks_http(),
         upstream,
+        tls,
     }
 }

@@ -16,6 +16,7 @@ use crate::proxy::{Listen, ProxySettings, Running, Serves, start};
 use crate::router::stream::{End, StreamRule, Transports};
 use crate::table::fixture::checked;
 use crate::table::{Active, Directory, OfStreams, Policy, Route, Service, Table, Target, Upstream};
+use crate::tls::Terms;
 
 /// One route of a node.
 pub(super) struct Plan {
@@ -29,6 +30,9 @@ pub(super) struct Plan {
     pub(super) timeout: Duration,
     pub(super) passive: Option<Passive>,
     pub(super) policy: Option<Policy>,
+    /// How TLS is spoken with targets.
+    pub(super) tls: Option<Arc<Terms>>,
+    pub(super) preserve_host: bool,
 }
 
 impl Plan {
@@ -45,6 +49,8 @@ impl Plan {
             timeout: PATIENCE,
             passive: None,
             policy: None,
+            tls: None,
+            preserve_host: false,
         }
     }
 
@@ -110,6 +116,7 @@ impl Node {
                 write_timeout: plan.timeout,
                 read_timeout: plan.timeout,
                 speaks_http: false,
+                tls: plan.tls,
                 upstream,
             });
             let stream =
@@ -123,7 +130,7 @@ impl Node {
                 allows_plain: true,
                 https_redirect_status: 426,
                 strip_path: true,
-                preserve_host: false,
+                preserve_host: plan.preserve_host,
                 request_buffering: true,
                 response_buffering: true,
                 stream: Some(stream),

@@ -9,6 +9,7 @@ use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, Str
 use super::harness::*;
 use crate::proxy::tests::harness::{PATIENCE, eventually};
 use crate::tls::fixture::{Authority, Valid};
+use crate::tls::{Asked, Clients, Terms};
 
 type Secure = StreamOwned<ClientConnection, TcpStream>;
 
@@ -61,7 +62,7 @@ impl Speaker {
 
     /// Whether the node has not let go of what it was told, and still serves others.
     fn assert_serves(&self) {
-        let mut client = secure(self.node.connect(), self.own.trusted(1).verifying(), "ended.test");
+        let mut client = secure(self.node.connect(), self.own.trusted(1).verifying(None), "ended.test");
         client.write_all(b"x").unwrap();
         assert_eq!(read(&mut client, 6), "endedx");
     }
@@ -70,13 +71,14 @@ impl Speaker {
 #[test]
 fn tls_ends_here_or_there_as_the_route_of_its_name_says() {
     let speaker = Speaker::start();
-    let mut ended = secure(speaker.node.connect(), speaker.own.trusted(1).verifying(), "ended.test");
+    let mut ended = secure(speaker.node.connect(), speaker.own.trusted(1).verifying(None), "ended.test");
     ended.write_all(b"hello").unwrap();
     assert_eq!(read(&mut ended, 10), "endedhello");
     ended.conn.send_close_notify();
     ended.flush().unwrap();
     assert_eq!(ended.read(&mut [0; 16]).unwrap(), 0, "the end is said as TLS does");
-    let mut passed = secure(speaker.node.connect(), speaker.targets.trusted(1).verifying(), "passed.test");
+    let mut passed =
+        secure(speaker.node.connect(), speaker.targets.trusted(1).verifying(None), "passed.test");
     passed.write_all(b"hello").unwrap();
     assert_eq!(read(&mut passed, 11), "passedhello", "with the target's own certificate");
     speaker.node.assert_sessions(200, 1.0);
@@ -86,7 +88,7 @@ fn tls_ends_here_or_there_as_the_route_of_its_name_says() {
 #[test]
 fn a_name_that_no_route_has_is_500() {
     let speaker = Speaker::start();
-    let mut client = secure(speaker.node.connect(), speaker.own.trusted(1).verifying(), "other.test");
+    let mut client = secure(speaker.node.connect(), speaker.own.trusted(1).verifying(None), "other.test");
     assert!(client.write_all(b"hello").and_then(|()| client.read_exact(&mut [0])).is_err());
     let line = "kong_stream_sessions_total{service=\"\",route=\"\",code=\"500\"";
     eventually("it is counted", || speaker.node.metric(line) == 1.0);
@@ -95,7 +97,7 @@ fn a_name_that_no_route_has_is_500() {
 
 /// A ClientHello for `passed.test`, as it is sent.
 fn client_hello() -> Vec<u8> {
-    let config = crate::tls::fixture::nobody().verifying();
+    let config = crate::tls::fixture::nobody().verifying(None);
     let name = ServerName::try_from("passed.test").unwrap();
     let mut connection = ClientConnection::new(config, name).unwrap();
     let mut bytes = Vec::new();
@@ -167,9 +169,55 @@ fn a_handshake_that_trickles_has_the_time_of_a_head() {
 #[test]
 fn a_client_without_a_name_gets_a_route_that_ends_tls() {
     let speaker = Speaker::start();
-    let mut config = ClientConfig::clone(&crate::tls::fixture::nobody().unverifying());
+    let mut config = ClientConfig::clone(&crate::tls::fixture::nobody().unverifying(None));
     config.enable_sni = false;
     let mut client = secure(speaker.node.connect(), Arc::new(config), "x.test");
     client.write_all(b"x").unwrap();
     assert_eq!(read(&mut client, 6), "endedx");
+}
+
+/// A target that speaks TLS, and says which name it was asked for.
+fn asked_echo(config: Arc<ServerConfig>) -> SocketAddr {
+    target(move |stream| {
+        let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream);
+        drop(stream.conn.complete_io(&mut stream.sock));
+        let name = stream.conn.server_name().unwrap_or("-").to_owned();
+        drop(stream.write_all(name.as_bytes()));
+        stream.conn.send_close_notify();
+        drop(stream.flush());
+    })
+}
+
+#[test]
+fn a_service_over_tls_is_asked_for_its_own_name_or_the_clients() {
+    let own = Authority::root("the node's");
+    let targets = Authority::root("the target's");
+    let config = targets.issue(&["ended.test", "target.test"], Valid::Now).server(&[]);
+    let verified = || Some(Terms::new(Asked { verify: Some(true), ..Asked::default() }));
+    let unverified = || Some(Terms::new(Asked { verify: Some(false), ..Asked::default() }));
+    for (name, terms, preserve_host, want) in [
+        ("verified, by the client's name", verified(), true, Some("ended.test")),
+        ("an address is asked for nothing", unverified(), false, Some("-")),
+        ("no certificate is for that address", verified(), false, None),
+    ] {
+        let plan = Plan {
+            tls: terms,
+            preserve_host,
+            retries: 0,
+            ..Plan::tls(&[asked_echo(Arc::clone(&config))], "ended.test")
+        };
+        let shown = own.issue(&["ended.test"], Valid::Now).server(&[]);
+        let trusts = Clients::new(targets.roots(), 1);
+        let node = Node::start(vec![plan], Some(shown), |settings| settings.tls = trusts);
+        let mut client = secure(node.connect(), own.trusted(1).verifying(None), "ended.test");
+        client.write_all(b"").unwrap();
+        client.flush().unwrap();
+        match want {
+            Some(want) => assert_eq!(read(&mut client, want.len()), want, "{name}"),
+            None => {
+                assert!(client.read_exact(&mut [0]).is_err(), "{name}");
+                node.assert_sessions(502, 1.0);
+            }
+        }
+    }
 }
