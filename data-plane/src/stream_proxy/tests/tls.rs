@@ -81,8 +81,9 @@ fn tls_ends_here_or_there_as_the_route_of_its_name_says() {
         secure(speaker.node.connect(), speaker.targets.trusted(1).verifying(None), "passed.test");
     passed.write_all(b"hello").unwrap();
     assert_eq!(read(&mut passed, 11), "passedhello", "with the target's own certificate");
-    speaker.node.assert_sessions(200, 1.0);
     speaker.node.assert_active("tls", 1.0);
+    drop(passed);
+    speaker.node.assert_sessions(200, 1.0);
 }
 
 #[test]

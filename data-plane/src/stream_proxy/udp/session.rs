@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use rustix::net::SendFlags;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
@@ -128,7 +129,9 @@ impl Session {
 
 impl Open {
     fn send(&mut self, worker: &Worker, datagram: &[u8]) -> Result<(), Unsent> {
-        match self.upstream.try_send(datagram) {
+        // The system is asked itself: the runtime knows nothing yet of a socket that has just been made.
+        let sent = rustix::net::send(&*self.upstream, datagram, SendFlags::DONTWAIT);
+        match sent.map_err(io::Error::from) {
             Ok(_) => {
                 self.passed += datagram.len() as u64;
                 self.idle.arm(if worker.is_draining.get() { DRAIN_GRACE } else { self.service.read_timeout });
