@@ -25,7 +25,7 @@ use crate::proxy::{ProxySettings, Serves};
 use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
 use crate::table::{self, Seams};
-use crate::tls::server::ShownError;
+use crate::tls::server::{ShownError, http1_only};
 use crate::tls::{self, TrustError};
 use crate::{dns, probe, proxy, status};
 
@@ -352,6 +352,7 @@ fn listen(settings: &NodeSettings) -> Result<Vec<proxy::Listen>, ShownError> {
     let streams = settings.stream_listen.iter().filter(|one| !one.udp).map(|one| &one.listen);
     let speaks_tls = settings.proxy_listen.iter().chain(streams.clone()).any(|listen| listen.tls);
     let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir)).transpose()?;
+    let first_only = tls.as_ref().map(|tls| http1_only(tls));
     let of = |listen: &Listen, tls: &Option<Arc<ServerConfig>>, serves| proxy::Listen {
         address: listen.address,
         flags: listen.flags,
@@ -364,7 +365,9 @@ fn listen(settings: &NodeSettings) -> Result<Vec<proxy::Listen>, ShownError> {
         of_streams.alpn_protocols.clear();
         Arc::new(of_streams)
     });
-    let requests = settings.proxy_listen.iter().map(|listen| of(listen, &tls, Serves::Requests));
+    let of_requests = |listen: &Listen| if listen.flags.http2 { &tls } else { &first_only };
+    let requests =
+        settings.proxy_listen.iter().map(|listen| of(listen, of_requests(listen), Serves::Requests));
     let streams = streams.map(|listen| of(listen, &of_streams, Serves::Streams));
     Ok(requests.chain(streams).collect())
 }

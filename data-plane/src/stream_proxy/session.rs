@@ -71,7 +71,7 @@ async fn route(stream: TcpStream, query: &StreamQuery<'_>, tls: Option<Arc<Serve
             let peer = Peer::new(source, destination.port(), &worker.settings);
             // Boxed: it is over long before the session is.
             match Box::pin(handshake::shake(stream, peer, tls, worker)).await {
-                Some((stream, _)) => stream,
+                Some(shaken) => shaken.stream,
                 None => {
                     worker.metrics.session_ended(Some(&route.metrics), 400, Source::Kong);
                     return;
