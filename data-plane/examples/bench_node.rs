@@ -29,6 +29,7 @@ fn main() -> anyhow::Result<()> {
         read_timeout: timeout,
         speaks_http: true,
         tls: None,
+        http2: false,
         upstream: Upstream::new(Some("service"), targets),
     });
     let route = Route {

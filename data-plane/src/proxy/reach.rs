@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tracing::{debug, warn};
 use super::attempt::Aim;
 use super::connection::Client;
 use super::exchange::Failure;
+use super::http2::Multiplexed;
 use super::retry::Fault;
 use super::stream::Stream;
 use super::timer::Timer;
@@ -25,10 +27,13 @@ use super::worker::Worker;
 use crate::health::is_own;
 use crate::http1::HeadStorage;
 use crate::table::{Lease, Service};
-use crate::tls::{HandshakeError, Reason, Terms};
+use crate::tls::{ALPN_HTTP2, HandshakeError, Reason, Terms};
 
 /// The application protocol that is offered to targets.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
+
+/// The same where HTTP/2 is spoken.
+const ALPN_OF_HTTP2: &[&[u8]] = &[ALPN_HTTP2];
 
 /// Where a connection leads. Connections are good for each other's requests if this is the same.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub struct Reach<'a> {
     pub address: SocketAddr,
     /// Whom it must be there that answers; `None`: whoever does.
     pub whom: Option<Whom<'a>>,
+    /// Whether HTTP/2 is spoken there.
+    pub http2: bool,
     /// The application protocols that are offered.
     alpn: &'static [&'static [u8]],
 }
@@ -52,22 +59,32 @@ pub struct Whom<'a> {
 impl<'a> Reach<'a> {
     /// Where the request of `client` goes.
     pub fn of(client: &Client, aim: &Aim<'a>) -> Self {
-        let terms = aim.matched.service.tls.as_ref();
-        let whom = terms.map(|terms| Whom { terms, host: host(client, aim) });
-        Self { address: aim.lease.address(), whom, alpn: ALPN }
+        let service = aim.matched.service;
+        let whom = service.tls.as_ref().map(|terms| Whom { terms, host: host(client, aim) });
+        let alpn = if service.http2 { ALPN_OF_HTTP2 } else { ALPN };
+        Self { address: aim.lease.address(), whom, http2: service.http2, alpn }
     }
 
     /// Where a stream goes, which is `service`'s. `sni`: the name that the client has asked for, where that is passed on.
     pub fn of_stream(service: &'a Service, lease: &'a Lease, sni: Option<&'a str>) -> Self {
         let own = service.upstream.host_header.as_deref().unwrap_or_else(|| lease.host());
         let whom = service.tls.as_ref().map(|terms| Whom { terms, host: sni.unwrap_or(own).into() });
-        Self { address: lease.address(), whom, alpn: &[] }
+        Self { address: lease.address(), whom, http2: false, alpn: &[] }
     }
 
     /// The same address in clear: what is passed on is encrypted already.
     #[must_use]
     pub fn in_clear(self) -> Self {
         Self { whom: None, ..self }
+    }
+
+    /// Whether a connection with this one, or with nobody in particular, is one that leads there.
+    pub fn is_with(&self, identity: Option<&Identity>) -> bool {
+        match (identity, &self.whom) {
+            (None, None) => true,
+            (Some(identity), Some(whom)) => identity.is(whom),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
     }
 }
 
@@ -140,8 +157,12 @@ enum Undone {
 pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling {
     let (address, alpn) = (reach.address, reach.alpn);
     let timer = worker.timers.timer();
+    let http2 = reach.http2.then(|| Rc::clone(&worker.multiplexed));
     let Some(whom) = &reach.whom else {
-        return Box::pin(async move { Ok(Stream::connected(connect(address, &timer, patience).await?)) });
+        return Box::pin(async move {
+            let stream = Stream::connected(connect(address, &timer, patience).await?);
+            begin(http2, address, stream, &timer, patience).await
+        });
     };
     let identity = whom.identity();
     let secure = worker.settings.tls.secure(whom.terms, &whom.host, address);
@@ -156,7 +177,8 @@ pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling 
                     Some(Ok(stream)) => {
                         let kind = stream.get_ref().1.handshake_kind();
                         metrics.upstream_handshake(kind == Some(HandshakeKind::Resumed));
-                        return Ok(Stream::secured(stream, identity));
+                        let stream = Stream::secured(stream, identity);
+                        return begin(http2, address, stream, &timer, patience).await;
                     }
                     Some(Err(error)) => Undone::Failed(error),
                     None => Undone::TimedOut,
@@ -170,6 +192,26 @@ pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling 
         metrics.upstream_handshake_failed(reason);
         Err(Undialled { fault, handshake: Some((identity, undone)) })
     })
+}
+
+/// Begins HTTP/2 on a connection where that is spoken, and keeps it for other requests.
+async fn begin(
+    http2: Option<Rc<Multiplexed>>,
+    address: SocketAddr,
+    stream: Stream,
+    timer: &Timer,
+    patience: Duration,
+) -> Result<Stream, Undialled> {
+    let Some(http2) = http2 else { return Ok(stream) };
+    timer.arm(patience);
+    match within(timer, http2.begin(address, stream)).await {
+        Some(Ok(stream)) => Ok(stream),
+        Some(Err(error)) => {
+            debug!(target = %address, %error, "no HTTP/2 with a target");
+            Err(Fault::Connect.into())
+        }
+        None => Err(Fault::ConnectTimeout.into()),
+    }
 }
 
 impl Undialled {

@@ -117,6 +117,7 @@ impl Node {
                 read_timeout: plan.timeout,
                 speaks_http: false,
                 tls: plan.tls,
+                http2: false,
                 upstream,
             });
             let stream =
