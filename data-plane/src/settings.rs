@@ -10,7 +10,11 @@ use equipoise_follower::Address;
 use equipoise_follower::fallback::Places;
 use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
 use equipoise_proto::NodeId;
+<<<<<<< HEAD
 use equipoise_settings::{Key, Listen, Problem, Settings, access_log, keys};
+=======
+use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, keys};
+>>>>>>> main
 use uuid::Uuid;
 
 use crate::dns;
@@ -42,6 +46,8 @@ pub struct NodeSettings {
     pub status_access_log: Option<Plan>,
     /// Where the proxy listens.
     pub proxy_listen: Vec<Listen>,
+    /// Where streams come in.
+    pub stream_listen: Vec<StreamListen>,
     /// What clients who speak TLS are shown.
     pub shown: Shown,
     /// How long a stop lets requests finish.
@@ -97,6 +103,7 @@ impl NodeSettings {
             access_log: access_log::plan(settings, &keys::PROXY_ACCESS_LOG)?,
             status_access_log: access_log::plan(settings, &keys::STATUS_ACCESS_LOG)?,
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
+            stream_listen: settings.stream_listen(&keys::PROXY_STREAM_LISTEN).to_vec(),
             shown: shown(settings)?,
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
             status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
@@ -249,6 +256,8 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
     let workers = settings.int(&keys::PROXY_WORKERS).map(usize::try_from);
     Ok(ProxySettings {
         listen: Vec::new(),
+        datagram_listen: Vec::new(),
+        datagram_sessions_max: settings.number(&keys::PROXY_DATAGRAM_SESSIONS_MAX),
         workers: workers.and_then(Result::ok).unwrap_or(defaults.workers),
         connections_max: settings.number(&keys::PROXY_CONNECTIONS_MAX),
         keepalive_requests: settings.number(&keys::PROXY_REQUESTS_MAX),

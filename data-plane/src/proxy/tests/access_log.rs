@@ -213,7 +213,8 @@ fn a_log_that_cannot_be_written_slows_no_request() {
     for _ in 0..2_000 {
         assert_eq!(client.get("/").status(), 200);
     }
-    drop(node);
+    drop(client);
+    drained(node);
     assert!(log.close(PATIENCE));
     let counts = log.counts();
     assert_eq!((counts.written, counts.dropped), (0, 2_000));
@@ -229,8 +230,13 @@ fn what_a_worker_has_when_it_ends_is_written() {
     }
     drop(client);
     let Logged { node, log, path, _directory } = logged;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(node.running.drain(std::time::Instant::now() + Duration::from_secs(5)));
+    drained(node);
     assert!(log.close(PATIENCE));
     assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 10);
+}
+
+/// Ends the node; what its workers had is with the writer then.
+fn drained(node: Node) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(node.running.drain(std::time::Instant::now() + Duration::from_secs(5)));
 }

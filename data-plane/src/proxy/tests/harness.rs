@@ -251,6 +251,7 @@ pub struct Plan {
     pub passive: Option<Passive>,
     pub policy: Option<Policy>,
     pub snis: Vec<equipoise_proto::SniPattern>,
+    pub http2: bool,
     /// How TLS is spoken with the targets.
     pub tls: Option<Asked>,
     /// In place of the target's address.
@@ -280,6 +281,7 @@ impl Default for Plan {
             passive: None,
             policy: None,
             snis: Vec::new(),
+            http2: false,
             tls: None,
             host_header: None,
             hosts: Vec::new(),
@@ -319,8 +321,10 @@ impl Plan {
             connect_timeout: self.timeout,
             write_timeout: self.timeout,
             read_timeout: self.timeout,
+            speaks_http: true,
             upstream: Arc::clone(&upstream),
             tls: self.tls.map(Terms::new),
+            http2: self.http2,
         });
         let route = Route {
             id: Uuid::from_u128(2),
@@ -332,6 +336,7 @@ impl Plan {
             preserve_host: self.preserve_host,
             request_buffering: self.request_buffering,
             response_buffering: true,
+            stream: None,
             metrics: Arc::default(),
         };
         let paths =
