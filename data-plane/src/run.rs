@@ -205,18 +205,12 @@ pub async fn start(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
-<<<<<<< HEAD
     let logs = AccessLogs::start(&settings)?;
-    let proxy_settings = ProxySettings {
-        listen: listen(&settings)?,
-        tls: tls.clone(),
-        access_log: logs.proxy.clone(),
-=======
     let proxy_settings = ProxySettings {
         listen: listen(&settings)?,
         datagram_listen: datagram_listen(&settings).collect(),
         tls: tls.clone(),
->>>>>>> main
+        access_log: logs.proxy.clone(),
         ..settings.proxy.clone()
     };
     let proxy = proxy::start_closed(proxy_settings, &seams.active, &workers)?;

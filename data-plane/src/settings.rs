@@ -10,11 +10,7 @@ use equipoise_follower::Address;
 use equipoise_follower::fallback::Places;
 use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
 use equipoise_proto::NodeId;
-<<<<<<< HEAD
-use equipoise_settings::{Key, Listen, Problem, Settings, access_log, keys};
-=======
-use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, keys};
->>>>>>> main
+use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, access_log, keys};
 use uuid::Uuid;
 
 use crate::dns;

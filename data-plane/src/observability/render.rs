@@ -1,10 +1,8 @@
 //! The node's metrics as Prometheus text.
 
-<<<<<<< HEAD
-use equipoise_access_log::Counts;
-=======
 use std::sync::LazyLock;
->>>>>>> main
+
+use equipoise_access_log::Counts;
 
 use super::node::{ConfigSource, NodeState};
 use super::route::{RouteMetrics, Sum};
@@ -41,14 +39,10 @@ pub fn render(node: &NodeState, counted: &Counted<'_>, table: &Table, directory:
     workers.iter().for_each(|worker| worker.add_to(&mut sum));
     render_node(&mut text, node);
     render_workers(&mut text, node, &sum);
-<<<<<<< HEAD
     render_access_log(&mut text, counted.access_log.unwrap_or_default());
-    render_routes(&mut text, table, sum.unmatched);
-=======
     let sessions = of_streams(table, std::mem::take(&mut sum.unmatched_sessions));
     render_routes(&mut text, table, std::mem::take(&mut sum.unmatched), &sessions);
     session::render(&mut text, &sessions, &sum.sessions, WORKSPACE);
->>>>>>> main
     let upstreams_left_out = render_upstreams(&mut text, directory);
     let addresses_left_out = render_health(&mut text, directory, names::SUBJECTS_MAX);
     text.family(names::LEFT_OUT, Kind::Gauge, "What has no series for want of room.");
@@ -186,7 +180,6 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     }
 }
 
-<<<<<<< HEAD
 fn render_access_log(text: &mut Text, counts: Counts) {
     text.family(names::ACCESS_LOG_LINES, Kind::Counter, "Lines that the access log took.");
     text.sample(names::ACCESS_LOG_LINES, &[], counts.written);
@@ -194,8 +187,6 @@ fn render_access_log(text: &mut Text, counts: Counts) {
     text.sample(names::ACCESS_LOG_DROPPED, &[], counts.dropped);
 }
 
-fn render_routes(text: &mut Text, table: &Table, unmatched: Sum) {
-=======
 /// Routes for streams that had sessions; the first is of those that no route matched.
 fn of_streams(table: &Table, unmatched: Sum) -> Vec<(&RouteMetrics, Sum)> {
     static NONE: LazyLock<RouteMetrics> = LazyLock::new(RouteMetrics::default);
@@ -205,7 +196,6 @@ fn of_streams(table: &Table, unmatched: Sum) -> Vec<(&RouteMetrics, Sum)> {
 }
 
 fn render_routes(text: &mut Text, table: &Table, unmatched: Sum, sessions: &[(&RouteMetrics, Sum)]) {
->>>>>>> main
     let none = RouteMetrics::default();
     let routes = table.routes.iter().flatten().filter(|route| route.stream.is_none());
     let routes = routes.map(|route| &*route.metrics);

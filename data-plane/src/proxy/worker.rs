@@ -46,15 +46,10 @@ pub struct Worker {
     pub(super) pool: Pool,
     pub(super) multiplexed: Rc<Multiplexed>,
     view: RefCell<View>,
-<<<<<<< HEAD
-    pub(super) metrics: Arc<WorkerMetrics>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
     /// Of the access log, if there is one.
     pub(super) pen: Option<Pen>,
-    pub(super) is_draining: Cell<bool>,
-=======
-    pub(crate) metrics: Arc<WorkerMetrics>,
     pub(crate) is_draining: Cell<bool>,
->>>>>>> main
     /// Clients are asked to go elsewhere.
     is_away: Cell<bool>,
     random: RefCell<StdRng>,
