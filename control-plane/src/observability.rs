@@ -68,6 +68,12 @@ const DATASTORE_REACHABLE: &str = "kong_datastore_reachable";
 const NODE_LAST_SEEN: &str = "kong_data_plane_last_seen";
 /// The hash of what a node serves, as a number.
 const NODE_CONFIG_HASH: &str = "kong_data_plane_config_hash";
+/// Revisions that a node is behind.
+const NODE_LAG: &str = "equipoise_data_plane_lag_revisions";
+/// How long a node took for its last change, from receipt to swap.
+const NODE_APPLY: &str = "equipoise_data_plane_apply_seconds";
+/// 1 while a node refuses the newest config that it was sent.
+const NODE_REFUSES: &str = "equipoise_data_plane_refuses_config";
 /// 0 while a node refuses config that it is too old for.
 const NODE_COMPATIBLE: &str = "kong_data_plane_version_compatible";
 
@@ -353,6 +359,9 @@ fn momentary(scraped: &Scraped<'_>, uplink: Option<&UplinkGauges>) -> Registry {
     reachable.set(scraped.is_store_writable.into());
     let last_seen = Family::<NodeLabels, Gauge<i64, AtomicI64>>::default();
     let config_hash = Family::<NodeLabels, Gauge<f64, AtomicU64>>::default();
+    let lag = Family::<NodeLabels, Gauge<i64, AtomicI64>>::default();
+    let apply = Family::<NodeLabels, Gauge<f64, AtomicU64>>::default();
+    let refuses = Family::<NodeLabels, Gauge<i64, AtomicI64>>::default();
     let compatible = Family::<VersionLabels, Gauge<i64, AtomicI64>>::default();
     for node in scraped.nodes {
         let (node_id, hostname) = (node.info.id.to_string(), node.info.hostname.clone());
@@ -361,6 +370,13 @@ fn momentary(scraped: &Scraped<'_>, uplink: Option<&UplinkGauges>) -> Registry {
         let labels = NodeLabels { node_id, hostname, ip };
         last_seen.get_or_create(&labels).set(seconds(node.last_contact));
         config_hash.get_or_create(&labels).set(number(&node.config_hash()));
+        if let Some(behind) = node.lag {
+            lag.get_or_create(&labels).set(i64::try_from(behind).unwrap_or(i64::MAX));
+        }
+        if let Some((_, took)) = node.last_apply {
+            apply.get_or_create(&labels).set(took.as_secs_f64());
+        }
+        refuses.get_or_create(&labels).set(node.last_nack.is_some().into());
         let NodeLabels { node_id, hostname, ip } = labels;
         let is_too_old = matches!(node.last_nack, Some(NackRecord { cause: NackCause::Protocol, .. }));
         let labels = VersionLabels { node_id, hostname, ip, kong_version };
@@ -378,6 +394,9 @@ fn momentary(scraped: &Scraped<'_>, uplink: Option<&UplinkGauges>) -> Registry {
     registry.register(DATASTORE_REACHABLE, "Whether changes can be made durable", reachable);
     registry.register(NODE_LAST_SEEN, "When a node was last heard of", last_seen);
     registry.register(NODE_CONFIG_HASH, "Hash of what a node serves, as a number", config_hash);
+    registry.register(NODE_LAG, "Revisions that a node is behind", lag);
+    registry.register(NODE_APPLY, "Receipt to swap of a node's last change", apply);
+    registry.register(NODE_REFUSES, "Whether a node refuses config", refuses);
     registry.register(NODE_COMPATIBLE, "Whether a node understands its config", compatible);
     registry
 }

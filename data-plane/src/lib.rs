@@ -11,6 +11,7 @@ pub mod proxy_protocol;
 pub mod router;
 pub mod run;
 pub mod settings;
+pub mod spans;
 pub mod status;
 mod stream_proxy;
 pub mod sync;

@@ -28,7 +28,7 @@ use crate::sync::{self, Identity};
 use crate::table::{self, Seams};
 use crate::tls::server::{ShownError, http1_only};
 use crate::tls::{self, TrustError};
-use crate::{dns, probe, proxy, status};
+use crate::{dns, probe, proxy, spans, status};
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +206,25 @@ pub async fn start(
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
     let logs = AccessLogs::start(&settings)?;
+    let (tracer, exporter) = match settings.tracing.clone() {
+        Some(plan) => {
+            let (tracer, exporter) = spans::start(plan, tls.clone(), id.to_string());
+            (Some(tracer), exporter)
+        }
+        None => (None, None),
+    };
+    match exporter {
+        Some(exporter) => tasks.spawn("sending spans", exporter.run(tasks.stopping.clone())),
+        None if tracer.is_some() => {
+            tracing::warn!(
+                "tracing.endpoint is not set: trace contexts are passed on, and no spans are sent"
+            );
+        }
+        None => {}
+    }
+    let spans = tracer.as_ref().and_then(|tracer| tracer.queue.clone());
     let proxy_settings = ProxySettings {
+        tracer,
         listen: listen(&settings)?,
         datagram_listen: datagram_listen(&settings).collect(),
         tls: tls.clone(),
@@ -260,6 +278,7 @@ pub async fn start(
             directory: Arc::clone(&directory),
             events: Arc::clone(&events),
             access_log: logs.proxy.clone(),
+            spans: spans.clone(),
             pen: logs.status.as_ref().map(|log| Arc::new(SharedPen::new(log.pen()))),
         };
         tasks.spawn(
@@ -522,6 +541,7 @@ mod tests {
                 home_after: Duration::from_secs(60),
             }),
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
+            tracing: None,
             access_log: None,
             status_access_log: None,
             proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],

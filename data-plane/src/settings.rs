@@ -16,6 +16,8 @@ use uuid::Uuid;
 use crate::dns;
 use crate::http1::Limits;
 use crate::proxy::{Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
+use crate::spans;
+use crate::spans::context::Sampling;
 use crate::tls::Trust;
 use crate::tls::server::{PAIRS_MAX, Shown};
 
@@ -36,6 +38,8 @@ pub struct NodeSettings {
     pub follow: Option<Follow>,
     /// The proxy, but for where it listens, and for its access log.
     pub proxy: ProxySettings,
+    /// How requests are traced, if they are.
+    pub tracing: Option<spans::Plan>,
     /// The access log of the proxy.
     pub access_log: Option<Plan>,
     /// The access log of the Status API.
@@ -96,6 +100,7 @@ impl NodeSettings {
             cache_dir: cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from),
             follow: follow(settings)?,
             proxy: proxy(settings)?,
+            tracing: traced(settings)?,
             access_log: access_log::plan(settings, &keys::PROXY_ACCESS_LOG)?,
             status_access_log: access_log::plan(settings, &keys::STATUS_ACCESS_LOG)?,
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
@@ -294,6 +299,7 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
             Some("application/xml") => ErrorType::Xml,
             _ => ErrorType::Plain,
         },
+        tracer: None,
         access_log: None,
     })
 }
@@ -309,6 +315,60 @@ fn trusted_ips(settings: &Settings) -> Result<Vec<Cidr>, Problem> {
         blocks.push(text.parse::<Cidr>().map_err(|error| settings.problem(key, error))?);
     }
     Ok(blocks)
+}
+
+/// Kong's instrumentations that have no spans here.
+const WITHOUT_SPANS: [&str; 7] = [
+    "db_query",
+    "dns_query",
+    "router",
+    "http_client",
+    "plugin_rewrite",
+    "plugin_access",
+    "plugin_header_filter",
+];
+
+fn traced(settings: &Settings) -> Result<Option<spans::Plan>, Problem> {
+    let key = &keys::TRACING_INSTRUMENTATIONS;
+    let (mut is_on, mut requests, mut tries) = (false, false, false);
+    for word in settings.list(key) {
+        match word.as_str() {
+            "off" if settings.list(key).len() == 1 => {}
+            "request" => requests = true,
+            "balancer" => tries = true,
+            "all" => (requests, tries) = (true, true),
+            _ if WITHOUT_SPANS.contains(&word.as_str()) => {
+                tracing::warn!(instrumentation = word, "has no spans here");
+            }
+            _ => {
+                let rule = format!("`{word}` is none of request, balancer, all; or `off` alone");
+                return Err(settings.problem(key, rule));
+            }
+        }
+        is_on |= word != "off";
+    }
+    let key = &keys::TRACING_SAMPLING_RATE;
+    let rate = settings.text(key).and_then(|text| text.parse().ok()).and_then(Sampling::new);
+    let sampling = rate.ok_or_else(|| settings.problem(key, "must be a number from 0 to 1"))?;
+    let key = &keys::TRACING_ENDPOINT;
+    let endpoint = settings.text(key).map(str::parse).transpose();
+    let endpoint: Option<spans::export::Endpoint> = endpoint.map_err(|error| settings.problem(key, error))?;
+    if !is_on {
+        return Ok(None);
+    }
+    Ok(Some(spans::Plan {
+        sampling,
+        requests,
+        tries,
+        endpoint,
+        protocol: match settings.text(&keys::TRACING_PROTOCOL) {
+            Some("http") => spans::Protocol::Http,
+            _ => spans::Protocol::Grpc,
+        },
+        timeout: settings.duration(&keys::TRACING_TIMEOUT),
+        queue_max: settings.number(&keys::TRACING_QUEUE_MAX),
+        service_name: settings.text(&keys::TRACING_SERVICE_NAME).unwrap_or("equipoise").to_owned(),
+    }))
 }
 
 fn real_ip_header(settings: &Settings) -> Result<RealIpHeader, Problem> {
@@ -443,6 +503,42 @@ mod tests {
             ("EQUIPOISE_DNS_TTL_MIN", "2h"),
         ] {
             assert!(read(name, value).is_err(), "{name}={value}");
+        }
+    }
+
+    #[test]
+    fn tracing_is_off_until_it_is_asked_for() {
+        let traced = |variables: &[(&str, &str)]| read(variables).map(|settings| settings.tracing);
+        assert_eq!(traced(&[]).unwrap(), None);
+        assert_eq!(traced(&[("KONG_TRACING_SAMPLING_RATE", "1")]).unwrap(), None);
+        for (words, want) in [
+            ("request", Some((true, false))),
+            ("balancer", Some((false, true))),
+            ("all", Some((true, true))),
+            ("request, router, balancer", Some((true, true))),
+            ("db_query", Some((false, false))),
+            ("off", None),
+        ] {
+            let plan = traced(&[("KONG_TRACING_INSTRUMENTATIONS", words)]).unwrap();
+            assert_eq!(plan.map(|plan| (plan.requests, plan.tries)), want, "{words}");
+        }
+        let plan = traced(&[
+            ("KONG_TRACING_INSTRUMENTATIONS", "all"),
+            ("KONG_TRACING_SAMPLING_RATE", "0.5"),
+            ("EQUIPOISE_TRACING_ENDPOINT", "https://collector"),
+            ("EQUIPOISE_TRACING_PROTOCOL", "http"),
+        ]);
+        let plan = plan.unwrap().unwrap();
+        assert_eq!((plan.sampling, plan.protocol), (Sampling::new(0.5).unwrap(), spans::Protocol::Http));
+        assert!(plan.endpoint.is_some_and(|endpoint| endpoint.is_tls));
+        for (name, value) in [
+            ("KONG_TRACING_INSTRUMENTATIONS", "requests"),
+            ("KONG_TRACING_INSTRUMENTATIONS", "off, all"),
+            ("KONG_TRACING_SAMPLING_RATE", "1.1"),
+            ("KONG_TRACING_SAMPLING_RATE", "half"),
+            ("EQUIPOISE_TRACING_ENDPOINT", "collector:4317"),
+        ] {
+            assert!(traced(&[(name, value)]).is_err(), "{name}={value}");
         }
     }
 

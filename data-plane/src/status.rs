@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::observability::{Counted, NodeState, Workers, process, render};
+use crate::spans::Queue;
 use crate::table::events::Events;
 use crate::table::{Active, Directory};
 
@@ -68,6 +69,8 @@ pub struct Sources {
     pub events: Arc<Events>,
     /// The access log of the proxy, for what it counts.
     pub access_log: Option<AccessLog>,
+    /// Where spans go, for what is counted there.
+    pub spans: Option<Queue>,
     /// Of the access log of the Status API itself.
     pub pen: Option<Arc<SharedPen>>,
 }
@@ -237,6 +240,7 @@ async fn metrics(State(sources): State<Sources>) -> Response {
             workers: &sources.workers,
             events: &sources.events,
             access_log: sources.access_log.as_ref().map(AccessLog::counts),
+            spans: sources.spans.as_ref().map(Queue::counts),
         };
         render(&sources.node, &counted, &table, &sources.directory.load())
     });

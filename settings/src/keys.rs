@@ -339,6 +339,21 @@ keys! {
     STATUS_ACCESS_LOG = "status.access_log", Some("status_access_log"), Kind::Text, "off", Data,
         "Where a line about each call of the Status API goes: `off`, `stdout`, `stderr` or the path of a file.";
 
+    TRACING_INSTRUMENTATIONS = "tracing.instrumentations", Some("tracing_instrumentations"), Kind::List, "off", Data,
+        "What has spans: `request`, `balancer` (each try of a target), `all`; `off` leaves trace headers as they are.";
+    TRACING_SAMPLING_RATE = "tracing.sampling_rate", Some("tracing_sampling_rate"), Kind::Text, "0.01", Data,
+        "Share of the traces that begin here whose spans are recorded; of others, the caller decides.";
+    TRACING_ENDPOINT = "tracing.endpoint", None, Kind::Text, "", Data,
+        "OTLP collector, `http://host:port` or `https://host:port`; without a port 4317 (grpc) or 4318 (http).";
+    TRACING_PROTOCOL = "tracing.protocol", None, Kind::OneOf(&["grpc", "http"]), "grpc", Data,
+        "How the collector is spoken to: OTLP over gRPC, or over HTTP as protobuf (`/v1/traces`).";
+    TRACING_TIMEOUT = "tracing.timeout", None, seconds(100), "10s", Data,
+        "Time for one message to the collector.";
+    TRACING_QUEUE_MAX = "tracing.queue_max", None, Kind::Int { min: 1, max: 1_000_000 }, "4096", Data,
+        "Requests whose spans wait to be sent; more are dropped and counted.";
+    TRACING_SERVICE_NAME = "tracing.service_name", None, Kind::Text, "equipoise", Data,
+        "The spans' `service.name`.";
+
     LOG_LEVEL = "log.level", Some("log_level"), Kind::OneOf(LEVELS), "notice", Every, "Least level that is logged.";
     LOG_FORMAT = "log.format", None, Kind::OneOf(&["text", "json"]), "text", Every,
         "Lines for people, or one JSON object a line.";

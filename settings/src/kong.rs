@@ -87,8 +87,6 @@ const NO_EFFECT: &[&str] = &[
     "ssl_session_tickets",
     "ssl_session_timeout",
     "status_error_log",
-    "tracing_instrumentations",
-    "tracing_sampling_rate",
     "untrusted_lua",
     "vaults",
     "worker_consistency",

@@ -18,6 +18,11 @@ impl Counter {
         self.0.store(self.get().saturating_sub(1), Ordering::Relaxed);
     }
 
+    /// Makes it this; only the owning thread may.
+    pub(super) fn set(&self, count: u64) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
     /// The count so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

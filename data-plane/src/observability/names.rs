@@ -18,6 +18,12 @@ pub const CONNECTIONS: &str = "kong_nginx_connections_total";
 pub const REQUESTS: &str = "kong_nginx_requests_total";
 /// Health by upstream, target and address.
 pub const TARGET_HEALTH: &str = "kong_upstream_target_health";
+/// What a part of memory with a bound holds: the process itself, and the queue of the access log.
+pub const SHARED_MEMORY: &str = "kong_memory_lua_shared_dict_bytes";
+/// That bound.
+pub const SHARED_MEMORY_TOTAL: &str = "kong_memory_lua_shared_dict_total_bytes";
+/// Deadlines of connections (`pending`), and the ticks of the workers that look at them (`running`).
+pub const TIMERS: &str = "kong_nginx_timers";
 /// Resident memory.
 pub const MEMORY: &str = "kong_memory_workers_lua_vms_bytes";
 /// When the node's certificate for the cluster runs out, in seconds since 1970.
@@ -34,6 +40,8 @@ pub const CONFIG_REVISION: &str = "equipoise_config_revision";
 pub const CONFIG_SOURCE: &str = "equipoise_config_source";
 /// Receipt to swap of the newest change.
 pub const CONFIG_APPLY: &str = "equipoise_config_apply_seconds";
+/// When config was applied last, in seconds since 1970.
+pub const CONFIG_APPLIED_AT: &str = "equipoise_config_applied_timestamp_seconds";
 /// Changes applied.
 pub const CONFIG_APPLIED: &str = "equipoise_config_applied_total";
 /// Changes refused.
@@ -66,6 +74,8 @@ pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
 pub const ACCESS_LOG_LINES: &str = "equipoise_access_log_lines_total";
 /// Lines of the access log that were dropped: disk, reader or queue had no room.
 pub const ACCESS_LOG_DROPPED: &str = "equipoise_access_log_dropped_total";
+/// Spans of traced requests, by whether the collector took them.
+pub const SPANS: &str = "equipoise_trace_spans_total";
 /// Stream sessions by service, route, code and source.
 pub const STREAM_SESSIONS: &str = "kong_stream_sessions_total";
 /// Stream sessions under way by what carries them.
@@ -91,6 +101,8 @@ pub const UPSTREAM_RETRIES: &str = "equipoise_upstream_active_retries";
 pub const UPSTREAM_AVAILABLE: &str = "equipoise_upstream_available_weight";
 /// Weight of all that is there, by upstream.
 pub const UPSTREAM_TOTAL: &str = "equipoise_upstream_total_weight";
+/// Percent of the requests that go to other zones or regions, where there is a preference, for want of room in their own.
+pub const UPSTREAM_SPILLOVER: &str = "equipoise_upstream_zone_spillover_percent";
 /// Whether a level is in panic, by upstream.
 pub const UPSTREAM_PANIC: &str = "equipoise_upstream_panic";
 /// Changes of who takes requests, by cause.

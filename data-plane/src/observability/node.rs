@@ -57,6 +57,8 @@ pub struct NodeState {
     content_hash: Mutex<ContentHash>,
     config_source: AtomicU8,
     apply_micros: AtomicU64,
+    /// Seconds since 1970; 0: never.
+    applied_at: AtomicU64,
     /// Seconds since 1970; 0: none.
     certificate_expiry: AtomicU64,
     applied: AtomicU64,
@@ -87,6 +89,7 @@ impl NodeState {
             content_hash: Mutex::new(ContentHash::EMPTY),
             config_source: AtomicU8::new(ConfigSource::None.number()),
             apply_micros: AtomicU64::new(0),
+            applied_at: AtomicU64::new(0),
             certificate_expiry: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -126,8 +129,15 @@ impl NodeState {
     /// A config was applied, in this time from receipt to swap.
     pub fn config_applied(&self, took: Duration) {
         self.apply_micros.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.applied_at.store(now.as_secs(), Ordering::Relaxed);
         self.applied.fetch_add(1, Ordering::Relaxed);
         self.has_table.store(true, Ordering::Release);
+    }
+
+    /// When a config was applied last, in seconds since 1970; 0: never.
+    pub fn applied_at(&self) -> u64 {
+        self.applied_at.load(Ordering::Relaxed)
     }
 
     /// A config was refused.

@@ -9,6 +9,7 @@ use super::route::{RouteMetrics, Sum};
 use super::text::{Kind, Text};
 use super::worker::{WorkerSum, Workers};
 use super::{names, process, session};
+use crate::spans;
 use crate::table::events::Events;
 use crate::table::view::{LoadView, upstream_load};
 use crate::table::{AddressState, Directory, MemberTarget, Members, Table};
@@ -29,6 +30,8 @@ pub struct Counted<'a> {
     pub events: &'a Events,
     /// By the access log, if there is one.
     pub access_log: Option<Counts>,
+    /// By the exporter of spans, if there is one.
+    pub spans: Option<spans::Counts>,
 }
 
 /// Renders everything. Cost: O(routes + targets); nothing is locked that a worker needs.
@@ -40,6 +43,10 @@ pub fn render(node: &NodeState, counted: &Counted<'_>, table: &Table, directory:
     render_node(&mut text, node);
     render_workers(&mut text, node, &sum);
     render_access_log(&mut text, counted.access_log.unwrap_or_default());
+    let spans = counted.spans.unwrap_or_default();
+    text.family(names::SPANS, Kind::Counter, "Spans of traced requests, by what became of them.");
+    text.sample(names::SPANS, &[("result", "exported")], spans.exported);
+    text.sample(names::SPANS, &[("result", "dropped")], spans.dropped);
     let sessions = of_streams(table, std::mem::take(&mut sum.unmatched_sessions));
     render_routes(&mut text, table, std::mem::take(&mut sum.unmatched), &sessions);
     session::render(&mut text, &sessions, &sum.sessions, WORKSPACE);
@@ -89,13 +96,27 @@ fn render_node(text: &mut Text, node: &NodeState) {
     text.family(names::DNS_LOOKUPS, Kind::Counter, "Look-ups of names.");
     text.sample(names::DNS_LOOKUPS, &[("result", "answered")], counts.dns_answers);
     text.sample(names::DNS_LOOKUPS, &[("result", "failed")], counts.dns_failures);
+    gauge_of_config_age(text, node);
     text.family(names::NODE_INFO, Kind::Gauge, "Node id and build.");
     text.sample(names::NODE_INFO, &[("node_id", &id), ("version", env!("CARGO_PKG_VERSION"))], 1);
     if let Some(resident) = process::resident_bytes() {
         let pid = std::process::id().to_string();
         text.family(names::MEMORY, Kind::Gauge, "Resident memory.");
         text.sample(names::MEMORY, &[("node_id", &id), ("pid", &pid), ("kong_subsystem", "http")], resident);
+        if let Some(limit) = process::memory_limit_bytes() {
+            let labels = [("node_id", &*id), ("shared_dict", "process"), ("kong_subsystem", "http")];
+            text.family(names::SHARED_MEMORY, Kind::Gauge, "What a bounded part of memory holds.");
+            text.sample(names::SHARED_MEMORY, &labels, resident);
+            text.family(names::SHARED_MEMORY_TOTAL, Kind::Gauge, "What it may hold.");
+            text.sample(names::SHARED_MEMORY_TOTAL, &labels, limit);
+        }
     }
+}
+
+fn gauge_of_config_age(text: &mut Text, node: &NodeState) {
+    let what = "When config was applied last, seconds since 1970; 0: never.";
+    text.family(names::CONFIG_APPLIED_AT, Kind::Gauge, what);
+    text.sample(names::CONFIG_APPLIED_AT, &[], node.applied_at());
 }
 
 fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
@@ -123,6 +144,11 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     }
     text.family(names::REQUESTS, Kind::Gauge, "Requests that came in.");
     text.sample(names::REQUESTS, &[("node_id", &id), ("subsystem", "http")], sum.requests);
+    text.family(names::TIMERS, Kind::Gauge, "Deadlines of connections, and ticks that look at them.");
+    for (state, value) in [("running", sum.workers), ("pending", sum.deadlines)] {
+        let labels = [("node_id", &*id), ("subsystem", "http"), ("state", state)];
+        text.sample(names::TIMERS, &labels, value);
+    }
     text.family(names::RETRIES, Kind::Counter, "Attempts after the first.");
     text.sample(names::RETRIES, &[], sum.retries);
     text.family(names::RETRIES_OVER_BUDGET, Kind::Counter, "Retries that the budget did not allow.");
@@ -271,12 +297,15 @@ fn render_upstreams(text: &mut Text, directory: &Directory) -> usize {
         .take(names::SUBJECTS_MAX)
         .map(|upstream| (upstream.name.as_deref().unwrap_or_default(), upstream_load(upstream)))
         .collect();
-    let gauges: [(&str, &str, OfLoad); 6] = [
+    let gauges: [(&str, &str, OfLoad); 7] = [
         (names::UPSTREAM_ACTIVE, "Requests under way.", |load| load.active.into()),
         (names::UPSTREAM_PENDING, "Requests that wait for room.", |load| load.pending.into()),
         (names::UPSTREAM_RETRIES, "Retries under way.", |load| load.retries.into()),
         (names::UPSTREAM_AVAILABLE, "Weight of what is available.", |load| load.weight.available),
         (names::UPSTREAM_TOTAL, "Weight of all that is there.", |load| load.weight.total),
+        (names::UPSTREAM_SPILLOVER, "Percent of requests that leave their zone.", |load| {
+            load.spillover_percent.into()
+        }),
         (names::UPSTREAM_PANIC, "Whether a level is in panic.", |load| load.is_in_panic.into()),
     ];
     for (name, help, value) in gauges {

@@ -125,6 +125,7 @@ pub struct WorkerMetrics {
     pool_misses: Counter,
     handshakes: Counter,
     failed_handshakes: Counter,
+    deadlines: Counter,
     http2: Http2Counters,
     upstream_handshakes: Counter,
     resumed_handshakes: Counter,
@@ -163,6 +164,7 @@ impl WorkerMetrics {
             pool_misses: Counter::default(),
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
+            deadlines: Counter::default(),
             http2: Http2Counters::default(),
             upstream_handshakes: Counter::default(),
             resumed_handshakes: Counter::default(),
@@ -260,6 +262,11 @@ impl WorkerMetrics {
         }
     }
 
+    /// So many deadlines there are now.
+    pub fn deadlines(&self, count: usize) {
+        self.deadlines.set(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
     /// A client has shaken hands.
     pub fn handshake_done(&self) {
         self.handshakes.add(1);
@@ -322,6 +329,8 @@ impl WorkerMetrics {
         sum.pool_misses += self.pool_misses.get();
         sum.handshakes += self.handshakes.get();
         sum.failed_handshakes += self.failed_handshakes.get();
+        sum.workers += 1;
+        sum.deadlines += self.deadlines.get();
         sum.http2_streams += self.http2.streams.get();
         sum.http2_broken += self.http2.broken.get();
         sum.http2_calmed += self.http2.calmed.get();
@@ -358,6 +367,8 @@ pub(super) struct WorkerSum {
     pub(super) pool_misses: u64,
     pub(super) handshakes: u64,
     pub(super) failed_handshakes: u64,
+    pub(super) workers: u64,
+    pub(super) deadlines: u64,
     pub(super) http2_streams: u64,
     pub(super) http2_broken: u64,
     pub(super) http2_calmed: u64,

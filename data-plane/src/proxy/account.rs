@@ -13,6 +13,8 @@ use super::retry::Fault;
 use super::worker::Worker;
 use crate::http1::{HeadStorage, Name, RequestHead, Version};
 use crate::observability::Source;
+use crate::spans::context::PARENT_BYTES;
+use crate::spans::{Context, RequestSpan, Tracer, TrySpan};
 
 /// Tries that are remembered one by one; of more, only the number.
 const TRIES_MAX: usize = 16;
@@ -22,9 +24,27 @@ const TRIES_MAX: usize = 16;
 pub struct Account {
     /// By the calendar, when its head was complete.
     started: SystemTime,
+    /// Where it belongs, if requests are traced.
+    trace: Option<Trace>,
     tries: RefCell<Tries>,
     /// The head, where the connection's buffer is to be used for something else before the end.
     head: RefCell<Option<Box<[u8]>>>,
+}
+
+/// The trace of a request, and its own span in it.
+#[derive(Debug, Clone)]
+struct Trace {
+    context: Context,
+    span: u64,
+}
+
+/// The headers that tell an upstream of the trace.
+#[derive(Debug)]
+pub struct TraceHeaders<'a> {
+    /// `traceparent`.
+    pub parent: [u8; PARENT_BYTES],
+    /// `tracestate`, if there is any.
+    pub state: Option<&'a [u8]>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -37,6 +57,9 @@ struct Tries {
 #[derive(Debug, Clone, Copy)]
 struct Try {
     address: SocketAddr,
+    /// Of its span; 0 without a trace.
+    span: u64,
+    began: Instant,
     ended: Option<(Instant, End)>,
 }
 
@@ -61,16 +84,44 @@ impl Tries {
 impl Account {
     /// Of a request that begins, if anybody watches.
     pub fn open(worker: &Worker) -> Option<Box<Self>> {
-        worker.pen.as_ref()?;
+        if worker.pen.is_none() && worker.tracer.is_none() {
+            return None;
+        }
         Some(Box::new(Self {
             started: SystemTime::now(),
+            trace: None,
             tries: RefCell::default(),
             head: RefCell::default(),
         }))
     }
 
+    /// Finds its place in a trace, if requests are traced.
+    pub fn trace(&mut self, head: &RequestHead<'_, '_>, worker: &Worker) {
+        let Some(tracer) = &worker.tracer else { return };
+        let values = |wanted: &'static str| {
+            let others = head.headers.iter().zip(head.names).filter(|(_, name)| **name == Name::Other);
+            others.map(|(header, _)| header).filter(move |header| header.name.eq_ignore_ascii_case(wanted))
+        };
+        let parents = values(TRACE_PARENT).map(|header| header.value);
+        let states = values(TRACE_STATE).map(|header| header.value);
+        let context = tracer.context(parents, states, || worker.random_wide());
+        self.trace = Some(Trace { context, span: span_id(worker) });
+    }
+
+    /// What the target at `address` is told of the trace. The try begins, if it has not.
+    pub fn trace_headers(&self, worker: &Worker, address: SocketAddr) -> Option<TraceHeaders<'_>> {
+        let Trace { context, span } = self.trace.as_ref()?;
+        self.picked(worker, address);
+        // Where tries have no spans of their own, the request's is the caller.
+        let has_spans = worker.tracer.as_ref().is_some_and(|tracer| tracer.tries);
+        let tries = self.tries.borrow();
+        let of_try = tries.list.iter().rfind(|one| one.address == address).filter(|_| has_spans);
+        let parent = context.parent_header(of_try.map_or(*span, |one| one.span));
+        Some(TraceHeaders { parent, state: context.state.as_deref() })
+    }
+
     /// A target is picked; the same one is not picked again before it failed.
-    pub fn picked(&self, address: SocketAddr) {
+    pub fn picked(&self, worker: &Worker, address: SocketAddr) {
         let Tries { count, list } = &mut *self.tries.borrow_mut();
         if list.iter().any(|one| one.address == address && one.ended.is_none()) {
             return;
@@ -79,7 +130,8 @@ impl Account {
         if list.len() == TRIES_MAX {
             list.remove(0);
         }
-        list.push(Try { address, ended: None });
+        let span = self.trace.as_ref().map_or(0, |_| span_id(worker));
+        list.push(Try { address, span, began: Instant::now(), ended: None });
     }
 
     /// What became of the try at `address`.
@@ -105,7 +157,14 @@ impl Account {
         let head = RequestHead::parse(bytes, &mut storage).ok();
         let seen = Seen { account: self, client, worker, finished, bytes, head: head.as_ref() };
         if let Some(pen) = &worker.pen {
-            pen.request(&seen.entry(&seen.client_address()));
+            let trace = self.trace.as_ref().map(|trace| trace.context.trace_text());
+            let trace = trace.as_ref().and_then(|id| std::str::from_utf8(id).ok());
+            pen.request(&Entry { trace_id: trace, ..seen.entry(&seen.client_address()) });
+        }
+        if let (Some(tracer), Some(trace)) = (&worker.tracer, &self.trace) {
+            let tries = if tracer.tries { self.tries.borrow().list.len() } else { 0 };
+            let spans = usize::from(tracer.requests) + tries;
+            tracer.record(&trace.context, spans, || seen.span(trace, tracer));
         }
     }
 }
@@ -165,6 +224,68 @@ impl<'a> Seen<'a> {
         }
     }
 
+    /// What a collector is told.
+    fn span(&self, trace: &Trace, tracer: &Tracer) -> RequestSpan {
+        let address = self.client_address();
+        let entry = self.entry(&address);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let target = self.head.map(|head| head.target);
+        RequestSpan {
+            context: trace.context.clone(),
+            id: tracer.requests.then_some(trace.span),
+            started: self.account.started,
+            took: self.finished.sample.request,
+            method: text(entry.method),
+            path: target.map_or_else(String::new, |target| text(target.path)),
+            query: target.and_then(|target| target.query).map(text),
+            is_tls: self.client.peer.is_tls(),
+            protocol_version: match self.head.map(|head| head.version) {
+                Some(Version::Http10) => "1.0",
+                Some(Version::Http11) => "1.1",
+                None => "",
+            },
+            host: text(entry.host),
+            port: self.client.peer.port(),
+            client: entry.client.to_owned(),
+            peer: entry.peer.to_owned(),
+            user_agent: entry.user_agent.map(text),
+            request_id: entry.request_id.unwrap_or_default().to_owned(),
+            route: entry.route.map(str::to_owned),
+            service: entry.service.map(str::to_owned),
+            status: entry.status,
+            is_complete: entry.is_complete,
+            tries: if tracer.tries { self.try_spans() } else { Vec::new() },
+        }
+    }
+
+    fn try_spans(&self) -> Vec<TrySpan> {
+        let began = self.finished.facts.started;
+        let tries = self.account.tries.borrow();
+        let before = tries.count.saturating_sub(u32::try_from(tries.list.len()).unwrap_or(0));
+        let spans = (before..).zip(&tries.list).map(|(number, one)| {
+            // One that has not ended was given up: its client left, or another try was better.
+            let (ended, end) =
+                one.ended.map_or_else(|| (Instant::now(), None), |(ended, end)| (ended, Some(end)));
+            TrySpan {
+                id: one.span,
+                started: self.account.started + one.began.saturating_duration_since(began),
+                took: ended.saturating_duration_since(one.began),
+                address: one.address,
+                status: match end {
+                    Some(End::Replied(status)) => Some(status),
+                    Some(End::Failed(_)) | None => None,
+                },
+                error: match end {
+                    Some(End::Failed(fault)) => Some(name_of(fault)),
+                    Some(End::Replied(_)) => None,
+                    None => Some("cancelled"),
+                },
+                number,
+            }
+        });
+        spans.collect()
+    }
+
     /// Method, target and version as they came. What is no request at all is shown by its first line, as a target.
     fn request_line(&self) -> (&'a [u8], &'a [u8], &'a str) {
         let Some(head) = self.head else {
@@ -186,5 +307,29 @@ impl<'a> Seen<'a> {
         let head = self.head?;
         let mut others = head.headers.iter().zip(head.names).filter(|(_, known)| **known == Name::Other);
         others.find(|(header, _)| header.name.eq_ignore_ascii_case(name)).map(|(header, _)| header.value)
+    }
+}
+
+/// The names of the two headers.
+pub const TRACE_PARENT: &str = "traceparent";
+pub const TRACE_STATE: &str = "tracestate";
+
+/// Not 0.
+fn span_id(worker: &Worker) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "a part of what is random")]
+    let id = worker.random_wide() as u64;
+    id.max(1)
+}
+
+/// `error.type` of a try.
+const fn name_of(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Connect => "connect_refused",
+        Fault::ConnectTimeout => "connect_timeout",
+        Fault::TimedOut => "timeout",
+        Fault::Broken => "reset",
+        Fault::Invalid => "invalid_response",
+        Fault::Exhausted => "resources_exhausted",
+        Fault::Cut => "target_removed",
     }
 }

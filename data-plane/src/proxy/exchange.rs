@@ -144,7 +144,7 @@ async fn proxy(
         };
         let mut picked = Picked { at };
         if let Some(account) = &facts.account {
-            account.picked(lease.address());
+            account.picked(worker, lease.address());
         }
         seen.picked = Some(picked);
         let mut may_pool = true;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use rustls::ProtocolVersion;
 
+use super::account::{TRACE_PARENT, TRACE_STATE, TraceHeaders};
 use super::hash::without_cookie;
 use super::settings::{ProxySettings, RealIpHeader, SERVER_TOKEN};
 use crate::http1::{Name, RequestHead, Version, list, push_decimal};
@@ -197,6 +198,8 @@ pub struct Forward<'a> {
     pub hidden_cookie: Option<&'a str>,
     /// How the body goes.
     pub body: BodyHeader,
+    /// What takes the place of the client's trace context, where requests are traced.
+    pub trace: Option<TraceHeaders<'a>>,
     /// The node's settings.
     pub settings: &'a ProxySettings,
 }
@@ -247,7 +250,8 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
             | Name::XKongProxyLatency
             | Name::XKongUpstreamLatency
             | Name::XKongUpstreamStatus => {
-                !head.connection.names_headers || !head.is_named_by_connection(header.name)
+                (!head.connection.names_headers || !head.is_named_by_connection(header.name))
+                    && (with.trace.is_none() || !is_of_trace(header.name))
             }
         };
         if !passes {
@@ -312,7 +316,17 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
     if with.settings.request_id_upstream {
         push(out, "X-Kong-Request-Id", with.request_id);
     }
+    if let Some(TraceHeaders { parent, state }) = &with.trace {
+        push(out, TRACE_PARENT, parent);
+        if let Some(state) = state {
+            push(out, TRACE_STATE, state);
+        }
+    }
     out.extend_from_slice(b"\r\n\r\n");
+}
+
+fn is_of_trace(name: &str) -> bool {
+    [TRACE_PARENT, TRACE_STATE].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// Which of the headers that a hop sets the client sent.

@@ -87,7 +87,7 @@ impl Hedge<'_> {
                         debug!(first = %first.lease.address(), second = %lease.address(), "hedged");
                         worker.metrics.hedged();
                         if let Some(account) = &self.facts.account {
-                            account.picked(lease.address());
+                            account.picked(worker, lease.address());
                         }
                         let picked = Picked { at: Instant::now() };
                         let mut runner = Runner::start(client, worker, &self, lease, picked, None);

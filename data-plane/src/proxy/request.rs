@@ -156,6 +156,9 @@ pub fn open<'t>(table: &'t Table, client: &Client, worker: &Worker, is_last: boo
     facts.framing = head.framing;
     facts.expects_continue = head.expects_continue;
     facts.method = Method::of(head.method);
+    if let Some(account) = &mut facts.account {
+        account.trace(&head, worker);
+    }
     let path = equipoise_proto::path::normalise(head.target.path);
     let asked = Asked { head: &head, path: &path, peer: &client.peer };
     let matched = resolve(table, asked, worker).map(|matched| {
@@ -365,6 +368,7 @@ fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<
         prefix: prefix.as_deref(),
         hidden_cookie: lease.hidden_cookie(),
         body,
+        trace: facts.account.as_ref().and_then(|account| account.trace_headers(worker, lease.address())),
         settings: &worker.settings,
     };
     forward::push_headers(&mut out, head, &with);

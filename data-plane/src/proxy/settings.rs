@@ -11,6 +11,7 @@ use rustls::ServerConfig;
 
 use super::http2::Http2Settings;
 use crate::http1::Limits;
+use crate::spans::Tracer;
 use crate::tls;
 
 /// What this program calls itself in `Via` and `Server`: the names that Kong's clients and tests look for.
@@ -98,6 +99,8 @@ pub struct ProxySettings {
     pub request_id_upstream: bool,
     /// Type of an error body when the client names none.
     pub error_default_type: ErrorType,
+    /// How requests are traced, if they are.
+    pub tracer: Option<Tracer>,
     /// Where lines about requests go.
     pub access_log: Option<AccessLog>,
 }
@@ -130,6 +133,7 @@ impl Default for ProxySettings {
             response_headers: ResponseHeaders::default(),
             request_id_upstream: true,
             error_default_type: ErrorType::Plain,
+            tracer: None,
             access_log: None,
         }
     }

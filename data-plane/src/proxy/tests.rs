@@ -17,5 +17,6 @@ mod passive;
 mod policies;
 mod retries;
 mod tls;
+mod traces;
 mod upstream_tls;
 mod websocket;

@@ -52,6 +52,12 @@ impl Timers {
         Timer { timers: Rc::clone(self), slot }
     }
 
+    /// How many deadlines there are, armed or not.
+    pub fn count(&self) -> usize {
+        let slots = self.slots.borrow();
+        slots.deadlines.len() - slots.free.len()
+    }
+
     /// Moves time on and wakes the tasks whose deadline has passed.
     pub fn advance(&self, now: Instant) {
         let tick = ticks(now.saturating_duration_since(self.started));

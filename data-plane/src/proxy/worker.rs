@@ -29,6 +29,7 @@ use super::timer::{TICK, Timers};
 use super::{Bound, Drain, forward::Peer, http2, proxy_header};
 use crate::observability::{NodeState, WorkerMetrics};
 use crate::proxy_protocol::Header;
+use crate::spans::Tracer;
 use crate::stream_proxy::{self, udp};
 use crate::table::{Active, Reader, Table};
 
@@ -47,6 +48,8 @@ pub struct Worker {
     pub(super) multiplexed: Rc<Multiplexed>,
     view: RefCell<View>,
     pub(crate) metrics: Arc<WorkerMetrics>,
+    /// How requests are traced, if they are.
+    pub(super) tracer: Option<Tracer>,
     /// Of the access log, if there is one.
     pub(super) pen: Option<Pen>,
     pub(crate) is_draining: Cell<bool>,
@@ -128,6 +131,11 @@ impl Worker {
         id
     }
 
+    /// A random number of the length of a trace's id.
+    pub(super) fn random_wide(&self) -> u128 {
+        self.random.borrow_mut().random()
+    }
+
     /// A random number, evenly spread over its range.
     pub(crate) fn random(&self) -> u32 {
         self.random.borrow_mut().random()
@@ -183,6 +191,7 @@ pub(super) fn run(
             multiplexed: Rc::new(Multiplexed::new(settings.pool_requests_max)),
             view: RefCell::new(View::new(active.reader())),
             metrics,
+            tracer: settings.tracer.clone(),
             pen: settings.access_log.as_ref().map(AccessLog::pen),
             is_draining: Cell::new(false),
             is_away: Cell::new(false),
@@ -254,6 +263,7 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
         }
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
+            worker.metrics.deadlines(worker.timers.count());
             worker.pool.sweep(now, worker.settings.pool_idle_timeout);
             worker.multiplexed.sweep(now, worker.settings.pool_idle_timeout);
             // An idle worker would pin the table it saw last.

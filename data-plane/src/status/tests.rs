@@ -57,6 +57,7 @@ async fn node() -> Sources {
         directory,
         events: seams.events,
         access_log: None,
+        spans: None,
         pen: None,
     }
 }
@@ -129,6 +130,7 @@ async fn readiness_follows_config_and_drain() {
         directory: Arc::default(),
         events: Arc::default(),
         access_log: None,
+        spans: None,
         pen: None,
     };
     let answer = ask(&empty, "GET", "/status/ready", "").await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::gate::Gate;
-use super::judge::Level;
+use super::judge::{Distance, Level};
 use super::target::Target;
 use crate::balancer::{Ask, BalanceFactor, Balancer, Bound, ConsistentHashing, Draw, Ewma, Live, RoundRobin};
 
@@ -119,6 +119,16 @@ impl Serving {
             return (0..self.groups.len()).map(|at| if at == 0 { 100.0 } else { 0.0 }).collect();
         }
         self.shares.iter().map(|share| share * 100.0 / sum).collect()
+    }
+
+    /// The percent of the requests, rounded up, that go to other zones or regions for want of room in their own.
+    pub(super) fn spillover_percent(&self) -> u8 {
+        let loads = self.groups.iter().zip(self.load_percents());
+        let is_away = |group: &Group| group.place.level.1 != Distance::Zone;
+        let away: f64 = loads.filter(|(group, _)| is_away(group)).map(|(_, load)| load).sum();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 100")]
+        let percent = away.ceil().clamp(0.0, 100.0) as u8;
+        percent
     }
 
     /// Chooses a target for which `may_take` holds, in the group that `random` draws if that has one; where that has failed

@@ -167,6 +167,8 @@ pub struct LoadView {
     pub retries: u32,
     /// What can serve.
     pub weight: WeightView,
+    /// Percent of the requests that go to other zones or regions.
+    pub spillover_percent: u8,
     /// Whether a level is in panic.
     pub is_in_panic: bool,
 }
@@ -242,6 +244,7 @@ fn load(cell: &Upstream, members: &Members) -> LoadView {
         pending: gate.pending(),
         retries: gate.retries(),
         weight,
+        spillover_percent: members.serving().map_or(0, Serving::spillover_percent),
         is_in_panic: !members.panics().is_empty(),
     }
 }
