@@ -9,7 +9,7 @@ use std::time::Duration;
 use equipoise_data_plane::observability::Workers;
 use equipoise_data_plane::proxy::{ProxySettings, start};
 use equipoise_data_plane::router::Rule;
-use equipoise_data_plane::table::{Active, Route, Service, Table, Target, Upstream};
+use equipoise_data_plane::table::{Active, Route, Service, Speech, Table, Target, Upstream};
 
 fn main() -> anyhow::Result<()> {
     let mut addresses = Vec::new();
@@ -27,6 +27,7 @@ fn main() -> anyhow::Result<()> {
         connect_timeout: timeout,
         write_timeout: timeout,
         read_timeout: timeout,
+        speech: Speech::Http,
         tls: None,
         upstream: Upstream::new(Some("service"), targets),
     });
@@ -35,6 +36,7 @@ fn main() -> anyhow::Result<()> {
         name: None,
         service: Some(service),
         allows_plain: true,
+        grpc: None,
         https_redirect_status: 426,
         strip_path: true,
         preserve_host: false,

@@ -26,6 +26,7 @@ mod retry;
 pub mod rewrite;
 mod settings;
 mod stream;
+mod template;
 mod timer;
 mod tunnel;
 mod waiting;
@@ -53,6 +54,7 @@ pub use settings::{
     Cidr, ErrorType, InvalidCidr, Listen, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders,
     SERVER_TOKEN,
 };
+pub use template::{TemplateError, TemplateFiles, Templates};
 
 /// Why the proxy did not start. Nothing of it runs then.
 #[derive(Debug, thiserror::Error)]

@@ -64,6 +64,9 @@ pub enum StartError {
     /// There is no certificate to show to clients, or to targets.
     #[error(transparent)]
     Shown(#[from] ShownError),
+    /// A template of error bodies cannot be used.
+    #[error(transparent)]
+    Template(#[from] proxy::TemplateError),
     /// The node's id cannot be read or kept.
     #[error("the node's id cannot be kept in {directory}")]
     NodeId {
@@ -199,8 +202,13 @@ pub async fn start(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
-    let proxy_settings =
-        ProxySettings { listen: listen(&settings)?, tls: tls.clone(), ..settings.proxy.clone() };
+    let error_templates = proxy::Templates::load(&settings.error_templates)?;
+    let proxy_settings = ProxySettings {
+        listen: listen(&settings)?,
+        tls: tls.clone(),
+        error_templates,
+        ..settings.proxy.clone()
+    };
     let proxy = proxy::start_closed(proxy_settings, &seams.active, &workers)?;
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
@@ -446,6 +454,7 @@ mod tests {
             trust: tls::Trust { system: false, ..tls::Trust::default() },
             verify_targets: false,
             shown_to_targets: None,
+            error_templates: proxy::TemplateFiles::default(),
             dns: dns::Settings::default(),
             dns_sources: dns::Sources { servers: vec![nobody], ..dns::Sources::default() },
         };

@@ -100,6 +100,8 @@ pub struct Route {
     pub service: Option<Arc<Service>>,
     /// Whether plain HTTP is served: false when `protocols` has `https` and not `http`.
     pub allows_plain: bool,
+    /// What it takes where it is for gRPC; `None`: it is for HTTP.
+    pub grpc: Option<GrpcRoute>,
     /// Status that sends a plain request to HTTPS.
     pub https_redirect_status: u16,
     /// Whether the matched prefix is taken off the path.
@@ -113,6 +115,24 @@ pub struct Route {
     pub response_buffering: bool,
     /// Where its requests are counted.
     pub metrics: Arc<RouteMetrics>,
+}
+
+/// What a route for gRPC takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrpcRoute {
+    /// gRPC, by TLS or not.
+    Any,
+    /// gRPC by TLS.
+    Tls,
+}
+
+/// What a service's targets speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speech {
+    /// HTTP.
+    Http,
+    /// gRPC, over HTTP/2.
+    Grpc,
 }
 
 /// A service as requests need it.
@@ -134,6 +154,8 @@ pub struct Service {
     pub read_timeout: Duration,
     /// The upstream entity named by its host, else an implicit one whose only target is its host and port.
     pub upstream: Arc<Upstream>,
+    /// What its targets speak.
+    pub speech: Speech,
     /// How TLS is spoken with its targets; `None`: not at all.
     pub tls: Option<Arc<tls::Terms>>,
 }

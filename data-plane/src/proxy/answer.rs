@@ -10,7 +10,7 @@ use super::request::Facts;
 use super::worker::Worker;
 use crate::http1::HeadStorage;
 use crate::observability::{RequestSample, Source};
-use crate::table::Route;
+use crate::table::{Route, Speech};
 
 /// What is known of the request that is answered.
 #[derive(Debug, Clone, Copy)]
@@ -86,13 +86,16 @@ fn push_answer(
     persists: bool,
     now: Instant,
 ) {
-    let Answering { facts, picked, .. } = seen;
+    let Answering { facts, picked, route } = seen;
+    let service = route.and_then(|route| route.service.as_ref());
     let mut storage = HeadStorage::new();
     let head = client.head(&mut storage).ok();
     let circumstances = Circumstances {
         head: head.as_ref(),
         request_id: &facts.request_id,
+        is_http2: client.peer.is_http2(),
         persists,
+        speech: service.map_or(Speech::Http, |service| service.speech),
         date: &worker.date(),
         elapsed_ms: millis(now.saturating_duration_since(facts.started)),
         proxied: picked.map(|picked| picked.latencies(facts, now)),

@@ -515,6 +515,8 @@ impl Attempt {
             persists: self.client_persists,
             accepts_trailers: facts.accepts_trailers,
             asked_websocket: facts.asks_websocket,
+            speech: aim.matched.service.speech,
+            date: &worker.date(),
             upstream_ms,
             proxy_ms,
             request_id: &facts.request_id,

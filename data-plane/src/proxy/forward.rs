@@ -17,6 +17,7 @@ pub struct Peer {
     is_trusted: bool,
     port: u16,
     tls: Option<Tls>,
+    is_http2: bool,
     /// Whom it speaks for, as a trusted peer's PROXY header says where that counts. Boxed: most have none.
     client: Option<Box<Box<str>>>,
 }
@@ -33,7 +34,7 @@ impl Peer {
     pub fn new(address: SocketAddr, port: u16, settings: &ProxySettings) -> Self {
         let address = address.ip().to_canonical();
         let is_trusted = settings.trusted_ips.iter().any(|block| block.contains(address));
-        Self { text: address.to_string().into(), is_trusted, port, tls: None, client: None }
+        Self { text: address.to_string().into(), is_trusted, port, tls: None, is_http2: false, client: None }
     }
 
     /// The same client, which began with this header of the PROXY protocol. It counts where the settings say so, and of a
@@ -56,9 +57,21 @@ impl Peer {
         Self { tls: Some(Tls { sni: sni.map(|sni| sni.to_ascii_lowercase().into()) }), ..self }
     }
 
+    /// The same client, which speaks HTTP/2.
+    #[cfg(test)]
+    #[must_use]
+    pub fn by_http2(self) -> Self {
+        Self { is_http2: true, ..self }
+    }
+
     /// Whether it speaks TLS.
     pub const fn is_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub const fn is_http2(&self) -> bool {
+        self.is_http2
     }
 
     /// The name that it asked for in the handshake.
@@ -215,6 +228,7 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
             Name::XKongRequestId => !with.settings.request_id_upstream,
             Name::Other
             | Name::Accept
+            | Name::Date
             | Name::ContentType
             | Name::Server
             | Name::Trailer

@@ -5,6 +5,7 @@
 use super::hash::GivenCookie;
 use super::settings::{ResponseHeaders, SERVER_TOKEN};
 use crate::http1::{Name, ResponseBody, ResponseHead, push_decimal, trim};
+use crate::table::Speech;
 
 /// How the body goes to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,10 @@ pub struct Reply<'a> {
     pub accepts_trailers: bool,
     /// Whether the client asked for WebSocket: only then is an upgrade to it named.
     pub asked_websocket: bool,
+    /// What the upstream speaks.
+    pub speech: Speech,
+    /// The time, where the upstream says none.
+    pub date: &'a str,
     /// Ms from the last pick to the response's head.
     pub upstream_ms: u64,
     /// Ms from the request's start to the last pick.
@@ -48,6 +53,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
     out.extend_from_slice(head.reason.as_bytes());
     let mut has_server = false;
     let mut has_via = false;
+    let mut has_date = false;
     let mut names_upgrade = false;
     for (header, name) in head.headers.iter().zip(head.names) {
         let passes = match name {
@@ -70,6 +76,10 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
             Name::Via => {
                 has_via = true;
                 !with.added.via
+            }
+            Name::Date => {
+                has_date = true;
+                true
             }
             Name::XKongRequestId => !with.added.request_id,
             // Those of another gateway further on pass where ours are switched off.
@@ -116,6 +126,11 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
     if names_upgrade && head.status != 101 {
         out.extend_from_slice(b", Upgrade");
     }
+    // RFC 9110 6.6.1: whoever passes a response on gives it one.
+    if !has_date && head.status >= 200 {
+        out.extend_from_slice(b"\r\nDate: ");
+        out.extend_from_slice(with.date.as_bytes());
+    }
     if with.added.server && !has_server {
         out.extend_from_slice(b"\r\nServer: ");
         out.extend_from_slice(SERVER_TOKEN.as_bytes());
@@ -141,7 +156,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
                 out.extend_from_slice(b", ");
             }
         }
-        out.extend_from_slice(b"1.1 ");
+        out.extend_from_slice(received_by(with.speech));
         out.extend_from_slice(SERVER_TOKEN.as_bytes());
     }
     if let Some(cookie) = with.cookie {
@@ -153,6 +168,14 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
         out.extend_from_slice(with.request_id);
     }
     out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// How Via names what a response came by.
+pub const fn received_by(speech: Speech) -> &'static [u8] {
+    match speech {
+        Speech::Http => b"1.1 ",
+        Speech::Grpc => b"2 ",
+    }
 }
 
 impl ReplyBody {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
+use super::template::Templates;
 use crate::http1::Limits;
 use crate::tls;
 
@@ -79,6 +80,8 @@ pub struct ProxySettings {
     pub request_id_upstream: bool,
     /// Type of an error body when the client names none.
     pub error_default_type: ErrorType,
+    /// What error bodies look like.
+    pub error_templates: Templates,
 }
 
 impl Default for ProxySettings {
@@ -106,6 +109,7 @@ impl Default for ProxySettings {
             response_headers: ResponseHeaders::default(),
             request_id_upstream: true,
             error_default_type: ErrorType::Plain,
+            error_templates: Templates::default(),
         }
     }
 }

@@ -119,6 +119,7 @@ impl Assembly {
             name: route.name.clone(),
             service,
             allows_plain: route.allows_plain,
+            grpc: route.grpc,
             https_redirect_status: route.https_redirect_status,
             strip_path: route.strip_path,
             preserve_host: route.preserve_host,
@@ -151,6 +152,7 @@ fn make_service(
         write_timeout: service.write_timeout,
         read_timeout: service.read_timeout,
         upstream,
+        speech: service.speech(),
         tls,
     }
 }

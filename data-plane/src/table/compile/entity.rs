@@ -13,6 +13,7 @@ use equipoise_proto::{
 use uuid::Uuid;
 
 use super::super::members::Terms;
+use super::super::{GrpcRoute, Speech};
 use super::CompileError;
 use crate::balancer::{Algorithm, HashInput};
 use crate::router::{HeaderRule, Rule};
@@ -65,6 +66,20 @@ pub struct Service {
 }
 
 impl Service {
+    /// What its targets speak.
+    pub(crate) const fn speech(&self) -> Speech {
+        match self.protocol {
+            v1::Protocol::Grpc | v1::Protocol::Grpcs => Speech::Grpc,
+            v1::Protocol::Http
+            | v1::Protocol::Https
+            | v1::Protocol::Tcp
+            | v1::Protocol::Tls
+            | v1::Protocol::TlsPassthrough
+            | v1::Protocol::Udp
+            | v1::Protocol::Unspecified => Speech::Http,
+        }
+    }
+
     /// Whether TLS is spoken with its targets.
     pub(crate) const fn is_tls(&self) -> bool {
         match self.protocol {
@@ -88,6 +103,7 @@ pub struct Route {
     /// `None` for a route that serves no kind of HTTP.
     pub(crate) rule: Option<Rule>,
     pub(crate) allows_plain: bool,
+    pub(crate) grpc: Option<GrpcRoute>,
     pub(crate) https_redirect_status: u16,
     pub(crate) strip_path: bool,
     pub(crate) preserve_host: bool,
@@ -196,6 +212,8 @@ impl Reading {
         use v1::Protocol::{Grpc, Grpcs, Http, Https};
         let is_http = serves(&[Http, Https, Grpc, Grpcs]);
         let allows_plain = !serves(&[Https]) || serves(&[Http]);
+        let grpc =
+            serves(&[Grpc, Grpcs]).then(|| if serves(&[Grpc]) { GrpcRoute::Any } else { GrpcRoute::Tls });
         let https_redirect_status = self.u16("https_redirect_status_code", read.https_redirect_status)?;
         let rule = if is_http { Some(self.rule(&read)?) } else { None };
         Ok(Route {
@@ -203,6 +221,7 @@ impl Reading {
             service,
             rule,
             allows_plain,
+            grpc,
             https_redirect_status,
             strip_path: read.strip_path,
             preserve_host: read.preserve_host,
