@@ -9,7 +9,7 @@ use std::time::Duration;
 use equipoise_data_plane::observability::Workers;
 use equipoise_data_plane::proxy::{ProxySettings, start};
 use equipoise_data_plane::router::Rule;
-use equipoise_data_plane::table::{Active, Route, Service, Speech, Table, Target, Upstream};
+use equipoise_data_plane::table::{Active, Route, Service, Table, Target, Upstream};
 
 fn main() -> anyhow::Result<()> {
     let mut addresses = Vec::new();
@@ -27,8 +27,8 @@ fn main() -> anyhow::Result<()> {
         connect_timeout: timeout,
         write_timeout: timeout,
         read_timeout: timeout,
-        speech: Speech::Http,
         tls: None,
+        http2: false,
         upstream: Upstream::new(Some("service"), targets),
     });
     let route = Route {

@@ -126,15 +126,6 @@ pub enum GrpcRoute {
     Tls,
 }
 
-/// What a service's targets speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speech {
-    /// HTTP.
-    Http,
-    /// gRPC, over HTTP/2.
-    Grpc,
-}
-
 /// A service as requests need it.
 #[derive(Debug)]
 pub struct Service {
@@ -154,8 +145,8 @@ pub struct Service {
     pub read_timeout: Duration,
     /// The upstream entity named by its host, else an implicit one whose only target is its host and port.
     pub upstream: Arc<Upstream>,
-    /// What its targets speak.
-    pub speech: Speech,
     /// How TLS is spoken with its targets; `None`: not at all.
     pub tls: Option<Arc<tls::Terms>>,
+    /// Whether HTTP/2 is spoken with its targets, without asking: gRPC.
+    pub http2: bool,
 }

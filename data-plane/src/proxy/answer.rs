@@ -10,7 +10,7 @@ use super::request::Facts;
 use super::worker::Worker;
 use crate::http1::HeadStorage;
 use crate::observability::{RequestSample, Source};
-use crate::table::{Route, Speech};
+use crate::table::Route;
 
 /// What is known of the request that is answered.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +95,7 @@ fn push_answer(
         request_id: &facts.request_id,
         is_http2: client.peer.is_http2(),
         persists,
-        speech: service.map_or(Speech::Http, |service| service.speech),
+        is_http2_upstream: service.is_some_and(|service| service.http2),
         date: &worker.date(),
         elapsed_ms: millis(now.saturating_duration_since(facts.started)),
         proxied: picked.map(|picked| picked.latencies(facts, now)),

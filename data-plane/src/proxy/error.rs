@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::reply::received_by;
 use super::settings::{ErrorType, ProxySettings, SERVER_TOKEN};
 use crate::http1::{FramingError, HeadError, Refusal, RequestHead, list, push_decimal};
-use crate::table::{PickError, Speech};
+use crate::table::PickError;
 
 /// Why the gateway answers by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,8 +174,8 @@ pub struct Circumstances<'a> {
     pub date: &'a str,
     /// Since the request began, in ms.
     pub elapsed_ms: u64,
-    /// What the upstream speaks.
-    pub speech: Speech,
+    /// Whether the upstream speaks HTTP/2.
+    pub is_http2_upstream: bool,
     /// Where proxying was attempted: ms until the last target was picked, and from then on.
     pub proxied: Option<(u64, u64)>,
 }
@@ -235,7 +235,7 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
             }
             if added.via {
                 out.extend_from_slice(b"\r\nVia: ");
-                out.extend_from_slice(received_by(seen.speech));
+                out.extend_from_slice(received_by(seen.is_http2_upstream));
                 out.extend_from_slice(SERVER_TOKEN.as_bytes());
             }
         }
@@ -366,7 +366,7 @@ mod tests {
             persists: true,
             date: "now",
             elapsed_ms: 1,
-            speech: Speech::Http,
+            is_http2_upstream: false,
             proxied: None,
         };
         let mut out = Vec::new();

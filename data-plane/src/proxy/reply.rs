@@ -5,7 +5,6 @@
 use super::hash::GivenCookie;
 use super::settings::{ResponseHeaders, SERVER_TOKEN};
 use crate::http1::{Name, ResponseBody, ResponseHead, push_decimal, trim};
-use crate::table::Speech;
 
 /// How the body goes to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +28,10 @@ pub struct Reply<'a> {
     pub accepts_trailers: bool,
     /// Whether the client asked for WebSocket: only then is an upgrade to it named.
     pub asked_websocket: bool,
-    /// What the upstream speaks.
-    pub speech: Speech,
     /// The time, where the upstream says none.
     pub date: &'a str,
+    /// Whether the upstream speaks HTTP/2.
+    pub is_http2: bool,
     /// Ms from the last pick to the response's head.
     pub upstream_ms: u64,
     /// Ms from the request's start to the last pick.
@@ -156,7 +155,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
                 out.extend_from_slice(b", ");
             }
         }
-        out.extend_from_slice(received_by(with.speech));
+        out.extend_from_slice(received_by(with.is_http2));
         out.extend_from_slice(SERVER_TOKEN.as_bytes());
     }
     if let Some(cookie) = with.cookie {
@@ -171,11 +170,8 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
 }
 
 /// How Via names what a response came by.
-pub const fn received_by(speech: Speech) -> &'static [u8] {
-    match speech {
-        Speech::Http => b"1.1 ",
-        Speech::Grpc => b"2 ",
-    }
+pub const fn received_by(is_http2: bool) -> &'static [u8] {
+    if is_http2 { b"2 " } else { b"1.1 " }
 }
 
 impl ReplyBody {

@@ -19,7 +19,7 @@ use crate::balancer::{HashInput, Session};
 use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version};
 use crate::router::{Headers, Match, Query};
 use crate::table::{
-    GrpcRoute, Kept, Lease, PickError, Route, Seeker, Service, Speech, Sticky, Table, Tried, Turn, Upstream,
+    GrpcRoute, Kept, Lease, PickError, Route, Seeker, Service, Sticky, Table, Tried, Turn, Upstream,
 };
 
 /// What is remembered of a request.
@@ -357,14 +357,13 @@ fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<
     let mut out = worker.buffers.take_output();
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
-    let strips = route.strip_path && found.prefix_bytes > 0 && service.speech == Speech::Http;
+    let strips = route.strip_path && found.prefix_bytes > 0 && !service.http2;
     let strip = if strips { Strip::Prefix(found.prefix_bytes) } else { Strip::Nothing };
-    match service.speech {
-        Speech::Http => {
-            rewrite::push_target(&mut out, service.path.as_deref(), path, strip, head.target.query);
-        }
+    if service.http2 {
         // Source: `proxy.md` 2.3.
-        Speech::Grpc => rewrite::push_unchanged(&mut out, head.target.path, head.target.query),
+        rewrite::push_unchanged(&mut out, head.target.path, head.target.query);
+    } else {
+        rewrite::push_target(&mut out, service.path.as_deref(), path, strip, head.target.query);
     }
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match head.host {

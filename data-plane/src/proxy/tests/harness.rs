@@ -14,7 +14,7 @@ use crate::observability::{NodeState, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::Rule;
 use crate::table::fixture::checked;
-use crate::table::{Active, Directory, GrpcRoute, Policy, Route, Service, Speech, Table, Target, Upstream};
+use crate::table::{Active, Directory, GrpcRoute, Policy, Route, Service, Table, Target, Upstream};
 use crate::tls::{Asked, Terms};
 
 /// Longest wait for anything.
@@ -245,7 +245,6 @@ pub struct Plan {
     pub has_service: bool,
     pub allows_plain: bool,
     pub grpc: Option<GrpcRoute>,
-    pub speech: Speech,
     pub https_redirect_status: u16,
     pub strip_path: bool,
     pub preserve_host: bool,
@@ -253,6 +252,7 @@ pub struct Plan {
     pub passive: Option<Passive>,
     pub policy: Option<Policy>,
     pub snis: Vec<equipoise_proto::SniPattern>,
+    pub http2: bool,
     /// How TLS is spoken with the targets.
     pub tls: Option<Asked>,
     /// In place of the target's address.
@@ -276,7 +276,6 @@ impl Default for Plan {
             has_service: true,
             allows_plain: true,
             grpc: None,
-            speech: Speech::Http,
             https_redirect_status: 426,
             strip_path: true,
             preserve_host: false,
@@ -284,6 +283,7 @@ impl Default for Plan {
             passive: None,
             policy: None,
             snis: Vec::new(),
+            http2: false,
             tls: None,
             host_header: None,
             hosts: Vec::new(),
@@ -324,8 +324,8 @@ impl Plan {
             write_timeout: self.timeout,
             read_timeout: self.timeout,
             upstream: Arc::clone(&upstream),
-            speech: self.speech,
             tls: self.tls.map(Terms::new),
+            http2: self.http2,
         });
         let route = Route {
             id: Uuid::from_u128(2),

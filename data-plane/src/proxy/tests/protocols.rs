@@ -1,7 +1,7 @@
 //! What a route's protocols ask of a request, and what is sent to services of gRPC.
 
 use super::harness::*;
-use crate::table::{GrpcRoute, Speech};
+use crate::table::GrpcRoute;
 
 fn grpc(wanted: GrpcRoute) -> Plan {
     Plan { grpc: Some(wanted), strip_path: false, ..Plan::default() }
@@ -44,39 +44,23 @@ fn https_comes_before_grpc() {
 }
 
 #[test]
-fn a_service_of_grpc_gets_the_path_as_it_came() {
-    let cases = [("/a.B/C", "/a.B/C"), ("/r/%61//b?x=%20", "/r/%61//b?x=%20"), ("/r/a?", "/r/a?")];
-    for (path, want) in cases {
-        let origin = Origin::saying("hello");
-        let plan = Plan { speech: Speech::Grpc, service_path: None, path: Some("/"), ..Plan::default() };
-        let node = plan.start(&[origin.address]);
-        assert_eq!(node.connect().get(path).status(), 200);
-        assert!(origin.seen()[0].starts_with(&format!("GET {want} HTTP/1.1\r\n")), "{:?}", origin.seen());
+fn a_response_without_a_date_gets_one() {
+    for (line, want) in [("", None), ("Date: then\r\n", Some("then"))] {
+        let origin = Origin::answering(format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{line}\r\n"));
+        let node = Node::with(&[origin.address]);
+        let found = node.connect().get("/").header("date").unwrap();
+        match want {
+            Some(want) => assert_eq!(found, want),
+            None => assert!(found.ends_with(" GMT"), "{found}"),
+        }
     }
 }
 
 #[test]
-fn a_response_without_a_date_gets_one_and_via_says_how_it_came() {
-    for (head, speech, date, via) in [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Speech::Http, None, "1.1 kong/3.10.0"),
-        (
-            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: then\r\n\r\n",
-            Speech::Grpc,
-            Some("then"),
-            "2 kong/3.10.0",
-        ),
-    ] {
-        let origin = Origin::answering(head);
-        let node = Plan { speech, ..Plan::default() }.start(&[origin.address]);
-        let answer = node.connect().get("/");
-        let found = answer.header("date").unwrap();
-        match date {
-            Some(date) => assert_eq!(found, date),
-            None => assert!(found.ends_with(" GMT"), "{found}"),
-        }
-        assert_eq!(answer.header("via").as_deref(), Some(via));
+fn via_says_what_the_target_would_have_spoken() {
+    for (http2, want) in [(false, "1.1 kong/3.10.0"), (true, "2 kong/3.10.0")] {
+        let refusing = Plan { http2, ..Plan::default() }.start(&[Origin::refusing()]);
+        let answer = refusing.connect().get("/");
+        assert_eq!((answer.status(), answer.header("via").as_deref()), (502, Some(want)));
     }
-    let refusing = Plan { speech: Speech::Grpc, ..Plan::default() }.start(&[Origin::refusing()]);
-    let answer = refusing.connect().get("/");
-    assert_eq!((answer.status(), answer.header("via").as_deref()), (502, Some("2 kong/3.10.0")));
 }

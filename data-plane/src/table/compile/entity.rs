@@ -12,8 +12,8 @@ use equipoise_proto::{
 };
 use uuid::Uuid;
 
+use super::super::GrpcRoute;
 use super::super::members::Terms;
-use super::super::{GrpcRoute, Speech};
 use super::CompileError;
 use crate::balancer::{Algorithm, HashInput};
 use crate::router::{HeaderRule, Rule};
@@ -66,18 +66,9 @@ pub struct Service {
 }
 
 impl Service {
-    /// What its targets speak.
-    pub(crate) const fn speech(&self) -> Speech {
-        match self.protocol {
-            v1::Protocol::Grpc | v1::Protocol::Grpcs => Speech::Grpc,
-            v1::Protocol::Http
-            | v1::Protocol::Https
-            | v1::Protocol::Tcp
-            | v1::Protocol::Tls
-            | v1::Protocol::TlsPassthrough
-            | v1::Protocol::Udp
-            | v1::Protocol::Unspecified => Speech::Http,
-        }
+    /// Whether it is called by gRPC.
+    pub(crate) const fn is_grpc(&self) -> bool {
+        matches!(self.protocol, v1::Protocol::Grpc | v1::Protocol::Grpcs)
     }
 
     /// Whether TLS is spoken with its targets.
