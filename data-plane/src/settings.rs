@@ -9,7 +9,7 @@ use equipoise_follower::Address;
 use equipoise_follower::fallback::Places;
 use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
 use equipoise_proto::NodeId;
-use equipoise_settings::{Key, Listen, Problem, Settings, keys};
+use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, keys};
 use uuid::Uuid;
 
 use crate::dns;
@@ -39,6 +39,8 @@ pub struct NodeSettings {
     pub proxy: ProxySettings,
     /// Where the proxy listens.
     pub proxy_listen: Vec<Listen>,
+    /// Where streams come in.
+    pub stream_listen: Vec<StreamListen>,
     /// What clients who speak TLS are shown.
     pub shown: Shown,
     /// What error bodies look like.
@@ -94,6 +96,7 @@ impl NodeSettings {
             follow: follow(settings)?,
             proxy: proxy(settings)?,
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
+            stream_listen: settings.stream_listen(&keys::PROXY_STREAM_LISTEN).to_vec(),
             shown: shown(settings)?,
             error_templates: TemplateFiles {
                 json: settings.path(&keys::PROXY_ERROR_TEMPLATE_JSON).map(PathBuf::from),
@@ -252,6 +255,8 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
     let workers = settings.int(&keys::PROXY_WORKERS).map(usize::try_from);
     Ok(ProxySettings {
         listen: Vec::new(),
+        datagram_listen: Vec::new(),
+        datagram_sessions_max: settings.number(&keys::PROXY_DATAGRAM_SESSIONS_MAX),
         workers: workers.and_then(Result::ok).unwrap_or(defaults.workers),
         connections_max: settings.number(&keys::PROXY_CONNECTIONS_MAX),
         keepalive_requests: settings.number(&keys::PROXY_REQUESTS_MAX),

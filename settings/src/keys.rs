@@ -223,6 +223,10 @@ keys! {
 
     PROXY_LISTEN = "proxy.listen", Some("proxy_listen"), Kind::Listen { proxy: true },
         "0.0.0.0:8000, 0.0.0.0:8443 http2 ssl", Data, "Where clients reach the proxy: addresses, each with flags as in Kong, or `off`.";
+    PROXY_STREAM_LISTEN = "proxy.stream_listen", Some("stream_listen"), Kind::StreamListen, "off", Data,
+        "Where clients reach routes for streams (TCP, TLS with `ssl`, datagrams with `udp` after an address).";
+    PROXY_DATAGRAM_SESSIONS_MAX = "proxy.datagram_sessions_max", None, Kind::Int { min: 1, max: 1_000_000 }, "4096", Data,
+        "Clients over UDP of one worker that are remembered, with a socket each; who is idle longest makes way.";
     PROXY_WORKERS = "proxy.workers", Some("nginx_worker_processes"), Kind::IntOrAuto { min: 1, max: 1024 }, "auto", Data,
         "Threads that carry traffic; auto is one a core.";
     PROXY_CONNECTIONS_MAX = "proxy.connections_max", None, Kind::Int { min: 1, max: 10_000_000 }, "16384", Data,

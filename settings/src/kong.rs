@@ -23,8 +23,6 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
         "role" => Treatment::Refused("start equipoise-control-plane or equipoise-data-plane instead"),
         "router_flavor" if value == "traditional_compatible" => Treatment::NoEffect("it is the only flavour"),
         "router_flavor" => Treatment::Refused("only `traditional_compatible` is supported by this version"),
-        "stream_listen" if value == "off" => Treatment::NoEffect("stream routes are not served"),
-        "stream_listen" => Treatment::Refused("stream routes are not supported by this version"),
         "declarative_config" | "declarative_config_string" => {
             Treatment::Refused("loading a declarative file at start is not supported by this version")
         }

@@ -20,8 +20,8 @@ use crate::tls::ALPN_HTTP2;
 const HANDSHAKE: u8 = 22;
 
 /// A connection that has shaken hands.
-pub(super) struct Shaken {
-    pub(super) stream: Stream,
+pub(crate) struct Shaken {
+    pub(crate) stream: Stream,
     /// Who is there.
     pub(super) peer: Peer,
     /// Whether HTTP/2 is spoken, as both ends agreed.
@@ -30,7 +30,7 @@ pub(super) struct Shaken {
 
 /// Shakes hands within the time for a head; `None`: the connection is over. A client that does not speak TLS but HTTP is
 /// told so in clear.
-pub(super) async fn shake(
+pub(crate) async fn shake(
     stream: TcpStream,
     peer: Peer,
     tls: Arc<ServerConfig>,

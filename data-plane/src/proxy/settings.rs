@@ -25,12 +25,23 @@ pub struct Listen {
     pub flags: ListenFlags,
     /// How TLS is spoken; `None`: not at all.
     pub tls: Option<Arc<ServerConfig>>,
+    /// What clients come for.
+    pub serves: Serves,
+}
+
+/// What clients come for at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// HTTP.
+    Requests,
+    /// Streams of bytes: TCP, or TLS.
+    Streams,
 }
 
 impl From<SocketAddr> for Listen {
     /// Without TLS.
     fn from(address: SocketAddr) -> Self {
-        Self { address, flags: ListenFlags::default(), tls: None }
+        Self { address, flags: ListenFlags::default(), tls: None, serves: Serves::Requests }
     }
 }
 
@@ -39,6 +50,10 @@ impl From<SocketAddr> for Listen {
 pub struct ProxySettings {
     /// Where clients come in.
     pub listen: Vec<Listen>,
+    /// Where datagrams come in, for streams over UDP.
+    pub datagram_listen: Vec<SocketAddr>,
+    /// Sessions over UDP of a worker; the idlest make way.
+    pub datagram_sessions_max: usize,
     /// Worker threads; each has its own listeners, pool and timers.
     pub workers: usize,
     /// Client connections a worker; more wait in the backlog.
@@ -91,6 +106,8 @@ impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)).into()],
+            datagram_listen: Vec::new(),
+            datagram_sessions_max: 4096,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             connections_max: 16_384,
             keepalive_requests: 10_000,

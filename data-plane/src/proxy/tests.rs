@@ -6,7 +6,7 @@ mod clients;
 mod counts;
 mod drain;
 mod exchanges;
-mod harness;
+pub(crate) mod harness;
 mod headers;
 mod http2;
 mod http2_targets;

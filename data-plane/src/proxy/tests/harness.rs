@@ -323,6 +323,7 @@ impl Plan {
             connect_timeout: self.timeout,
             write_timeout: self.timeout,
             read_timeout: self.timeout,
+            speaks_http: true,
             upstream: Arc::clone(&upstream),
             tls: self.tls.map(Terms::new),
             http2: self.http2,
@@ -338,6 +339,7 @@ impl Plan {
             preserve_host: self.preserve_host,
             request_buffering: self.request_buffering,
             response_buffering: true,
+            stream: None,
             metrics: Arc::default(),
         };
         let paths =
