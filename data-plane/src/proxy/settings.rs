@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_access_log::AccessLog;
 use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
@@ -100,6 +101,8 @@ pub struct ProxySettings {
     pub error_default_type: ErrorType,
     /// What error bodies look like.
     pub error_templates: Templates,
+    /// Where lines about requests go.
+    pub access_log: Option<AccessLog>,
 }
 
 impl Default for ProxySettings {
@@ -131,6 +134,7 @@ impl Default for ProxySettings {
             request_id_upstream: true,
             error_default_type: ErrorType::Plain,
             error_templates: Templates::default(),
+            access_log: None,
         }
     }
 }
