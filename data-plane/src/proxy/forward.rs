@@ -67,11 +67,6 @@ impl Peer {
         Self { is_http2: true, ..self }
     }
 
-    /// Whether it speaks HTTP/2.
-    pub const fn is_http2(&self) -> bool {
-        self.is_http2
-    }
-
     /// Whether it speaks TLS.
     pub const fn is_tls(&self) -> bool {
         self.tls.is_some()
