@@ -10,6 +10,7 @@ use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
 use super::http2::Http2Settings;
+use super::template::Templates;
 use crate::http1::Limits;
 use crate::spans::Tracer;
 use crate::tls;
@@ -101,6 +102,8 @@ pub struct ProxySettings {
     pub error_default_type: ErrorType,
     /// How requests are traced, if they are.
     pub tracer: Option<Tracer>,
+    /// What error bodies look like.
+    pub error_templates: Templates,
     /// Where lines about requests go.
     pub access_log: Option<AccessLog>,
 }
@@ -134,6 +137,7 @@ impl Default for ProxySettings {
             request_id_upstream: true,
             error_default_type: ErrorType::Plain,
             tracer: None,
+            error_templates: Templates::default(),
             access_log: None,
         }
     }
