@@ -35,6 +35,7 @@ fn main() -> anyhow::Result<()> {
         service: Some(service),
         allows_plain: true,
         https_redirect_status: 426,
+        path_handling: Default::default(),
         strip_path: true,
         preserve_host: false,
         request_buffering: true,

@@ -194,6 +194,7 @@ pub async fn start(
     let resolver = resolver(&settings.dns_sources)?;
     let state = Arc::new(NodeState::at(id, &settings.region, &settings.zone));
     let (builder, seams) = table::builder(Arc::clone(&state));
+    let builder = builder.of_flavour(settings.flavour);
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
     let proxy_settings = ProxySettings { listen: listen(&settings)?, ..settings.proxy.clone() };
@@ -435,6 +436,7 @@ mod tests {
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
             proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
             shown: Shown::default(),
+            flavour: Default::default(),
             drain_timeout: Duration::from_secs(1),
             status_listen: vec![Listen::from(any)],
             status_connections_max: 8,

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::dns;
 use crate::http1::Limits;
 use crate::proxy::{Cidr, ErrorType, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
+use crate::router::Flavour;
 use crate::tls::Trust;
 use crate::tls::server::{PAIRS_MAX, Shown};
 
@@ -35,6 +36,8 @@ pub struct NodeSettings {
     pub follow: Option<Follow>,
     /// The proxy, but for where it listens.
     pub proxy: ProxySettings,
+    /// By whose rules requests are routed.
+    pub flavour: Flavour,
     /// Where the proxy listens.
     pub proxy_listen: Vec<Listen>,
     /// What clients who speak TLS are shown.
@@ -85,6 +88,10 @@ impl NodeSettings {
             cache_dir: cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from),
             follow: follow(settings)?,
             proxy: proxy(settings)?,
+            flavour: match settings.text(&keys::ROUTER_FLAVOR) {
+                Some("traditional") => Flavour::Traditional,
+                _ => Flavour::Compatible,
+            },
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
             shown: shown(settings)?,
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
@@ -441,6 +448,16 @@ mod tests {
         ] {
             assert_eq!(read(&[("KONG_HEADERS", value)]).unwrap().proxy.response_headers, want, "{value}");
         }
+    }
+
+    #[test]
+    fn routes_are_tried_in_the_order_of_a_known_flavour() {
+        for (value, want) in
+            [("traditional", Flavour::Traditional), ("traditional_compatible", Flavour::Compatible)]
+        {
+            assert_eq!(read(&[("KONG_ROUTER_FLAVOR", value)]).unwrap().flavour, want);
+        }
+        assert_eq!(read(&[]).unwrap().flavour, Flavour::Compatible);
     }
 
     #[test]

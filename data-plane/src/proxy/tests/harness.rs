@@ -12,9 +12,9 @@ use uuid::Uuid;
 use crate::health::Passive;
 use crate::observability::{NodeState, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
-use crate::router::Rule;
+use crate::router::{Flavour, Rule};
 use crate::table::fixture::checked;
-use crate::table::{Active, Directory, Policy, Route, Service, Table, Target, Upstream};
+use crate::table::{Active, Directory, PathHandling, Policy, Route, Service, Table, Target, Upstream};
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -251,6 +251,8 @@ pub struct Plan {
     pub policy: Option<Policy>,
     pub snis: Vec<equipoise_proto::SniPattern>,
     pub hosts: Vec<&'static str>,
+    pub flavour: Flavour,
+    pub path_handling: PathHandling,
 }
 
 impl Default for Plan {
@@ -276,6 +278,8 @@ impl Default for Plan {
             policy: None,
             snis: Vec::new(),
             hosts: Vec::new(),
+            flavour: Flavour::default(),
+            path_handling: PathHandling::default(),
         }
     }
 }
@@ -309,6 +313,7 @@ impl Plan {
             allows_plain: self.allows_plain,
             https_redirect_status: self.https_redirect_status,
             strip_path: self.strip_path,
+            path_handling: self.path_handling,
             preserve_host: self.preserve_host,
             request_buffering: self.request_buffering,
             response_buffering: true,
@@ -321,7 +326,7 @@ impl Plan {
         let rule = Rule { id: route.id, hosts, paths, snis: self.snis, ..Rule::default() };
         let workers = self.settings.workers;
         let active = Active::default();
-        active.swap(Arc::new(Table::new([(rule, Arc::new(route))])));
+        active.swap(Arc::new(Table::of(self.flavour, [(rule, Arc::new(route))])));
         let metrics = Workers::new(workers);
         let running = start(self.settings, &active, &metrics).unwrap();
         Node { address: running.addresses()[0], running, targets, upstream, active, metrics }
