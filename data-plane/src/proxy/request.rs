@@ -302,7 +302,7 @@ fn to_https(status: u16, head: &RequestHead<'_, '_>) -> Problem {
         return Problem::UpgradeRequired;
     }
     let mut location = b"https://".to_vec();
-    let host = head.authority();
+    let host = head.host;
     location.extend_from_slice(&host.map_or(Cow::Borrowed(&b""[..]), |host| lower(host.name)));
     location.extend_from_slice(head.target.path);
     if let Some(query) = head.target.query {
