@@ -40,6 +40,7 @@ use uuid::Uuid;
 
 use crate::observability::RouteMetrics;
 use crate::router::{Flavour, Match, Query, Router, Rule};
+use crate::tls;
 
 pub use crate::health::Outcome;
 pub use active::{Active, Reader};
@@ -152,4 +153,6 @@ pub struct Service {
     pub read_timeout: Duration,
     /// The upstream entity named by its host, else an implicit one whose only target is its host and port.
     pub upstream: Arc<Upstream>,
+    /// How TLS is spoken with its targets; `None`: not at all.
+    pub tls: Option<Arc<tls::Terms>>,
 }

@@ -14,4 +14,5 @@ mod passive;
 mod policies;
 mod retries;
 mod tls;
+mod upstream_tls;
 mod websocket;

@@ -4,12 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use equipoise_proto::PathPattern;
+use rustls::RootCertStore;
 use uuid::Uuid;
 
 use super::compile::{self, CellKey, State};
 use super::{PathHandling, Route, Service, Table, Upstream};
 use crate::observability::RouteMetrics;
 use crate::router::Flavour;
+use crate::tls::{Asked, Interned, Terms};
 
 /// The services and routes of the table in force.
 #[derive(Debug, Default)]
@@ -21,6 +23,8 @@ pub(super) struct Assembly {
     places: HashMap<Uuid, usize>,
     /// Places in the table that no route has.
     free: Vec<usize>,
+    /// What services ask of TLS.
+    terms: Interned,
 }
 
 /// How many routes are warned of at one update, for each reason.
@@ -46,7 +50,8 @@ impl Assembly {
             affected.extend(state.routes_of(id));
             let compiled = state.service(id).filter(|service| service.is_enabled).and_then(|service| {
                 let upstream = cell(&state.cell_of(service))?;
-                Some(Arc::new(make_service(*id, service, upstream)))
+                let tls = service.is_tls().then(|| self.terms.get(&asked(service)));
+                Some(Arc::new(make_service(*id, service, upstream, tls)))
             });
             match compiled {
                 Some(service) => self.services.insert(*id, service),
@@ -167,7 +172,19 @@ fn warn_of_possessive(state: &State, changed: &BTreeSet<Uuid>) {
     }
 }
 
-fn make_service(id: Uuid, service: &compile::Service, upstream: Arc<Upstream>) -> Service {
+/// What a service asks of TLS.
+fn asked(service: &compile::Service) -> Asked {
+    // Whom a service names has to be there: nobody is trusted in their place.
+    let authorities = (!service.ca_certificates.is_empty()).then(|| Arc::new(RootCertStore::empty()));
+    Asked { verify: service.tls_verify, depth: service.tls_verify_depth, authorities, certificate: None }
+}
+
+fn make_service(
+    id: Uuid,
+    service: &compile::Service,
+    upstream: Arc<Upstream>,
+    tls: Option<Arc<Terms>>,
+) -> Service {
     Service {
         id,
         label: service.name.clone().unwrap_or_else(|| (&*service.host).into()),
@@ -177,5 +194,6 @@ fn make_service(id: Uuid, service: &compile::Service, upstream: Arc<Upstream>) -
         write_timeout: service.write_timeout,
         read_timeout: service.read_timeout,
         upstream,
+        tls,
     }
 }

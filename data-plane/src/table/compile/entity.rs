@@ -59,6 +59,25 @@ pub struct Service {
     pub(crate) write_timeout: Duration,
     pub(crate) read_timeout: Duration,
     pub(crate) is_enabled: bool,
+    pub(crate) tls_verify: Option<bool>,
+    pub(crate) tls_verify_depth: Option<usize>,
+    /// Who is trusted in place of whom the settings name; without any, those are.
+    pub(crate) ca_certificates: Box<[Uuid]>,
+}
+
+impl Service {
+    /// Whether TLS is spoken with its targets.
+    pub(crate) const fn is_tls(&self) -> bool {
+        match self.protocol {
+            v1::Protocol::Https | v1::Protocol::Grpcs | v1::Protocol::Tls => true,
+            v1::Protocol::Http
+            | v1::Protocol::Grpc
+            | v1::Protocol::Tcp
+            | v1::Protocol::TlsPassthrough
+            | v1::Protocol::Udp
+            | v1::Protocol::Unspecified => false,
+        }
+    }
 }
 
 /// A route.
@@ -161,6 +180,13 @@ impl Reading {
             write_timeout: Duration::from_millis(read.write_timeout_ms.into()),
             read_timeout: Duration::from_millis(read.read_timeout_ms.into()),
             is_enabled: read.enabled,
+            tls_verify: read.tls_verify,
+            tls_verify_depth: read.tls_verify_depth.map(|depth| usize::try_from(depth).unwrap_or(usize::MAX)),
+            ca_certificates: read
+                .ca_certificates
+                .iter()
+                .map(|id| entity_id(id).map_err(|error| self.error("ca_certificates", error)))
+                .collect::<Result<_, _>>()?,
         })
     }
 
