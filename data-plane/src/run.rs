@@ -10,7 +10,8 @@ use equipoise_follower::{
     Address, Cache, CacheError, ControlPlane, Membership, MembershipError, Role, node_id,
 };
 use equipoise_proto::NodeId;
-use equipoise_settings::Listen;
+use equipoise_settings::{Listen, StreamListen};
+use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
@@ -20,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::observability::{NodeState, Workers};
-use crate::proxy::ProxySettings;
+use crate::proxy::{ProxySettings, Serves};
 use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
 use crate::table::{self, Seams};
-use crate::tls::server::ShownError;
+use crate::tls::server::{ShownError, http1_only};
 use crate::tls::{self, TrustError};
 use crate::{dns, probe, proxy, status};
 
@@ -200,8 +201,12 @@ pub async fn start(
     let builder = builder.of_flavour(settings.flavour);
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
-    let proxy_settings =
-        ProxySettings { listen: listen(&settings)?, tls: tls.clone(), ..settings.proxy.clone() };
+    let proxy_settings = ProxySettings {
+        listen: listen(&settings)?,
+        datagram_listen: datagram_listen(&settings).collect(),
+        tls: tls.clone(),
+        ..settings.proxy.clone()
+    };
     let proxy = proxy::start_closed(proxy_settings, &seams.active, &workers)?;
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
@@ -297,10 +302,16 @@ impl Node {
         self.id
     }
 
-    /// Where the proxy listens: `proxy`, or `proxy tls` where that is spoken, and the address.
+    /// Where the proxy listens: `proxy`, or `stream` for what is no HTTP, with ` tls` where that is spoken and ` udp` for
+    /// datagrams, and the address.
     pub fn proxy_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
         let named = |listen: &Listen| if listen.tls { "proxy tls" } else { "proxy" };
-        self.settings.proxy_listen.iter().map(named).zip(self.proxy.addresses().iter().copied())
+        let of_stream = |one: &&StreamListen| if one.listen.tls { "stream tls" } else { "stream" };
+        let streams =
+            self.settings.stream_listen.iter().filter(|one| !one.udp).map(move |one| of_stream(&one));
+        let names = self.settings.proxy_listen.iter().map(named).chain(streams);
+        let datagrams = self.proxy.datagram_addresses().iter().map(|address| ("stream udp", *address));
+        names.zip(self.proxy.addresses().iter().copied()).chain(datagrams)
     }
 
     /// Where the Status API listens.
@@ -337,16 +348,34 @@ impl Node {
     }
 }
 
-/// Where the proxy listens, with what it shows where TLS is spoken.
+/// Where the proxy listens, for requests and then for streams, with what it shows where TLS is spoken.
 fn listen(settings: &NodeSettings) -> Result<Vec<proxy::Listen>, ShownError> {
-    let speaks_tls = settings.proxy_listen.iter().any(|listen| listen.tls);
+    let streams = settings.stream_listen.iter().filter(|one| !one.udp).map(|one| &one.listen);
+    let speaks_tls = settings.proxy_listen.iter().chain(streams.clone()).any(|listen| listen.tls);
     let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir)).transpose()?;
-    let listen = |listen: &Listen| proxy::Listen {
+    let first_only = tls.as_ref().map(|tls| http1_only(tls));
+    let of = |listen: &Listen, tls: &Option<Arc<ServerConfig>>, serves| proxy::Listen {
         address: listen.address,
         flags: listen.flags,
         tls: tls.clone().filter(|_| listen.tls),
+        serves,
     };
-    Ok(settings.proxy_listen.iter().map(listen).collect())
+    // Behind TLS, streams are whatever both sides agree on without asking: nothing is offered, and nothing refused.
+    let of_streams = tls.as_deref().map(|tls| {
+        let mut of_streams = tls.clone();
+        of_streams.alpn_protocols.clear();
+        Arc::new(of_streams)
+    });
+    let of_requests = |listen: &Listen| if listen.flags.http2 { &tls } else { &first_only };
+    let requests =
+        settings.proxy_listen.iter().map(|listen| of(listen, of_requests(listen), Serves::Requests));
+    let streams = streams.map(|listen| of(listen, &of_streams, Serves::Streams));
+    Ok(requests.chain(streams).collect())
+}
+
+/// Where datagrams come in.
+fn datagram_listen(settings: &NodeSettings) -> impl Iterator<Item = SocketAddr> {
+    settings.stream_listen.iter().filter(|one| one.udp).map(|one| one.listen.address)
 }
 
 /// Whom the node follows, and the certificate that it does so with.
@@ -439,6 +468,7 @@ mod tests {
             }),
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
             proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
+            stream_listen: Vec::new(),
             shown: Shown::default(),
             flavour: Default::default(),
             drain_timeout: Duration::from_secs(1),

@@ -9,12 +9,12 @@ use equipoise_follower::Address;
 use equipoise_follower::fallback::Places;
 use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
 use equipoise_proto::NodeId;
-use equipoise_settings::{Key, Listen, Problem, Settings, keys};
+use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, keys};
 use uuid::Uuid;
 
 use crate::dns;
 use crate::http1::Limits;
-use crate::proxy::{Cidr, ErrorType, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
+use crate::proxy::{Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
 use crate::router::Flavour;
 use crate::tls::Trust;
 use crate::tls::server::{PAIRS_MAX, Shown};
@@ -40,6 +40,8 @@ pub struct NodeSettings {
     pub flavour: Flavour,
     /// Where the proxy listens.
     pub proxy_listen: Vec<Listen>,
+    /// Where streams come in.
+    pub stream_listen: Vec<StreamListen>,
     /// What clients who speak TLS are shown.
     pub shown: Shown,
     /// How long a stop lets requests finish.
@@ -97,6 +99,7 @@ impl NodeSettings {
                 _ => Flavour::Compatible,
             },
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
+            stream_listen: settings.stream_listen(&keys::PROXY_STREAM_LISTEN).to_vec(),
             shown: shown(settings)?,
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
             status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
@@ -249,6 +252,8 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
     let workers = settings.int(&keys::PROXY_WORKERS).map(usize::try_from);
     Ok(ProxySettings {
         listen: Vec::new(),
+        datagram_listen: Vec::new(),
+        datagram_sessions_max: settings.number(&keys::PROXY_DATAGRAM_SESSIONS_MAX),
         workers: workers.and_then(Result::ok).unwrap_or(defaults.workers),
         connections_max: settings.number(&keys::PROXY_CONNECTIONS_MAX),
         keepalive_requests: settings.number(&keys::PROXY_REQUESTS_MAX),
@@ -261,6 +266,13 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         body_timeout: settings.duration(&keys::PROXY_BODY_TIMEOUT),
         send_timeout: settings.duration(&keys::PROXY_SEND_TIMEOUT),
         idle_timeout: settings.duration(&keys::PROXY_IDLE_TIMEOUT),
+        http2: Http2Settings {
+            streams_max: settings.number(&keys::PROXY_HTTP2_STREAMS_MAX),
+            stream_window: settings.number(&keys::PROXY_HTTP2_STREAM_WINDOW),
+            connection_window: settings.number(&keys::PROXY_HTTP2_CONNECTION_WINDOW),
+            resets_max: settings.number(&keys::PROXY_HTTP2_RESETS_MAX),
+            ..defaults.http2
+        },
         body_bytes_max: (body_bytes_max > 0).then_some(body_bytes_max),
         body_buffer_bytes: settings.number(&keys::PROXY_CLIENT_BODY_BUFFER_BYTES),
         pool_size: settings.number(&keys::UPSTREAM_POOL_SIZE),

@@ -8,6 +8,17 @@ use crate::host::{Host, InvalidHostName};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SniPattern(Shape);
 
+/// What a pattern says of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SniShape<'a> {
+    /// It is this one.
+    Exact(&'a str),
+    /// It ends so.
+    Suffix(&'a str),
+    /// It begins so.
+    Prefix(&'a str),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Shape {
     Exact(Box<str>),
@@ -52,6 +63,15 @@ impl SniPattern {
         match &self.0 {
             Shape::Exact(name) => Some(&**name),
             Shape::Suffix(_) | Shape::Prefix(_) => None,
+        }
+    }
+
+    /// What names it matches, for an index.
+    pub fn shape(&self) -> SniShape<'_> {
+        match &self.0 {
+            Shape::Exact(name) => SniShape::Exact(name),
+            Shape::Suffix(suffix) => SniShape::Suffix(suffix),
+            Shape::Prefix(prefix) => SniShape::Prefix(prefix),
         }
     }
 

@@ -226,6 +226,10 @@ keys! {
 
     PROXY_LISTEN = "proxy.listen", Some("proxy_listen"), Kind::Listen { proxy: true },
         "0.0.0.0:8000, 0.0.0.0:8443 http2 ssl", Data, "Where clients reach the proxy: addresses, each with flags as in Kong, or `off`.";
+    PROXY_STREAM_LISTEN = "proxy.stream_listen", Some("stream_listen"), Kind::StreamListen, "off", Data,
+        "Where clients reach routes for streams (TCP, TLS with `ssl`, datagrams with `udp` after an address).";
+    PROXY_DATAGRAM_SESSIONS_MAX = "proxy.datagram_sessions_max", None, Kind::Int { min: 1, max: 1_000_000 }, "4096", Data,
+        "Clients over UDP of one worker that are remembered, with a socket each; who is idle longest makes way.";
     PROXY_WORKERS = "proxy.workers", Some("nginx_worker_processes"), Kind::IntOrAuto { min: 1, max: 1024 }, "auto", Data,
         "Threads that carry traffic; auto is one a core.";
     PROXY_CONNECTIONS_MAX = "proxy.connections_max", None, Kind::Int { min: 1, max: 10_000_000 }, "16384", Data,
@@ -251,6 +255,14 @@ keys! {
         "How long a client connection may wait for its next request.";
     PROXY_REQUESTS_MAX = "proxy.requests_max", Some("nginx_http_keepalive_requests"),
         Kind::Int { min: 1, max: 1_000_000_000 }, "10000", Data, "Requests of one client connection.";
+    PROXY_HTTP2_STREAMS_MAX = "proxy.http2_streams_max", Some("nginx_http_http2_max_concurrent_streams"),
+        Kind::Int { min: 1, max: 100_000 }, "128", Data, "Requests of one HTTP/2 connection that are served at a time.";
+    PROXY_HTTP2_STREAM_WINDOW = "proxy.http2_stream_window", None, Kind::Size { min: 16 << 10, max: 1 << 30 }, "64k", Data,
+        "Bytes of one request's body that may be under way on an HTTP/2 connection.";
+    PROXY_HTTP2_CONNECTION_WINDOW = "proxy.http2_connection_window", None, Kind::Size { min: 64 << 10, max: 1 << 30 },
+        "1m", Data, "The same for all requests of a connection together.";
+    PROXY_HTTP2_RESETS_MAX = "proxy.http2_resets_max", None, Kind::Int { min: 0, max: 1_000_000 }, "100", Data,
+        "Requests that a client may take back, more than it has let end, before its connection is ended.";
     PROXY_DRAIN_TIMEOUT = "proxy.drain_timeout", Some("nginx_main_worker_shutdown_timeout"), seconds(0), "30s", Data,
         "How long a stopping node lets requests finish.";
     PROXY_PORT_MAPS = "proxy.port_maps", Some("port_maps"), Kind::List, "", Data,

@@ -21,8 +21,6 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
             Treatment::NoEffect("the binary that is started decides the role")
         }
         "role" => Treatment::Refused("start equipoise-control-plane or equipoise-data-plane instead"),
-        "stream_listen" if value == "off" => Treatment::NoEffect("stream routes are not served"),
-        "stream_listen" => Treatment::Refused("stream routes are not supported by this version"),
         "declarative_config" | "declarative_config_string" => {
             Treatment::Refused("loading a declarative file at start is not supported by this version")
         }

@@ -29,6 +29,7 @@ const PURE: &[&str] = &[
     "data-plane/src/proxy_protocol",
     "data-plane/src/proxy/retry",
     "data-plane/src/proxy/rewrite",
+    "data-plane/src/stream_proxy/hello",
     "identity/src/spiffe",
     "identity/src/token",
     "identity/src/certificate",
@@ -60,6 +61,7 @@ const IMPURE: &[&str] = &[
 const SHELLS: &[(&str, &[&str])] = &[
     ("control-plane/src", &["admin", "distribution", "relay"]),
     ("data-plane/src", &["proxy", "sync", "probe", "dns", "status"]),
+    ("data-plane/src", &["stream_proxy", "sync", "probe", "dns", "status"]),
 ];
 
 /// Where wire types may appear.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -18,16 +19,21 @@ use tracing::{debug, warn};
 use super::attempt::Aim;
 use super::connection::Client;
 use super::exchange::Failure;
+use super::http2::Multiplexed;
 use super::retry::Fault;
 use super::stream::Stream;
 use super::timer::Timer;
 use super::worker::Worker;
 use crate::health::is_own;
 use crate::http1::HeadStorage;
-use crate::tls::{HandshakeError, Reason, Terms};
+use crate::table::{Lease, Service};
+use crate::tls::{ALPN_HTTP2, HandshakeError, Reason, Terms};
 
 /// The application protocol that is offered to targets.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
+
+/// The same where HTTP/2 is spoken.
+const ALPN_OF_HTTP2: &[&[u8]] = &[ALPN_HTTP2];
 
 /// Where a connection leads. Connections are good for each other's requests if this is the same.
 #[derive(Debug)]
@@ -36,6 +42,10 @@ pub struct Reach<'a> {
     pub address: SocketAddr,
     /// Whom it must be there that answers; `None`: whoever does.
     pub whom: Option<Whom<'a>>,
+    /// Whether HTTP/2 is spoken there.
+    pub http2: bool,
+    /// The application protocols that are offered.
+    alpn: &'static [&'static [u8]],
 }
 
 /// Who must answer, and on which terms that is found out.
@@ -49,9 +59,32 @@ pub struct Whom<'a> {
 impl<'a> Reach<'a> {
     /// Where the request of `client` goes.
     pub fn of(client: &Client, aim: &Aim<'a>) -> Self {
-        let terms = aim.matched.service.tls.as_ref();
-        let whom = terms.map(|terms| Whom { terms, host: host(client, aim) });
-        Self { address: aim.lease.address(), whom }
+        let service = aim.matched.service;
+        let whom = service.tls.as_ref().map(|terms| Whom { terms, host: host(client, aim) });
+        let alpn = if service.http2 { ALPN_OF_HTTP2 } else { ALPN };
+        Self { address: aim.lease.address(), whom, http2: service.http2, alpn }
+    }
+
+    /// Where a stream goes, which is `service`'s. `sni`: the name that the client has asked for, where that is passed on.
+    pub fn of_stream(service: &'a Service, lease: &'a Lease, sni: Option<&'a str>) -> Self {
+        let own = service.upstream.host_header.as_deref().unwrap_or_else(|| lease.host());
+        let whom = service.tls.as_ref().map(|terms| Whom { terms, host: sni.unwrap_or(own).into() });
+        Self { address: lease.address(), whom, http2: false, alpn: &[] }
+    }
+
+    /// The same address in clear: what is passed on is encrypted already.
+    #[must_use]
+    pub fn in_clear(self) -> Self {
+        Self { whom: None, ..self }
+    }
+
+    /// Whether a connection with this one, or with nobody in particular, is one that leads there.
+    pub fn is_with(&self, identity: Option<&Identity>) -> bool {
+        match (identity, &self.whom) {
+            (None, None) => true,
+            (Some(identity), Some(whom)) => identity.is(whom),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
     }
 }
 
@@ -122,10 +155,14 @@ enum Undone {
 ///
 /// Source: `proxy.md` 6.3 and 6.4. A handshake that fails is a connection that failed.
 pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling {
-    let address = reach.address;
+    let (address, alpn) = (reach.address, reach.alpn);
     let timer = worker.timers.timer();
+    let http2 = reach.http2.then(|| Rc::clone(&worker.multiplexed));
     let Some(whom) = &reach.whom else {
-        return Box::pin(async move { Ok(Stream::connected(connect(address, &timer, patience).await?)) });
+        return Box::pin(async move {
+            let stream = Stream::connected(connect(address, &timer, patience).await?);
+            begin(http2, address, stream, &timer, patience).await
+        });
     };
     let identity = whom.identity();
     let secure = worker.settings.tls.secure(whom.terms, &whom.host, address);
@@ -136,11 +173,12 @@ pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling 
             Ok(secure) => {
                 let stream = connect(address, &timer, patience).await?;
                 timer.arm(patience);
-                match within(&timer, secure.shake(stream, ALPN)).await {
+                match within(&timer, secure.shake(stream, alpn)).await {
                     Some(Ok(stream)) => {
                         let kind = stream.get_ref().1.handshake_kind();
                         metrics.upstream_handshake(kind == Some(HandshakeKind::Resumed));
-                        return Ok(Stream::secured(stream, identity));
+                        let stream = Stream::secured(stream, identity);
+                        return begin(http2, address, stream, &timer, patience).await;
                     }
                     Some(Err(error)) => Undone::Failed(error),
                     None => Undone::TimedOut,
@@ -156,10 +194,35 @@ pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling 
     })
 }
 
+/// Begins HTTP/2 on a connection where that is spoken, and keeps it for other requests.
+async fn begin(
+    http2: Option<Rc<Multiplexed>>,
+    address: SocketAddr,
+    stream: Stream,
+    timer: &Timer,
+    patience: Duration,
+) -> Result<Stream, Undialled> {
+    let Some(http2) = http2 else { return Ok(stream) };
+    timer.arm(patience);
+    match within(timer, http2.begin(address, stream)).await {
+        Some(Ok(stream)) => Ok(stream),
+        Some(Err(error)) => {
+            debug!(target = %address, %error, "no HTTP/2 with a target");
+            Err(Fault::Connect.into())
+        }
+        None => Err(Fault::ConnectTimeout.into()),
+    }
+}
+
 impl Undialled {
     /// Logs what failed at TLS: whoever operates this must see why nothing goes through, though not as often as there are
     /// requests.
     pub fn tell(self, worker: &Worker, target: SocketAddr) -> Failure {
+        Failure::Fault(self.tell_fault(worker, target))
+    }
+
+    /// The same, as the retry rules speak of it.
+    pub fn tell_fault(self, worker: &Worker, target: SocketAddr) -> Fault {
         if let Some((Identity { host, .. }, undone)) = self.handshake {
             let error = undone.to_string();
             if worker.may_warn() {
@@ -168,7 +231,7 @@ impl Undialled {
                 debug!(%target, %host, error, "no TLS with a target");
             }
         }
-        Failure::Fault(self.fault)
+        self.fault
     }
 }
 

@@ -278,6 +278,9 @@ fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Ma
         return refuse(Problem::TooLarge);
     }
     let Some(service) = &route.service else { return refuse(Problem::NoService) };
+    if !service.speaks_http {
+        return refuse(Problem::Pick(PickError::NoPeer));
+    }
     Ok(Matched { route, service, found, table })
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
+use super::http2::Http2Settings;
 use crate::http1::Limits;
 use crate::tls;
 
@@ -23,12 +24,23 @@ pub struct Listen {
     pub flags: ListenFlags,
     /// How TLS is spoken; `None`: not at all.
     pub tls: Option<Arc<ServerConfig>>,
+    /// What clients come for.
+    pub serves: Serves,
+}
+
+/// What clients come for at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// HTTP.
+    Requests,
+    /// Streams of bytes: TCP, or TLS.
+    Streams,
 }
 
 impl From<SocketAddr> for Listen {
     /// Without TLS.
     fn from(address: SocketAddr) -> Self {
-        Self { address, flags: ListenFlags::default(), tls: None }
+        Self { address, flags: ListenFlags::default(), tls: None, serves: Serves::Requests }
     }
 }
 
@@ -37,6 +49,10 @@ impl From<SocketAddr> for Listen {
 pub struct ProxySettings {
     /// Where clients come in.
     pub listen: Vec<Listen>,
+    /// Where datagrams come in, for streams over UDP.
+    pub datagram_listen: Vec<SocketAddr>,
+    /// Sessions over UDP of a worker; the idlest make way.
+    pub datagram_sessions_max: usize,
     /// Worker threads; each has its own listeners, pool and timers.
     pub workers: usize,
     /// Client connections a worker; more wait in the backlog.
@@ -53,6 +69,8 @@ pub struct ProxySettings {
     pub send_timeout: Duration,
     /// Between two requests of a client.
     pub idle_timeout: Duration,
+    /// Bounds of an HTTP/2 connection.
+    pub http2: Http2Settings,
     /// Largest request body; `None` is without limit.
     pub body_bytes_max: Option<u64>,
     /// Largest request body that is held in memory, so that it can be sent again.
@@ -85,6 +103,8 @@ impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)).into()],
+            datagram_listen: Vec::new(),
+            datagram_sessions_max: 4096,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             connections_max: 16_384,
             keepalive_requests: 10_000,
@@ -93,6 +113,7 @@ impl Default for ProxySettings {
             body_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(75),
+            http2: Http2Settings::default(),
             body_bytes_max: None,
             body_buffer_bytes: 8 * 1024,
             pool_size: 512,

@@ -251,6 +251,7 @@ pub struct Plan {
     pub passive: Option<Passive>,
     pub policy: Option<Policy>,
     pub snis: Vec<equipoise_proto::SniPattern>,
+    pub http2: bool,
     /// How TLS is spoken with the targets.
     pub tls: Option<Asked>,
     /// In place of the target's address.
@@ -282,6 +283,7 @@ impl Default for Plan {
             passive: None,
             policy: None,
             snis: Vec::new(),
+            http2: false,
             tls: None,
             host_header: None,
             hosts: Vec::new(),
@@ -323,8 +325,10 @@ impl Plan {
             connect_timeout: self.timeout,
             write_timeout: self.timeout,
             read_timeout: self.timeout,
+            speaks_http: true,
             upstream: Arc::clone(&upstream),
             tls: self.tls.map(Terms::new),
+            http2: self.http2,
         });
         let route = Route {
             id: Uuid::from_u128(2),
@@ -337,6 +341,7 @@ impl Plan {
             preserve_host: self.preserve_host,
             request_buffering: self.request_buffering,
             response_buffering: true,
+            stream: None,
             metrics: Arc::default(),
         };
         let paths =
