@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use equipoise_access_log::Plan;
 use equipoise_follower::Address;
 use equipoise_follower::fallback::Places;
 use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
 use equipoise_proto::NodeId;
-use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, keys};
+use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, access_log, keys};
 use uuid::Uuid;
 
 use crate::dns;
@@ -34,10 +35,14 @@ pub struct NodeSettings {
     pub cache_dir: PathBuf,
     /// Whom it follows; not used where both planes share a process.
     pub follow: Option<Follow>,
-    /// The proxy, but for where it listens.
+    /// The proxy, but for where it listens, and for its access log.
     pub proxy: ProxySettings,
     /// By whose rules requests are routed.
     pub flavour: Flavour,
+    /// The access log of the proxy.
+    pub access_log: Option<Plan>,
+    /// The access log of the Status API.
+    pub status_access_log: Option<Plan>,
     /// Where the proxy listens.
     pub proxy_listen: Vec<Listen>,
     /// Where streams come in.
@@ -98,6 +103,8 @@ impl NodeSettings {
                 Some("traditional") => Flavour::Traditional,
                 _ => Flavour::Compatible,
             },
+            access_log: access_log::plan(settings, &keys::PROXY_ACCESS_LOG)?,
+            status_access_log: access_log::plan(settings, &keys::STATUS_ACCESS_LOG)?,
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
             stream_listen: settings.stream_listen(&keys::PROXY_STREAM_LISTEN).to_vec(),
             shown: shown(settings)?,
@@ -294,6 +301,7 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
             Some("application/xml") => ErrorType::Xml,
             _ => ErrorType::Plain,
         },
+        access_log: None,
     })
 }
 

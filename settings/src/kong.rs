@@ -53,7 +53,6 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
 }
 
 const NO_EFFECT: &[&str] = &[
-    "admin_access_log",
     "admin_error_log",
     "admin_gui_api_url",
     "admin_gui_listen",
@@ -81,12 +80,10 @@ const NO_EFFECT: &[&str] = &[
     "nginx_user",
     "plugins",
     "prefix",
-    "proxy_access_log",
     "proxy_error_log",
     "ssl_cipher_suite",
     "ssl_session_tickets",
     "ssl_session_timeout",
-    "status_access_log",
     "status_error_log",
     "tracing_instrumentations",
     "tracing_sampling_rate",

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_access_log::AccessLog;
 use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
@@ -97,6 +98,8 @@ pub struct ProxySettings {
     pub request_id_upstream: bool,
     /// Type of an error body when the client names none.
     pub error_default_type: ErrorType,
+    /// Where lines about requests go.
+    pub access_log: Option<AccessLog>,
 }
 
 impl Default for ProxySettings {
@@ -127,6 +130,7 @@ impl Default for ProxySettings {
             response_headers: ResponseHeaders::default(),
             request_id_upstream: true,
             error_default_type: ErrorType::Plain,
+            access_log: None,
         }
     }
 }
