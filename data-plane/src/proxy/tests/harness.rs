@@ -14,7 +14,9 @@ use crate::observability::{Counted, NodeState, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::{Flavour, Rule};
 use crate::table::fixture::checked;
-use crate::table::{Active, Directory, PathHandling, Policy, Route, Service, Table, Target, Upstream};
+use crate::table::{
+    Active, Directory, GrpcRoute, PathHandling, Policy, Route, Service, Table, Target, Upstream,
+};
 use crate::tls::{Asked, Terms};
 
 /// Longest wait for anything.
@@ -244,6 +246,7 @@ pub struct Plan {
     pub service_path: Option<&'static str>,
     pub has_service: bool,
     pub allows_plain: bool,
+    pub grpc: Option<GrpcRoute>,
     pub https_redirect_status: u16,
     pub strip_path: bool,
     pub preserve_host: bool,
@@ -276,6 +279,7 @@ impl Default for Plan {
             service_path: None,
             has_service: true,
             allows_plain: true,
+            grpc: None,
             https_redirect_status: 426,
             strip_path: true,
             preserve_host: false,
@@ -335,6 +339,7 @@ impl Plan {
             name: Some("route".into()),
             service: self.has_service.then_some(service),
             allows_plain: self.allows_plain,
+            grpc: self.grpc,
             https_redirect_status: self.https_redirect_status,
             strip_path: self.strip_path,
             path_handling: self.path_handling,
