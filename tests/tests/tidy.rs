@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "data-plane/src/table/compile",
     "data-plane/src/spans/context",
     "data-plane/src/spans/otlp",
+    "data-plane/src/proxy_protocol",
     "data-plane/src/proxy/retry",
     "data-plane/src/proxy/rewrite",
     "access-log/src/escape",
