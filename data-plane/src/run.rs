@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use equipoise_access_log::{AccessLog, OpenError, Plan, SharedPen};
 use equipoise_follower::fallback::Fallback;
 use equipoise_follower::{
     Address, Cache, CacheError, ControlPlane, Membership, MembershipError, Role, node_id,
@@ -47,6 +48,9 @@ pub enum StartError {
     /// The node's certificate or key cannot be used.
     #[error("the identity of this node cannot be used")]
     Membership(#[from] MembershipError),
+    /// An access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] OpenError),
     /// The system's DNS settings cannot be read.
     #[error(transparent)]
     Dns(#[from] dns::ResolverError),
@@ -65,6 +69,9 @@ pub enum StartError {
     /// There is no certificate to show to clients, or to targets.
     #[error(transparent)]
     Shown(#[from] ShownError),
+    /// A template of error bodies cannot be used.
+    #[error(transparent)]
+    Template(#[from] proxy::TemplateError),
     /// The node's id cannot be read or kept.
     #[error("the node's id cannot be kept in {directory}")]
     NodeId {
@@ -85,6 +92,7 @@ pub struct Node {
     status_addresses: Vec<SocketAddr>,
     settings: NodeSettings,
     tasks: Tasks,
+    logs: AccessLogs,
 }
 
 /// A part of the node that the rest cannot do without broke off.
@@ -200,10 +208,14 @@ pub async fn start(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
+    let error_templates = proxy::Templates::load(&settings.error_templates)?;
+    let logs = AccessLogs::start(&settings)?;
     let proxy_settings = ProxySettings {
         listen: listen(&settings)?,
         datagram_listen: datagram_listen(&settings).collect(),
         tls: tls.clone(),
+        error_templates,
+        access_log: logs.proxy.clone(),
         ..settings.proxy.clone()
     };
     let proxy = proxy::start_closed(proxy_settings, &seams.active, &workers)?;
@@ -252,6 +264,8 @@ pub async fn start(
             active: active.clone(),
             directory: Arc::clone(&directory),
             events: Arc::clone(&events),
+            access_log: logs.proxy.clone(),
+            pen: logs.status.as_ref().map(|log| Arc::new(SharedPen::new(log.pen()))),
         };
         tasks.spawn(
             "the Status API",
@@ -292,7 +306,7 @@ pub async fn start(
         node: Arc::clone(&state),
     };
     tasks.spawn("following the control plane", sync::run(parts, stopping));
-    Ok(Node { id, state, proxy, status_addresses, settings, tasks })
+    Ok(Node { id, state, proxy, status_addresses, settings, tasks, logs })
 }
 
 impl Node {
@@ -328,6 +342,11 @@ impl Node {
         }
     }
 
+    /// Opens the files of access logs anew, as after their rotation.
+    pub fn reopen_logs(&self) {
+        self.logs.each(AccessLog::reopen);
+    }
+
     /// Stops accepting, lets requests finish, marks the config in force as good.
     pub async fn stop(self) {
         // What broke off may have done so for the config in force: that is not called good then.
@@ -344,6 +363,48 @@ impl Node {
             tracing::warn!("not all of the node stopped in time: the rest is cut off");
             self.tasks.abort();
         }
+        // The workers are gone, and have handed over what they had. A reader that stopped is not waited for longer.
+        let logs = self.logs;
+        let closing = tokio::task::spawn_blocking(move || {
+            logs.each(|log| {
+                if !log.close(LOG_CLOSE_MAX) {
+                    tracing::warn!("an access log did not take all its lines in time");
+                }
+            });
+        });
+        if closing.await.is_err() {
+            tracing::error!("closing the access logs failed");
+        }
+    }
+}
+
+/// How long a stop waits for what is left of an access log.
+const LOG_CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// The access logs of a node.
+#[derive(Debug)]
+struct AccessLogs {
+    proxy: Option<AccessLog>,
+    /// The same one where both go to the same place.
+    status: Option<AccessLog>,
+}
+
+impl AccessLogs {
+    fn start(settings: &NodeSettings) -> Result<Self, OpenError> {
+        let NodeSettings { access_log, status_access_log, status_listen, .. } = settings;
+        // One pen a worker, and one a listener of the Status API.
+        let pens = settings.proxy.workers + status_listen.len();
+        let start = |plan: &Plan| AccessLog::start(plan.clone(), pens);
+        let proxy = access_log.as_ref().map(start).transpose()?;
+        let status = match &proxy {
+            Some(log) if access_log == status_access_log => Some(log.clone()),
+            _ => status_access_log.as_ref().map(start).transpose()?,
+        };
+        Ok(Self { proxy, status })
+    }
+
+    fn each(&self, act: impl Fn(&AccessLog)) {
+        self.proxy.iter().chain(&self.status).for_each(act);
     }
 }
 
@@ -466,6 +527,8 @@ mod tests {
                 home_after: Duration::from_secs(60),
             }),
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
+            access_log: None,
+            status_access_log: None,
             proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
             stream_listen: Vec::new(),
             shown: Shown::default(),
@@ -476,6 +539,7 @@ mod tests {
             trust: tls::Trust { system: false, ..tls::Trust::default() },
             verify_targets: false,
             shown_to_targets: None,
+            error_templates: proxy::TemplateFiles::default(),
             dns: dns::Settings::default(),
             dns_sources: dns::Sources { servers: vec![nobody], ..dns::Sources::default() },
         };

@@ -1,5 +1,6 @@
 //! Whole exchanges over real sockets: a node with a table built by hand, scripted upstreams, raw clients.
 
+mod access_log;
 mod bad_responses;
 mod bodies;
 mod clients;
@@ -14,6 +15,7 @@ mod large_heads;
 mod names;
 mod passive;
 mod policies;
+mod protocols;
 mod retries;
 mod tls;
 mod upstream_tls;
