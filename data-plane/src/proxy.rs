@@ -16,6 +16,7 @@ mod forward;
 mod handshake;
 mod hash;
 mod hedge;
+mod in_force;
 mod pool;
 mod relay;
 mod reply;
@@ -34,6 +35,7 @@ mod tests;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -43,8 +45,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::error;
 
+use self::in_force::Newest;
 use crate::observability::Workers;
 use crate::table::Active;
+use crate::takeover::Sockets;
 
 pub use settings::{
     Cidr, ErrorType, InvalidCidr, Listen, ProxySettings, RealIpHeader, ResponseHeaders, SERVER_TOKEN,
@@ -67,10 +71,20 @@ pub enum StartError {
     Worker(#[source] io::Error),
 }
 
+/// How long after the deadline of a drain a worker may take to end: one that has stalled never does.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+
+/// What listening sockets of the proxy are called where they are handed over.
+const SOCKETS: &str = "proxy";
+
+/// How long an idle connection may still ask after a handover: whoever is silent for longer asks seldom.
+const IDLE_GRACE: Duration = Duration::from_secs(5);
+
 /// A proxy at work. Dropping it stops it at once; [`Running::drain`] stops it well.
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    settings: Newest,
     drain: Drain,
     ended: CancellationToken,
     workers: Vec<JoinHandle<()>>,
@@ -82,17 +96,19 @@ pub struct Running {
 /// # Errors
 /// When an address cannot be listened on or a thread cannot be started.
 pub fn start(settings: ProxySettings, active: &Active, metrics: &Workers) -> Result<Running, StartError> {
-    let running = start_closed(settings, active, metrics)?;
+    let running = start_closed(settings, &mut Sockets::default(), active, metrics)?;
     running.open();
     Ok(running)
 }
 
-/// The same, but nobody accepts before [`Running::open`]: connections wait in the kernel.
+/// The same, but nobody accepts before [`Running::open`]: connections wait in the kernel. Where `sockets` has those of a
+/// process before, none is opened.
 ///
 /// # Errors
 /// When an address cannot be listened on or a thread cannot be started.
 pub fn start_closed(
     settings: ProxySettings,
+    sockets: &mut Sockets,
     active: &Active,
     metrics: &Workers,
 ) -> Result<Running, StartError> {
@@ -100,25 +116,32 @@ pub fn start_closed(
     let mut addresses = Vec::new();
     let mut listeners: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
     for listen in &settings.listen {
+        let refused = |source| StartError::Listen { address: listen.address, source };
         let mut address = listen.address;
-        check_free(address).map_err(|source| StartError::Listen { address, source })?;
-        for of_worker in &mut listeners {
-            let bind = || -> io::Result<(TcpListener, SocketAddr)> {
-                let listener = bind(address, listen.backlog)?;
-                let bound = listener.local_addr()?;
-                Ok((listener, bound))
-            };
-            let (listener, bound) = bind().map_err(|source| StartError::Listen { address, source })?;
-            address = bound;
-            of_worker.push(Bound { listener, tls: listen.tls.clone() });
+        let mut is_first = true;
+        let open = || -> io::Result<OwnedFd> {
+            if std::mem::replace(&mut is_first, false) {
+                check_free(address)?;
+            }
+            let listener = bind(address, listen.backlog)?;
+            address = listener.local_addr()?;
+            Ok(listener.into())
+        };
+        let shared = sockets.group(SOCKETS, listen.address, workers, open).map_err(refused)?;
+        for (of_worker, sockets) in listeners.iter_mut().zip(shared) {
+            for socket in sockets {
+                let listener = TcpListener::from(socket);
+                address = listener.local_addr().map_err(refused)?;
+                of_worker.push(Bound { listener, tls: listen.tls.clone() });
+            }
         }
         addresses.push(address);
     }
-    let settings = Arc::new(settings);
+    let settings = Newest::new(settings);
     let ended = CancellationToken::new();
-    let mut running = Running { addresses, drain: Drain::default(), ended, workers: Vec::new() };
+    let mut running = Running { addresses, settings, drain: Drain::default(), ended, workers: Vec::new() };
     for (index, listeners) in listeners.into_iter().enumerate() {
-        let (settings, active, drain) = (Arc::clone(&settings), active.clone(), running.drain.clone());
+        let (settings, active, drain) = (running.settings.clone(), active.clone(), running.drain.clone());
         let node = metrics.node().cloned();
         let metrics = metrics.get(index).cloned().unwrap_or_default();
         let thread = std::thread::Builder::new().name(format!("proxy-{index}"));
@@ -126,7 +149,7 @@ pub fn start_closed(
         let handle = thread.spawn(move || {
             // Also when it panics.
             let _ended = ended;
-            if let Err(error) = worker::run(listeners, &settings, &active, metrics, node, &drain) {
+            if let Err(error) = worker::run(listeners, settings, &active, metrics, node, &drain) {
                 error!(%error, worker = index, "a proxy worker stopped");
             }
         });
@@ -136,6 +159,14 @@ pub fn start_closed(
 }
 
 impl Running {
+    /// Puts other settings in force, within a tick of each worker and for requests from then on, and for handshakes what is
+    /// to be shown where TLS is spoken. What a proxy starts with stays: where it listens, its workers, and the descriptors
+    /// that clients may take.
+    pub fn reload(&self, settings: ProxySettings, tls: Option<Arc<ServerConfig>>) {
+        let ProxySettings { listen, workers, descriptors_for_clients, .. } = self.settings.load().clone();
+        self.settings.store(ProxySettings { listen, workers, descriptors_for_clients, ..settings }, tls);
+    }
+
     /// Lets the workers accept.
     pub fn open(&self) {
         self.drain.opened.cancel();
@@ -158,9 +189,20 @@ impl Running {
     }
 
     /// Stops accepting, closes idle connections, and lets requests in flight finish, until `deadline` at the
-    /// latest. Returns when all workers have ended.
-    pub async fn drain(mut self, deadline: Instant) {
-        self.drain.begin(deadline);
+    /// latest. Returns when all workers have ended, but for those that do not move any more.
+    pub async fn drain(self, deadline: Instant) {
+        self.end(deadline, None).await;
+    }
+
+    /// The same where another process has the listeners from now on. Connections that are idle may ask once more and
+    /// are told with the answer: a request that meets a closing connection would fail, for no reason that its client
+    /// could see.
+    pub async fn hand_over(self, deadline: Instant) {
+        self.end(deadline, Some(IDLE_GRACE)).await;
+    }
+
+    async fn end(mut self, deadline: Instant, idle_grace: Option<Duration>) {
+        self.drain.begin(deadline, idle_grace);
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || {
             for worker in workers {
@@ -169,15 +211,17 @@ impl Running {
                 }
             }
         });
-        if joined.await.is_err() {
-            error!("waiting for the proxy workers failed");
+        match tokio::time::timeout_at((deadline + STALLED_AFTER).into(), joined).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => error!("waiting for the proxy workers failed"),
+            Err(_) => error!("a proxy worker does not stop: it is not waited for any longer"),
         }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.drain.begin(Instant::now());
+        self.drain.begin(Instant::now(), None);
     }
 }
 
@@ -194,13 +238,20 @@ struct Bound {
 struct Drain {
     opened: CancellationToken,
     token: CancellationToken,
-    deadline: Arc<OnceLock<Instant>>,
+    terms: Arc<OnceLock<Terms>>,
+}
+
+/// How a drain goes.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    deadline: Instant,
+    idle_grace: Option<Duration>,
 }
 
 impl Drain {
     /// The first call counts.
-    fn begin(&self, deadline: Instant) {
-        self.deadline.get_or_init(|| deadline);
+    fn begin(&self, deadline: Instant, idle_grace: Option<Duration>) {
+        self.terms.get_or_init(|| Terms { deadline, idle_grace });
         self.token.cancel();
     }
 
@@ -214,7 +265,13 @@ impl Drain {
     }
 
     fn deadline(&self) -> Instant {
-        self.deadline.get().copied().unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
+        let terms = self.terms.get();
+        terms.map_or_else(|| Instant::now() + Duration::from_secs(1), |terms| terms.deadline)
+    }
+
+    /// How long idle connections may still ask; `None`: they are closed at once.
+    fn idle_grace(&self) -> Option<Duration> {
+        self.terms.get().and_then(|terms| terms.idle_grace)
     }
 }
 

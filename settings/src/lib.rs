@@ -5,6 +5,8 @@ pub mod health;
 pub mod keys;
 pub mod kong;
 pub mod logs;
+pub mod notify;
+pub mod reload;
 pub mod signal;
 pub mod source;
 pub mod value;

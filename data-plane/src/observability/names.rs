@@ -54,6 +54,12 @@ pub const RESTORATIONS: &str = "equipoise_target_restorations_total";
 pub const POOL: &str = "equipoise_upstream_connections_total";
 /// TLS handshakes of clients by result.
 pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
+/// Connections that ended because their task panicked.
+pub const PANICS: &str = "equipoise_connection_panics_total";
+/// Times that accepting paused for want of descriptors.
+pub const ACCEPT_PAUSES: &str = "equipoise_accept_pauses_total";
+/// Times that a worker stalled.
+pub const STALLS: &str = "equipoise_worker_stalls_total";
 /// DNS look-ups by result.
 pub const DNS_LOOKUPS: &str = "equipoise_dns_lookups_total";
 

@@ -1,6 +1,7 @@
 //! What one worker counts.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::counter::Counter;
 use super::node::NodeState;
@@ -37,9 +38,7 @@ impl Workers {
     pub fn connections(&self) -> Connections {
         let mut sum = WorkerSum::default();
         self.iter().for_each(|worker| worker.add_to(&mut sum));
-        let [reading, writing, waiting] = sum.states;
-        let WorkerSum { accepted, active, requests, .. } = sum;
-        Connections { accepted, active, reading, writing, waiting, requests }
+        sum.connections()
     }
 
     /// All of them.
@@ -106,6 +105,12 @@ pub struct WorkerMetrics {
     pool_misses: Counter,
     handshakes: Counter,
     failed_handshakes: Counter,
+    panics: Counter,
+    accept_pauses: Counter,
+    /// Ticks of its timers.
+    beats: Counter,
+    /// The thread that serves; 0: none does.
+    thread: AtomicI32,
     unmatched: Box<Shard>,
 }
 
@@ -136,6 +141,10 @@ impl WorkerMetrics {
             pool_misses: Counter::default(),
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
+            panics: Counter::default(),
+            accept_pauses: Counter::default(),
+            beats: Counter::default(),
+            thread: AtomicI32::new(0),
             unmatched: Box::default(),
         }
     }
@@ -230,6 +239,43 @@ impl WorkerMetrics {
         self.failed_handshakes.add(1);
     }
 
+    /// A connection's task panicked, which ended that connection and nothing else.
+    pub fn connection_panicked(&self) {
+        self.panics.add(1);
+    }
+
+    /// Accepting pauses: there are no descriptors, or none left for clients.
+    pub fn accept_paused(&self) {
+        self.accept_pauses.add(1);
+    }
+
+    /// The worker's timers have ticked.
+    pub fn beat(&self) {
+        self.beats.add(1);
+    }
+
+    /// Ticks since the start.
+    pub fn beats(&self) -> u64 {
+        self.beats.get()
+    }
+
+    /// The thread that serves from now on; `None`: none does any more.
+    pub fn set_thread(&self, thread: Option<i32>) {
+        self.thread.store(thread.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The thread that serves, as the kernel numbers it; `None` before the start and after the end.
+    pub fn thread(&self) -> Option<i32> {
+        Some(self.thread.load(Ordering::Relaxed)).filter(|thread| *thread != 0)
+    }
+
+    /// Connections and requests of this worker.
+    pub fn connections(&self) -> Connections {
+        let mut sum = WorkerSum::default();
+        self.add_to(&mut sum);
+        sum.connections()
+    }
+
     pub(super) fn add_to(&self, sum: &mut WorkerSum) {
         sum.accepted += self.accepted.get();
         sum.active += self.active.get();
@@ -248,6 +294,8 @@ impl WorkerMetrics {
         sum.pool_misses += self.pool_misses.get();
         sum.handshakes += self.handshakes.get();
         sum.failed_handshakes += self.failed_handshakes.get();
+        sum.panics += self.panics.get();
+        sum.accept_pauses += self.accept_pauses.get();
         sum.unmatched.merge_shard(&self.unmatched);
     }
 }
@@ -271,5 +319,15 @@ pub(super) struct WorkerSum {
     pub(super) pool_misses: u64,
     pub(super) handshakes: u64,
     pub(super) failed_handshakes: u64,
+    pub(super) panics: u64,
+    pub(super) accept_pauses: u64,
     pub(super) unmatched: Sum,
+}
+
+impl WorkerSum {
+    const fn connections(&self) -> Connections {
+        let [reading, writing, waiting] = self.states;
+        let Self { accepted, active, requests, .. } = *self;
+        Connections { accepted, active, reading, writing, waiting, requests }
+    }
 }

@@ -2,7 +2,7 @@
 
 mod lru;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -31,14 +31,24 @@ struct Idle {
 #[derive(Debug)]
 pub struct Pool {
     idle: RefCell<Lru<Idle>>,
-    size: usize,
-    requests_max: u32,
+    size: Cell<usize>,
+    requests_max: Cell<u32>,
 }
 
 impl Pool {
     /// Keeps at most `size` connections, each for at most `requests_max` requests.
     pub fn new(size: usize, requests_max: u32) -> Self {
-        Self { idle: RefCell::default(), size, requests_max }
+        Self { idle: RefCell::default(), size: Cell::new(size), requests_max: Cell::new(requests_max) }
+    }
+
+    /// Puts other bounds in force; what is idle above them goes.
+    pub fn resize(&self, size: usize, requests_max: u32) {
+        self.size.set(size);
+        self.requests_max.set(requests_max);
+        let mut idle = self.idle.borrow_mut();
+        while idle.len() > size {
+            idle.pop_oldest();
+        }
     }
 
     /// A live connection to `address`, if one is idle.
@@ -55,11 +65,11 @@ impl Pool {
     /// Keeps a connection that has just carried a request to its end. When full, the one that waits longest
     /// gives way.
     pub fn put(&self, address: SocketAddr, connection: Pooled, now: Instant) {
-        if self.size == 0 || connection.requests >= self.requests_max {
+        if self.size.get() == 0 || connection.requests >= self.requests_max.get() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        if idle.len() >= self.size {
+        if idle.len() >= self.size.get() {
             idle.pop_oldest();
         }
         idle.push(address, Idle { connection, since: now });

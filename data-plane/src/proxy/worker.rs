@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,27 +14,33 @@ use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::buffer::Buffers;
 use super::connection::{self, Client};
+use super::in_force::{InForce, Newest};
 use super::pool::Pool;
-use super::settings::ProxySettings;
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
 use super::{Bound, Drain, forward::Peer, handshake};
+use crate::descriptors::lowest_free;
 use crate::observability::{NodeState, WorkerMetrics};
 use crate::table::{Active, Reader, Table};
 
-/// How long accepting pauses when the process has no descriptors left.
+/// How long accepting pauses when the process has no descriptors left, or none for clients.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pauses follow each other as long as clients come; each of them in the log would say nothing new.
+const PAUSES_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the pool is swept and the table's handle refreshed.
 const HOUSEKEEPING_TICKS: u32 = 20;
 
 /// What the tasks of one worker share; single-threaded.
 pub struct Worker {
-    pub(super) settings: Arc<ProxySettings>,
+    pub(super) settings: InForce,
+    /// How TLS is spoken since a reload, in place of what the listeners were started with.
+    tls: RefCell<Option<Arc<ServerConfig>>>,
     pub(super) timers: Rc<Timers>,
     pub(super) buffers: Buffers,
     pub(super) pool: Pool,
@@ -42,6 +49,10 @@ pub struct Worker {
     pub(super) is_draining: Cell<bool>,
     /// Clients are asked to go elsewhere.
     is_away: Cell<bool>,
+    /// How long an idle connection may still ask in a drain; `None`: it is closed at once.
+    idle_grace: Cell<Option<Duration>>,
+    /// When a pause of accepting was in the log last.
+    pause_logged: Cell<Option<Instant>>,
     random: RefCell<StdRng>,
     date: RefCell<String>,
     unix_seconds: Cell<u64>,
@@ -93,6 +104,16 @@ impl Worker {
         self.is_draining.get() || self.is_away.get()
     }
 
+    /// How long a connection that is idle when the worker drains may still ask; `None`: it is closed at once.
+    pub(super) fn idle_grace(&self) -> Option<Duration> {
+        self.idle_grace.get()
+    }
+
+    /// Whether clients were asked to go elsewhere while all goes on here.
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away.get()
+    }
+
     /// The table in force: a request takes it once, and that one is its table to the end.
     pub(super) fn table(&self) -> Rc<OwnTable> {
         let View { reader, table } = &mut *self.view.borrow_mut();
@@ -141,7 +162,7 @@ fn unix_seconds() -> u64 {
 /// without timers or accepting, the rest would only seem to live.
 pub fn run(
     listeners: Vec<Bound>,
-    settings: &Arc<ProxySettings>,
+    newest: Newest,
     active: &Active,
     metrics: Arc<WorkerMetrics>,
     node: Option<Arc<NodeState>>,
@@ -149,9 +170,13 @@ pub fn run(
 ) -> std::io::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    metrics.set_thread(Some(rustix::thread::gettid().as_raw_nonzero().get()));
+    let _serving = Serving(Arc::clone(&metrics));
+    let settings = newest.load();
     runtime.block_on(async {
         let worker = Rc::new(Worker {
-            settings: Arc::clone(settings),
+            settings: InForce::new(settings),
+            tls: RefCell::new(newest.tls()),
             timers: Timers::new(Instant::now()),
             buffers: Buffers::default(),
             pool: Pool::new(settings.pool_size, settings.pool_requests_max),
@@ -159,6 +184,8 @@ pub fn run(
             metrics,
             is_draining: Cell::new(false),
             is_away: Cell::new(false),
+            idle_grace: Cell::new(None),
+            pause_logged: Cell::new(None),
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
             unix_seconds: Cell::new(unix_seconds()),
@@ -171,13 +198,14 @@ pub fn run(
             let port = listener.local_addr().map_or(0, |address| address.port());
             accepting.spawn_local(accept(Door { listener, port, tls }, Rc::clone(&worker), drain.clone()));
         }
-        let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), node));
+        let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), newest, node));
         tokio::select! {
             biased;
             () = drain.begun() => {}
             _ = &mut ticking => return Err(std::io::Error::other("its timers broke off")),
             Some(_) = accepting.join_next() => return Err(std::io::Error::other("accepting broke off")),
         }
+        worker.idle_grace.set(drain.idle_grace());
         worker.is_draining.set(true);
         worker.timers.wake_all();
         // Listeners first: what is in their backlog still becomes a connection.
@@ -195,7 +223,16 @@ pub fn run(
     })
 }
 
-async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
+/// Nobody waits for ticks of a worker that has ended.
+struct Serving(Arc<WorkerMetrics>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.set_thread(None);
+    }
+}
+
+async fn tick(worker: Rc<Worker>, newest: Newest, node: Option<Arc<NodeState>>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0_u32;
@@ -204,7 +241,18 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
         interval.tick().await;
         let now = Instant::now();
         worker.timers.advance(now);
-        worker.is_away.set(node.as_ref().is_some_and(|node| node.is_away()));
+        worker.metrics.beat();
+        let settings = newest.load();
+        if worker.settings.swap(settings) {
+            *worker.tls.borrow_mut() = newest.tls();
+            worker.pool.resize(settings.pool_size, settings.pool_requests_max);
+            // There may be room for more connections.
+            worker.ended.notify_waiters();
+        }
+        let is_away = node.as_ref().is_some_and(|node| node.is_away() || node.is_draining());
+        if worker.is_away.replace(is_away) != is_away {
+            worker.timers.wake_all();
+        }
         let called = worker.view.borrow().reader.calls();
         if called != calls {
             calls = called;
@@ -234,7 +282,8 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
     let mut begun = std::pin::pin!(drain.begun());
     tokio::select! {
         () = drain.opened.cancelled() => {}
-        () = &mut begun => return accept_rest(door, &worker),
+        // Nothing was promised to who waits there, and another process may be about to accept them.
+        () = &mut begun => return,
     }
     loop {
         while worker.connections.get() >= worker.settings.connections_max && !drain.has_begun() {
@@ -248,16 +297,42 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
             accepted = door.listener.accept() => accepted,
             () = &mut begun => return accept_rest(door, &worker),
         };
-        match accepted {
-            Ok((stream, address)) => open(stream, address, door.port, door.tls.as_ref(), &worker),
-            Err(error) if is_peers_fault(&error) => {}
-            Err(error) => {
-                warn!(%error, "cannot accept connections; trying again");
-                tokio::select! {
-                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = &mut begun => return accept_rest(door, &worker),
-                }
+        let shortage = match accepted {
+            Ok((stream, address)) => {
+                let is_last = stream.as_raw_fd() >= worker.settings.descriptors_for_clients;
+                open(stream, address, door.port, door.tls.as_ref(), &worker);
+                is_last.then_some(None)
             }
+            Err(error) if is_peers_fault(&error) => None,
+            Err(error) => Some(Some(error)),
+        };
+        if let Some(error) = shortage {
+            tokio::select! {
+                () = pause(&door.listener, &worker, error) => {}
+                () = &mut begun => return accept_rest(door, &worker),
+            }
+        }
+    }
+}
+
+/// Waits until there are descriptors for clients again; clients wait in the kernel's queue meanwhile. `error`: why
+/// nobody could be accepted; `None`: the last descriptor for clients was given away.
+async fn pause(listener: &TcpListener, worker: &Worker, error: Option<std::io::Error>) {
+    worker.metrics.accept_paused();
+    let now = Instant::now();
+    let last = worker.pause_logged.get();
+    if last.is_none_or(|last| now.saturating_duration_since(last) >= PAUSES_LOGGED_EVERY) {
+        worker.pause_logged.set(Some(now));
+        match error {
+            Some(error) => warn!(%error, "cannot accept connections; trying again"),
+            None => warn!("no descriptors left for clients: accepting pauses"),
+        }
+    }
+    loop {
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+        let most = worker.settings.descriptors_for_clients;
+        if lowest_free(listener).is_some_and(|free| free < most) {
+            return;
         }
     }
 }
@@ -292,7 +367,11 @@ fn open(
     let counted = Counted(Rc::clone(worker));
     drop(match tls {
         None => tokio::task::spawn_local(serve(stream, peer, counted)),
-        Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, Arc::clone(tls), counted)),
+        Some(tls) => {
+            let reloaded = worker.tls.borrow().clone();
+            let tls = reloaded.unwrap_or_else(|| Arc::clone(tls));
+            tokio::task::spawn_local(serve_tls(stream, peer, tls, counted))
+        }
     });
 }
 
@@ -320,6 +399,12 @@ struct Counted(Rc<Worker>);
 impl Drop for Counted {
     fn drop(&mut self) {
         let Worker { connections, ended, metrics, .. } = &*self.0;
+        // Nothing else of this worker is touched: the task is dropped with all that it holds, its lease included. Where
+        // it happened was said by the hook.
+        if std::thread::panicking() {
+            metrics.connection_panicked();
+            error!("a connection was ended by a defect of this program; all others go on");
+        }
         metrics.connection_closed();
         connections.set(connections.get().saturating_sub(1));
         ended.notify_waiters();

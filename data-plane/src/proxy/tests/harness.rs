@@ -10,7 +10,7 @@ use equipoise_proto::NodeId;
 use uuid::Uuid;
 
 use crate::health::Passive;
-use crate::observability::{NodeState, Workers, render};
+use crate::observability::{NodeState, WorkerMetrics, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::Rule;
 use crate::table::fixture::checked;
@@ -230,6 +230,7 @@ pub struct Node {
     pub running: Running,
     pub targets: Vec<Arc<Target>>,
     pub upstream: Arc<Upstream>,
+    pub state: Arc<NodeState>,
     active: Active,
     metrics: Workers,
 }
@@ -318,9 +319,10 @@ impl Plan {
         let workers = self.settings.workers;
         let active = Active::default();
         active.swap(Arc::new(Table::new([(rule, Arc::new(route))])));
-        let metrics = Workers::new(workers);
+        let state = Arc::new(NodeState::new(NodeId::new(Uuid::from_u128(3))));
+        let metrics = Workers::new(workers).of(Arc::clone(&state));
         let running = start(self.settings, &active, &metrics).unwrap();
-        Node { address: running.addresses()[0], running, targets, upstream, active, metrics }
+        Node { address: running.addresses()[0], running, targets, upstream, state, active, metrics }
     }
 }
 
@@ -336,11 +338,20 @@ impl Node {
 
     /// The value of a metric whose line begins so; 0 if there is no such line.
     pub fn metric(&self, line: &str) -> f64 {
-        let node = NodeState::new(NodeId::new(Uuid::from_u128(3)));
-        let text =
-            render(&node, &self.metrics, &self.active.load(), &Directory::default(), &Default::default());
+        let text = render(
+            &self.state,
+            &self.metrics,
+            &self.active.load(),
+            &Directory::default(),
+            &Default::default(),
+        );
         let found = text.lines().find(|found| found.starts_with(line));
         found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// What a worker counts.
+    pub fn worker(&self, index: usize) -> Arc<WorkerMetrics> {
+        Arc::clone(self.metrics.get(index).unwrap())
     }
 
     /// Cuts off what target `place` has under way, as the builder does.
@@ -362,4 +373,18 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::yield_now();
     }
+}
+
+/// What a test makes the pipeline do: `X-Test-Panic` ends it, `X-Test-Stall: <ms>` holds up its worker.
+pub(in crate::proxy) fn misbehave(client: &crate::proxy::connection::Client) {
+    let mut storage = crate::http1::HeadStorage::default();
+    let Ok(head) = client.head(&mut storage) else { return };
+    let stalled = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("x-test-stall"));
+    if let Some(ms) = stalled.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok()) {
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+    assert!(
+        !head.headers.iter().any(|header| header.name.eq_ignore_ascii_case("x-test-panic")),
+        "a test asked for this panic"
+    );
 }
