@@ -562,7 +562,7 @@ fn listen(settings: &NodeSettings) -> Result<Vec<proxy::Listen>, ShownError> {
     let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir)).transpose()?;
     let listen = |listen: &Listen| proxy::Listen {
         address: listen.address,
-        backlog: i32::try_from(listen.backlog).unwrap_or(i32::MAX),
+        flags: listen.flags,
         tls: tls.clone().filter(|_| listen.tls),
     };
     Ok(settings.proxy_listen.iter().map(listen).collect())
@@ -621,8 +621,9 @@ fn bind_status(listens: &[Listen], sockets: &mut Sockets) -> Result<Vec<TcpListe
         let socket = Socket::new(Domain::for_address(listen.address), Type::STREAM.nonblocking(), None)?;
         // A restart must not wait for old connections to be forgotten; a second process is still refused.
         socket.set_reuse_address(true)?;
+        proxy::set_flags(&socket, listen.address, &listen.flags)?;
         socket.bind(&listen.address.into())?;
-        socket.listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX))?;
+        socket.listen(proxy::backlog(&listen.flags))?;
         Ok(socket.into())
     };
     let mut bound = Vec::new();
@@ -668,7 +669,7 @@ mod tests {
                 home_after: Duration::from_secs(60),
             }),
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
-            proxy_listen: vec![Listen { address: any, backlog: 16, tls: true }],
+            proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
             shown: Shown::default(),
             drain_timeout: Duration::from_secs(1),
             drain_delay: Duration::ZERO,
@@ -678,7 +679,7 @@ mod tests {
                 socket: directory.join("takeover.sock"),
                 patience: Duration::from_secs(60),
             }),
-            status_listen: vec![Listen { address: any, backlog: 16, tls: false }],
+            status_listen: vec![Listen::from(any)],
             status_connections_max: 8,
             probes_max: 4,
             trust: tls::Trust { system: false, ..tls::Trust::default() },

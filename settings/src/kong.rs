@@ -88,7 +88,6 @@ const NO_EFFECT: &[&str] = &[
     "nginx_http_large_client_header_buffers",
     "nginx_user",
     "plugins",
-    "port_maps",
     "prefix",
     "proxy_access_log",
     "proxy_error_log",

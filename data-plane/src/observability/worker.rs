@@ -111,6 +111,8 @@ pub struct WorkerMetrics {
     beats: Counter,
     /// The thread that serves; 0: none does.
     thread: AtomicI32,
+    proxy_headers: Counter,
+    failed_proxy_headers: Counter,
     unmatched: Box<Shard>,
 }
 
@@ -145,6 +147,8 @@ impl WorkerMetrics {
             accept_pauses: Counter::default(),
             beats: Counter::default(),
             thread: AtomicI32::new(0),
+            proxy_headers: Counter::default(),
+            failed_proxy_headers: Counter::default(),
             unmatched: Box::default(),
         }
     }
@@ -276,6 +280,11 @@ impl WorkerMetrics {
         sum.connections()
     }
 
+    /// A connection where the PROXY protocol is spoken began with a header, or did not.
+    pub fn proxy_header(&self, is_read: bool) {
+        if is_read { self.proxy_headers.add(1) } else { self.failed_proxy_headers.add(1) }
+    }
+
     pub(super) fn add_to(&self, sum: &mut WorkerSum) {
         sum.accepted += self.accepted.get();
         sum.active += self.active.get();
@@ -296,6 +305,8 @@ impl WorkerMetrics {
         sum.failed_handshakes += self.failed_handshakes.get();
         sum.panics += self.panics.get();
         sum.accept_pauses += self.accept_pauses.get();
+        sum.proxy_headers += self.proxy_headers.get();
+        sum.failed_proxy_headers += self.failed_proxy_headers.get();
         sum.unmatched.merge_shard(&self.unmatched);
     }
 }
@@ -321,6 +332,8 @@ pub(super) struct WorkerSum {
     pub(super) failed_handshakes: u64,
     pub(super) panics: u64,
     pub(super) accept_pauses: u64,
+    pub(super) proxy_headers: u64,
+    pub(super) failed_proxy_headers: u64,
     pub(super) unmatched: Sum,
 }
 

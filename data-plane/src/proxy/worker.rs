@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use equipoise_settings::ListenFlags;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustls::ServerConfig;
@@ -22,7 +23,7 @@ use super::in_force::{InForce, Newest};
 use super::pool::Pool;
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
-use super::{Bound, Drain, forward::Peer, handshake};
+use super::{Bound, Drain, forward::Peer, handshake, proxy_header};
 use crate::descriptors::lowest_free;
 use crate::observability::{NodeState, WorkerMetrics};
 use crate::table::{Active, Reader, Table};
@@ -193,10 +194,11 @@ pub fn run(
             ended: Notify::new(),
         });
         let mut accepting = tokio::task::JoinSet::new();
-        for Bound { listener, tls } in listeners {
+        for Bound { listener, flags, tls } in listeners {
             let listener = TcpListener::from_std(listener)?;
             let port = listener.local_addr().map_or(0, |address| address.port());
-            accepting.spawn_local(accept(Door { listener, port, tls }, Rc::clone(&worker), drain.clone()));
+            let way = Way { port: settings.port_maps.public(port), flags, tls };
+            accepting.spawn_local(accept(Door { listener, way }, Rc::clone(&worker), drain.clone()));
         }
         let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), newest, node));
         tokio::select! {
@@ -272,7 +274,14 @@ async fn tick(worker: Rc<Worker>, newest: Newest, node: Option<Arc<NodeState>>) 
 /// Where clients come in.
 struct Door {
     listener: TcpListener,
+    way: Way,
+}
+
+/// How they come in there.
+struct Way {
+    /// As clients see it.
     port: u16,
+    flags: ListenFlags,
     tls: Option<Arc<ServerConfig>>,
 }
 
@@ -300,7 +309,7 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
         let shortage = match accepted {
             Ok((stream, address)) => {
                 let is_last = stream.as_raw_fd() >= worker.settings.descriptors_for_clients;
-                open(stream, address, door.port, door.tls.as_ref(), &worker);
+                open(stream, address, &door.way, &worker);
                 is_last.then_some(None)
             }
             Err(error) if is_peers_fault(&error) => None,
@@ -340,7 +349,7 @@ async fn pause(listener: &TcpListener, worker: &Worker, error: Option<std::io::E
 /// Accepts what waits in the backlog before the listener closes. It asks the kernel itself: that the runtime
 /// saw no event yet does not mean that nobody waits.
 fn accept_rest(door: Door, worker: &Rc<Worker>) {
-    let Door { listener, port, tls } = door;
+    let Door { listener, way } = door;
     let Ok(listener) = listener.into_std() else { return };
     while worker.connections.get() < worker.settings.connections_max
         && let Ok((stream, address)) = listener.accept()
@@ -348,30 +357,24 @@ fn accept_rest(door: Door, worker: &Rc<Worker>) {
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
         {
-            open(stream, address, port, tls.as_ref(), worker);
+            open(stream, address, &way, worker);
         }
     }
 }
 
-fn open(
-    stream: TcpStream,
-    address: SocketAddr,
-    port: u16,
-    tls: Option<&Arc<ServerConfig>>,
-    worker: &Rc<Worker>,
-) {
-    let peer = Peer::new(address, port, &worker.settings);
+fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) {
+    let peer = Peer::new(address, way.port, &worker.settings);
     worker.connections.set(worker.connections.get() + 1);
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     let counted = Counted(Rc::clone(worker));
-    drop(match tls {
-        None => tokio::task::spawn_local(serve(stream, peer, counted)),
-        Some(tls) => {
-            let reloaded = worker.tls.borrow().clone();
-            let tls = reloaded.unwrap_or_else(|| Arc::clone(tls));
-            tokio::task::spawn_local(serve_tls(stream, peer, tls, counted))
+    let reloaded = |tls| worker.tls.borrow().clone().unwrap_or_else(|| Arc::clone(tls));
+    drop(match way.tls.as_ref().map(reloaded) {
+        tls if way.flags.proxy_protocol => {
+            tokio::task::spawn_local(serve_announced(stream, peer, tls, counted))
         }
+        None => tokio::task::spawn_local(serve(stream, peer, counted)),
+        Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, tls, counted)),
     });
 }
 
@@ -390,6 +393,16 @@ async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counte
     if let Some((stream, peer)) = Box::pin(handshake::shake(stream, peer, tls, &counted.0)).await {
         let client = Client::new(stream, peer, &counted.0.timers);
         connection::serve(client, &counted.0).await;
+    }
+}
+
+async fn serve_announced(stream: TcpStream, peer: Peer, tls: Option<Arc<ServerConfig>>, counted: Counted) {
+    // Boxed: it is over long before the connection is.
+    let Some(header) = Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await else { return };
+    let peer = peer.announced(header, &counted.0.settings);
+    match tls {
+        None => serve(stream, peer, counted).await,
+        Some(tls) => serve_tls(stream, peer, tls, counted).await,
     }
 }
 
