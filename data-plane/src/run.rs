@@ -98,6 +98,8 @@ pub struct Node {
 /// What a handover needs.
 struct Handover {
     offering: CancellationToken,
+    /// An error once the sockets are let go of.
+    offered: oneshot::Receiver<()>,
     following: CancellationToken,
     answering: CancellationToken,
     /// An error once nobody is followed any more.
@@ -121,6 +123,9 @@ pub struct Ended(&'static str);
 
 /// How long what is left may take to stop after the drain.
 const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// How long a stop waits for its handles on the sockets to go: a successor may be spoken to.
+const LET_GO_MAX: Duration = Duration::from_millis(200);
 
 /// The tasks of a node. None of them ends before the node stops; one that does is noticed.
 #[derive(Debug)]
@@ -322,7 +327,9 @@ pub async fn start_after(
         async move { events.log(&stopping).await }
     });
     let (marks, mark_queue) = mpsc::channel(table::MARKS_MAX);
-    tasks.spawn("setting health by hand", table::carry_marks(mark_queue, Arc::clone(&directory)));
+    // Whoever is followed sends them.
+    let carrying = table::carry_marks(mark_queue, Arc::clone(&directory));
+    tasks.spawn("setting health by hand", until_stopped(carrying, following.clone(), stopping.clone()));
     let places = settings.follow.as_ref().and_then(|follow| follow.fallback.clone());
     let fallback = places.zip(membership.clone()).map(|(places, own)| Fallback::new(places, own));
     let link =
@@ -375,14 +382,23 @@ pub async fn start_after(
     let cache_ended = Box::pin(cache.ended());
     let lock = cache.lock().map_err(|source| StartError::Takeover(source.into()))?;
     drop(cache);
-    let (offering, successors) = offer(&settings, sockets, &mut tasks);
+    let Offered { offering, offered, successors } = offer(&settings, sockets, &mut tasks);
     Ok(Node {
         id,
         state,
         proxy,
         status_addresses,
         settings,
-        handover: Handover { offering, following, answering, followed, cache_ended, lock, successors },
+        handover: Handover {
+            offering,
+            offered,
+            following,
+            answering,
+            followed,
+            cache_ended,
+            lock,
+            successors,
+        },
         tasks,
     })
 }
@@ -425,20 +441,29 @@ fn unready(why: &'static str) -> StartError {
     StartError::Takeover(io::Error::other(why).into())
 }
 
+/// The sockets on offer.
+struct Offered {
+    offering: CancellationToken,
+    offered: oneshot::Receiver<()>,
+    successors: tokio::sync::Mutex<mpsc::Receiver<Successor>>,
+}
+
 /// Offers the sockets to whoever takes over, where that is possible; else they are nobody's but the workers'.
-fn offer(
-    settings: &NodeSettings,
-    sockets: Sockets,
-    tasks: &mut Tasks,
-) -> (CancellationToken, tokio::sync::Mutex<mpsc::Receiver<Successor>>) {
+fn offer(settings: &NodeSettings, sockets: Sockets, tasks: &mut Tasks) -> Offered {
     let (offering, kept) = (tasks.stopping.child_token(), sockets.into_kept());
+    let (ending, offered) = oneshot::channel::<()>();
     let (ready, successors) = mpsc::channel(1);
     if let Some(terms) = &settings.takeover {
         match Offer::new(&terms.socket, kept, terms.patience) {
             Ok(offer) => {
-                let offered = offer.run(ready, offering.clone());
-                let offered = until_stopped(offered, offering.clone(), tasks.stopping.clone());
-                tasks.spawn("offering the sockets to a successor", offered);
+                let running = offer.run(ready, offering.clone());
+                let running = async move {
+                    // Dropped at the end: that is the news.
+                    let _ending = ending;
+                    running.await;
+                };
+                let running = until_stopped(running, offering.clone(), tasks.stopping.clone());
+                tasks.spawn("offering the sockets to a successor", running);
             }
             Err(error) => {
                 let socket = terms.socket.display();
@@ -446,7 +471,7 @@ fn offer(
             }
         }
     }
-    (offering, tokio::sync::Mutex::new(successors))
+    Offered { offering, offered, successors: tokio::sync::Mutex::new(successors) }
 }
 
 impl Node {
@@ -548,6 +573,8 @@ impl Node {
         self.tasks.draining.cancel();
         // Its handles on the sockets go first: what comes into one that nobody accepts from would be reset.
         self.handover.offering.cancel();
+        // An error says that they are gone.
+        drop(tokio::time::timeout(LET_GO_MAX, self.handover.offered).await);
         self.proxy.drain(Instant::now() + self.settings.drain_timeout).await;
         if has_ended {
             self.tasks.abort();

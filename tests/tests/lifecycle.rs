@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use equipoise_tests::cluster::{balance, write};
+use equipoise_tests::cluster::{Standalone, balance, write};
 use equipoise_tests::process::binary;
 use equipoise_tests::{Client, Load, Origin, PATIENCE, Process, eventually};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -225,6 +225,34 @@ fn settings_that_cannot_be_used_change_nothing_and_good_ones_are_in_force_at_onc
     eventually("the headers to be off on the same connection", PATIENCE, || {
         client.get("/mock").unwrap().header("via").is_none().then_some(())
     });
+}
+
+#[test]
+fn clients_that_take_every_descriptor_do_not_cut_off_the_targets() {
+    // Less than what it asks for, which is raised; and a hard limit that cannot be.
+    let standalone = Standalone::start_by("ulimit -Hn 256 && ulimit -Sn 100 && exec \"$@\"").unwrap();
+    let process = standalone.process();
+    let origin = Origin::start("only");
+    balance(&mut process.client("admin"), "", &[origin.address()]);
+    let address = process.address("proxy");
+    let mut early = Client::new(address);
+    assert_eq!(early.get("/mock").unwrap().status, 200);
+    // The kernel takes them all; the node only as many as it has descriptors for.
+    let crowd: Vec<_> = (0..300).map(|_| TcpStream::connect(address).unwrap()).collect();
+    eventually("accepting to pause", PATIENCE, || {
+        (process.metric("equipoise_accept_pauses_total") > 0).then_some(())
+    });
+    // Targets can still be reached.
+    let before = origin.requests();
+    for _ in 0..8 {
+        assert_eq!(early.get("/mock").unwrap().status, 200);
+    }
+    assert_eq!(origin.requests() - before, 8);
+    drop(crowd);
+    eventually("new clients to be served again", PATIENCE, || {
+        (Client::new(address).get("/mock").ok()?.status == 200).then_some(())
+    });
+    assert_eq!(process.client("admin").get("/upstreams/u/health").unwrap().status, 200);
 }
 
 /// A self-signed certificate for `localhost` and its key, written to files; gives the certificate.

@@ -11,6 +11,9 @@ use tracing::{error, info};
 /// The flag that makes a process take the place of the running one.
 pub const FLAG: &str = "take-over";
 
+/// The process id of the first one in a machine or a container.
+const FIRST: u32 = 1;
+
 /// Pause between two looks at a successor that starts.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -38,6 +41,11 @@ impl Started {
 /// # Errors
 /// When there is no such program, or it cannot be started.
 pub fn start(patience: Duration) -> io::Result<Started> {
+    if std::process::id() == FIRST {
+        return Err(io::Error::other(
+            "with the first process of a container all others end: replace the container",
+        ));
+    }
     let mut arguments = std::env::args_os();
     // As it was named: the program that runs may have another file's place by now.
     let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;

@@ -13,6 +13,9 @@ use super::{PROTOCOL, wire};
 /// Groups of sockets that are taken, each of at least one socket.
 const GROUPS_MAX: usize = 4096;
 
+/// How long the node may take to go: its disk is waited for, and its control plane.
+const GO: Duration = Duration::from_secs(30);
+
 /// Why the place of a running node cannot be taken.
 #[derive(Debug, thiserror::Error)]
 #[error("the running node does not hand over")]
@@ -72,6 +75,7 @@ impl Predecessor {
     /// When it does not go after all.
     pub fn ready(self) -> Result<Option<OwnedFd>, TakeoverError> {
         wire::send(&self.connection, "ready", &[])?;
+        wire::set_patience(&self.connection, GO)?;
         let mut packet = wire::receive(&self.connection)?;
         if packet.words != "go" {
             return Err(wire::unexpected(&packet.words).into());

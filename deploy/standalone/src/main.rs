@@ -96,15 +96,13 @@ async fn run(
     listeners.extend(node.proxy_listeners());
     listeners.extend(node.status_addresses().iter().map(|address| ("status", *address)));
     cli::announce(concat!("Equipoise ", env!("CARGO_PKG_VERSION")), &listeners);
-    let demo = async {
-        match (
-            mode,
-            control.admin_addresses().first(),
-            node.proxy_listeners().find(|(name, _)| *name == "proxy").map(|(_, address)| address),
-        ) {
+    let admin = control.admin_addresses().first().copied();
+    let proxy = node.proxy_listeners().find(|(name, _)| *name == "proxy").map(|(_, address)| address);
+    let demo = async move {
+        match (mode, admin, proxy) {
             (Mode::Demo, Some(admin), Some(proxy)) => {
-                let targets = demo::set_up(*admin).await?;
-                demo::show(*admin, proxy, targets).await;
+                let targets = demo::set_up(admin).await?;
+                demo::show(admin, proxy, targets).await;
             }
             (Mode::Demo, _, _) => anyhow::bail!("the demo needs admin.listen and proxy.listen"),
             (Mode::Serve, _, _) => {}
