@@ -11,7 +11,7 @@ pub(crate) mod process;
 mod render;
 
 mod route;
-
+mod session;
 mod text;
 mod worker;
 
@@ -20,4 +20,5 @@ pub use node::{ConfigSource, NodeState};
 
 pub use render::render;
 pub use route::{RequestSample, RouteMetrics, Source};
-pub use worker::{ConnectionState, Connections, PoolUse, WorkerMetrics, Workers};
+pub use session::{ActiveSession, SessionKind};
+pub use worker::{ConnectionState, Connections, Http2End, PoolUse, WorkerMetrics, Workers};

@@ -3,39 +3,41 @@
 //! A worker is one thread with everything a request needs; workers share the table and the targets' live state
 //! and nothing else. What decides (`request`, `retry`, `rewrite`, `forward`, `reply`, `error`) sees a head, whose parts
 //! are borrowed plain values, and who sent it, not the connection it came by; `connection`, `attempt`, `body` and
-//! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes.
+//! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes, a stream of `http2` perhaps.
 
 mod answer;
 mod attempt;
 mod body;
-mod buffer;
-mod connection;
+pub(crate) mod buffer;
+pub(crate) mod connection;
 mod error;
 mod exchange;
 mod forward;
-mod handshake;
+pub(crate) mod handshake;
 mod hash;
 mod hedge;
-mod in_force;
+mod http2;
+pub(crate) mod in_force;
 mod pool;
 mod proxy_header;
+pub(crate) mod reach;
 mod relay;
 mod reply;
 mod request;
-mod retry;
+pub(crate) mod retry;
 pub mod rewrite;
 mod settings;
-mod stream;
-mod timer;
+pub(crate) mod stream;
+pub(crate) mod timer;
 mod tunnel;
 mod waiting;
-mod worker;
+pub(crate) mod worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -49,12 +51,15 @@ use tracing::error;
 
 use self::in_force::Newest;
 use crate::observability::Workers;
+use crate::stream_proxy;
 use crate::table::Active;
 use crate::takeover::Sockets;
 
+pub(crate) use forward::Peer;
+pub use http2::Http2Settings;
 pub use settings::{
     Cidr, ErrorType, InvalidCidr, Listen, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders,
-    SERVER_TOKEN,
+    SERVER_TOKEN, Serves,
 };
 
 /// Why the proxy did not start. Nothing of it runs then.
@@ -79,15 +84,21 @@ const STALLED_AFTER: Duration = Duration::from_secs(5);
 
 /// What listening sockets of the proxy are called where they are handed over.
 const SOCKETS: &str = "proxy";
+const STREAM_SOCKETS: &str = "stream";
+const DATAGRAM_SOCKETS: &str = "datagram";
 
 /// How long an idle connection may still ask after a handover: whoever is silent for longer asks seldom.
 const IDLE_GRACE: Duration = Duration::from_secs(5);
+
+/// Pause between two looks at a worker that ends.
+const JOIN_PAUSE: Duration = Duration::from_millis(2);
 
 /// A proxy at work. Dropping it stops it at once; [`Running::drain`] stops it well.
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
     settings: Newest,
+    datagram_addresses: Vec<SocketAddr>,
     drain: Drain,
     ended: CancellationToken,
     workers: Vec<JoinHandle<()>>,
@@ -118,7 +129,7 @@ pub fn start_closed(
     let workers = settings.workers.max(1);
     let mut addresses = Vec::new();
     let mut listeners: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
-    for listen in &settings.listen {
+    for (place, listen) in settings.listen.iter().enumerate() {
         let refused = |source| StartError::Listen { address: listen.address, source };
         let mut address = listen.address;
         let mut is_first = true;
@@ -130,20 +141,56 @@ pub fn start_closed(
             address = listener.local_addr()?;
             Ok(listener.into())
         };
-        let shared = sockets.group(SOCKETS, listen.address, workers, open).map_err(refused)?;
+        let name = match listen.serves {
+            Serves::Requests => SOCKETS,
+            Serves::Streams => STREAM_SOCKETS,
+        };
+        let shared = sockets.group(name, listen.address, workers, open).map_err(refused)?;
         for (of_worker, sockets) in listeners.iter_mut().zip(shared) {
             for socket in sockets {
                 let listener = TcpListener::from(socket);
                 address = listener.local_addr().map_err(refused)?;
-                of_worker.push(Bound { listener, flags: listen.flags, tls: listen.tls.clone() });
+                let tls = listen.tls.clone();
+                of_worker.push(Bound { listener, flags: listen.flags, tls, serves: listen.serves, place });
             }
         }
         addresses.push(address);
     }
+    let mut datagram_addresses = Vec::new();
+    let mut datagrams: Vec<Vec<UdpSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    for listen in &settings.datagram_listen {
+        let refused = |source| StartError::Listen { address: *listen, source };
+        let mut address = *listen;
+        let mut is_first = true;
+        let open = || -> io::Result<OwnedFd> {
+            if std::mem::replace(&mut is_first, false) {
+                stream_proxy::udp::check_free(address)?;
+            }
+            let socket = stream_proxy::udp::bind(address)?;
+            address = socket.local_addr()?;
+            Ok(socket.into())
+        };
+        let shared = sockets.group(DATAGRAM_SOCKETS, *listen, workers, open).map_err(refused)?;
+        for (of_worker, sockets) in datagrams.iter_mut().zip(shared) {
+            for socket in sockets {
+                let socket = UdpSocket::from(socket);
+                address = socket.local_addr().map_err(refused)?;
+                of_worker.push(socket);
+            }
+        }
+        datagram_addresses.push(address);
+    }
     let settings = Newest::new(settings);
     let ended = CancellationToken::new();
-    let mut running = Running { addresses, settings, drain: Drain::default(), ended, workers: Vec::new() };
-    for (index, listeners) in listeners.into_iter().enumerate() {
+    let mut running = Running {
+        addresses,
+        settings,
+        datagram_addresses,
+        drain: Drain::default(),
+        ended,
+        workers: Vec::new(),
+    };
+    for (index, (listeners, datagrams)) in listeners.into_iter().zip(datagrams).enumerate() {
         let (settings, active, drain) = (running.settings.clone(), active.clone(), running.drain.clone());
         let node = metrics.node().cloned();
         let metrics = metrics.get(index).cloned().unwrap_or_default();
@@ -152,7 +199,7 @@ pub fn start_closed(
         let handle = thread.spawn(move || {
             // Also when it panics.
             let _ended = ended;
-            if let Err(error) = worker::run(listeners, settings, &active, metrics, node, &drain) {
+            if let Err(error) = worker::run(listeners, datagrams, settings, &active, metrics, node, &drain) {
                 error!(%error, worker = index, "a proxy worker stopped");
             }
         });
@@ -165,9 +212,17 @@ impl Running {
     /// Puts other settings in force, within a tick of each worker and for requests from then on, and for handshakes what is
     /// to be shown where TLS is spoken. What a proxy starts with stays: where it listens, its workers, and the descriptors
     /// that clients may take.
-    pub fn reload(&self, settings: ProxySettings, tls: Option<Arc<ServerConfig>>) {
-        let ProxySettings { listen, workers, descriptors_for_clients, .. } = self.settings.load().clone();
-        self.settings.store(ProxySettings { listen, workers, descriptors_for_clients, ..settings }, tls);
+    pub fn reload(&self, settings: ProxySettings, shown: Vec<Option<Arc<ServerConfig>>>) {
+        let now = self.settings.load();
+        let settings = ProxySettings {
+            listen: now.listen.clone(),
+            datagram_listen: now.datagram_listen.clone(),
+            workers: now.workers,
+            descriptors_for_clients: now.descriptors_for_clients,
+            tls: now.tls.clone(),
+            ..settings
+        };
+        self.settings.store(settings, shown);
     }
 
     /// Lets the workers accept.
@@ -184,6 +239,11 @@ impl Running {
     /// Where it listens, in the settings' order.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where datagrams come in, in the settings' order.
+    pub fn datagram_addresses(&self) -> &[SocketAddr] {
+        &self.datagram_addresses
     }
 
     /// Completes when a worker has ended; without a drain, that means it broke off.
@@ -208,16 +268,20 @@ impl Running {
         self.drain.begin(deadline, idle_grace);
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || {
+            // One that has stalled never ends: it is not waited for without end.
             for worker in workers {
-                if worker.join().is_err() {
+                while !worker.is_finished() && Instant::now() < deadline + STALLED_AFTER {
+                    std::thread::sleep(JOIN_PAUSE);
+                }
+                if !worker.is_finished() {
+                    error!("a proxy worker does not stop: it is not waited for any longer");
+                } else if worker.join().is_err() {
                     error!("a proxy worker panicked");
                 }
             }
         });
-        match tokio::time::timeout_at((deadline + STALLED_AFTER).into(), joined).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => error!("waiting for the proxy workers failed"),
-            Err(_) => error!("a proxy worker does not stop: it is not waited for any longer"),
+        if joined.await.is_err() {
+            error!("waiting for the proxy workers failed");
         }
     }
 }
@@ -235,6 +299,9 @@ struct Bound {
     flags: ListenFlags,
     /// How TLS is spoken with whoever comes in there.
     tls: Option<Arc<ServerConfig>>,
+    serves: Serves,
+    /// Which one in the settings it is of.
+    place: usize,
 }
 
 /// Tells the workers to begin, and to stop.

@@ -13,8 +13,9 @@ use equipoise_follower::{
     Address, Beside, Cache, CacheError, ControlPlane, Loaded, Membership, MembershipError, Role, node_id,
 };
 use equipoise_proto::NodeId;
-use equipoise_settings::Listen;
 use equipoise_settings::notify::notify;
+use equipoise_settings::{Listen, StreamListen};
+use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
@@ -24,12 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::observability::{NodeState, Workers};
-use crate::proxy::ProxySettings;
+use crate::proxy::{ProxySettings, Serves};
 use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
 use crate::table::{self, Seams};
 use crate::takeover::{Offer, Predecessor, Sockets, Successor, TakeoverError};
-use crate::tls::server::ShownError;
+use crate::tls::server::{ShownError, http1_only};
 use crate::tls::{self, TrustError};
 use crate::{dns, probe, proxy, status, watchdog};
 
@@ -69,7 +70,7 @@ pub enum StartError {
     /// A file of trusted certificates cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// There is no certificate to show to clients.
+    /// There is no certificate to show to clients, or to targets.
     #[error(transparent)]
     Shown(#[from] ShownError),
     /// The node's id cannot be read or kept.
@@ -240,7 +241,10 @@ pub async fn start_after(
         Ok(roots) => roots?,
         Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
     };
-    let tls = tls::Clients::new(roots, settings.trust.depth);
+    let shown =
+        settings.shown_to_targets.as_ref().map(|(certificate, key)| tls::shown_to_targets(certificate, key));
+    let tls = tls::Clients::new(roots, settings.trust.depth)
+        .with_defaults(settings.verify_targets, shown.transpose()?);
     let (cache, loaded) =
         opened.map_err(|source| StartError::Cache { directory: directory.clone(), source })?;
     let id = match settings.id {
@@ -260,6 +264,8 @@ pub async fn start_after(
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
     let proxy_settings = ProxySettings {
         listen: listen(&settings)?,
+        datagram_listen: datagram_listen(&settings).collect(),
+        tls: tls.clone(),
         descriptors_for_clients: settings.descriptors.raise(),
         ..settings.proxy.clone()
     };
@@ -480,10 +486,16 @@ impl Node {
         self.id
     }
 
-    /// Where the proxy listens: `proxy`, or `proxy tls` where that is spoken, and the address.
+    /// Where the proxy listens: `proxy`, or `stream` for what is no HTTP, with ` tls` where that is spoken and ` udp` for
+    /// datagrams, and the address.
     pub fn proxy_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
         let named = |listen: &Listen| if listen.tls { "proxy tls" } else { "proxy" };
-        self.settings.proxy_listen.iter().map(named).zip(self.proxy.addresses().iter().copied())
+        let of_stream = |one: &&StreamListen| if one.listen.tls { "stream tls" } else { "stream" };
+        let streams =
+            self.settings.stream_listen.iter().filter(|one| !one.udp).map(move |one| of_stream(&one));
+        let names = self.settings.proxy_listen.iter().map(named).chain(streams);
+        let datagrams = self.proxy.datagram_addresses().iter().map(|address| ("stream udp", *address));
+        names.zip(self.proxy.addresses().iter().copied()).chain(datagrams)
     }
 
     /// Where the Status API listens.
@@ -507,15 +519,15 @@ impl Node {
     /// # Errors
     /// When the certificates cannot be shown; nothing has changed then.
     pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ShownError> {
-        let speaks_tls = self.settings.proxy_listen.iter().any(|listen| listen.tls);
-        let (shown, directory) = (new.shown.clone(), self.settings.cache_dir.clone());
-        let loading =
-            tokio::task::spawn_blocking(move || speaks_tls.then(|| shown.load(&directory)).transpose());
-        let tls = match loading.await {
-            Ok(tls) => tls?,
+        // Where it listens stays.
+        let (shown, now) = (new.shown.clone(), self.settings.clone());
+        let loading = tokio::task::spawn_blocking(move || listen(&NodeSettings { shown, ..now }));
+        let listens = match loading.await {
+            Ok(listens) => listens?,
             Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
         };
-        self.proxy.reload(new.proxy.clone(), tls);
+        let shown = listens.into_iter().map(|listen| listen.tls).collect();
+        self.proxy.reload(new.proxy.clone(), shown);
         let NodeSettings { proxy, shown, drain_timeout, drain_delay, .. } = new;
         self.settings = NodeSettings { proxy, shown, drain_timeout, drain_delay, ..self.settings.clone() };
         Ok(())
@@ -583,16 +595,34 @@ impl Node {
     }
 }
 
-/// Where the proxy listens, with what it shows where TLS is spoken.
+/// Where the proxy listens, for requests and then for streams, with what it shows where TLS is spoken.
 fn listen(settings: &NodeSettings) -> Result<Vec<proxy::Listen>, ShownError> {
-    let speaks_tls = settings.proxy_listen.iter().any(|listen| listen.tls);
+    let streams = settings.stream_listen.iter().filter(|one| !one.udp).map(|one| &one.listen);
+    let speaks_tls = settings.proxy_listen.iter().chain(streams.clone()).any(|listen| listen.tls);
     let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir)).transpose()?;
-    let listen = |listen: &Listen| proxy::Listen {
+    let first_only = tls.as_ref().map(|tls| http1_only(tls));
+    let of = |listen: &Listen, tls: &Option<Arc<ServerConfig>>, serves| proxy::Listen {
         address: listen.address,
         flags: listen.flags,
         tls: tls.clone().filter(|_| listen.tls),
+        serves,
     };
-    Ok(settings.proxy_listen.iter().map(listen).collect())
+    // Behind TLS, streams are whatever both sides agree on without asking: nothing is offered, and nothing refused.
+    let of_streams = tls.as_deref().map(|tls| {
+        let mut of_streams = tls.clone();
+        of_streams.alpn_protocols.clear();
+        Arc::new(of_streams)
+    });
+    let of_requests = |listen: &Listen| if listen.flags.http2 { &tls } else { &first_only };
+    let requests =
+        settings.proxy_listen.iter().map(|listen| of(listen, of_requests(listen), Serves::Requests));
+    let streams = streams.map(|listen| of(listen, &of_streams, Serves::Streams));
+    Ok(requests.chain(streams).collect())
+}
+
+/// Where datagrams come in.
+fn datagram_listen(settings: &NodeSettings) -> impl Iterator<Item = SocketAddr> {
+    settings.stream_listen.iter().filter(|one| one.udp).map(|one| one.listen.address)
 }
 
 /// Whom the node follows, and the certificate that it does so with.
@@ -697,6 +727,7 @@ mod tests {
             }),
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
             proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
+            stream_listen: Vec::new(),
             shown: Shown::default(),
             drain_timeout: Duration::from_secs(1),
             drain_delay: Duration::ZERO,
@@ -710,6 +741,8 @@ mod tests {
             status_connections_max: 8,
             probes_max: 4,
             trust: tls::Trust { system: false, ..tls::Trust::default() },
+            verify_targets: false,
+            shown_to_targets: None,
             dns: dns::Settings::default(),
             dns_sources: dns::Sources { servers: vec![nobody], ..dns::Sources::default() },
         };

@@ -9,13 +9,13 @@ use equipoise_follower::Address;
 use equipoise_follower::fallback::Places;
 use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
 use equipoise_proto::NodeId;
-use equipoise_settings::{Key, Listen, Problem, Settings, keys};
+use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, keys};
 use uuid::Uuid;
 
 use crate::descriptors::Descriptors;
 use crate::dns;
 use crate::http1::Limits;
-use crate::proxy::{Cidr, ErrorType, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
+use crate::proxy::{Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
 use crate::takeover;
 use crate::tls::Trust;
 use crate::tls::server::{PAIRS_MAX, Shown};
@@ -40,6 +40,8 @@ pub struct NodeSettings {
     pub proxy: ProxySettings,
     /// Where the proxy listens.
     pub proxy_listen: Vec<Listen>,
+    /// Where streams come in.
+    pub stream_listen: Vec<StreamListen>,
     /// What clients who speak TLS are shown.
     pub shown: Shown,
     /// How long a stop lets requests finish.
@@ -60,6 +62,10 @@ pub struct NodeSettings {
     pub probes_max: usize,
     /// Whose certificates targets may show.
     pub trust: Trust,
+    /// Whether those of targets are verified where a service does not say.
+    pub verify_targets: bool,
+    /// PEM files of the certificate that is shown to targets, and of its key.
+    pub shown_to_targets: Option<(PathBuf, PathBuf)>,
     /// How names are kept resolved.
     pub dns: dns::Settings,
     /// Who is asked for names, and for what.
@@ -128,6 +134,7 @@ impl NodeSettings {
             follow: follow(settings)?,
             proxy: proxy(settings)?,
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
+            stream_listen: settings.stream_listen(&keys::PROXY_STREAM_LISTEN).to_vec(),
             shown: shown(settings)?,
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
             drain_delay: settings.duration(&keys::PROXY_DRAIN_DELAY),
@@ -143,6 +150,8 @@ impl NodeSettings {
             status_connections_max: settings.number(&keys::STATUS_CONNECTIONS_MAX),
             probes_max: settings.number(&keys::PROBE_CONCURRENCY_MAX),
             trust: trust(settings),
+            verify_targets: settings.bool(&keys::UPSTREAM_TLS_VERIFY),
+            shown_to_targets: shown_to_targets(settings)?,
             dns: dns_settings(settings)?,
             dns_sources: dns::Sources {
                 servers: dns_servers(settings)?,
@@ -216,6 +225,17 @@ fn shown(settings: &Settings) -> Result<Shown, Problem> {
     Ok(shown)
 }
 
+fn shown_to_targets(settings: &Settings) -> Result<Option<(PathBuf, PathBuf)>, Problem> {
+    if !settings.bool(&keys::UPSTREAM_CLIENT_TLS) {
+        return Ok(None);
+    }
+    let path = |key: &'static Key| {
+        let rule = || format!("must be set where `{}` is on", keys::UPSTREAM_CLIENT_TLS.name);
+        settings.path(key).map(PathBuf::from).ok_or_else(|| settings.problem(key, rule()))
+    };
+    Ok(Some((path(&keys::UPSTREAM_CLIENT_CERT)?, path(&keys::UPSTREAM_CLIENT_CERT_KEY)?)))
+}
+
 /// Port of a DNS server that is named without one.
 const DNS_PORT: u16 = 53;
 
@@ -285,6 +305,8 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
     let workers = settings.int(&keys::PROXY_WORKERS).map(usize::try_from);
     Ok(ProxySettings {
         listen: Vec::new(),
+        datagram_listen: Vec::new(),
+        datagram_sessions_max: settings.number(&keys::PROXY_DATAGRAM_SESSIONS_MAX),
         workers: workers.and_then(Result::ok).unwrap_or(defaults.workers),
         connections_max: settings.number(&keys::PROXY_CONNECTIONS_MAX),
         descriptors_for_clients: defaults.descriptors_for_clients,
@@ -298,11 +320,20 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         body_timeout: settings.duration(&keys::PROXY_BODY_TIMEOUT),
         send_timeout: settings.duration(&keys::PROXY_SEND_TIMEOUT),
         idle_timeout: settings.duration(&keys::PROXY_IDLE_TIMEOUT),
+        http2: Http2Settings {
+            streams_max: settings.number(&keys::PROXY_HTTP2_STREAMS_MAX),
+            stream_window: settings.number(&keys::PROXY_HTTP2_STREAM_WINDOW),
+            connection_window: settings.number(&keys::PROXY_HTTP2_CONNECTION_WINDOW),
+            resets_max: settings.number(&keys::PROXY_HTTP2_RESETS_MAX),
+            ..defaults.http2
+        },
         body_bytes_max: (body_bytes_max > 0).then_some(body_bytes_max),
         body_buffer_bytes: settings.number(&keys::PROXY_CLIENT_BODY_BUFFER_BYTES),
         pool_size: settings.number(&keys::UPSTREAM_POOL_SIZE),
         pool_requests_max: settings.number(&keys::UPSTREAM_REQUESTS_MAX),
         pool_idle_timeout: settings.duration(&keys::UPSTREAM_IDLE_TIMEOUT),
+        // Those of the settings are read when the node starts.
+        tls: defaults.tls,
         port_maps: PortMaps::parse(settings.list(&keys::PROXY_PORT_MAPS))
             .map_err(|rule| settings.problem(&keys::PROXY_PORT_MAPS, rule))?,
         trusted_ips: trusted_ips(settings)?,
@@ -553,6 +584,26 @@ mod tests {
         ] {
             assert_eq!(read(&variables).unwrap().trust, want, "{variables:?}");
         }
+    }
+
+    #[test]
+    fn what_is_shown_to_targets_is_switched_on_and_whole() {
+        let shown = |variables: &[(&str, &str)]| read(variables).map(|settings| settings.shown_to_targets);
+        let (certificate, key) = (("KONG_CLIENT_SSL_CERT", "a.crt"), ("KONG_CLIENT_SSL_CERT_KEY", "a.key"));
+        let on = ("KONG_CLIENT_SSL", "on");
+        assert_eq!(shown(&[]).unwrap(), None);
+        assert_eq!(shown(&[certificate, key]).unwrap(), None);
+        assert_eq!(shown(&[on, certificate, key]).unwrap(), Some(("a.crt".into(), "a.key".into())));
+        for (variables, named) in [
+            (vec![on], "upstream.client_cert"),
+            (vec![on, key], "upstream.client_cert"),
+            (vec![on, certificate], "upstream.client_cert_key"),
+        ] {
+            let problem = shown(&variables).unwrap_err().to_string();
+            assert!(problem.contains(named), "{variables:?}: {problem}");
+        }
+        assert!(read(&[("KONG_NGINX_PROXY_PROXY_SSL_VERIFY", "on")]).unwrap().verify_targets);
+        assert!(!read(&[]).unwrap().verify_targets);
     }
 
     #[test]

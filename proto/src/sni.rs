@@ -8,6 +8,17 @@ use crate::host::{Host, InvalidHostName};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SniPattern(Shape);
 
+/// What a pattern says of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SniShape<'a> {
+    /// It is this one.
+    Exact(&'a str),
+    /// It ends so.
+    Suffix(&'a str),
+    /// It begins so.
+    Prefix(&'a str),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Shape {
     Exact(Box<str>),
@@ -40,6 +51,15 @@ impl SniPattern {
             Some(rest) => Shape::Suffix(matching_form(rest)),
             None => Shape::Prefix(value.trim_end_matches('*').to_ascii_lowercase().into()),
         }))
+    }
+
+    /// What names it matches, for an index.
+    pub fn shape(&self) -> SniShape<'_> {
+        match &self.0 {
+            Shape::Exact(name) => SniShape::Exact(name),
+            Shape::Suffix(suffix) => SniShape::Suffix(suffix),
+            Shape::Prefix(prefix) => SniShape::Prefix(prefix),
+        }
     }
 
     /// Whether a handshake for `sni` (lower case, without trailing dot) matches.

@@ -228,6 +228,10 @@ keys! {
 
     PROXY_LISTEN = "proxy.listen", Some("proxy_listen"), Kind::Listen { proxy: true },
         "0.0.0.0:8000, 0.0.0.0:8443 http2 ssl", Data, "Where clients reach the proxy: addresses, each with flags as in Kong, or `off`.";
+    PROXY_STREAM_LISTEN = "proxy.stream_listen", Some("stream_listen"), Kind::StreamListen, "off", Data,
+        "Where clients reach routes for streams (TCP, TLS with `ssl`, datagrams with `udp` after an address).";
+    PROXY_DATAGRAM_SESSIONS_MAX = "proxy.datagram_sessions_max", None, Kind::Int { min: 1, max: 1_000_000 }, "4096", Data,
+        "Clients over UDP of one worker that are remembered, with a socket each; who is idle longest makes way.";
     PROXY_WORKERS = "proxy.workers", Some("nginx_worker_processes"), Kind::IntOrAuto { min: 1, max: 1024 }, "auto", Data,
         "Threads that carry traffic; auto is one a core.";
     PROXY_CONNECTIONS_MAX = "proxy.connections_max", None, Kind::Int { min: 1, max: 10_000_000 }, "16384", Data,
@@ -258,6 +262,14 @@ keys! {
         "How long a client connection may wait for its next request.";
     PROXY_REQUESTS_MAX = "proxy.requests_max", Some("nginx_http_keepalive_requests"),
         Kind::Int { min: 1, max: 1_000_000_000 }, "10000", Data, "Requests of one client connection.";
+    PROXY_HTTP2_STREAMS_MAX = "proxy.http2_streams_max", Some("nginx_http_http2_max_concurrent_streams"),
+        Kind::Int { min: 1, max: 100_000 }, "128", Data, "Requests of one HTTP/2 connection that are served at a time.";
+    PROXY_HTTP2_STREAM_WINDOW = "proxy.http2_stream_window", None, Kind::Size { min: 16 << 10, max: 1 << 30 }, "64k", Data,
+        "Bytes of one request's body that may be under way on an HTTP/2 connection.";
+    PROXY_HTTP2_CONNECTION_WINDOW = "proxy.http2_connection_window", None, Kind::Size { min: 64 << 10, max: 1 << 30 },
+        "1m", Data, "The same for all requests of a connection together.";
+    PROXY_HTTP2_RESETS_MAX = "proxy.http2_resets_max", None, Kind::Int { min: 0, max: 1_000_000 }, "100", Data,
+        "Requests that a client may take back, more than it has let end, before its connection is ended.";
     PROXY_DRAIN_TIMEOUT = "proxy.drain_timeout", Some("nginx_main_worker_shutdown_timeout"), seconds(0), "30s", Data,
         "How long a stopping node lets requests finish.";
     PROXY_DRAIN_DELAY = "proxy.drain_delay", None, seconds(0), "0s", Data,
@@ -284,6 +296,14 @@ keys! {
         Kind::Int { min: 1, max: 1_000_000_000 }, "10000", Data, "Requests of one connection to a target.";
     UPSTREAM_IDLE_TIMEOUT = "upstream.idle_timeout", Some("upstream_keepalive_idle_timeout"), seconds(100), "60s", Data,
         "How long a connection to a target may stay idle.";
+    UPSTREAM_TLS_VERIFY = "upstream.tls_verify", Some("nginx_proxy_proxy_ssl_verify"), Kind::Bool, "off", Data,
+        "Whether the certificates of targets are verified where a service does not say (tls_verify); probes go by their own flag.";
+    UPSTREAM_CLIENT_TLS = "upstream.client_tls", Some("client_ssl"), Kind::Bool, "off", Data,
+        "Show targets that ask for a certificate that of upstream.client_cert, unless service or upstream has one.";
+    UPSTREAM_CLIENT_CERT = "upstream.client_cert", Some("client_ssl_cert"), Kind::Path, "", Data,
+        "PEM file of that certificate, with its chain.";
+    UPSTREAM_CLIENT_CERT_KEY = "upstream.client_cert_key", Some("client_ssl_cert_key"), Kind::Path, "", Data,
+        "PEM file of its key.";
 
     DNS_RESOLVER = "dns.resolver", Some("dns_resolver"), Kind::List, "", Data,
         "Name servers in place of the system's: addresses, with a port (`10.0.0.2:8600`, `[fd00::2]:53`) or without.";
@@ -321,7 +341,7 @@ keys! {
     TLS_PROTOCOLS = "tls.protocols", Some("ssl_protocols"), Kind::Text, "TLSv1.2 TLSv1.3", Data,
         "Versions of TLS that clients may speak.";
     TLS_TRUSTED_CERTIFICATES = "tls.trusted_certificates", Some("lua_ssl_trusted_certificate"), Kind::List, "system",
-        Data, "Authorities whose certificates targets may show: `system`, and PEM files.";
+        Data, "Authorities whose certificates targets may show, unless their service names others: `system`, and PEM files.";
     TLS_VERIFY_DEPTH = "tls.verify_depth", Some("lua_ssl_verify_depth"), Kind::Int { min: 0, max: 100 }, "1", Data,
         "Intermediate certificates between a target's and a trusted one; six are never passed.";
 

@@ -10,9 +10,11 @@ pub mod notify;
 pub mod reload;
 pub mod signal;
 pub mod source;
+mod stream;
 pub mod value;
 
 pub use keys::{Key, Plane, Process};
 pub use listen::{Keepalive, Listen, ListenFlags};
 pub use source::{Problem, Settings};
+pub use stream::StreamListen;
 pub use value::Value;

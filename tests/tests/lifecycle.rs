@@ -230,7 +230,7 @@ fn settings_that_cannot_be_used_change_nothing_and_good_ones_are_in_force_at_onc
 #[test]
 fn clients_that_take_every_descriptor_do_not_cut_off_the_targets() {
     // Less than what it asks for, which is raised; and a hard limit that cannot be.
-    let standalone = Standalone::start_by("ulimit -Hn 256 && ulimit -Sn 100 && exec \"$@\"").unwrap();
+    let standalone = Standalone::start_by("ulimit -Sn 100 && ulimit -Hn 256 && exec \"$@\"").unwrap();
     let process = standalone.process();
     let origin = Origin::start("only");
     balance(&mut process.client("admin"), "", &[origin.address()]);

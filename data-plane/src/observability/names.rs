@@ -52,6 +52,12 @@ pub const EJECTIONS: &str = "equipoise_target_ejections_total";
 pub const RESTORATIONS: &str = "equipoise_target_restorations_total";
 /// Attempts by whether a pooled connection served them.
 pub const POOL: &str = "equipoise_upstream_connections_total";
+/// Requests that came by HTTP/2.
+pub const HTTP2_REQUESTS: &str = "equipoise_http2_requests_total";
+
+/// What clients did on HTTP/2 connections that they should not, by kind.
+pub const HTTP2_GLITCHES: &str = "equipoise_http2_glitches_total";
+
 /// PROXY headers of connections by result.
 pub const PROXY_HEADERS: &str = "equipoise_proxy_protocol_headers_total";
 /// TLS handshakes of clients by result.
@@ -62,6 +68,18 @@ pub const PANICS: &str = "equipoise_connection_panics_total";
 pub const ACCEPT_PAUSES: &str = "equipoise_accept_pauses_total";
 /// Times that a worker stalled.
 pub const STALLS: &str = "equipoise_worker_stalls_total";
+/// Stream sessions by service, route, code and source.
+pub const STREAM_SESSIONS: &str = "kong_stream_sessions_total";
+/// Stream sessions under way by what carries them.
+pub const STREAM_ACTIVE: &str = "equipoise_stream_active_sessions";
+/// Sessions over UDP that made way for newer ones.
+pub const STREAM_EVICTED: &str = "equipoise_stream_evicted_sessions_total";
+/// Datagrams that no session could take, or whose receiver took nothing.
+pub const STREAM_DROPPED: &str = "equipoise_stream_dropped_datagrams_total";
+/// TLS handshakes with targets that came to their end.
+pub const UPSTREAM_HANDSHAKES: &str = "equipoise_upstream_tls_handshakes_total";
+/// TLS handshakes with targets that failed, by reason.
+pub const UPSTREAM_HANDSHAKE_FAILURES: &str = "equipoise_upstream_tls_failures_total";
 /// DNS look-ups by result.
 pub const DNS_LOOKUPS: &str = "equipoise_dns_lookups_total";
 

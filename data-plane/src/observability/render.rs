@@ -1,13 +1,16 @@
 //! The node's metrics as Prometheus text.
 
+use std::sync::LazyLock;
+
 use super::node::{ConfigSource, NodeState};
 use super::route::{RouteMetrics, Sum};
 use super::text::{Kind, Text};
 use super::worker::{WorkerSum, Workers};
-use super::{names, process};
+use super::{names, process, session};
 use crate::table::events::Events;
 use crate::table::view::{LoadView, upstream_load};
 use crate::table::{AddressState, Directory, MemberTarget, Members, Table};
+use crate::tls::Reason;
 
 /// The only workspace there is yet.
 const WORKSPACE: &str = "default";
@@ -28,7 +31,9 @@ pub fn render(
     workers.iter().for_each(|worker| worker.add_to(&mut sum));
     render_node(&mut text, node);
     render_workers(&mut text, node, &sum);
-    render_routes(&mut text, table, sum.unmatched);
+    let sessions = of_streams(table, std::mem::take(&mut sum.unmatched_sessions));
+    render_routes(&mut text, table, std::mem::take(&mut sum.unmatched), &sessions);
+    session::render(&mut text, &sessions, &sum.sessions, WORKSPACE);
     let upstreams_left_out = render_upstreams(&mut text, directory);
     let addresses_left_out = render_health(&mut text, directory, names::SUBJECTS_MAX);
     text.family(names::LEFT_OUT, Kind::Gauge, "What has no series for want of room.");
@@ -88,18 +93,24 @@ fn render_node(text: &mut Text, node: &NodeState) {
 fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     let id = node.id().to_string();
     let [reading, writing, waiting] = sum.states;
+    // Those that are no HTTP are among them.
+    let (accepted, active) = sum.sessions.connections;
     text.family(names::CONNECTIONS, Kind::Gauge, "Client connections by state.");
     let states = [
-        ("accepted", sum.accepted),
-        ("handled", sum.accepted),
+        ("accepted", sum.accepted.saturating_sub(accepted)),
+        ("handled", sum.accepted.saturating_sub(accepted)),
         ("total", sum.requests),
-        ("active", sum.active),
+        ("active", sum.active.saturating_sub(active)),
         ("reading", reading),
         ("writing", writing),
         ("waiting", waiting),
     ];
     for (state, value) in states {
         let labels = [("node_id", &*id), ("subsystem", "http"), ("state", state)];
+        text.sample(names::CONNECTIONS, &labels, value);
+    }
+    for (state, value) in [("accepted", accepted), ("handled", accepted), ("active", active)] {
+        let labels = [("node_id", &*id), ("subsystem", "stream"), ("state", state)];
         text.sample(names::CONNECTIONS, &labels, value);
     }
     text.family(names::REQUESTS, Kind::Gauge, "Requests that came in.");
@@ -142,11 +153,41 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.sample(names::PANICS, &[], sum.panics);
     text.family(names::ACCEPT_PAUSES, Kind::Counter, "Pauses of accepting for want of descriptors.");
     text.sample(names::ACCEPT_PAUSES, &[], sum.accept_pauses);
+    text.family(names::HTTP2_REQUESTS, Kind::Counter, "Requests that came by HTTP/2.");
+    text.sample(names::HTTP2_REQUESTS, &[], sum.http2_streams);
+    text.family(
+        names::HTTP2_GLITCHES,
+        Kind::Counter,
+        "HTTP/2: requests taken back, connections ended for breaking the protocol, and for asking too much.",
+    );
+    text.sample(names::HTTP2_GLITCHES, &[("kind", "taken_back")], sum.http2_taken_back);
+    text.sample(names::HTTP2_GLITCHES, &[("kind", "broken")], sum.http2_broken);
+    text.sample(names::HTTP2_GLITCHES, &[("kind", "calmed")], sum.http2_calmed);
+    text.family(names::UPSTREAM_HANDSHAKES, Kind::Counter, "TLS handshakes with targets, by kind.");
+    text.sample(names::UPSTREAM_HANDSHAKES, &[("kind", "full")], sum.upstream_handshakes);
+    text.sample(names::UPSTREAM_HANDSHAKES, &[("kind", "resumed")], sum.resumed_handshakes);
+    text.family(
+        names::UPSTREAM_HANDSHAKE_FAILURES,
+        Kind::Counter,
+        "Failed TLS handshakes with targets, by reason.",
+    );
+    for (reason, count) in Reason::ALL.iter().zip(sum.undone_handshakes) {
+        text.sample(names::UPSTREAM_HANDSHAKE_FAILURES, &[("reason", reason.as_str())], count);
+    }
 }
 
-fn render_routes(text: &mut Text, table: &Table, unmatched: Sum) {
+/// Routes for streams that had sessions; the first is of those that no route matched.
+fn of_streams(table: &Table, unmatched: Sum) -> Vec<(&RouteMetrics, Sum)> {
+    static NONE: LazyLock<RouteMetrics> = LazyLock::new(RouteMetrics::default);
+    let routes = table.routes.iter().flatten().filter(|route| route.stream.is_some());
+    let routes = routes.map(|route| &*route.metrics).filter_map(|route| Some((route, route.sum()?)));
+    [(&*NONE, unmatched)].into_iter().chain(routes).collect()
+}
+
+fn render_routes(text: &mut Text, table: &Table, unmatched: Sum, sessions: &[(&RouteMetrics, Sum)]) {
     let none = RouteMetrics::default();
-    let routes = table.routes.iter().flatten().map(|route| &*route.metrics);
+    let routes = table.routes.iter().flatten().filter(|route| route.stream.is_none());
+    let routes = routes.map(|route| &*route.metrics);
     let mut series: Vec<(&RouteMetrics, Sum)> =
         routes.filter_map(|route| Some((route, route.sum()?))).collect();
     if !unmatched.codes.is_empty() {
@@ -168,7 +209,7 @@ fn render_routes(text: &mut Text, table: &Table, unmatched: Sum) {
         }
     }
     text.family(names::BANDWIDTH, Kind::Counter, "Bytes from and to clients.");
-    for (route, sum) in &series {
+    for (route, sum) in series.iter().chain(sessions.iter().skip(1)) {
         for (direction, bytes) in [("ingress", sum.ingress_bytes), ("egress", sum.egress_bytes)] {
             let labels = [
                 ("service", route.service()),

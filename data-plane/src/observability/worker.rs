@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use super::counter::Counter;
 use super::node::NodeState;
 use super::route::{RequestSample, RouteMetrics, Shard, Sum};
+use super::session::{SessionSum, Sessions};
+use crate::tls::Reason;
 
 /// The metric shards of all workers of a node.
 #[derive(Debug, Clone)]
@@ -84,6 +86,23 @@ pub enum PoolUse {
     Miss,
 }
 
+/// Why a connection of HTTP/2 was ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http2End {
+    /// The client breaks the protocol.
+    Broken,
+    /// The client keeps to it, but asks for work without end: it was told to calm down.
+    Calmed,
+}
+
+#[derive(Debug, Default)]
+struct Http2Counters {
+    streams: Counter,
+    broken: Counter,
+    calmed: Counter,
+    taken_back: Counter,
+}
+
 /// One worker's metrics. Only that worker's thread may write; anyone may read.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -111,9 +130,15 @@ pub struct WorkerMetrics {
     beats: Counter,
     /// The thread that serves; 0: none does.
     thread: AtomicI32,
+    http2: Http2Counters,
+    upstream_handshakes: Counter,
+    resumed_handshakes: Counter,
+    undone_handshakes: [Counter; Reason::ALL.len()],
     proxy_headers: Counter,
     failed_proxy_headers: Counter,
     unmatched: Box<Shard>,
+    pub(super) sessions: Sessions,
+    pub(super) unmatched_sessions: Box<Shard>,
 }
 
 impl Default for WorkerMetrics {
@@ -147,9 +172,15 @@ impl WorkerMetrics {
             accept_pauses: Counter::default(),
             beats: Counter::default(),
             thread: AtomicI32::new(0),
+            http2: Http2Counters::default(),
+            upstream_handshakes: Counter::default(),
+            resumed_handshakes: Counter::default(),
+            undone_handshakes: Default::default(),
             proxy_headers: Counter::default(),
             failed_proxy_headers: Counter::default(),
             unmatched: Box::default(),
+            sessions: Sessions::default(),
+            unmatched_sessions: Box::default(),
         }
     }
 
@@ -186,8 +217,13 @@ impl WorkerMetrics {
     /// A request is done. `route`: [`crate::table::Route::metrics`]; `None` when no route matched.
     pub fn request(&self, route: Option<&RouteMetrics>, sample: &RequestSample) {
         self.requests.add(1);
-        let shard = route.and_then(|route| route.shard(self.index, self.workers));
+        let shard = route.and_then(|route| self.shard_of(route));
         shard.unwrap_or(&self.unmatched).record(sample);
+    }
+
+    /// This worker's share of a route's metrics.
+    pub(super) fn shard_of<'r>(&self, route: &'r RouteMetrics) -> Option<&'r Shard> {
+        route.shard(self.index, self.workers)
     }
 
     /// An attempt after the first begins.
@@ -280,6 +316,35 @@ impl WorkerMetrics {
         sum.connections()
     }
 
+    /// A request came on a stream of HTTP/2.
+    pub fn http2_stream(&self) {
+        self.http2.streams.add(1);
+    }
+
+    /// A connection of HTTP/2 was ended because of its client.
+    pub fn http2_ended(&self, end: Http2End) {
+        match end {
+            Http2End::Broken => self.http2.broken.add(1),
+            Http2End::Calmed => self.http2.calmed.add(1),
+        }
+    }
+
+    /// A client took a request back.
+    pub fn http2_taken_back(&self) {
+        self.http2.taken_back.add(1);
+    }
+
+    /// A target has shaken hands, in full or going on from before.
+    pub fn upstream_handshake(&self, is_resumed: bool) {
+        if is_resumed { self.resumed_handshakes.add(1) } else { self.upstream_handshakes.add(1) }
+    }
+
+    /// There was no handshake with a target.
+    pub fn upstream_handshake_failed(&self, reason: Reason) {
+        let counters = Reason::ALL.iter().zip(&self.undone_handshakes);
+        counters.filter(|(found, _)| **found == reason).for_each(|(_, counter)| counter.add(1));
+    }
+
     /// A connection where the PROXY protocol is spoken began with a header, or did not.
     pub fn proxy_header(&self, is_read: bool) {
         if is_read { self.proxy_headers.add(1) } else { self.failed_proxy_headers.add(1) }
@@ -305,9 +370,20 @@ impl WorkerMetrics {
         sum.failed_handshakes += self.failed_handshakes.get();
         sum.panics += self.panics.get();
         sum.accept_pauses += self.accept_pauses.get();
+        sum.http2_streams += self.http2.streams.get();
+        sum.http2_broken += self.http2.broken.get();
+        sum.http2_calmed += self.http2.calmed.get();
+        sum.http2_taken_back += self.http2.taken_back.get();
+        sum.upstream_handshakes += self.upstream_handshakes.get();
+        sum.resumed_handshakes += self.resumed_handshakes.get();
+        for (total, undone) in sum.undone_handshakes.iter_mut().zip(&self.undone_handshakes) {
+            *total += undone.get();
+        }
         sum.proxy_headers += self.proxy_headers.get();
         sum.failed_proxy_headers += self.failed_proxy_headers.get();
         sum.unmatched.merge_shard(&self.unmatched);
+        self.sessions.add_to(&mut sum.sessions);
+        sum.unmatched_sessions.merge_shard(&self.unmatched_sessions);
     }
 }
 
@@ -332,9 +408,19 @@ pub(super) struct WorkerSum {
     pub(super) failed_handshakes: u64,
     pub(super) panics: u64,
     pub(super) accept_pauses: u64,
+    pub(super) http2_streams: u64,
+    pub(super) http2_broken: u64,
+    pub(super) http2_calmed: u64,
+    pub(super) http2_taken_back: u64,
+    pub(super) upstream_handshakes: u64,
+    pub(super) resumed_handshakes: u64,
+    /// As [`Reason::ALL`].
+    pub(super) undone_handshakes: [u64; Reason::ALL.len()],
     pub(super) proxy_headers: u64,
     pub(super) failed_proxy_headers: u64,
     pub(super) unmatched: Sum,
+    pub(super) sessions: SessionSum,
+    pub(super) unmatched_sessions: Sum,
 }
 
 impl WorkerSum {

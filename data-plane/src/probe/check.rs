@@ -14,14 +14,11 @@ use super::grpc;
 use super::http::{self, Version};
 use crate::health::{Active, ProbeKind, Report, TlsTerms, Transport, is_own};
 use crate::table::{ProbePlan, Target};
-use crate::tls::{Clients, server_name};
+use crate::tls::{ALPN_HTTP2, Clients, server_name};
 
 /// Connecting, a handshake of TLS, sending and reading: all of them together have no more time-outs than that, however
 /// many reads a target makes of its answer, and whether one version of HTTP is asked for or two.
 const STEPS: u32 = 4;
-
-/// The one application protocol that gRPC is spoken in.
-const ALPN_HTTP2: &[u8] = b"h2";
 
 /// What one probe tells of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +153,7 @@ async fn shake_hands(
 ) -> Result<TlsStream<TcpStream>, Failure> {
     let name = terms.sni.as_deref().or(plan.host_header.as_deref()).unwrap_or_else(|| target.host());
     let name = server_name(name).ok_or(Failure::Name)?;
-    let config = if terms.is_verified { tls.verifying() } else { tls.unverifying() };
+    let config = if terms.is_verified { tls.verifying(None) } else { tls.unverifying(None) };
     let alpn = alpn.into_iter().map(Into::into).collect();
     within(plan.active.timeout, TlsConnector::from(config).with_alpn(alpn).connect(name, stream)).await
 }

@@ -16,7 +16,7 @@ use super::settings::ProxySettings;
 /// What was in force is never freed, since somebody may still look at it: a reload that changes something costs some
 /// hundred bytes for good, and no request pays for it.
 #[derive(Clone)]
-pub(super) struct InForce(Cell<&'static ProxySettings>);
+pub(crate) struct InForce(Cell<&'static ProxySettings>);
 
 impl InForce {
     pub(super) const fn new(settings: &'static ProxySettings) -> Self {
@@ -30,32 +30,35 @@ impl InForce {
     }
 }
 
+/// How TLS is spoken at each listener of the settings, in their order.
+pub(super) type Shown = Vec<Option<Arc<ServerConfig>>>;
+
 /// What workers are to put in force: each looks at every tick, never at a request.
 #[derive(Debug, Clone)]
 pub(super) struct Newest {
     settings: Arc<ArcSwap<&'static ProxySettings>>,
-    /// In place of what the listeners were started with.
-    tls: Arc<ArcSwapOption<ServerConfig>>,
+    shown: Arc<ArcSwapOption<Shown>>,
 }
 
 impl Newest {
     pub(super) fn new(settings: ProxySettings) -> Self {
         let settings: &'static ProxySettings = Box::leak(Box::new(settings));
-        Self { settings: Arc::new(ArcSwap::from_pointee(settings)), tls: Arc::default() }
+        Self { settings: Arc::new(ArcSwap::from_pointee(settings)), shown: Arc::default() }
     }
 
-    pub(super) fn store(&self, settings: ProxySettings, tls: Option<Arc<ServerConfig>>) {
+    pub(super) fn store(&self, settings: ProxySettings, shown: Shown) {
         let settings: &'static ProxySettings = Box::leak(Box::new(settings));
         self.settings.store(Arc::new(settings));
-        self.tls.store(tls);
+        self.shown.store(Some(Arc::new(shown)));
     }
 
     pub(super) fn load(&self) -> &'static ProxySettings {
         **self.settings.load()
     }
 
-    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.tls.load_full()
+    /// `None` before the first reload.
+    pub(super) fn shown(&self) -> Option<Arc<Shown>> {
+        self.shown.load_full()
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
+use super::http2::Http2Settings;
 use crate::http1::Limits;
+use crate::tls;
 
 /// What this program calls itself in `Via` and `Server`: the names that Kong's clients and tests look for.
 pub const SERVER_TOKEN: &str = "kong/3.10.0";
@@ -23,12 +25,23 @@ pub struct Listen {
     pub flags: ListenFlags,
     /// How TLS is spoken; `None`: not at all.
     pub tls: Option<Arc<ServerConfig>>,
+    /// What clients come for.
+    pub serves: Serves,
+}
+
+/// What clients come for at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// HTTP.
+    Requests,
+    /// Streams of bytes: TCP, or TLS.
+    Streams,
 }
 
 impl From<SocketAddr> for Listen {
     /// Without TLS.
     fn from(address: SocketAddr) -> Self {
-        Self { address, flags: ListenFlags::default(), tls: None }
+        Self { address, flags: ListenFlags::default(), tls: None, serves: Serves::Requests }
     }
 }
 
@@ -37,6 +50,10 @@ impl From<SocketAddr> for Listen {
 pub struct ProxySettings {
     /// Where clients come in.
     pub listen: Vec<Listen>,
+    /// Where datagrams come in, for streams over UDP.
+    pub datagram_listen: Vec<SocketAddr>,
+    /// Sessions over UDP of a worker; the idlest make way.
+    pub datagram_sessions_max: usize,
     /// Worker threads; each has its own listeners, pool and timers.
     pub workers: usize,
     /// Client connections a worker; more wait in the backlog.
@@ -55,6 +72,8 @@ pub struct ProxySettings {
     pub send_timeout: Duration,
     /// Between two requests of a client.
     pub idle_timeout: Duration,
+    /// Bounds of an HTTP/2 connection.
+    pub http2: Http2Settings,
     /// Largest request body; `None` is without limit.
     pub body_bytes_max: Option<u64>,
     /// Largest request body that is held in memory, so that it can be sent again.
@@ -65,6 +84,8 @@ pub struct ProxySettings {
     pub pool_requests_max: u32,
     /// How long an upstream connection may be idle.
     pub pool_idle_timeout: Duration,
+    /// How TLS is spoken with targets.
+    pub tls: tls::Clients,
     /// Ports that something in front maps.
     pub port_maps: PortMaps,
     /// Peers whose X-Forwarded-*, real-IP and PROXY headers count.
@@ -85,6 +106,8 @@ impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)).into()],
+            datagram_listen: Vec::new(),
+            datagram_sessions_max: 4096,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             connections_max: 16_384,
             descriptors_for_clients: RawFd::MAX,
@@ -94,11 +117,13 @@ impl Default for ProxySettings {
             body_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(75),
+            http2: Http2Settings::default(),
             body_bytes_max: None,
             body_buffer_bytes: 8 * 1024,
             pool_size: 512,
             pool_requests_max: 10_000,
             pool_idle_timeout: Duration::from_secs(60),
+            tls: tls::Clients::default(),
             port_maps: PortMaps::default(),
             trusted_ips: Vec::new(),
             real_ip_header: RealIpHeader::XRealIp,

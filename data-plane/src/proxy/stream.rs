@@ -1,15 +1,17 @@
 //! A connection, be it a client's or an upstream's: the one place that knows what carries its bytes.
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsStream, client, server};
+
+use super::http2::{ClientStream, ServerStream};
+use super::reach::Identity;
 
 /// A connection.
 #[derive(Debug)]
@@ -20,10 +22,22 @@ pub struct Stream(Carrier);
 enum Carrier {
     Plain(TcpStream),
     /// Boxed: it takes a kilobyte.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Secured>),
+    /// A stream of a client's HTTP/2 connection.
+    Http2(Box<ServerStream>),
+    /// A stream of a target's.
+    Http2Target(Box<ClientStream>),
 }
 
-use Carrier::{Plain, Tls};
+/// A connection over TLS.
+#[derive(Debug)]
+struct Secured {
+    stream: TlsStream<TcpStream>,
+    /// Of a target's: whom it is with.
+    identity: Option<Identity>,
+}
+
+use Carrier::{Http2, Http2Target, Plain, Tls};
 
 impl Stream {
     /// One that was accepted; its listener set the options.
@@ -32,32 +46,59 @@ impl Stream {
     }
 
     /// One that was accepted and has shaken hands.
-    pub fn accepted_tls(stream: TlsStream<TcpStream>) -> Self {
-        Self(Tls(stream.into()))
+    pub fn accepted_tls(stream: server::TlsStream<TcpStream>) -> Self {
+        Self(Tls(Secured { stream: stream.into(), identity: None }.into()))
     }
 
-    /// Connects to `address`.
-    ///
-    /// # Errors
-    /// When there is no connection.
-    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        // Of loopback, an ephemeral port where nobody listens may be given to this very end: TCP connects it to itself.
-        if address.ip().is_loopback() && stream.local_addr()? == address {
-            return Err(io::ErrorKind::ConnectionRefused.into());
+    /// A stream of a client's HTTP/2 connection.
+    pub fn http2(stream: ServerStream) -> Self {
+        Self(Http2(stream.into()))
+    }
+
+    /// A stream of a target's HTTP/2 connection.
+    pub fn http2_to_target(stream: ClientStream) -> Self {
+        Self(Http2Target(stream.into()))
+    }
+
+    /// Whether it is sure that the target at the other end did nothing with what was written, as HTTP/2 can tell.
+    pub fn is_unprocessed(&self) -> bool {
+        matches!(&self.0, Http2Target(stream) if stream.is_unprocessed())
+    }
+
+    /// Whether it carries one request and no other.
+    pub const fn is_used_up(&self) -> bool {
+        matches!(self.0, Http2(_) | Http2Target(_))
+    }
+
+    /// One that [`connect`] made.
+    pub const fn connected(stream: TcpStream) -> Self {
+        Self(Plain(stream))
+    }
+
+    /// The same, after a handshake by which the other end is this one.
+    pub fn secured(stream: client::TlsStream<TcpStream>, identity: Identity) -> Self {
+        Self(Tls(Secured { stream: stream.into(), identity: Some(identity) }.into()))
+    }
+
+    /// Whom a handshake has shown to be at the other end; `None`: there was none, or it is a client.
+    #[inline]
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.0 {
+            Plain(_) | Http2(_) | Http2Target(_) => None,
+            Tls(secured) => secured.identity.as_ref(),
         }
-        stream.set_nodelay(true)?;
-        Ok(Self(Plain(stream)))
     }
 
     /// Ready when there may be something to read, the end included.
     #[inline]
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.0 {
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
             Plain(stream) => stream.poll_read_ready(cx),
             // What was decrypted already is not the socket's to tell.
-            Tls(stream) if has_decrypted(stream) => Poll::Ready(Ok(())),
-            Tls(stream) => stream.get_ref().0.poll_read_ready(cx),
+            Tls(secured) if secured.has_decrypted() => Poll::Ready(Ok(())),
+            Tls(secured) => secured.stream.get_ref().0.poll_read_ready(cx),
+            Http2(stream) => stream.poll_readable(cx),
+            Http2Target(stream) => stream.poll_readable(cx),
         }
     }
 
@@ -66,7 +107,9 @@ impl Stream {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_read(cx, space),
-            Tls(stream) => Pin::new(stream).poll_read(cx, space),
+            Tls(secured) => Pin::new(&mut secured.stream).poll_read(cx, space),
+            Http2(stream) => stream.poll_read(cx, space),
+            Http2Target(stream) => stream.poll_read(cx, space),
         }
     }
 
@@ -75,7 +118,9 @@ impl Stream {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Tls(secured) => Pin::new(&mut secured.stream).poll_write(cx, bytes),
+            Http2(stream) => stream.poll_write(cx, bytes),
+            Http2Target(stream) => stream.poll_write(cx, bytes),
         }
     }
 
@@ -88,7 +133,11 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Tls(secured) => Pin::new(&mut secured.stream).poll_write_vectored(cx, parts),
+            Http2(_) | Http2Target(_) => {
+                let first = parts.iter().find(|part| !part.is_empty());
+                self.poll_write(cx, first.map_or(&[], |part| part))
+            }
         }
     }
 
@@ -97,7 +146,9 @@ impl Stream {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Plain(_) => Poll::Ready(Ok(())),
-            Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Tls(secured) => Pin::new(&mut secured.stream).poll_flush(cx),
+            Http2(stream) => stream.poll_flush(cx),
+            Http2Target(stream) => stream.poll_flush(cx),
         }
     }
 
@@ -105,61 +156,83 @@ impl Stream {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Tls(secured) => Pin::new(&mut secured.stream).poll_shutdown(cx),
+            Http2(stream) => stream.poll_shutdown(cx),
+            Http2Target(stream) => stream.poll_shutdown(cx),
         }
     }
 
     /// Closes. With TLS the other end is told, if that needs no wait: without, it could not tell the end from a cut.
-    pub async fn close(mut self) {
+    pub fn close(mut self) {
         if let Tls(_) = self.0 {
-            poll_fn(|cx| {
-                // Whoever is gone need not be told.
-                drop(self.poll_shutdown(cx));
-                Poll::Ready(())
-            })
-            .await;
+            // Whoever is gone need not be told, and who takes nothing is not waited for.
+            drop(self.poll_shutdown(&mut Context::from_waker(Waker::noop())));
         }
     }
 
     /// Resets the connection, so that the other end cannot take what it got for the whole.
     pub fn abort(self) {
-        // An error leaves an ordinary close.
-        drop(self.socket().set_zero_linger());
+        match self.0 {
+            // An error leaves an ordinary close.
+            Plain(stream) => drop(stream.set_zero_linger()),
+            Tls(secured) => drop(secured.stream.get_ref().0.set_zero_linger()),
+            Http2(mut stream) => stream.abort(),
+            Http2Target(mut stream) => stream.abort(),
+        }
     }
 
     /// Whether nothing came that was not read: neither bytes nor the end. Only where a readiness event says
-    /// otherwise is the kernel asked, and then a byte may be lost: the connection is of no use any more.
-    pub fn is_quiet(&self) -> bool {
-        match &self.0 {
+    /// otherwise is the kernel asked, and then a byte may be lost: the connection is of no use any more. What TLS has to
+    /// say for itself, tickets for one, does not count.
+    pub fn is_quiet(&mut self) -> bool {
+        match &mut self.0 {
             Plain(stream) => {
                 matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
-            Tls(_) => self.is_surely_quiet(),
+            Tls(secured) => {
+                let mut byte = [0];
+                let mut space = ReadBuf::new(&mut byte);
+                let mut cx = Context::from_waker(Waker::noop());
+                !secured.has_decrypted()
+                    && Pin::new(&mut secured.stream).poll_read(&mut cx, &mut space).is_pending()
+            }
+            // It carries nothing else.
+            Http2(_) | Http2Target(_) => true,
         }
     }
 
     /// Whether nothing came, asking the kernel even if no readiness event came yet: a system call more. Takes
     /// nothing away.
     pub fn is_surely_quiet(&self) -> bool {
-        if let Tls(stream) = &self.0
-            && has_decrypted(stream)
-        {
-            return false;
-        }
-        let mut byte = [0_u8; 1];
-        let peeked = rustix::net::recv(self.socket(), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
-    }
-
-    fn socket(&self) -> &TcpStream {
-        match &self.0 {
+        let socket = match &self.0 {
             Plain(stream) => stream,
-            Tls(stream) => stream.get_ref().0,
-        }
+            Tls(secured) if secured.has_decrypted() => return false,
+            Tls(secured) => secured.stream.get_ref().0,
+            Http2(_) | Http2Target(_) => return true,
+        };
+        let mut byte = [0_u8; 1];
+        let peeked = rustix::net::recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
     }
 }
 
-/// Whether there is something to read without the socket. TLS asks for no more as long as that is so.
-fn has_decrypted(stream: &TlsStream<TcpStream>) -> bool {
-    !stream.get_ref().1.wants_read()
+impl Secured {
+    /// Whether there is something to read without the socket. TLS asks for no more as long as that is so.
+    fn has_decrypted(&self) -> bool {
+        !self.stream.get_ref().1.wants_read()
+    }
+}
+
+/// Connects to `address`, over TCP.
+///
+/// # Errors
+/// When there is no connection.
+pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // Of loopback, an ephemeral port where nobody listens may be given to this very end: TCP connects it to itself.
+    if address.ip().is_loopback() && stream.local_addr()? == address {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }

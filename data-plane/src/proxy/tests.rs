@@ -1,18 +1,21 @@
 //! Whole exchanges over real sockets: a node with a table built by hand, scripted upstreams, raw clients.
 
+mod bad_responses;
 mod bodies;
 mod clients;
 mod counts;
 mod drain;
 mod exchanges;
-pub(in crate::proxy) mod harness;
+pub(crate) mod harness;
 mod headers;
-mod hostile_requests;
-mod hostile_responses;
+mod http2;
+mod http2_targets;
+mod large_heads;
 mod mishaps;
 mod names;
 mod passive;
 mod policies;
 mod retries;
 mod tls;
+mod upstream_tls;
 mod websocket;

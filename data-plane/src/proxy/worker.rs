@@ -1,13 +1,14 @@
 //! One worker: a thread with a runtime, listeners, pool and timers of its own. Nothing of it is shared.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use equipoise_settings::ListenFlags;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -19,13 +20,18 @@ use tracing::{error, warn};
 
 use super::buffer::Buffers;
 use super::connection::{self, Client};
-use super::in_force::{InForce, Newest};
+use super::handshake::{self, Shaken};
+use super::http2::Multiplexed;
+use super::in_force::{InForce, Newest, Shown};
 use super::pool::Pool;
+use super::settings::Serves;
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
-use super::{Bound, Drain, forward::Peer, handshake, proxy_header};
+use super::{Bound, Drain, forward::Peer, http2, proxy_header};
 use crate::descriptors::lowest_free;
 use crate::observability::{NodeState, WorkerMetrics};
+use crate::proxy_protocol::Header;
+use crate::stream_proxy::{self, udp};
 use crate::table::{Active, Reader, Table};
 
 /// How long accepting pauses when the process has no descriptors left, or none for clients.
@@ -39,15 +45,16 @@ const HOUSEKEEPING_TICKS: u32 = 20;
 
 /// What the tasks of one worker share; single-threaded.
 pub struct Worker {
-    pub(super) settings: InForce,
+    pub(crate) settings: InForce,
     /// How TLS is spoken since a reload, in place of what the listeners were started with.
-    tls: RefCell<Option<Arc<ServerConfig>>>,
-    pub(super) timers: Rc<Timers>,
-    pub(super) buffers: Buffers,
+    shown: RefCell<Option<Arc<Shown>>>,
+    pub(crate) timers: Rc<Timers>,
+    pub(crate) buffers: Buffers,
     pub(super) pool: Pool,
+    pub(super) multiplexed: Rc<Multiplexed>,
     view: RefCell<View>,
-    pub(super) metrics: Arc<WorkerMetrics>,
-    pub(super) is_draining: Cell<bool>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) is_draining: Cell<bool>,
     /// Clients are asked to go elsewhere.
     is_away: Cell<bool>,
     /// How long an idle connection may still ask in a drain; `None`: it is closed at once.
@@ -57,6 +64,10 @@ pub struct Worker {
     random: RefCell<StdRng>,
     date: RefCell<String>,
     unix_seconds: Cell<u64>,
+    /// The second of the last warning about a stream session.
+    warned_of_sessions: Cell<u64>,
+    /// The second of the last warning about a target.
+    warned: Cell<u64>,
     connections: Cell<usize>,
     /// A connection ended.
     ended: Notify,
@@ -64,7 +75,7 @@ pub struct Worker {
 
 /// A table, to be held by a count of this worker's own: those of the table, its routes and its services lie in memory
 /// that all workers would write to with every request.
-pub(super) struct OwnTable(Arc<Table>);
+pub(crate) struct OwnTable(Arc<Table>);
 
 impl Deref for OwnTable {
     type Target = Table;
@@ -110,13 +121,20 @@ impl Worker {
         self.idle_grace.get()
     }
 
+    /// How TLS is spoken with whoever comes in there now.
+    fn shown(&self, way: &Way) -> Option<Arc<ServerConfig>> {
+        way.tls.as_ref()?;
+        let reloaded = self.shown.borrow().as_ref().and_then(|shown| shown.get(way.place).cloned().flatten());
+        reloaded.or_else(|| way.tls.clone())
+    }
+
     /// Whether clients were asked to go elsewhere while all goes on here.
     pub(super) fn is_away(&self) -> bool {
         self.is_away.get()
     }
 
     /// The table in force: a request takes it once, and that one is its table to the end.
-    pub(super) fn table(&self) -> Rc<OwnTable> {
+    pub(crate) fn table(&self) -> Rc<OwnTable> {
         let View { reader, table } = &mut *self.view.borrow_mut();
         let newest = reader.load();
         if !Arc::ptr_eq(newest, &table.0) {
@@ -137,13 +155,23 @@ impl Worker {
     }
 
     /// A random number, evenly spread over its range.
-    pub(super) fn random(&self) -> u32 {
+    pub(crate) fn random(&self) -> u32 {
         self.random.borrow_mut().random()
     }
 
     /// Seconds since 1970, at most a second old.
     pub(super) fn unix_seconds(&self) -> u64 {
         self.unix_seconds.get()
+    }
+
+    /// Whether what a stream session met with may be a warning: once a second, since all of a kind meet with it.
+    pub(crate) fn may_warn_of_sessions(&self) -> bool {
+        self.warned_of_sessions.replace(self.unix_seconds()) != self.unix_seconds()
+    }
+
+    /// Whether what a request met with may be a warning: once a second, since it meets with it again and again.
+    pub(super) fn may_warn(&self) -> bool {
+        self.warned.replace(self.unix_seconds()) != self.unix_seconds()
     }
 
     /// The time for a Date header, at most a second old.
@@ -161,8 +189,9 @@ fn unix_seconds() -> u64 {
 /// # Errors
 /// When a listener cannot be handed to the runtime, or when one of the tasks that every connection needs broke off:
 /// without timers or accepting, the rest would only seem to live.
-pub fn run(
+pub(super) fn run(
     listeners: Vec<Bound>,
+    datagrams: Vec<UdpSocket>,
     newest: Newest,
     active: &Active,
     metrics: Arc<WorkerMetrics>,
@@ -177,10 +206,11 @@ pub fn run(
     runtime.block_on(async {
         let worker = Rc::new(Worker {
             settings: InForce::new(settings),
-            tls: RefCell::new(newest.tls()),
+            shown: RefCell::new(newest.shown()),
             timers: Timers::new(Instant::now()),
             buffers: Buffers::default(),
             pool: Pool::new(settings.pool_size, settings.pool_requests_max),
+            multiplexed: Rc::new(Multiplexed::new(settings.pool_requests_max)),
             view: RefCell::new(View::new(active.reader())),
             metrics,
             is_draining: Cell::new(false),
@@ -190,15 +220,24 @@ pub fn run(
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
             unix_seconds: Cell::new(unix_seconds()),
+            warned_of_sessions: Cell::new(0),
+            warned: Cell::new(0),
             connections: Cell::new(0),
             ended: Notify::new(),
         });
         let mut accepting = tokio::task::JoinSet::new();
-        for Bound { listener, flags, tls } in listeners {
+        for Bound { listener, flags, tls, serves, place } in listeners {
             let listener = TcpListener::from_std(listener)?;
             let port = listener.local_addr().map_or(0, |address| address.port());
-            let way = Way { port: settings.port_maps.public(port), flags, tls };
+            let way = Way { port: settings.port_maps.public(port), flags, tls, serves, place };
             accepting.spawn_local(accept(Door { listener, way }, Rc::clone(&worker), drain.clone()));
+        }
+        let mut doors = tokio::task::JoinSet::new();
+        let sessions = Rc::new(udp::Sessions::default());
+        for socket in datagrams {
+            let (worker, sessions) = (Rc::clone(&worker), Rc::clone(&sessions));
+            let (opened, draining) = (drain.opened.clone(), drain.token.clone());
+            doors.spawn_local(udp::serve(socket, worker, sessions, opened, draining));
         }
         let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), newest, node));
         tokio::select! {
@@ -206,6 +245,7 @@ pub fn run(
             () = drain.begun() => {}
             _ = &mut ticking => return Err(std::io::Error::other("its timers broke off")),
             Some(_) = accepting.join_next() => return Err(std::io::Error::other("accepting broke off")),
+            Some(_) = doors.join_next() => return Err(std::io::Error::other("receiving datagrams broke off")),
         }
         worker.idle_grace.set(drain.idle_grace());
         worker.is_draining.set(true);
@@ -216,6 +256,7 @@ pub fn run(
             while worker.connections.get() > 0 {
                 worker.ended.notified().await;
             }
+            while doors.join_next().await.is_some() {}
         };
         if tokio::time::timeout_at(drain.deadline().into(), all_ended).await.is_err() {
             warn!(connections = worker.connections.get(), "closing connections that did not finish in time");
@@ -246,7 +287,7 @@ async fn tick(worker: Rc<Worker>, newest: Newest, node: Option<Arc<NodeState>>) 
         worker.metrics.beat();
         let settings = newest.load();
         if worker.settings.swap(settings) {
-            *worker.tls.borrow_mut() = newest.tls();
+            *worker.shown.borrow_mut() = newest.shown();
             worker.pool.resize(settings.pool_size, settings.pool_requests_max);
             // There may be room for more connections.
             worker.ended.notify_waiters();
@@ -263,6 +304,7 @@ async fn tick(worker: Rc<Worker>, newest: Newest, node: Option<Arc<NodeState>>) 
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
             worker.pool.sweep(now, worker.settings.pool_idle_timeout);
+            worker.multiplexed.sweep(now, worker.settings.pool_idle_timeout);
             // An idle worker would pin the table it saw last.
             drop(worker.table());
             *worker.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());
@@ -278,11 +320,15 @@ struct Door {
 }
 
 /// How they come in there.
+#[derive(Clone)]
 struct Way {
     /// As clients see it.
     port: u16,
     flags: ListenFlags,
     tls: Option<Arc<ServerConfig>>,
+    serves: Serves,
+    /// Which listener of the settings it is.
+    place: usize,
 }
 
 /// Accepts until drained, and then what is left in the backlog.
@@ -368,12 +414,17 @@ fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) 
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     let counted = Counted(Rc::clone(worker));
-    let reloaded = |tls| worker.tls.borrow().clone().unwrap_or_else(|| Arc::clone(tls));
-    drop(match way.tls.as_ref().map(reloaded) {
+    let tls = worker.shown(way);
+    if way.serves == Serves::Streams {
+        let way = Way { tls, ..way.clone() };
+        drop(tokio::task::spawn_local(serve_stream(stream, peer, address, way, counted)));
+        return;
+    }
+    drop(match tls {
         tls if way.flags.proxy_protocol => {
-            tokio::task::spawn_local(serve_announced(stream, peer, tls, counted))
+            tokio::task::spawn_local(serve_announced(stream, peer, way.flags.http2, tls, counted))
         }
-        None => tokio::task::spawn_local(serve(stream, peer, counted)),
+        None => tokio::task::spawn_local(serve(stream, peer, way.flags.http2, counted)),
         Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, tls, counted)),
     });
 }
@@ -383,25 +434,57 @@ fn is_peers_fault(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn serve(stream: TcpStream, peer: Peer, counted: Counted) {
-    let client = Client::new(Stream::accepted(stream), peer, &counted.0.timers);
-    connection::serve(client, &counted.0).await;
-}
-
-async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counted: Counted) {
-    // Boxed: it is over long before the connection is.
-    if let Some((stream, peer)) = Box::pin(handshake::shake(stream, peer, tls, &counted.0)).await {
-        let client = Client::new(stream, peer, &counted.0.timers);
-        connection::serve(client, &counted.0).await;
+async fn serve(stream: TcpStream, peer: Peer, knows_http2: bool, counted: Counted) {
+    let worker = &counted.0;
+    let client = Client::new(Stream::accepted(stream), peer, &worker.timers);
+    if let Some(client) = connection::serve(client, worker, knows_http2).await {
+        let Client { stream, mut buffer, peer, .. } = client;
+        let first = [buffer.held(), buffer.filled()].concat();
+        buffer.give_back(&worker.buffers);
+        // Boxed: not every connection's task is to be larger for it.
+        Box::pin(http2::serve(stream, first.into(), peer, worker)).await;
     }
 }
 
-async fn serve_announced(stream: TcpStream, peer: Peer, tls: Option<Arc<ServerConfig>>, counted: Counted) {
+async fn serve_stream(stream: TcpStream, peer: Peer, mut source: SocketAddr, way: Way, counted: Counted) {
+    let Ok(mut destination) = stream.local_addr() else { return };
+    destination.set_port(way.port);
+    if way.flags.proxy_protocol {
+        // Boxed: it is over long before the connection is.
+        match Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await {
+            Some(Header::Proxied { source: said, .. }) if peer.is_trusted() => source = said,
+            Some(_) => {}
+            None => return,
+        }
+    }
+    stream_proxy::serve(stream, (source, destination), way.tls, &counted.0).await;
+}
+
+async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counted: Counted) {
+    let worker = &counted.0;
+    // Boxed: it is over long before the connection is.
+    let Some(shaken) = Box::pin(handshake::shake(stream, peer, tls, worker)).await else { return };
+    let Shaken { stream, peer, speaks_http2 } = shaken;
+    if speaks_http2 {
+        return Box::pin(http2::serve(stream, Bytes::new(), peer, worker)).await;
+    }
+    let client = Client::new(stream, peer, &worker.timers);
+    // HTTP/2 is agreed on in the handshake, or not spoken.
+    connection::serve(client, worker, false).await;
+}
+
+async fn serve_announced(
+    stream: TcpStream,
+    peer: Peer,
+    knows_http2: bool,
+    tls: Option<Arc<ServerConfig>>,
+    counted: Counted,
+) {
     // Boxed: it is over long before the connection is.
     let Some(header) = Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await else { return };
     let peer = peer.announced(header, &counted.0.settings);
     match tls {
-        None => serve(stream, peer, counted).await,
+        None => serve(stream, peer, knows_http2, counted).await,
         Some(tls) => serve_tls(stream, peer, tls, counted).await,
     }
 }

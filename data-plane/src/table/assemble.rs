@@ -3,11 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use uuid::Uuid;
 
 use super::compile::{self, CellKey, State};
-use super::{Route, Service, Table, Upstream};
+use super::{OfStreams, Route, Service, Table, Upstream};
 use crate::observability::RouteMetrics;
+use crate::tls::{Asked, Interned, Terms};
 
 /// The services and routes of the table in force.
 #[derive(Debug, Default)]
@@ -18,6 +20,8 @@ pub(super) struct Assembly {
     places: HashMap<Uuid, usize>,
     /// Places in the table that no route has.
     free: Vec<usize>,
+    /// What services ask of TLS.
+    terms: Interned,
 }
 
 impl Assembly {
@@ -35,7 +39,8 @@ impl Assembly {
             affected.extend(state.routes_of(id));
             let compiled = state.service(id).filter(|service| service.is_enabled).and_then(|service| {
                 let upstream = cell(&state.cell_of(service))?;
-                Some(Arc::new(make_service(*id, service, upstream)))
+                let tls = service.is_tls().then(|| self.terms.get(&asked(service)));
+                Some(Arc::new(make_service(*id, service, upstream, tls)))
             });
             match compiled {
                 Some(service) => self.services.insert(*id, service),
@@ -57,13 +62,22 @@ impl Assembly {
 
     /// Builds everything: a router is made at once faster than a route at a time.
     fn fill(&mut self, state: &State) {
-        let served: Vec<_> = state.routes().filter(|(_, route)| self.is_served(route)).collect();
+        let mut served: Vec<_> = state.routes().filter(|(_, route)| self.is_served(route)).collect();
+        // The router is made of the first ones.
+        served.sort_by_key(|(_, route)| route.rule.is_none());
         self.places = served.iter().enumerate().map(|(place, (id, _))| (**id, place)).collect();
         self.free.clear();
-        let routes = served.iter().filter_map(|(id, route)| {
+        let routes = served.iter().map_while(|(id, route)| {
             Some((route.rule.clone()?, Arc::new(self.make_route(**id, route, None))))
         });
-        self.table = Table::new(routes);
+        let mut table = Table::new(routes);
+        for (place, (id, route)) in served.iter().enumerate() {
+            if place == table.routes.len() {
+                table.routes.push_back(Some(Arc::new(self.make_route(**id, route, None))));
+            }
+            table.streams.set(place, route.stream.clone());
+        }
+        self.table = table;
     }
 
     fn put(&mut self, id: Uuid, route: &compile::Route, is_changed: bool) {
@@ -78,6 +92,7 @@ impl Assembly {
         }
         if is_changed || held.is_none() {
             self.table.router.set(place, route.rule.clone());
+            self.table.streams.set(place, route.stream.clone());
         }
         self.places.insert(id, place);
     }
@@ -85,14 +100,16 @@ impl Assembly {
     fn take_out(&mut self, id: &Uuid) {
         if let Some(place) = self.places.remove(id) {
             self.table.router.set(place, None);
+            self.table.streams.set(place, None);
             self.table.routes.set(place, None);
             self.free.push(place);
         }
     }
 
-    /// Whether the router knows a route: it is for some kind of HTTP, and its service is not switched off.
+    /// Whether a router knows a route: it is for something that is spoken here, and its service is not switched off.
     fn is_served(&self, route: &compile::Route) -> bool {
-        route.rule.is_some() && route.service.is_none_or(|service| self.services.contains_key(&service))
+        (route.rule.is_some() || route.stream.is_some())
+            && route.service.is_none_or(|service| self.services.contains_key(&service))
     }
 
     fn make_route(&self, id: Uuid, route: &compile::Route, before: Option<&Arc<Route>>) -> Route {
@@ -109,6 +126,9 @@ impl Assembly {
         let metrics = before.map(|before| &before.metrics);
         let metrics = metrics.filter(|held| held.service() == service_label && held.route() == label);
         let metrics = metrics.cloned().unwrap_or_else(|| Arc::new(RouteMetrics::new(service_label, label)));
+        // A call of gRPC may ask and answer in turns: what is held back until it is whole would wait for ever.
+        let request_buffering =
+            route.request_buffering && !service.as_ref().is_some_and(|service| service.http2);
         Route {
             id,
             name: route.name.clone(),
@@ -117,14 +137,30 @@ impl Assembly {
             https_redirect_status: route.https_redirect_status,
             strip_path: route.strip_path,
             preserve_host: route.preserve_host,
-            request_buffering: route.request_buffering,
+            request_buffering,
             response_buffering: route.response_buffering,
+            stream: route.stream.as_ref().map(|rule| match rule.transports.tls_passthrough {
+                true => OfStreams::Passthrough,
+                false => OfStreams::Plain,
+            }),
             metrics,
         }
     }
 }
 
-fn make_service(id: Uuid, service: &compile::Service, upstream: Arc<Upstream>) -> Service {
+/// What a service asks of TLS.
+fn asked(service: &compile::Service) -> Asked {
+    // Whom a service names has to be there: nobody is trusted in their place.
+    let authorities = (!service.ca_certificates.is_empty()).then(|| Arc::new(RootCertStore::empty()));
+    Asked { verify: service.tls_verify, depth: service.tls_verify_depth, authorities, certificate: None }
+}
+
+fn make_service(
+    id: Uuid,
+    service: &compile::Service,
+    upstream: Arc<Upstream>,
+    tls: Option<Arc<Terms>>,
+) -> Service {
     Service {
         id,
         label: service.name.clone().unwrap_or_else(|| (&*service.host).into()),
@@ -133,6 +169,9 @@ fn make_service(id: Uuid, service: &compile::Service, upstream: Arc<Upstream>) -
         connect_timeout: service.connect_timeout,
         write_timeout: service.write_timeout,
         read_timeout: service.read_timeout,
+        speaks_http: service.speaks_http(),
         upstream,
+        tls,
+        http2: service.is_grpc(),
     }
 }

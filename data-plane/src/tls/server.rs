@@ -17,14 +17,16 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
+use super::ALPN_HTTP2;
+
 /// The certificate of the node's own and its key, in the cache directory.
 const OWN: &str = "default-tls.pem";
 
 /// How long that is good: as long as the reference's.
 const OWN_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 
-/// The only protocol that is spoken after the handshake.
-const ALPN: &[u8] = b"http/1.1";
+/// What may be spoken after the handshake (RFC 7301), HTTP/2 where the listener has it.
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// Most certificates that a node shows without being asked for a name: one for each type of key.
 pub const PAIRS_MAX: usize = 8;
@@ -112,12 +114,19 @@ impl Shown {
             .expect("the provider knows TLS 1.2 and 1.3")
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Certificates { default: keys }));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
         // Sessions are resumed by tickets, whose keys rotate: no state of them is kept.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(ShownError::Tickets)?;
         Ok(Arc::new(config))
     }
+}
+
+/// The same, where HTTP/2 is not spoken.
+pub fn http1_only(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+    Arc::new(config)
 }
 
 /// What is shown to whom.
@@ -134,7 +143,11 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-fn pair(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, ShownError> {
+pub(super) fn pair(
+    certificate: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, ShownError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| ShownError::Pem { path, source }

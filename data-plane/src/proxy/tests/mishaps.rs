@@ -137,7 +137,7 @@ fn settings_change_while_connections_are_open() {
     assert!(client.get("/").header("via").is_some());
     let mut settings = ProxySettings { body_bytes_max: Some(3), ..ProxySettings::default() };
     settings.response_headers.via = false;
-    node.running.reload(settings, None);
+    node.running.reload(settings, Vec::new());
     let client = std::cell::RefCell::new(client);
     eventually("the connection at hand has the new ones", || {
         client.borrow_mut().get("/").header("via").is_none()

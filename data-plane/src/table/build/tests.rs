@@ -14,6 +14,7 @@ use crate::router::{Headers, Query};
 mod algorithms;
 mod policies;
 mod returning;
+mod streams;
 mod view;
 
 /// A pick by an algorithm that does not hash.
