@@ -5,6 +5,7 @@
 //! are borrowed plain values, and who sent it, not the connection it came by; `connection`, `attempt`, `body` and
 //! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes, a stream of `http2` perhaps.
 
+mod account;
 mod answer;
 mod attempt;
 mod body;
@@ -12,6 +13,7 @@ pub(crate) mod buffer;
 pub(crate) mod connection;
 mod error;
 mod exchange;
+mod finish;
 mod forward;
 pub(crate) mod handshake;
 mod hash;
@@ -28,6 +30,7 @@ pub(crate) mod retry;
 pub mod rewrite;
 mod settings;
 pub(crate) mod stream;
+mod template;
 pub(crate) mod timer;
 mod tunnel;
 mod waiting;
@@ -61,6 +64,7 @@ pub use settings::{
     Cidr, ErrorType, InvalidCidr, Listen, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders,
     SERVER_TOKEN, Serves,
 };
+pub use template::{TemplateError, TemplateFiles, Templates};
 
 /// Why the proxy did not start. Nothing of it runs then.
 #[derive(Debug, thiserror::Error)]
@@ -220,6 +224,8 @@ impl Running {
             workers: now.workers,
             descriptors_for_clients: now.descriptors_for_clients,
             tls: now.tls.clone(),
+            error_templates: now.error_templates.clone(),
+            access_log: now.access_log.clone(),
             ..settings
         };
         self.settings.store(settings, shown);

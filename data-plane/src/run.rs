@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use equipoise_access_log::{AccessLog, OpenError, Plan, SharedPen};
 use equipoise_follower::fallback::Fallback;
 use equipoise_follower::{
     Address, Beside, Cache, CacheError, ControlPlane, Loaded, Membership, MembershipError, Role, node_id,
@@ -52,6 +53,9 @@ pub enum StartError {
     /// The node's certificate or key cannot be used.
     #[error("the identity of this node cannot be used")]
     Membership(#[from] MembershipError),
+    /// An access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] OpenError),
     /// The system's DNS settings cannot be read.
     #[error(transparent)]
     Dns(#[from] dns::ResolverError),
@@ -73,6 +77,9 @@ pub enum StartError {
     /// There is no certificate to show to clients, or to targets.
     #[error(transparent)]
     Shown(#[from] ShownError),
+    /// A template of error bodies cannot be used.
+    #[error(transparent)]
+    Template(#[from] proxy::TemplateError),
     /// The node's id cannot be read or kept.
     #[error("the node's id cannot be kept in {directory}")]
     NodeId {
@@ -94,6 +101,7 @@ pub struct Node {
     settings: NodeSettings,
     handover: Handover,
     tasks: Tasks,
+    logs: AccessLogs,
 }
 
 /// What a handover needs.
@@ -262,11 +270,15 @@ pub async fn start_after(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
+    let error_templates = proxy::Templates::load(&settings.error_templates)?;
+    let logs = AccessLogs::start(&settings)?;
     let proxy_settings = ProxySettings {
         listen: listen(&settings)?,
         datagram_listen: datagram_listen(&settings).collect(),
         tls: tls.clone(),
         descriptors_for_clients: settings.descriptors.raise(),
+        error_templates,
+        access_log: logs.proxy.clone(),
         ..settings.proxy.clone()
     };
     let proxy = proxy::start_closed(proxy_settings, &mut sockets, &seams.active, &workers)?;
@@ -324,6 +336,8 @@ pub async fn start_after(
             active: active.clone(),
             directory: Arc::clone(&directory),
             events: Arc::clone(&events),
+            access_log: logs.proxy.clone(),
+            pen: logs.status.as_ref().map(|log| Arc::new(SharedPen::new(log.pen()))),
         };
         let answer = status::serve(listener, settings.status_connections_max, sources, answering.clone());
         tasks.spawn("the Status API", until_stopped(answer, answering.clone(), stopping.clone()));
@@ -406,6 +420,7 @@ pub async fn start_after(
             successors,
         },
         tasks,
+        logs,
     })
 }
 
@@ -546,7 +561,7 @@ impl Node {
     /// # Errors
     /// When it is gone, a moment after it was ready; the node has stopped all the same.
     pub async fn hand_over(self, successor: Successor) -> Result<(), Ended> {
-        let Self { handover, state, proxy, settings, tasks, .. } = self;
+        let Self { handover, state, proxy, settings, tasks, logs, .. } = self;
         let Handover { offering, following, answering, followed, cache_ended, lock, .. } = handover;
         following.cancel();
         let written = async {
@@ -572,7 +587,13 @@ impl Node {
         }
         proxy.hand_over(Instant::now() + settings.drain_timeout).await;
         tasks.finish().await;
+        logs.close().await;
         gone.map_err(|_| Ended("the successor"))
+    }
+
+    /// Opens the files of access logs anew, as after their rotation.
+    pub fn reopen_logs(&self) {
+        self.logs.each(AccessLog::reopen);
     }
 
     /// Stops accepting, lets requests finish, marks the config in force as good.
@@ -592,6 +613,51 @@ impl Node {
             self.tasks.abort();
         }
         self.tasks.finish().await;
+        self.logs.close().await;
+    }
+}
+
+/// How long a stop waits for what is left of an access log.
+const LOG_CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// The access logs of a node.
+#[derive(Debug)]
+struct AccessLogs {
+    proxy: Option<AccessLog>,
+    /// The same one where both go to the same place.
+    status: Option<AccessLog>,
+}
+
+impl AccessLogs {
+    fn start(settings: &NodeSettings) -> Result<Self, OpenError> {
+        let NodeSettings { access_log, status_access_log, status_listen, .. } = settings;
+        // One pen a worker, and one a listener of the Status API.
+        let pens = settings.proxy.workers + status_listen.len();
+        let start = |plan: &Plan| AccessLog::start(plan.clone(), pens);
+        let proxy = access_log.as_ref().map(start).transpose()?;
+        let status = match &proxy {
+            Some(log) if access_log == status_access_log => Some(log.clone()),
+            _ => status_access_log.as_ref().map(start).transpose()?,
+        };
+        Ok(Self { proxy, status })
+    }
+
+    /// Once the workers are gone, and have handed over what they had. A reader that stopped is not waited for longer.
+    async fn close(self) {
+        let closing = tokio::task::spawn_blocking(move || {
+            self.each(|log| {
+                if !log.close(LOG_CLOSE_MAX) {
+                    tracing::warn!("an access log did not take all its lines in time");
+                }
+            });
+        });
+        if closing.await.is_err() {
+            tracing::error!("closing the access logs failed");
+        }
+    }
+
+    fn each(&self, act: impl Fn(&AccessLog)) {
+        self.proxy.iter().chain(&self.status).for_each(act);
     }
 }
 
@@ -726,6 +792,8 @@ mod tests {
                 home_after: Duration::from_secs(60),
             }),
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
+            access_log: None,
+            status_access_log: None,
             proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
             stream_listen: Vec::new(),
             shown: Shown::default(),
@@ -743,6 +811,7 @@ mod tests {
             trust: tls::Trust { system: false, ..tls::Trust::default() },
             verify_targets: false,
             shown_to_targets: None,
+            error_templates: proxy::TemplateFiles::default(),
             dns: dns::Settings::default(),
             dns_sources: dns::Sources { servers: vec![nobody], ..dns::Sources::default() },
         };

@@ -5,17 +5,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use equipoise_access_log::Plan;
 use equipoise_follower::Address;
 use equipoise_follower::fallback::Places;
 use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
 use equipoise_proto::NodeId;
-use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, keys};
+use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, access_log, keys};
 use uuid::Uuid;
 
 use crate::descriptors::Descriptors;
 use crate::dns;
 use crate::http1::Limits;
-use crate::proxy::{Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
+use crate::proxy::{
+    Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders, TemplateFiles,
+};
 use crate::takeover;
 use crate::tls::Trust;
 use crate::tls::server::{PAIRS_MAX, Shown};
@@ -36,14 +39,20 @@ pub struct NodeSettings {
     pub cache_dir: PathBuf,
     /// Whom it follows; not used where both planes share a process.
     pub follow: Option<Follow>,
-    /// The proxy, but for where it listens.
+    /// The proxy, but for where it listens, and for its access log.
     pub proxy: ProxySettings,
+    /// The access log of the proxy.
+    pub access_log: Option<Plan>,
+    /// The access log of the Status API.
+    pub status_access_log: Option<Plan>,
     /// Where the proxy listens.
     pub proxy_listen: Vec<Listen>,
     /// Where streams come in.
     pub stream_listen: Vec<StreamListen>,
     /// What clients who speak TLS are shown.
     pub shown: Shown,
+    /// What error bodies look like.
+    pub error_templates: TemplateFiles,
     /// How long a stop lets requests finish.
     pub drain_timeout: Duration,
     /// How long a stopping node goes on before that, while it says that it is not ready.
@@ -133,9 +142,17 @@ impl NodeSettings {
             cache_dir,
             follow: follow(settings)?,
             proxy: proxy(settings)?,
+            access_log: access_log::plan(settings, &keys::PROXY_ACCESS_LOG)?,
+            status_access_log: access_log::plan(settings, &keys::STATUS_ACCESS_LOG)?,
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
             stream_listen: settings.stream_listen(&keys::PROXY_STREAM_LISTEN).to_vec(),
             shown: shown(settings)?,
+            error_templates: TemplateFiles {
+                json: settings.path(&keys::PROXY_ERROR_TEMPLATE_JSON).map(PathBuf::from),
+                plain: settings.path(&keys::PROXY_ERROR_TEMPLATE_PLAIN).map(PathBuf::from),
+                html: settings.path(&keys::PROXY_ERROR_TEMPLATE_HTML).map(PathBuf::from),
+                xml: settings.path(&keys::PROXY_ERROR_TEMPLATE_XML).map(PathBuf::from),
+            },
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
             drain_delay: settings.duration(&keys::PROXY_DRAIN_DELAY),
             watchdog: watchdog::Settings {
@@ -334,6 +351,7 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         pool_idle_timeout: settings.duration(&keys::UPSTREAM_IDLE_TIMEOUT),
         // Those of the settings are read when the node starts.
         tls: defaults.tls,
+        error_templates: defaults.error_templates,
         port_maps: PortMaps::parse(settings.list(&keys::PROXY_PORT_MAPS))
             .map_err(|rule| settings.problem(&keys::PROXY_PORT_MAPS, rule))?,
         trusted_ips: trusted_ips(settings)?,
@@ -348,6 +366,7 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
             Some("application/xml") => ErrorType::Xml,
             _ => ErrorType::Plain,
         },
+        access_log: None,
     })
 }
 

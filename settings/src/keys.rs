@@ -160,6 +160,8 @@ keys! {
         "Bodies over 64 KiB in memory at once; more wait.";
     ADMIN_DRAIN_TIMEOUT = "admin.drain_timeout", None, seconds(0), "10s", Control,
         "How long a stopping control plane lets requests finish.";
+    ADMIN_ACCESS_LOG = "admin.access_log", Some("admin_access_log"), Kind::Text, "off", Control,
+        "Where a line about each call of the Admin API goes: `off`, `stdout`, `stderr` or the path of a file.";
 
     STORE_DIR = "store.dir", None, Kind::Path, "equipoise-data", Control,
         "Directory of the durable config; made if it is not there.";
@@ -289,6 +291,16 @@ keys! {
     PROXY_ERROR_DEFAULT_TYPE = "proxy.error_default_type", Some("error_default_type"),
         Kind::OneOf(&["text/plain", "text/html", "application/json", "application/xml"]), "text/plain", Data,
         "Type of error bodies where the client asks for none.";
+    PROXY_ERROR_TEMPLATE_JSON = "proxy.error_template_json", Some("error_template_json"), Kind::Path, "", Data,
+        "File of the body of errors as JSON; the first %s is the message, the second the request id.";
+    PROXY_ERROR_TEMPLATE_PLAIN = "proxy.error_template_plain", Some("error_template_plain"), Kind::Path, "", Data,
+        "The same as plain text.";
+    PROXY_ERROR_TEMPLATE_HTML = "proxy.error_template_html", Some("error_template_html"), Kind::Path, "", Data,
+        "The same as HTML.";
+    PROXY_ERROR_TEMPLATE_XML = "proxy.error_template_xml", Some("error_template_xml"), Kind::Path, "", Data,
+        "The same as XML.";
+    PROXY_ACCESS_LOG = "proxy.access_log", Some("proxy_access_log"), Kind::Text, "off", Data,
+        "Where a line about each request goes: `off`, `stdout`, `stderr` or the path of a file.";
 
     UPSTREAM_POOL_SIZE = "upstream.pool_size", Some("upstream_keepalive_pool_size"),
         Kind::Int { min: 0, max: 1_000_000 }, "512", Data, "Idle connections to targets that one worker keeps.";
@@ -349,10 +361,16 @@ keys! {
         "Where a node's Status API listens.";
     STATUS_CONNECTIONS_MAX = "status.connections_max", None, Kind::Int { min: 1, max: 100_000 }, "64", Data,
         "Connections to one address of the Status API at once; more wait.";
+    STATUS_ACCESS_LOG = "status.access_log", Some("status_access_log"), Kind::Text, "off", Data,
+        "Where a line about each call of the Status API goes: `off`, `stdout`, `stderr` or the path of a file.";
 
     LOG_LEVEL = "log.level", Some("log_level"), Kind::OneOf(LEVELS), "notice", Every, "Least level that is logged.";
     LOG_FORMAT = "log.format", None, Kind::OneOf(&["text", "json"]), "text", Every,
         "Lines for people, or one JSON object a line.";
+    LOG_ACCESS_FORMAT = "log.access_format", None, Kind::OneOf(&["combined", "json"]), "combined", Every,
+        "Lines of access logs: nginx's `combined` with the request's id, or a JSON object with all there is.";
+    LOG_ACCESS_BUFFER_BYTES = "log.access_buffer_bytes", None, Kind::Size { min: 32 << 10, max: 1 << 30 }, "1m", Every,
+        "What each worker keeps of an access log that cannot be written fast enough; more lines are dropped and counted.";
 }
 
 #[cfg(test)]

@@ -32,9 +32,6 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
         "admin_ssl_cert" | "admin_ssl_cert_key" | "status_ssl_cert" | "status_ssl_cert_key" => {
             Treatment::Refused("TLS is not supported here by this version")
         }
-        "error_template_html" | "error_template_json" | "error_template_xml" | "error_template_plain" => {
-            Treatment::Refused("templates of error bodies are not supported by this version")
-        }
         "dns_cache_size" | "resolver_lru_cache_size" | "resolver_mem_cache_size" => {
             Treatment::NoEffect("exactly the names that the config uses are kept")
         }
@@ -55,7 +52,6 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
 }
 
 const NO_EFFECT: &[&str] = &[
-    "admin_access_log",
     "admin_error_log",
     "admin_gui_api_url",
     "admin_gui_listen",
@@ -82,12 +78,10 @@ const NO_EFFECT: &[&str] = &[
     "nginx_user",
     "plugins",
     "prefix",
-    "proxy_access_log",
     "proxy_error_log",
     "ssl_cipher_suite",
     "ssl_session_tickets",
     "ssl_session_timeout",
-    "status_access_log",
     "status_error_log",
     "tracing_instrumentations",
     "tracing_sampling_rate",

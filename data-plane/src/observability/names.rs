@@ -68,6 +68,10 @@ pub const PANICS: &str = "equipoise_connection_panics_total";
 pub const ACCEPT_PAUSES: &str = "equipoise_accept_pauses_total";
 /// Times that a worker stalled.
 pub const STALLS: &str = "equipoise_worker_stalls_total";
+/// Lines of the access log that were written.
+pub const ACCESS_LOG_LINES: &str = "equipoise_access_log_lines_total";
+/// Lines of the access log that were dropped: disk, reader or queue had no room.
+pub const ACCESS_LOG_DROPPED: &str = "equipoise_access_log_dropped_total";
 /// Stream sessions by service, route, code and source.
 pub const STREAM_SESSIONS: &str = "kong_stream_sessions_total";
 /// Stream sessions under way by what carries them.

@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use equipoise_access_log::Counts;
+
 use super::node::{ConfigSource, NodeState};
 use super::route::{RouteMetrics, Sum};
 use super::text::{Kind, Text};
@@ -18,19 +20,26 @@ const WORKSPACE: &str = "default";
 /// States of an address, in the order in which their series are written.
 const HEALTH_STATES: [&str; 4] = ["healthchecks_off", "healthy", "unhealthy", "dns_error"];
 
+/// What is counted outside of the config.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted<'a> {
+    /// By the workers.
+    pub workers: &'a Workers,
+    /// By the builder.
+    pub events: &'a Events,
+    /// By the access log, if there is one.
+    pub access_log: Option<Counts>,
+}
+
 /// Renders everything. Cost: O(routes + targets); nothing is locked that a worker needs.
-pub fn render(
-    node: &NodeState,
-    workers: &Workers,
-    table: &Table,
-    directory: &Directory,
-    events: &Events,
-) -> String {
+pub fn render(node: &NodeState, counted: &Counted<'_>, table: &Table, directory: &Directory) -> String {
+    let Counted { workers, events, .. } = *counted;
     let mut text = Text::default();
     let mut sum = WorkerSum::default();
     workers.iter().for_each(|worker| worker.add_to(&mut sum));
     render_node(&mut text, node);
     render_workers(&mut text, node, &sum);
+    render_access_log(&mut text, counted.access_log.unwrap_or_default());
     let sessions = of_streams(table, std::mem::take(&mut sum.unmatched_sessions));
     render_routes(&mut text, table, std::mem::take(&mut sum.unmatched), &sessions);
     session::render(&mut text, &sessions, &sum.sessions, WORKSPACE);
@@ -174,6 +183,13 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     for (reason, count) in Reason::ALL.iter().zip(sum.undone_handshakes) {
         text.sample(names::UPSTREAM_HANDSHAKE_FAILURES, &[("reason", reason.as_str())], count);
     }
+}
+
+fn render_access_log(text: &mut Text, counts: Counts) {
+    text.family(names::ACCESS_LOG_LINES, Kind::Counter, "Lines that the access log took.");
+    text.sample(names::ACCESS_LOG_LINES, &[], counts.written);
+    text.family(names::ACCESS_LOG_DROPPED, Kind::Counter, "Lines that the access log had no room for.");
+    text.sample(names::ACCESS_LOG_DROPPED, &[], counts.dropped);
 }
 
 /// Routes for streams that had sessions; the first is of those that no route matched.

@@ -63,7 +63,7 @@ pub(crate) async fn shake(
             worker.metrics.handshake_done();
             let (_, session) = stream.get_ref();
             let speaks_http2 = session.alpn_protocol() == Some(ALPN_HTTP2);
-            let peer = peer.by_tls(session.server_name());
+            let peer = peer.by_tls(session.server_name(), session.protocol_version());
             Some(Shaken { stream: Stream::accepted_tls(stream), peer, speaks_http2 })
         }
         Some(Err(error)) => {

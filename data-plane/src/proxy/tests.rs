@@ -1,5 +1,6 @@
 //! Whole exchanges over real sockets: a node with a table built by hand, scripted upstreams, raw clients.
 
+mod access_log;
 mod bad_responses;
 mod bodies;
 mod clients;
@@ -15,6 +16,7 @@ mod mishaps;
 mod names;
 mod passive;
 mod policies;
+mod protocols;
 mod retries;
 mod tls;
 mod upstream_tls;

@@ -1,6 +1,6 @@
 //! One worker: a thread with a runtime, listeners, pool and timers of its own. Nothing of it is shared.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use equipoise_access_log::{AccessLog, Pen};
 use equipoise_settings::ListenFlags;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -54,6 +55,8 @@ pub struct Worker {
     pub(super) multiplexed: Rc<Multiplexed>,
     view: RefCell<View>,
     pub(crate) metrics: Arc<WorkerMetrics>,
+    /// Of the access log, if there is one.
+    pub(super) pen: Option<Pen>,
     pub(crate) is_draining: Cell<bool>,
     /// Clients are asked to go elsewhere.
     is_away: Cell<bool>,
@@ -175,8 +178,8 @@ impl Worker {
     }
 
     /// The time for a Date header, at most a second old.
-    pub(super) fn date(&self) -> String {
-        self.date.borrow().clone()
+    pub(super) fn date(&self) -> Ref<'_, String> {
+        self.date.borrow()
     }
 }
 
@@ -213,6 +216,7 @@ pub(super) fn run(
             multiplexed: Rc::new(Multiplexed::new(settings.pool_requests_max)),
             view: RefCell::new(View::new(active.reader())),
             metrics,
+            pen: settings.access_log.as_ref().map(AccessLog::pen),
             is_draining: Cell::new(false),
             is_away: Cell::new(false),
             idle_grace: Cell::new(None),
@@ -300,6 +304,9 @@ async fn tick(worker: Rc<Worker>, newest: Newest, node: Option<Arc<NodeState>>) 
         if called != calls {
             calls = called;
             worker.timers.wake_all();
+        }
+        if let Some(pen) = &worker.pen {
+            pen.flush();
         }
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {

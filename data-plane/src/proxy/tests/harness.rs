@@ -10,11 +10,11 @@ use equipoise_proto::NodeId;
 use uuid::Uuid;
 
 use crate::health::Passive;
-use crate::observability::{NodeState, WorkerMetrics, Workers, render};
+use crate::observability::{Counted, NodeState, WorkerMetrics, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::Rule;
 use crate::table::fixture::checked;
-use crate::table::{Active, Directory, Policy, Route, Service, Table, Target, Upstream};
+use crate::table::{Active, Directory, GrpcRoute, Policy, Route, Service, Table, Target, Upstream};
 use crate::tls::{Asked, Terms};
 
 /// Longest wait for anything.
@@ -245,6 +245,7 @@ pub struct Plan {
     pub service_path: Option<&'static str>,
     pub has_service: bool,
     pub allows_plain: bool,
+    pub grpc: Option<GrpcRoute>,
     pub https_redirect_status: u16,
     pub strip_path: bool,
     pub preserve_host: bool,
@@ -275,6 +276,7 @@ impl Default for Plan {
             service_path: None,
             has_service: true,
             allows_plain: true,
+            grpc: None,
             https_redirect_status: 426,
             strip_path: true,
             preserve_host: false,
@@ -333,6 +335,7 @@ impl Plan {
             name: Some("route".into()),
             service: self.has_service.then_some(service),
             allows_plain: self.allows_plain,
+            grpc: self.grpc,
             https_redirect_status: self.https_redirect_status,
             strip_path: self.strip_path,
             preserve_host: self.preserve_host,
@@ -369,13 +372,8 @@ impl Node {
 
     /// The value of a metric whose line begins so; 0 if there is no such line.
     pub fn metric(&self, line: &str) -> f64 {
-        let text = render(
-            &self.state,
-            &self.metrics,
-            &self.active.load(),
-            &Directory::default(),
-            &Default::default(),
-        );
+        let counted = Counted { workers: &self.metrics, events: &Default::default(), access_log: None };
+        let text = render(&self.state, &counted, &self.active.load(), &Directory::default());
         let found = text.lines().find(|found| found.starts_with(line));
         found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }

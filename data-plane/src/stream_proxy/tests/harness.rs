@@ -10,7 +10,7 @@ use rustls::ServerConfig;
 use uuid::Uuid;
 
 use crate::health::Passive;
-use crate::observability::{NodeState, Workers, render};
+use crate::observability::{Counted, NodeState, Workers, render};
 use crate::proxy::tests::harness::{PATIENCE, eventually};
 use crate::proxy::{Listen, ProxySettings, Running, Serves, start};
 use crate::router::stream::{End, StreamRule, Transports};
@@ -162,8 +162,8 @@ impl Node {
     /// The value of a metric whose line begins so; 0 if there is no such line.
     pub(super) fn metric(&self, line: &str) -> f64 {
         let node = NodeState::new(NodeId::new(Uuid::from_u128(3)));
-        let text =
-            render(&node, &self.metrics, &self.active.load(), &Directory::default(), &Default::default());
+        let counted = Counted { workers: &self.metrics, events: &Default::default(), access_log: None };
+        let text = render(&node, &counted, &self.active.load(), &Directory::default());
         let found = text.lines().find(|found| found.starts_with(line));
         found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
