@@ -543,6 +543,7 @@ impl Node {
         };
         let shown = listens.into_iter().map(|listen| listen.tls).collect();
         self.proxy.reload(new.proxy.clone(), shown);
+        self.reopen_logs();
         let NodeSettings { proxy, shown, drain_timeout, drain_delay, .. } = new;
         self.settings = NodeSettings { proxy, shown, drain_timeout, drain_delay, ..self.settings.clone() };
         Ok(())
