@@ -63,12 +63,12 @@ fn serve(settings: Settings, node: NodeSettings, matches: &ArgMatches) -> anyhow
         match until_end(&mut node, &mut signals, settings, matches).await {
             End::Stop(result) => {
                 notify("STOPPING=1");
-                signals.stop(node.stop()).await;
+                signals.stop(Box::pin(node.stop())).await;
                 result
             }
             End::HandOver(successor) => {
                 let mut gone = Ok(());
-                signals.stop(async { gone = node.hand_over(successor).await }).await;
+                signals.stop(Box::pin(async { gone = node.hand_over(successor).await })).await;
                 Ok(gone?)
             }
         }

@@ -140,6 +140,6 @@ async fn run(
         node.stop().await;
         control.stop().await;
     };
-    signals.stop(stop).await;
+    signals.stop(Box::pin(stop)).await;
     result
 }
