@@ -132,6 +132,7 @@ impl Node {
                 grpc: None,
                 https_redirect_status: 426,
                 strip_path: true,
+                path_handling: crate::table::PathHandling::V0,
                 preserve_host: plan.preserve_host,
                 request_buffering: true,
                 response_buffering: true,
