@@ -22,3 +22,17 @@ pub(crate) fn memory_limit_bytes() -> Option<u64> {
         (group, machine) => group.or(machine),
     }
 }
+
+/// What a thread of this process does, as the kernel says it; `None` where there is no `/proc`.
+pub(crate) fn thread_state(thread: i32) -> Option<&'static str> {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    match stat.rsplit_once(')')?.1.trim_start().chars().next()? {
+        'R' => Some("running"),
+        'S' => Some("waiting"),
+        'D' => Some("waiting for a disk"),
+        'T' | 't' => Some("stopped"),
+        'Z' | 'X' => Some("dead"),
+        _ => None,
+    }
+}
