@@ -23,7 +23,7 @@ use crate::observability::{NodeState, Workers};
 use crate::proxy::ProxySettings;
 use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
-use crate::table::{self, Seams};
+use crate::table::{self, Active, Seams};
 use crate::tls::server::ShownError;
 use crate::tls::{self, TrustError};
 use crate::{dns, probe, proxy, status};
@@ -196,7 +196,8 @@ pub async fn start(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
-    let proxy_settings = ProxySettings { listen: listen(&settings)?, ..settings.proxy.clone() };
+    let proxy_settings =
+        ProxySettings { listen: listen(&settings, &seams.active)?, ..settings.proxy.clone() };
     let proxy = proxy::start_closed(proxy_settings, &seams.active, &workers)?;
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
@@ -333,9 +334,9 @@ impl Node {
 }
 
 /// Where the proxy listens, with what it shows where TLS is spoken.
-fn listen(settings: &NodeSettings) -> Result<Vec<proxy::Listen>, ShownError> {
+fn listen(settings: &NodeSettings, active: &Active) -> Result<Vec<proxy::Listen>, ShownError> {
     let speaks_tls = settings.proxy_listen.iter().any(|listen| listen.tls);
-    let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir)).transpose()?;
+    let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir, active.clone())).transpose()?;
     let listen = |listen: &Listen| proxy::Listen {
         address: listen.address,
         backlog: i32::try_from(listen.backlog).unwrap_or(i32::MAX),

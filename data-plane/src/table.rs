@@ -26,8 +26,10 @@ mod policy;
 mod reaper;
 mod report;
 mod serving;
+mod snis;
 mod tally;
 mod target;
+mod tls;
 mod upstream;
 pub mod view;
 
@@ -56,7 +58,9 @@ pub use plan::{Names, ProbePlan, Probes, SharedPlan, SharedTarget};
 pub use policy::{Hedging, Limits, Policy, RetryOn, RetryPolicy, Secure, Sticky};
 pub use report::{AddressReport, AddressState, Reports, TargetReport};
 pub use serving::{Group, Serving};
+pub use snis::{Shown, Snis};
 pub use target::{Lease, Target};
+pub use tls::ServiceTls;
 pub use upstream::{Kept, PickError, Seeker, Tried, Turn, Upstream};
 
 /// What a request is matched against; loaded once a request. A clone shares everything.
@@ -66,13 +70,19 @@ pub struct Table {
     pub router: Router,
     /// By the router's places; those that no route has are empty.
     pub routes: Vector<Option<Arc<Route>>>,
+    /// What clients are shown by the names that they ask for.
+    pub snis: Snis,
 }
 
 impl Table {
     /// A table of these routes, each with its rule.
     pub fn new(routes: impl IntoIterator<Item = (Rule, Arc<Route>)>) -> Self {
         let (rules, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
-        Self { router: Router::new(rules), routes: routes.into_iter().map(Some).collect() }
+        Self {
+            router: Router::new(rules),
+            routes: routes.into_iter().map(Some).collect(),
+            snis: Snis::default(),
+        }
     }
 
     /// The route for a request.
@@ -133,4 +143,6 @@ pub struct Service {
     pub read_timeout: Duration,
     /// The upstream entity named by its host, else an implicit one whose only target is its host and port.
     pub upstream: Arc<Upstream>,
+    /// How TLS is spoken to its targets; `None` where it is not.
+    pub tls: Option<Arc<ServiceTls>>,
 }

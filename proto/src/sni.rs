@@ -15,6 +15,17 @@ enum Shape {
     Prefix(Box<str>),
 }
 
+/// What a pattern asks of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SniShape<'a> {
+    /// To be this one.
+    Exact(&'a str),
+    /// To end so: what follows `*`.
+    Suffix(&'a str),
+    /// To begin so: what is before `*`.
+    Prefix(&'a str),
+}
+
 impl SniPattern {
     /// Reads a name whose first or last *character* may be `*` (unlike hosts: `*a.com` and `*` are accepted).
     ///
@@ -40,6 +51,15 @@ impl SniPattern {
             Some(rest) => Shape::Suffix(matching_form(rest)),
             None => Shape::Prefix(value.trim_end_matches('*').to_ascii_lowercase().into()),
         }))
+    }
+
+    /// What it asks of a name.
+    pub const fn shape(&self) -> SniShape<'_> {
+        match &self.0 {
+            Shape::Exact(name) => SniShape::Exact(name),
+            Shape::Suffix(suffix) => SniShape::Suffix(suffix),
+            Shape::Prefix(prefix) => SniShape::Prefix(prefix),
+        }
     }
 
     /// Whether a handshake for `sni` (lower case, without trailing dot) matches.

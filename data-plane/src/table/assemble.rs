@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use equipoise_proto::SniPattern;
 use uuid::Uuid;
 
 use super::compile::{self, CellKey, State};
-use super::{Route, Service, Table, Upstream};
+use super::{Route, Service, ServiceTls, Table, Upstream};
 use crate::observability::RouteMetrics;
 
 /// The services and routes of the table in force.
@@ -18,16 +19,19 @@ pub(super) struct Assembly {
     places: HashMap<Uuid, usize>,
     /// Places in the table that no route has.
     free: Vec<usize>,
+    /// By what name the table has each SNI.
+    snis: HashMap<Uuid, SniPattern>,
 }
 
 impl Assembly {
-    /// Makes the table in which these services and routes are as `state` has them. The router changes only
+    /// Makes the table in which these services, routes and SNIs are as `state` has them. The router changes only
     /// where the set of routes or their conditions did. Cost: O(the services, their routes, the routes).
     pub(super) fn assemble(
         &mut self,
         state: &State,
         services: &BTreeSet<Uuid>,
         routes: &BTreeSet<Uuid>,
+        snis: &BTreeSet<Uuid>,
         cell: impl Fn(&CellKey) -> Option<Arc<Upstream>>,
     ) -> Table {
         let mut affected = routes.clone();
@@ -35,7 +39,7 @@ impl Assembly {
             affected.extend(state.routes_of(id));
             let compiled = state.service(id).filter(|service| service.is_enabled).and_then(|service| {
                 let upstream = cell(&state.cell_of(service))?;
-                Some(Arc::new(make_service(*id, service, upstream)))
+                Some(Arc::new(make_service(*id, service, upstream, state.tls_of(service).map(Arc::new))))
             });
             match compiled {
                 Some(service) => self.services.insert(*id, service),
@@ -52,7 +56,23 @@ impl Assembly {
                 }
             }
         }
+        self.show(state, snis);
         self.table.clone()
+    }
+
+    /// All names are given up before any is taken, so that they can be exchanged.
+    fn show(&mut self, state: &State, snis: &BTreeSet<Uuid>) {
+        for id in snis {
+            if let Some(name) = self.snis.remove(id) {
+                self.table.snis.set(&name, None);
+            }
+        }
+        for id in snis {
+            if let Some((name, shown)) = state.shown(id) {
+                self.table.snis.set(name, Some(Arc::clone(shown)));
+                self.snis.insert(*id, name.clone());
+            }
+        }
     }
 
     /// Builds everything: a router is made at once faster than a route at a time.
@@ -63,7 +83,7 @@ impl Assembly {
         let routes = served.iter().filter_map(|(id, route)| {
             Some((route.rule.clone()?, Arc::new(self.make_route(**id, route, None))))
         });
-        self.table = Table::new(routes);
+        self.table = Table { snis: self.table.snis.clone(), ..Table::new(routes) };
     }
 
     fn put(&mut self, id: Uuid, route: &compile::Route, is_changed: bool) {
@@ -124,7 +144,12 @@ impl Assembly {
     }
 }
 
-fn make_service(id: Uuid, service: &compile::Service, upstream: Arc<Upstream>) -> Service {
+fn make_service(
+    id: Uuid,
+    service: &compile::Service,
+    upstream: Arc<Upstream>,
+    tls: Option<Arc<ServiceTls>>,
+) -> Service {
     Service {
         id,
         label: service.name.clone().unwrap_or_else(|| (&*service.host).into()),
@@ -134,5 +159,6 @@ fn make_service(id: Uuid, service: &compile::Service, upstream: Arc<Upstream>) -
         write_timeout: service.write_timeout,
         read_timeout: service.read_timeout,
         upstream,
+        tls,
     }
 }

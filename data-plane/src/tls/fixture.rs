@@ -7,6 +7,7 @@ use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
 use super::Clients;
@@ -97,6 +98,11 @@ pub(crate) fn nobody() -> Clients {
 }
 
 impl Shown {
+    pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
+        let provider = aws_lc_rs::default_provider();
+        Arc::new(CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider).unwrap())
+    }
+
     /// A server's side, with this ALPN, in both versions of TLS.
     pub(crate) fn server(&self, alpn: &[&str]) -> Arc<ServerConfig> {
         self.server_of(&[&TLS12, &TLS13], alpn)

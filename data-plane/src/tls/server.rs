@@ -1,4 +1,5 @@
-//! TLS towards clients: certificates out of files, or one of the node's own.
+//! TLS towards clients: certificates of the config by the name that a client asks for; else those of the settings' files,
+//! or one of the node's own.
 
 use std::fs;
 use std::io;
@@ -16,6 +17,8 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
+
+use crate::table::Active;
 
 /// The certificate of the node's own and its key, in the cache directory.
 const OWN: &str = "default-tls.pem";
@@ -90,11 +93,12 @@ pub enum ShownError {
 }
 
 impl Shown {
-    /// Reads the files; the node's own certificate is in `directory`, which may be made.
+    /// Reads the files; the node's own certificate is in `directory`, which may be made. Names are looked up in `table`
+    /// as it is at each handshake.
     ///
     /// # Errors
     /// When a file cannot be used, or the node's own certificate cannot be kept.
-    pub fn load(&self, directory: &Path) -> Result<Arc<ServerConfig>, ShownError> {
+    pub fn load(&self, directory: &Path, table: Active) -> Result<Arc<ServerConfig>, ShownError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let keys = if self.pairs.is_empty() {
             vec![own(&directory.join(OWN), &provider)?]
@@ -111,7 +115,7 @@ impl Shown {
             .with_protocol_versions(versions)
             .expect("the provider knows TLS 1.2 and 1.3")
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Certificates { default: keys }));
+            .with_cert_resolver(Arc::new(Certificates { table, default: keys }));
         config.alpn_protocols = vec![ALPN.to_vec()];
         // Sessions are resumed by tickets, whose keys rotate: no state of them is kept.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -123,14 +127,22 @@ impl Shown {
 /// What is shown to whom.
 #[derive(Debug)]
 struct Certificates {
-    /// To everybody: the first whose key the client can verify.
+    /// By name.
+    table: Active,
+    /// To whoever asks for no name that is known.
     default: Vec<Arc<CertifiedKey>>,
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls has taken out what does not go with the client's cipher suites.
         let is_known = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        self.default.iter().find(is_known).cloned()
+        let table = self.table.load();
+        // rustls has checked that it is a name, and made it lower case.
+        let name = hello.server_name().map(|name| name.strip_suffix('.').unwrap_or(name));
+        let shown = table.snis.find(name).map_or(&*self.default, |shown| shown);
+        // Of a name that is known no other certificate would be taken: none is shown where no key is.
+        shown.iter().find(is_known).cloned()
     }
 }
 
@@ -198,14 +210,14 @@ mod tests {
     fn a_node_keeps_the_certificate_that_it_made() {
         let directory = tempfile::tempdir().unwrap();
         let cache = directory.path().join("cache");
-        Shown::default().load(&cache).unwrap();
+        Shown::default().load(&cache, Active::default()).unwrap();
         let path = cache.join(OWN);
         let made = fs::read(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        Shown::default().load(&cache).unwrap();
+        Shown::default().load(&cache, Active::default()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), made);
         fs::write(&path, "-----BEGIN NONSENSE-----").unwrap();
-        let error = Shown::default().load(&cache).unwrap_err();
+        let error = Shown::default().load(&cache, Active::default()).unwrap_err();
         assert!(error.to_string().contains(OWN), "{error}");
     }
 
@@ -217,7 +229,7 @@ mod tests {
             pairs: vec![a.clone(), (certificate.to_owned(), key.to_owned())],
             ..Shown::default()
         };
-        let load = |shown: Shown| shown.load(directory.path()).map(drop);
+        let load = |shown: Shown| shown.load(directory.path(), Active::default()).map(drop);
         load(shown(&b.0, &b.1)).unwrap();
         for (name, certificate, key, wanted) in [
             ("no such file", Path::new("/nowhere.crt"), &*b.1, "/nowhere.crt"),

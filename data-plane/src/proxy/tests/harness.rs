@@ -291,6 +291,7 @@ impl Plan {
             None => Upstream::new(Some("service"), targets.clone()),
         };
         let service = Arc::new(Service {
+            tls: None,
             id: Uuid::from_u128(1),
             label: "service".into(),
             path: self.service_path.map(Into::into),

@@ -58,6 +58,17 @@ pub struct Service {
     pub(crate) write_timeout: Duration,
     pub(crate) read_timeout: Duration,
     pub(crate) is_enabled: bool,
+    pub(super) tls: Tls,
+}
+
+/// How a service speaks TLS to its targets, by ids.
+#[derive(Debug)]
+pub(super) struct Tls {
+    pub(super) verify: Option<bool>,
+    pub(super) depth: Option<u8>,
+    /// Whom it trusts; `None`: whom the node trusts.
+    pub(super) authorities: Option<Box<[Uuid]>>,
+    pub(super) client: Option<Uuid>,
 }
 
 /// A route.
@@ -83,6 +94,7 @@ pub struct Upstream {
     pub(crate) name: Arc<str>,
     pub(crate) host_header: Option<Box<str>>,
     pub(crate) uses_srv_name: bool,
+    pub(super) client_certificate: Option<Uuid>,
     pub(crate) terms: Terms,
 }
 
@@ -146,6 +158,7 @@ impl Reading {
         if read.path.as_ref().is_some_and(|path| !path.starts_with('/')) {
             return Err(self.error("path", "should start with /"));
         }
+        let tls = self.tls(&read)?;
         Ok(Service {
             wire: Wire::of(wire),
             name: named(read.name),
@@ -159,13 +172,29 @@ impl Reading {
             write_timeout: Duration::from_millis(read.write_timeout_ms.into()),
             read_timeout: Duration::from_millis(read.read_timeout_ms.into()),
             is_enabled: read.enabled,
+            tls,
         })
+    }
+
+    fn tls(&self, read: &v1::Service) -> Result<Tls, CompileError> {
+        let authority = |id: &Bytes| entity_id(id).map_err(|error| self.error("ca_certificates", error));
+        let authorities = read.ca_certificates.iter().map(authority).collect::<Result<Box<[_]>, _>>()?;
+        let depth = read.tls_verify_depth.map(u8::try_from).transpose();
+        Ok(Tls {
+            verify: read.tls_verify,
+            depth: depth.map_err(|_| self.error("tls_verify_depth", "out of range"))?,
+            authorities: (!authorities.is_empty()).then_some(authorities),
+            client: self.reference("client_certificate", read.client_certificate.as_ref())?,
+        })
+    }
+
+    fn reference(&self, field: &'static str, id: Option<&Bytes>) -> Result<Option<Uuid>, CompileError> {
+        id.map(|id| entity_id(id)).transpose().map_err(|error| self.error(field, error))
     }
 
     pub(super) fn route(&self, wire: &Bytes) -> Result<Route, CompileError> {
         let read: v1::Route = self.decode(wire)?;
-        let service = read.service.as_ref().map(|id| entity_id(id)).transpose();
-        let service = service.map_err(|error| self.error("service", error))?;
+        let service = self.reference("service", read.service.as_ref())?;
         let serves = |protocols: &[v1::Protocol]| read.protocols().any(|one| protocols.contains(&one));
         use v1::Protocol::{Grpc, Grpcs, Http, Https};
         let is_http = serves(&[Http, Https, Grpc, Grpcs]);
@@ -244,6 +273,7 @@ impl Reading {
             name: read.name.into(),
             host_header: read.host_header.filter(|header| !header.is_empty()).map(Into::into),
             uses_srv_name: read.use_srv_name,
+            client_certificate: self.reference("client_certificate", read.client_certificate.as_ref())?,
             terms: Terms {
                 checks: checks.map(Arc::new),
                 threshold_percent,
