@@ -2,12 +2,12 @@
 //!
 //! Both planes read them here, so that a control plane takes none that a node could not use.
 
-use std::sync::LazyLock;
+use std::sync::Arc;
 
-use rustls::crypto::{KeyProvider, aws_lc_rs};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{Error, InconsistentKeys, SignatureAlgorithm};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -98,15 +98,17 @@ pub fn chain(text: &str) -> Result<Vec<CertificateDer<'static>>, PairError> {
 ///
 /// # Errors
 /// [`PairError::Key`].
-pub fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, PairError> {
+pub fn private_key(text: &str) -> Result<Arc<dyn SigningKey>, PairError> {
     let refused = |reason: &str| PairError::Key(reason.into());
     if text.contains("ENCRYPTED") {
         return Err(refused("encrypted keys are not supported"));
     }
-    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| match error {
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| match error {
         pem::Error::NoItemsFound => refused("no PEM block of a private key"),
         other => refused(&pem_text(&other)),
-    })
+    })?;
+    let key = aws_lc_rs::sign::any_supported_type(&key);
+    key.map_err(|_| refused("neither RSA of 2048 to 8192 bits, ECDSA nor Ed25519"))
 }
 
 impl Pair {
@@ -115,13 +117,7 @@ impl Pair {
     /// # Errors
     /// When one of them cannot be used, or not with the other.
     pub fn parse(certificate: &str, key: &str) -> Result<Self, PairError> {
-        static KEYS: LazyLock<&'static dyn KeyProvider> =
-            LazyLock::new(|| aws_lc_rs::default_provider().key_provider);
-        let chain = chain(certificate)?;
-        let key = KEYS.load_private_key(private_key(key)?);
-        let key =
-            key.map_err(|_| PairError::Key("neither RSA of 2048 to 8192 bits, ECDSA nor Ed25519".into()))?;
-        let certified = CertifiedKey::new(chain, key);
+        let certified = CertifiedKey::new(chain(certificate)?, private_key(key)?);
         match certified.keys_match() {
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Self(certified)),
             Err(Error::InconsistentKeys(_)) => Err(PairError::Mismatch),

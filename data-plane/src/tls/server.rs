@@ -10,11 +10,15 @@ use std::time::{Duration, SystemTime};
 
 use equipoise_identity::files::{read, write_private};
 use rcgen::{CertificateParams, DnType, KeyPair};
+use rustls::crypto::GetRandomFailed;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
+};
 use rustls::sign::CertifiedKey;
+use rustls::ticketer::TicketRotator;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
@@ -29,6 +33,12 @@ const OWN_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 /// The only protocol that is spoken after the handshake.
 const ALPN: &[u8] = b"http/1.1";
 
+/// How long the library's tickets are made with one key.
+const ROTATION_SECONDS: u32 = 6 * 60 * 60;
+
+/// Sessions that are kept where there are no tickets: some 10 MiB, what the reference keeps.
+const SESSIONS_MAX: usize = 10_240;
+
 /// Most certificates that a node shows without being asked for a name: one for each type of key.
 pub const PAIRS_MAX: usize = 8;
 
@@ -41,11 +51,16 @@ pub struct Shown {
     pub tls12: bool,
     /// Whether TLS 1.3 is spoken.
     pub tls13: bool,
+    /// Whether sessions are resumed by tickets; else by a cache.
+    pub tickets: bool,
+    /// How long a ticket is good for at most.
+    pub session_timeout: Duration,
 }
 
 impl Default for Shown {
     fn default() -> Self {
-        Self { pairs: Vec::new(), tls12: true, tls13: true }
+        let session_timeout = Duration::from_secs(24 * 60 * 60);
+        Self { pairs: Vec::new(), tls12: true, tls13: true, tickets: true, session_timeout }
     }
 }
 
@@ -117,10 +132,49 @@ impl Shown {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Certificates { table, default: keys }));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Sessions are resumed by tickets, whose keys rotate: no state of them is kept.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(ShownError::Tickets)?;
+        if self.tickets {
+            // No state is kept.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.ticketer = ticketer(self.session_timeout).map_err(ShownError::Tickets)?;
+        } else {
+            config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+        }
         Ok(Arc::new(config))
+    }
+}
+
+/// Makes tickets that are good for `timeout` at most: a key makes them for half of that, and opens them for as long again.
+fn ticketer(timeout: Duration) -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    let half = u32::try_from(timeout.as_secs() / 2).unwrap_or(u32::MAX).max(1);
+    if half >= ROTATION_SECONDS {
+        return aws_lc_rs::Ticketer::new();
+    }
+    let rotating = TicketRotator::new(half, || {
+        let ticketer = aws_lc_rs::Ticketer::new().map_err(|_| GetRandomFailed)?;
+        Ok(Box::new(Tickets(ticketer)))
+    })?;
+    Ok(Arc::new(rotating))
+}
+
+/// The library's own, in a box.
+#[derive(Debug)]
+struct Tickets(Arc<dyn ProducesTickets>);
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        self.0.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.0.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.0.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(cipher)
     }
 }
 
@@ -219,6 +273,17 @@ mod tests {
         fs::write(&path, "-----BEGIN NONSENSE-----").unwrap();
         let error = Shown::default().load(&cache, Active::default()).unwrap_err();
         assert!(error.to_string().contains(OWN), "{error}");
+    }
+
+    #[test]
+    fn tickets_are_good_for_no_longer_than_they_may_be() {
+        for (seconds, want) in [(10, 10), (3_600, 3_600), (43_200, 43_200), (604_800, 43_200)] {
+            let tickets = ticketer(Duration::from_secs(seconds)).unwrap();
+            assert_eq!(tickets.lifetime(), want, "{seconds}");
+            let sealed = tickets.encrypt(b"session").unwrap();
+            assert_eq!(tickets.decrypt(&sealed).as_deref(), Some(&b"session"[..]));
+            assert_eq!(ticketer(Duration::from_secs(seconds)).unwrap().decrypt(&sealed), None);
+        }
     }
 
     #[test]

@@ -59,8 +59,8 @@ impl State {
         self.services.get(id)
     }
 
-    pub(super) fn upstream(&self, id: &Uuid) -> Option<&Arc<Upstream>> {
-        self.upstreams.get(id)
+    pub(super) fn upstream_named(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(self.upstream_by_name.get(name)?)
     }
 
     /// A route by id.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::super::{ServiceTls, Shown};
 use super::certificate::Certificate;
-use super::{CellKey, Service, State, Upstream};
+use super::{Host, Service, State, Upstream};
 
 impl State {
     /// How TLS is spoken to the targets of a service; `None` where it is not.
@@ -20,9 +20,9 @@ impl State {
             Http | Grpc | Tcp | TlsPassthrough | Udp | Unspecified => return None,
         }
         let asked = &service.tls;
-        let client = asked.client.or_else(|| match self.cell_of(service) {
-            CellKey::Upstream(id) => self.upstream(&id).and_then(|upstream| upstream.client_certificate),
-            CellKey::Implicit { .. } | CellKey::Unsupported { .. } => None,
+        let client = asked.client.or_else(|| match &service.address {
+            Host::Literal(_) => None,
+            Host::Name(_) => self.upstream_named(&service.host)?.client_certificate,
         });
         let client = client.and_then(|id| self.credentials.certificates.get(&id));
         let mut digest = blake3::Hasher::new();

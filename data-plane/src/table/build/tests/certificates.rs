@@ -158,6 +158,8 @@ fn targets_are_shown_the_services_certificate_else_the_upstreams() {
         [certificate(10, &of_service), certificate(11, &of_upstream)]
             .into_iter()
             .chain(tls_service(1, own))
+            // Of the same upstream.
+            .chain([service(5, "u.test", 80), route(6, Some(5), "/plain")])
             .collect(),
     );
     let shown = |node: &Node| node.tls("/tls").client.as_ref().map(|client| client.cert[0].clone());
@@ -165,14 +167,17 @@ fn targets_are_shown_the_services_certificate_else_the_upstreams() {
     assert_eq!(shown(&node), der(&of_service));
     node.delta(vec![upstreams]);
     assert_eq!(shown(&node), der(&of_service));
-    assert_eq!(node.upstream("/tls").client.as_ref().map(|client| client.cert[0].clone()), der(&of_upstream));
+    assert_eq!(
+        node.upstream("/plain").client.as_ref().map(|client| client.cert[0].clone()),
+        der(&of_upstream)
+    );
     node.delta(vec![tls_service(1, |_| {}).remove(0)]);
     assert_eq!(shown(&node), der(&of_upstream));
     digests.push(node.tls("/tls").digest);
     let new = pem_pair("new.test");
     node.delta(vec![certificate(11, &new)]);
     assert_eq!(shown(&node), der(&new), "the certificate changed");
-    assert_eq!(node.upstream("/tls").client.as_ref().map(|client| client.cert[0].clone()), der(&new));
+    assert_eq!(node.upstream("/plain").client.as_ref().map(|client| client.cert[0].clone()), der(&new));
     digests.push(node.tls("/tls").digest);
     node.delta(vec![upstream(3, "u.test")]);
     assert_eq!(shown(&node), None, "the upstream has none any more");
