@@ -238,12 +238,15 @@ impl Bound {
         let socket = Socket::new(domain, Type::STREAM.nonblocking(), None)?;
         // A restart must not wait for old connections to be forgotten; a second process is still refused.
         socket.set_reuse_address(true)?;
+        if listen.address.is_ipv6() {
+            socket.set_only_v6(listen.flags.ipv6_only)?;
+        }
         socket.bind(&listen.address.into())?;
         Ok(Self { socket, listen })
     }
 
     fn listen(self) -> io::Result<TcpListener> {
-        self.socket.listen(i32::try_from(self.listen.backlog).unwrap_or(i32::MAX))?;
+        self.socket.listen(i32::try_from(self.listen.flags.backlog).unwrap_or(i32::MAX))?;
         TcpListener::from_std(self.socket.into())
     }
 }
@@ -256,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bound_address_refuses_connections_until_it_is_listened_on() {
-        let any = Listen { address: ([127, 0, 0, 1], 0).into(), backlog: 16, tls: false };
+        let any = Listen::from(SocketAddr::from(([127, 0, 0, 1], 0)));
         let bound = Bound::new(any).unwrap();
         let address = bound.socket.local_addr().unwrap().as_socket().unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();

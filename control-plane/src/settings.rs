@@ -1,6 +1,5 @@
 //! Typed settings of a control plane.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use equipoise_follower::settings::{Mtls, Place, control_planes, snapshot_key};
@@ -134,15 +133,23 @@ fn configuration(settings: &Settings) -> Map<String, Value> {
     for (name, value) in settings.by_kong_name() {
         shown.insert(name.to_owned(), value.to_string().into());
     }
-    let addresses = |listen: &[Listen]| listen.iter().map(|l| l.address).collect::<Vec<SocketAddr>>();
-    let admin: Vec<_> =
-        addresses(settings.listen(&keys::ADMIN_LISTEN)).iter().map(ToString::to_string).collect();
+    let admin: Vec<_> = settings.listen(&keys::ADMIN_LISTEN).iter().map(Listen::to_string).collect();
     shown.insert("admin_listen".to_owned(), admin.into());
-    let proxy: Vec<_> = addresses(settings.listen(&keys::PROXY_LISTEN))
-        .iter()
-        .map(|address| serde_json::json!({"ip": address.ip().to_string(), "port": address.port(), "ssl": false}))
-        .collect();
-    shown.insert("proxy_listeners".to_owned(), proxy.into());
+    let proxy = settings.listen(&keys::PROXY_LISTEN);
+    let written: Vec<_> = proxy.iter().map(Listen::to_string).collect();
+    shown.insert("proxy_listen".to_owned(), written.into());
+    let listener = |listen: &Listen| {
+        serde_json::json!({
+            "ip": listen.address.ip().to_string(),
+            "port": listen.address.port(),
+            "listener": listen.to_string(),
+            "ssl": listen.tls,
+            "http2": listen.flags.http2,
+            "proxy_protocol": listen.flags.proxy_protocol,
+            "deferred": listen.flags.deferred,
+        })
+    };
+    shown.insert("proxy_listeners".to_owned(), proxy.iter().map(listener).collect::<Vec<_>>().into());
     shown
 }
 

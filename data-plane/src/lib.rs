@@ -7,6 +7,7 @@ pub mod http1;
 pub mod observability;
 pub mod probe;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod router;
 pub mod run;
 pub mod settings;

@@ -17,6 +17,7 @@ mod handshake;
 mod hash;
 mod hedge;
 mod pool;
+mod proxy_header;
 mod relay;
 mod reply;
 mod request;
@@ -38,8 +39,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use equipoise_settings::{Keepalive, ListenFlags};
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::error;
 
@@ -47,7 +49,8 @@ use crate::observability::Workers;
 use crate::table::Active;
 
 pub use settings::{
-    Cidr, ErrorType, InvalidCidr, Listen, ProxySettings, RealIpHeader, ResponseHeaders, SERVER_TOKEN,
+    Cidr, ErrorType, InvalidCidr, Listen, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders,
+    SERVER_TOKEN,
 };
 
 /// Why the proxy did not start. Nothing of it runs then.
@@ -101,16 +104,16 @@ pub fn start_closed(
     let mut listeners: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
     for listen in &settings.listen {
         let mut address = listen.address;
-        check_free(address).map_err(|source| StartError::Listen { address, source })?;
+        check_free(address, &listen.flags).map_err(|source| StartError::Listen { address, source })?;
         for of_worker in &mut listeners {
             let bind = || -> io::Result<(TcpListener, SocketAddr)> {
-                let listener = bind(address, listen.backlog)?;
+                let listener = bind(address, &listen.flags)?;
                 let bound = listener.local_addr()?;
                 Ok((listener, bound))
             };
             let (listener, bound) = bind().map_err(|source| StartError::Listen { address, source })?;
             address = bound;
-            of_worker.push(Bound { listener, tls: listen.tls.clone() });
+            of_worker.push(Bound { listener, flags: listen.flags, tls: listen.tls.clone() });
         }
         addresses.push(address);
     }
@@ -185,6 +188,7 @@ impl Drop for Running {
 #[derive(Debug)]
 struct Bound {
     listener: TcpListener,
+    flags: ListenFlags,
     /// How TLS is spoken with whoever comes in there.
     tls: Option<Arc<ServerConfig>>,
 }
@@ -220,28 +224,86 @@ impl Drain {
 
 /// Sockets that share a port would also share it with another node of the same user: one that does not share
 /// finds out whether somebody listens there.
-fn check_free(address: SocketAddr) -> io::Result<()> {
+fn check_free(address: SocketAddr, flags: &ListenFlags) -> io::Result<()> {
     if address.port() == 0 {
         return Ok(());
     }
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
+    set_flags(&socket, address, flags)?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())
 }
 
-fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, flags: &ListenFlags) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
+    set_flags(&socket, address, flags)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     // Accepted connections inherit it: a call less for each.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
-    socket.listen(backlog)?;
+    socket.listen(backlog(flags))?;
     Ok(socket.into())
+}
+
+/// Sets what must be set before a socket has its address. Keepalive is inherited by the connections that come in.
+pub(crate) fn set_flags(socket: &Socket, address: SocketAddr, flags: &ListenFlags) -> io::Result<()> {
+    if address.is_ipv6() {
+        socket.set_only_v6(flags.ipv6_only)?;
+    }
+    match flags.keepalive {
+        Keepalive::System => Ok(()),
+        Keepalive::Off => socket.set_keepalive(false),
+        Keepalive::On { idle, interval, count } => {
+            let mut asked = TcpKeepalive::new();
+            asked = idle.map_or(asked.clone(), |idle| asked.with_time(idle));
+            asked = interval.map_or(asked.clone(), |interval| asked.with_interval(interval));
+            asked = count.map_or(asked.clone(), |count| asked.with_retries(count));
+            socket.set_keepalive(true)?;
+            socket.set_tcp_keepalive(&asked)
+        }
+    }
+}
+
+/// As the system call takes it.
+pub(crate) fn backlog(flags: &ListenFlags) -> i32 {
+    i32::try_from(flags.backlog).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod socket_tests {
+    use super::*;
+
+    #[test]
+    fn accepted_connections_have_the_flags_of_their_listener() {
+        let (idle, interval) = (Duration::from_secs(70), Duration::from_secs(7));
+        let all = Keepalive::On { idle: Some(idle), interval: Some(interval), count: Some(3) };
+        for (keepalive, want) in
+            [(Keepalive::System, None), (Keepalive::Off, None), (all, Some((idle, interval, 3)))]
+        {
+            let flags = ListenFlags { keepalive, ..ListenFlags::default() };
+            let listener = bind(([127, 0, 0, 1], 0).into(), &flags).unwrap();
+            let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let accepted = Socket::from(listener.accept().unwrap().0);
+            assert_eq!(accepted.keepalive().unwrap(), want.is_some(), "{keepalive:?}");
+            if let Some((idle, interval, count)) = want {
+                assert_eq!(accepted.tcp_keepalive_time().unwrap(), idle);
+                assert_eq!(accepted.tcp_keepalive_interval().unwrap(), interval);
+                assert_eq!(accepted.tcp_keepalive_retries().unwrap(), count);
+            }
+        }
+    }
+
+    #[test]
+    fn an_ipv6_listener_takes_ipv4_where_it_is_told_to() {
+        for ipv6_only in [true, false] {
+            let flags = ListenFlags { ipv6_only, ..ListenFlags::default() };
+            // A machine without IPv6 has nothing to show here.
+            let Ok(listener) = bind("[::]:0".parse().unwrap(), &flags) else { return };
+            let port = listener.local_addr().unwrap().port();
+            let reached = std::net::TcpStream::connect(("127.0.0.1", port));
+            assert_eq!(reached.is_ok(), !ipv6_only, "ipv6only={ipv6_only}");
+        }
+    }
 }

@@ -339,7 +339,7 @@ fn listen(settings: &NodeSettings, active: &Active) -> Result<Vec<proxy::Listen>
     let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir, active.clone())).transpose()?;
     let listen = |listen: &Listen| proxy::Listen {
         address: listen.address,
-        backlog: i32::try_from(listen.backlog).unwrap_or(i32::MAX),
+        flags: listen.flags,
         tls: tls.clone().filter(|_| listen.tls),
     };
     Ok(settings.proxy_listen.iter().map(listen).collect())
@@ -394,8 +394,9 @@ fn bind_status(listens: &[Listen]) -> Result<Vec<TcpListener>, StartError> {
         let socket = Socket::new(Domain::for_address(listen.address), Type::STREAM.nonblocking(), None)?;
         // A restart must not wait for old connections to be forgotten; a second process is still refused.
         socket.set_reuse_address(true)?;
+        proxy::set_flags(&socket, listen.address, &listen.flags)?;
         socket.bind(&listen.address.into())?;
-        socket.listen(i32::try_from(listen.backlog).unwrap_or(i32::MAX))?;
+        socket.listen(proxy::backlog(&listen.flags))?;
         TcpListener::from_std(socket.into())
     };
     let named =
@@ -433,10 +434,10 @@ mod tests {
                 home_after: Duration::from_secs(60),
             }),
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
-            proxy_listen: vec![Listen { address: any, backlog: 16, tls: true }],
+            proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
             shown: Shown::default(),
             drain_timeout: Duration::from_secs(1),
-            status_listen: vec![Listen { address: any, backlog: 16, tls: false }],
+            status_listen: vec![Listen::from(any)],
             status_connections_max: 8,
             probes_max: 4,
             trust: tls::Trust { system: false, ..tls::Trust::default() },

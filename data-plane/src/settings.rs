@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::dns;
 use crate::http1::Limits;
-use crate::proxy::{Cidr, ErrorType, ProxySettings, RealIpHeader, ResponseHeaders};
+use crate::proxy::{Cidr, ErrorType, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
 use crate::tls::Trust;
 use crate::tls::server::{PAIRS_MAX, Shown};
 
@@ -227,8 +227,6 @@ fn dns_order(settings: &Settings) -> Result<Vec<dns::Kind>, Problem> {
 
 fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
     let defaults = ProxySettings::default();
-    let trusted = settings.list(&keys::PROXY_TRUSTED_IPS).iter().map(|text| text.parse::<Cidr>());
-    let trusted: Result<_, _> = trusted.collect();
     let body_bytes_max: u64 = settings.number(&keys::PROXY_CLIENT_BODY_BYTES_MAX);
     let workers = settings.int(&keys::PROXY_WORKERS).map(usize::try_from);
     Ok(ProxySettings {
@@ -250,7 +248,9 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         pool_size: settings.number(&keys::UPSTREAM_POOL_SIZE),
         pool_requests_max: settings.number(&keys::UPSTREAM_REQUESTS_MAX),
         pool_idle_timeout: settings.duration(&keys::UPSTREAM_IDLE_TIMEOUT),
-        trusted_ips: trusted.map_err(|error| settings.problem(&keys::PROXY_TRUSTED_IPS, error))?,
+        port_maps: PortMaps::parse(settings.list(&keys::PROXY_PORT_MAPS))
+            .map_err(|rule| settings.problem(&keys::PROXY_PORT_MAPS, rule))?,
+        trusted_ips: trusted_ips(settings)?,
         real_ip_header: real_ip_header(settings)?,
         real_ip_recursive: settings.bool(&keys::PROXY_REAL_IP_RECURSIVE),
         response_headers: response_headers(settings)?,
@@ -265,12 +265,41 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
     })
 }
 
+fn trusted_ips(settings: &Settings) -> Result<Vec<Cidr>, Problem> {
+    let key = &keys::PROXY_TRUSTED_IPS;
+    let mut blocks = Vec::new();
+    for text in settings.list(key) {
+        if text == "unix:" {
+            tracing::warn!(setting = key.name, "`unix:` has no effect here: no unix socket is listened on");
+            continue;
+        }
+        blocks.push(text.parse::<Cidr>().map_err(|error| settings.problem(key, error))?);
+    }
+    Ok(blocks)
+}
+
 fn real_ip_header(settings: &Settings) -> Result<RealIpHeader, Problem> {
     let key = &keys::PROXY_REAL_IP_HEADER;
-    match settings.text(key).unwrap_or_default().to_ascii_lowercase().as_str() {
+    let name = settings.text(key).unwrap_or_default().to_ascii_lowercase();
+    let announces = |listen: &Listen| listen.flags.proxy_protocol;
+    match name.as_str() {
         "x-real-ip" => Ok(RealIpHeader::XRealIp),
         "x-forwarded-for" => Ok(RealIpHeader::XForwardedFor),
-        _ => Err(settings.problem(key, "must be X-Real-IP or X-Forwarded-For")),
+        "proxy_protocol" if settings.listen(&keys::PROXY_LISTEN).iter().any(announces) => {
+            Ok(RealIpHeader::ProxyProtocol)
+        }
+        "proxy_protocol" => {
+            let rule =
+                format!("needs an address of `{}` with the flag `proxy_protocol`", keys::PROXY_LISTEN.name);
+            Err(settings.problem(key, rule))
+        }
+        // RFC 9110 5.6.2: a token.
+        _ if !name.is_empty()
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)) =>
+        {
+            Ok(RealIpHeader::Other(name.into()))
+        }
+        _ => Err(settings.problem(key, "must be the name of a header, or proxy_protocol")),
     }
 }
 
@@ -418,6 +447,32 @@ mod tests {
         ] {
             assert_eq!(read(&[("KONG_HEADERS", value)]).unwrap().proxy.response_headers, want, "{value}");
         }
+    }
+
+    #[test]
+    fn the_client_is_named_where_the_settings_say() {
+        let listen = ("KONG_PROXY_LISTEN", "0.0.0.0:8000 proxy_protocol");
+        for (value, want) in [
+            ("X-Real-IP", RealIpHeader::XRealIp),
+            ("x-forwarded-for", RealIpHeader::XForwardedFor),
+            ("CF-Connecting-IP", RealIpHeader::Other("cf-connecting-ip".into())),
+            ("proxy_protocol", RealIpHeader::ProxyProtocol),
+        ] {
+            let got = read(&[listen, ("KONG_REAL_IP_HEADER", value)]).unwrap().proxy.real_ip_header;
+            assert_eq!(got, want, "{value}");
+        }
+        for (name, value, rule) in [
+            ("KONG_REAL_IP_HEADER", "proxy_protocol", "needs an address"),
+            ("KONG_REAL_IP_HEADER", "a b", "must be the name of a header"),
+            ("KONG_TRUSTED_IPS", "10.0.0.0/33", "CIDR"),
+            ("KONG_TRUSTED_IPS", "unix:/tmp/a", "CIDR"),
+            ("KONG_PORT_MAPS", "80", "must be two ports"),
+        ] {
+            let problem = read(&[(name, value)]).unwrap_err().to_string();
+            assert!(problem.contains(rule), "{name}={value}: {problem}");
+        }
+        let trusted = read(&[("KONG_TRUSTED_IPS", "unix:, 10.0.0.0/8, ::1")]).unwrap().proxy.trusted_ips;
+        assert_eq!(trusted, ["10.0.0.0/8", "::1"].map(|text| text.parse().unwrap()));
     }
 
     #[test]

@@ -135,7 +135,7 @@ const fn seconds(min_ms: u64) -> Kind {
 const LEVELS: &[&str] = &["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"];
 
 keys! {
-    ADMIN_LISTEN = "admin.listen", Some("admin_listen"), Kind::Listen { tls: false }, "127.0.0.1:8001", Control,
+    ADMIN_LISTEN = "admin.listen", Some("admin_listen"), Kind::Listen { proxy: false }, "127.0.0.1:8001", Control,
         "Where the Admin API listens.";
     ADMIN_GUI_URL = "admin.gui_url", Some("admin_gui_url"), Kind::List, "", Control,
         "Origins of browser pages that may call the Admin API.";
@@ -172,7 +172,7 @@ keys! {
     STORE_WINDOW_BYTES_MAX = "store.window_bytes_max", None, Kind::Size { min: 1 << 20, max: 1 << 40 }, "64m", Control,
         "Bytes of latest changes kept in memory for nodes that come back.";
 
-    CLUSTER_LISTEN = "cluster.listen", Some("cluster_listen"), Kind::Listen { tls: false }, "0.0.0.0:8005", ControlApart,
+    CLUSTER_LISTEN = "cluster.listen", Some("cluster_listen"), Kind::Listen { proxy: false }, "0.0.0.0:8005", ControlApart,
         "Where nodes reach the control plane; loopback only with cluster.mtls off.";
     CLUSTER_ROLE = "cluster.role", None, Kind::OneOf(&["primary", "relay"]), "primary", ControlApart,
         "What this control plane is: the primary, or a relay, which follows another one and serves its config to nodes.";
@@ -221,8 +221,8 @@ keys! {
     NODE_CACHE_DIR = "node.cache_dir", None, Kind::Path, "equipoise-node", NodeApart,
         "Directory in which a node keeps its id and its last config.";
 
-    PROXY_LISTEN = "proxy.listen", Some("proxy_listen"), Kind::Listen { tls: true },
-        "0.0.0.0:8000, 0.0.0.0:8443 ssl", Data, "Where clients reach the proxy; `ssl` after an address is TLS.";
+    PROXY_LISTEN = "proxy.listen", Some("proxy_listen"), Kind::Listen { proxy: true },
+        "0.0.0.0:8000, 0.0.0.0:8443 http2 ssl", Data, "Where clients reach the proxy: addresses, each with flags as in Kong, or `off`.";
     PROXY_WORKERS = "proxy.workers", Some("nginx_worker_processes"), Kind::IntOrAuto { min: 1, max: 1024 }, "auto", Data,
         "Threads that carry traffic; auto is one a core.";
     PROXY_CONNECTIONS_MAX = "proxy.connections_max", None, Kind::Int { min: 1, max: 10_000_000 }, "16384", Data,
@@ -250,10 +250,12 @@ keys! {
         Kind::Int { min: 1, max: 1_000_000_000 }, "10000", Data, "Requests of one client connection.";
     PROXY_DRAIN_TIMEOUT = "proxy.drain_timeout", Some("nginx_main_worker_shutdown_timeout"), seconds(0), "30s", Data,
         "How long a stopping node lets requests finish.";
+    PROXY_PORT_MAPS = "proxy.port_maps", Some("port_maps"), Kind::List, "", Data,
+        "Ports that something in front maps, clients' and then the listener's: `80:8000, 443:8443`.";
     PROXY_TRUSTED_IPS = "proxy.trusted_ips", Some("trusted_ips"), Kind::List, "", Data,
         "Peers whose X-Forwarded-* headers are believed: addresses or CIDR ranges.";
     PROXY_REAL_IP_HEADER = "proxy.real_ip_header", Some("real_ip_header"), Kind::Text, "X-Real-IP", Data,
-        "Header that carries the client's address from a trusted peer.";
+        "Where a trusted peer says who the client is: a header's name, or `proxy_protocol`.";
     PROXY_REAL_IP_RECURSIVE = "proxy.real_ip_recursive", Some("real_ip_recursive"), Kind::Bool, "off", Data,
         "Take the last address of that header that is not trusted.";
     PROXY_HEADERS = "proxy.headers", Some("headers"), Kind::List,
@@ -311,7 +313,7 @@ keys! {
     TLS_VERIFY_DEPTH = "tls.verify_depth", Some("lua_ssl_verify_depth"), Kind::Int { min: 0, max: 100 }, "1", Data,
         "Intermediate certificates between a target's and a trusted one; six are never passed.";
 
-    STATUS_LISTEN = "status.listen", Some("status_listen"), Kind::Listen { tls: false }, "127.0.0.1:8100", Data,
+    STATUS_LISTEN = "status.listen", Some("status_listen"), Kind::Listen { proxy: false }, "127.0.0.1:8100", Data,
         "Where a node's Status API listens.";
     STATUS_CONNECTIONS_MAX = "status.connections_max", None, Kind::Int { min: 1, max: 100_000 }, "64", Data,
         "Connections to one address of the Status API at once; more wait.";

@@ -89,7 +89,6 @@ const NO_EFFECT: &[&str] = &[
     "nginx_main_worker_rlimit_nofile",
     "nginx_user",
     "plugins",
-    "port_maps",
     "prefix",
     "proxy_access_log",
     "proxy_error_log",

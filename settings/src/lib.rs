@@ -4,11 +4,13 @@ pub mod cli;
 pub mod health;
 pub mod keys;
 pub mod kong;
+pub mod listen;
 pub mod logs;
 pub mod signal;
 pub mod source;
 pub mod value;
 
 pub use keys::{Key, Plane, Process};
+pub use listen::{Keepalive, Listen, ListenFlags};
 pub use source::{Problem, Settings};
-pub use value::{Listen, Value};
+pub use value::Value;

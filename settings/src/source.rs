@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::keys::{self, Key, Process};
 use crate::kong::{self, Treatment};
-use crate::value::{Listen, Value, did_you_mean};
+use crate::listen::Listen;
+use crate::value::{Value, did_you_mean};
 
 /// Where a value comes from, lowest first: a later one wins.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -180,6 +181,10 @@ impl Layers {
                 self.texts.remove(key.name).unwrap_or_else(|| (key.default.to_owned(), Source::Default));
             match key.kind.parse(&text) {
                 Ok(value) if key.plane.means(process) => {
+                    if let Value::Listen(listens) = &value {
+                        let said = listens.iter().find_map(Listen::without_effect);
+                        self.warnings.extend(said.map(|said| format!("{source}: `{}`: {said}", key.name)));
+                    }
                     values.insert(key.name, (value, source));
                 }
                 Ok(_) => {}
@@ -349,13 +354,7 @@ impl Settings {
 
     /// Where this machine itself reaches the first address of a `Listen` key; `None` when that is off.
     pub fn local_address(&self, key: &Key) -> Option<SocketAddr> {
-        let mut address = self.listen(key).first()?.address;
-        match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-            IpAddr::V4(_) | IpAddr::V6(_) => {}
-        }
-        Some(address)
+        self.listen(key).first().map(Listen::local)
     }
 
     /// Of a `Path` key; `None` when not set.

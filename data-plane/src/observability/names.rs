@@ -52,6 +52,8 @@ pub const EJECTIONS: &str = "equipoise_target_ejections_total";
 pub const RESTORATIONS: &str = "equipoise_target_restorations_total";
 /// Attempts by whether a pooled connection served them.
 pub const POOL: &str = "equipoise_upstream_connections_total";
+/// PROXY headers of connections by result.
+pub const PROXY_HEADERS: &str = "equipoise_proxy_protocol_headers_total";
 /// TLS handshakes of clients by result.
 pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
 /// DNS look-ups by result.

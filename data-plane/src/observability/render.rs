@@ -127,6 +127,13 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.family(names::POOL, Kind::Counter, "Attempts by where their connection came from.");
     text.sample(names::POOL, &[("source", "pool")], sum.pool_hits);
     text.sample(names::POOL, &[("source", "connect")], sum.pool_misses);
+    text.family(
+        names::PROXY_HEADERS,
+        Kind::Counter,
+        "Connections where the PROXY protocol is spoken, by their header.",
+    );
+    text.sample(names::PROXY_HEADERS, &[("result", "read")], sum.proxy_headers);
+    text.sample(names::PROXY_HEADERS, &[("result", "refused")], sum.failed_proxy_headers);
     text.family(names::HANDSHAKES, Kind::Counter, "TLS handshakes of clients, by how they ended.");
     text.sample(names::HANDSHAKES, &[("result", "done")], sum.handshakes);
     text.sample(names::HANDSHAKES, &[("result", "failed")], sum.failed_handshakes);

@@ -106,6 +106,8 @@ pub struct WorkerMetrics {
     pool_misses: Counter,
     handshakes: Counter,
     failed_handshakes: Counter,
+    proxy_headers: Counter,
+    failed_proxy_headers: Counter,
     unmatched: Box<Shard>,
 }
 
@@ -136,6 +138,8 @@ impl WorkerMetrics {
             pool_misses: Counter::default(),
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
+            proxy_headers: Counter::default(),
+            failed_proxy_headers: Counter::default(),
             unmatched: Box::default(),
         }
     }
@@ -230,6 +234,11 @@ impl WorkerMetrics {
         self.failed_handshakes.add(1);
     }
 
+    /// A connection where the PROXY protocol is spoken began with a header, or did not.
+    pub fn proxy_header(&self, is_read: bool) {
+        if is_read { self.proxy_headers.add(1) } else { self.failed_proxy_headers.add(1) }
+    }
+
     pub(super) fn add_to(&self, sum: &mut WorkerSum) {
         sum.accepted += self.accepted.get();
         sum.active += self.active.get();
@@ -248,6 +257,8 @@ impl WorkerMetrics {
         sum.pool_misses += self.pool_misses.get();
         sum.handshakes += self.handshakes.get();
         sum.failed_handshakes += self.failed_handshakes.get();
+        sum.proxy_headers += self.proxy_headers.get();
+        sum.failed_proxy_headers += self.failed_proxy_headers.get();
         sum.unmatched.merge_shard(&self.unmatched);
     }
 }
@@ -271,5 +282,7 @@ pub(super) struct WorkerSum {
     pub(super) pool_misses: u64,
     pub(super) handshakes: u64,
     pub(super) failed_handshakes: u64,
+    pub(super) proxy_headers: u64,
+    pub(super) failed_proxy_headers: u64,
     pub(super) unmatched: Sum,
 }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::hash::without_cookie;
 use super::settings::{ProxySettings, RealIpHeader, SERVER_TOKEN};
 use crate::http1::{Name, RequestHead, Version, list, push_decimal};
+use crate::proxy_protocol::Header;
 
 /// The client's end of a connection, and where that came in: what is known of a client besides its requests.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct Peer {
     is_trusted: bool,
     port: u16,
     tls: Option<Tls>,
+    /// Whom it speaks for, as a trusted peer's PROXY header says where that counts. Boxed: most have none.
+    client: Option<Box<Box<str>>>,
 }
 
 /// What TLS told of a client.
@@ -26,11 +29,25 @@ struct Tls {
 }
 
 impl Peer {
-    /// Judges the direct peer once a connection; `port` is the listener's.
+    /// Judges the direct peer once a connection; `port` is the listener's, as clients see it.
     pub fn new(address: SocketAddr, port: u16, settings: &ProxySettings) -> Self {
         let address = address.ip().to_canonical();
         let is_trusted = settings.trusted_ips.iter().any(|block| block.contains(address));
-        Self { text: address.to_string().into(), is_trusted, port, tls: None }
+        Self { text: address.to_string().into(), is_trusted, port, tls: None, client: None }
+    }
+
+    /// The same client, which began with this header of the PROXY protocol. It counts where the settings say so, and of a
+    /// trusted peer only: anybody could write it.
+    #[must_use]
+    pub fn announced(self, header: Header, settings: &ProxySettings) -> Self {
+        let counts = self.is_trusted && settings.real_ip_header == RealIpHeader::ProxyProtocol;
+        let client = match header {
+            Header::Proxied { source, .. } if counts => {
+                Some(Box::new(source.ip().to_canonical().to_string().into()))
+            }
+            Header::Proxied { .. } | Header::Unsaid => None,
+        };
+        Self { client, ..self }
     }
 
     /// The same client, having asked by TLS for this name.
@@ -70,35 +87,53 @@ impl Peer {
         if !self.is_trusted {
             return own;
         }
-        match settings.real_ip_header {
-            RealIpHeader::XRealIp => {
-                let named = values(head, Name::XRealIp).next().and_then(address_of);
-                named.map_or(own, |address| address.to_string().into())
+        let said = match &settings.real_ip_header {
+            // Of several lines the first counts, as in nginx.
+            RealIpHeader::XRealIp => last_client(values(head, Name::XRealIp).take(1), settings),
+            RealIpHeader::Other(name) => last_client(named(head, name).take(1), settings),
+            RealIpHeader::XForwardedFor => last_client(values(head, Name::XForwardedFor), settings),
+            RealIpHeader::ProxyProtocol => {
+                return self.client.as_deref().map_or(own, |client| (&**client).into());
             }
-            RealIpHeader::XForwardedFor => {
-                let trusts =
-                    |address: IpAddr| settings.trusted_ips.iter().any(|block| block.contains(address));
-                let mut best = None;
-                // From the right, as long as who named the address is trusted.
-                let lines: Vec<_> = values(head, Name::XForwardedFor).flat_map(list).collect();
-                for element in lines.into_iter().rev() {
-                    let Some(address) = address_of(element) else { break };
-                    best = Some(address);
-                    if !settings.real_ip_recursive || !trusts(address) {
-                        break;
-                    }
-                }
-                best.map_or(own, |address| address.to_string().into())
-            }
+        };
+        said.map_or(own, |address| address.to_string().into())
+    }
+}
+
+/// The client in lists of addresses, each hop's behind those before it: from the right, as long as who named the address
+/// is trusted.
+fn last_client<'b>(lines: impl Iterator<Item = &'b [u8]>, settings: &ProxySettings) -> Option<IpAddr> {
+    let trusts = |address: IpAddr| settings.trusted_ips.iter().any(|block| block.contains(address));
+    let mut best = None;
+    let elements: Vec<_> = lines.flat_map(list).collect();
+    for element in elements.into_iter().rev() {
+        let Some(address) = address_of(element) else { break };
+        best = Some(address);
+        if !settings.real_ip_recursive || !trusts(address) {
+            break;
         }
     }
+    best
 }
 
 /// An address, perhaps with a port.
 fn address_of(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
-    let plain = text.parse::<IpAddr>().ok();
-    plain.or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let plain = bare.parse::<IpAddr>().ok();
+    let address = plain.or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()));
+    address.map(|address| address.to_canonical())
+}
+
+/// The values of any header, in order.
+fn named<'h, 'b>(
+    head: &'h RequestHead<'_, 'b>,
+    wanted: &'h str,
+) -> impl Iterator<Item = &'b [u8]> + use<'h, 'b> {
+    head.headers
+        .iter()
+        .filter(move |header| header.name.eq_ignore_ascii_case(wanted))
+        .map(|header| header.value)
 }
 
 /// The values of a known header, in order.

@@ -68,20 +68,20 @@ pub(super) async fn shake(
 }
 
 /// How long is waited: shorter once this node stops.
-struct Patience<'a> {
+pub(super) struct Patience<'a> {
     worker: &'a Worker,
     timer: Timer,
     is_short: bool,
 }
 
 impl<'a> Patience<'a> {
-    fn new(worker: &'a Worker) -> Self {
+    pub(super) fn new(worker: &'a Worker) -> Self {
         let timer = worker.timers.timer();
         timer.arm(worker.settings.header_timeout);
         Self { worker, timer, is_short: false }
     }
 
-    fn poll_over(&mut self, cx: &Context<'_>) -> Poll<()> {
+    pub(super) fn poll_over(&mut self, cx: &Context<'_>) -> Poll<()> {
         if self.worker.is_draining.get() && !std::mem::replace(&mut self.is_short, true) {
             self.timer.arm(DRAIN_GRACE);
         }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
 use crate::http1::Limits;
@@ -17,8 +18,8 @@ pub const SERVER_TOKEN: &str = "kong/3.10.0";
 pub struct Listen {
     /// Where; port 0 lets the system choose.
     pub address: SocketAddr,
-    /// Connections that the kernel holds until they are accepted.
-    pub backlog: i32,
+    /// How.
+    pub flags: ListenFlags,
     /// How TLS is spoken; `None`: not at all.
     pub tls: Option<Arc<ServerConfig>>,
 }
@@ -26,7 +27,7 @@ pub struct Listen {
 impl From<SocketAddr> for Listen {
     /// Without TLS.
     fn from(address: SocketAddr) -> Self {
-        Self { address, backlog: 16_384, tls: None }
+        Self { address, flags: ListenFlags::default(), tls: None }
     }
 }
 
@@ -61,7 +62,9 @@ pub struct ProxySettings {
     pub pool_requests_max: u32,
     /// How long an upstream connection may be idle.
     pub pool_idle_timeout: Duration,
-    /// Peers whose X-Forwarded-* and real-IP headers count.
+    /// Ports that something in front maps.
+    pub port_maps: PortMaps,
+    /// Peers whose X-Forwarded-*, real-IP and PROXY headers count.
     pub trusted_ips: Vec<Cidr>,
     /// Where a trusted peer says who the client is.
     pub real_ip_header: RealIpHeader,
@@ -92,6 +95,7 @@ impl Default for ProxySettings {
             pool_size: 512,
             pool_requests_max: 10_000,
             pool_idle_timeout: Duration::from_secs(60),
+            port_maps: PortMaps::default(),
             trusted_ips: Vec::new(),
             real_ip_header: RealIpHeader::XRealIp,
             real_ip_recursive: false,
@@ -102,13 +106,53 @@ impl Default for ProxySettings {
     }
 }
 
-/// Which header a trusted peer names the client in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a trusted peer names the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RealIpHeader {
     /// `X-Real-IP`.
     XRealIp,
     /// `X-Forwarded-For`.
     XForwardedFor,
+    /// Another header of requests, in lower case.
+    Other(Box<str>),
+    /// `proxy_protocol`: the header that the connection began with.
+    ProxyProtocol,
+}
+
+/// Ports as clients see them, where something in front maps them to those that are listened on (setting `port_maps`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortMaps(Vec<(u16, u16)>);
+
+impl PortMaps {
+    /// Reads `clients' port:listener's port` each.
+    ///
+    /// # Errors
+    /// The rule that an entry breaks.
+    pub fn parse(entries: &[String]) -> Result<Self, String> {
+        let mut maps: Vec<(u16, u16)> = Vec::with_capacity(entries.len());
+        let port = |text: &str| text.parse().ok().filter(|port| *port != 0 && !text.starts_with('+'));
+        for entry in entries {
+            let read = || {
+                let (public, bound) = entry.split_once(':')?;
+                Some((port(bound)?, port(public)?))
+            };
+            let (bound, public) = read().ok_or_else(|| {
+                format!(
+                    "`{entry}` must be two ports from 1 to 65535, clients' and listener's, such as 80:8000"
+                )
+            })?;
+            if maps.iter().any(|(known, _)| *known == bound) {
+                return Err(format!("maps port {bound} twice"));
+            }
+            maps.push((bound, public));
+        }
+        Ok(Self(maps))
+    }
+
+    /// The port that clients connect to when they come in by the listener's port `bound`.
+    pub fn public(&self, bound: u16) -> u16 {
+        self.0.iter().find(|(known, _)| *known == bound).map_or(bound, |(_, public)| *public)
+    }
 }
 
 /// What is added to responses (setting `headers`).
@@ -226,6 +270,24 @@ mod tests {
         ] {
             let block: Cidr = block.parse().unwrap();
             assert_eq!(block.contains(address.parse().unwrap()), want, "{block:?} {address}");
+        }
+    }
+
+    #[test]
+    fn a_mapped_port_is_known_by_its_public_number() {
+        let read = |text: &str| PortMaps::parse(&text.split(',').map(str::to_owned).collect::<Vec<_>>());
+        let maps = read("80:8000,443:8443").unwrap();
+        assert_eq!([8000, 8443, 9000, 80].map(|port| maps.public(port)), [80, 443, 9000, 80]);
+        for (text, want) in [
+            ("80", "`80` must be two ports"),
+            ("80:8000:1", "must be two ports"),
+            ("0:8000", "must be two ports"),
+            ("80:65536", "must be two ports"),
+            ("+80:8000", "must be two ports"),
+            ("80:8000,81:8000", "maps port 8000 twice"),
+        ] {
+            let rule = read(text).unwrap_err();
+            assert!(rule.contains(want), "{text}: {rule}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Whole exchanges over real sockets: a node with a table built by hand, scripted upstreams, raw clients.
 
 mod bodies;
+mod clients;
 mod counts;
 mod drain;
 mod exchanges;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use equipoise_settings::ListenFlags;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustls::ServerConfig;
@@ -21,7 +22,7 @@ use super::pool::Pool;
 use super::settings::ProxySettings;
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
-use super::{Bound, Drain, forward::Peer, handshake};
+use super::{Bound, Drain, forward::Peer, handshake, proxy_header};
 use crate::observability::{NodeState, WorkerMetrics};
 use crate::table::{Active, Reader, Table};
 
@@ -166,10 +167,11 @@ pub fn run(
             ended: Notify::new(),
         });
         let mut accepting = tokio::task::JoinSet::new();
-        for Bound { listener, tls } in listeners {
+        for Bound { listener, flags, tls } in listeners {
             let listener = TcpListener::from_std(listener)?;
             let port = listener.local_addr().map_or(0, |address| address.port());
-            accepting.spawn_local(accept(Door { listener, port, tls }, Rc::clone(&worker), drain.clone()));
+            let way = Way { port: settings.port_maps.public(port), flags, tls };
+            accepting.spawn_local(accept(Door { listener, way }, Rc::clone(&worker), drain.clone()));
         }
         let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), node));
         tokio::select! {
@@ -224,7 +226,14 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
 /// Where clients come in.
 struct Door {
     listener: TcpListener,
+    way: Way,
+}
+
+/// How they come in there.
+struct Way {
+    /// As clients see it.
     port: u16,
+    flags: ListenFlags,
     tls: Option<Arc<ServerConfig>>,
 }
 
@@ -249,7 +258,7 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
             () = &mut begun => return accept_rest(door, &worker),
         };
         match accepted {
-            Ok((stream, address)) => open(stream, address, door.port, door.tls.as_ref(), &worker),
+            Ok((stream, address)) => open(stream, address, &door.way, &worker),
             Err(error) if is_peers_fault(&error) => {}
             Err(error) => {
                 warn!(%error, "cannot accept connections; trying again");
@@ -265,7 +274,7 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
 /// Accepts what waits in the backlog before the listener closes. It asks the kernel itself: that the runtime
 /// saw no event yet does not mean that nobody waits.
 fn accept_rest(door: Door, worker: &Rc<Worker>) {
-    let Door { listener, port, tls } = door;
+    let Door { listener, way } = door;
     let Ok(listener) = listener.into_std() else { return };
     while worker.connections.get() < worker.settings.connections_max
         && let Ok((stream, address)) = listener.accept()
@@ -273,24 +282,21 @@ fn accept_rest(door: Door, worker: &Rc<Worker>) {
         if stream.set_nonblocking(true).is_ok()
             && let Ok(stream) = TcpStream::from_std(stream)
         {
-            open(stream, address, port, tls.as_ref(), worker);
+            open(stream, address, &way, worker);
         }
     }
 }
 
-fn open(
-    stream: TcpStream,
-    address: SocketAddr,
-    port: u16,
-    tls: Option<&Arc<ServerConfig>>,
-    worker: &Rc<Worker>,
-) {
-    let peer = Peer::new(address, port, &worker.settings);
+fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) {
+    let peer = Peer::new(address, way.port, &worker.settings);
     worker.connections.set(worker.connections.get() + 1);
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     let counted = Counted(Rc::clone(worker));
-    drop(match tls {
+    drop(match &way.tls {
+        tls if way.flags.proxy_protocol => {
+            tokio::task::spawn_local(serve_announced(stream, peer, tls.clone(), counted))
+        }
         None => tokio::task::spawn_local(serve(stream, peer, counted)),
         Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, Arc::clone(tls), counted)),
     });
@@ -311,6 +317,16 @@ async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counte
     if let Some((stream, peer)) = Box::pin(handshake::shake(stream, peer, tls, &counted.0)).await {
         let client = Client::new(stream, peer, &counted.0.timers);
         connection::serve(client, &counted.0).await;
+    }
+}
+
+async fn serve_announced(stream: TcpStream, peer: Peer, tls: Option<Arc<ServerConfig>>, counted: Counted) {
+    // Boxed: it is over long before the connection is.
+    let Some(header) = Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await else { return };
+    let peer = peer.announced(header, &counted.0.settings);
+    match tls {
+        None => serve(stream, peer, counted).await,
+        Some(tls) => serve_tls(stream, peer, tls, counted).await,
     }
 }
 

@@ -250,6 +250,7 @@ pub struct Plan {
     pub passive: Option<Passive>,
     pub policy: Option<Policy>,
     pub snis: Vec<equipoise_proto::SniPattern>,
+    pub hosts: Vec<&'static str>,
 }
 
 impl Default for Plan {
@@ -274,6 +275,7 @@ impl Default for Plan {
             passive: None,
             policy: None,
             snis: Vec::new(),
+            hosts: Vec::new(),
         }
     }
 }
@@ -315,7 +317,9 @@ impl Plan {
         };
         let paths =
             self.path.into_iter().map(|path| equipoise_proto::PathPattern::parse(path).unwrap()).collect();
-        let rule = Rule { id: route.id, paths, snis: self.snis, ..Rule::default() };
+        let hosts =
+            self.hosts.iter().map(|host| equipoise_proto::HostPattern::parse(host).unwrap()).collect();
+        let rule = Rule { id: route.id, hosts, paths, snis: self.snis, ..Rule::default() };
         let workers = self.settings.workers;
         let active = Active::default();
         active.swap(Arc::new(Table::new([(rule, Arc::new(route))])));

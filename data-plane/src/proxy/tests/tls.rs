@@ -64,6 +64,25 @@ fn ask(stream: &mut Secure, request: &str) -> Message {
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.com\r\n\r\n";
 
 #[test]
+fn a_proxy_header_comes_before_the_handshake() {
+    let mut plan = Plan::default();
+    plan.settings.listen[0].flags.proxy_protocol = true;
+    plan.settings.trusted_ips = vec!["127.0.0.1".parse().unwrap()];
+    plan.settings.real_ip_header = crate::proxy::RealIpHeader::ProxyProtocol;
+    let origin = Origin::saying("hello");
+    let speaker = Speaker::start(plan, &[&TLS13], &[origin.address]);
+    let mut stream = speaker.node.connect().stream;
+    stream.write_all(b"PROXY TCP6 2001:db8::7 ::1 1 2\r\n").unwrap();
+    let config = speaker.authority.trusted(1).verifying();
+    let connection = ClientConnection::new(config, ServerName::try_from("a.com").unwrap()).unwrap();
+    let mut client = StreamOwned::new(connection, stream);
+    assert_eq!(ask(&mut client, GET).body, "hello");
+    assert!(origin.seen()[0].contains("\r\nX-Real-IP: 2001:db8::7\r\n"), "{:?}", origin.seen());
+    // Without one, the handshake is no header.
+    assert!(speaker.connect("a.com").write_all(GET.as_bytes()).is_err());
+}
+
+#[test]
 fn requests_pass_in_both_versions_and_the_end_is_said() {
     for version in [&TLS12, &TLS13] {
         let origin = Origin::saying("hello");
