@@ -155,9 +155,7 @@ impl TrustedAuthority {
             (None, _) => return Err(refused("no PEM block of a certificate")),
         };
         let (not_after, is_authority) = match X509Certificate::from_der(&der) {
-            Ok((rest, parsed)) if rest.is_empty() => {
-                (parsed.validity().not_after.timestamp(), parsed.is_ca())
-            }
+            Ok(([], parsed)) => (parsed.validity().not_after.timestamp(), parsed.is_ca()),
             Ok(_) | Err(_) => return Err(refused("not X.509 in DER")),
         };
         let authority = Self { der, not_after, is_authority };
