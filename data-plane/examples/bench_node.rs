@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
         connect_timeout: timeout,
         write_timeout: timeout,
         read_timeout: timeout,
+        tls: None,
         upstream: Upstream::new(Some("service"), targets),
     });
     let route = Route {

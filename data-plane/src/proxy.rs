@@ -18,6 +18,7 @@ mod hash;
 mod hedge;
 mod pool;
 mod proxy_header;
+mod reach;
 mod relay;
 mod reply;
 mod request;

@@ -61,7 +61,7 @@ pub enum StartError {
     /// A file of trusted certificates cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// There is no certificate to show to clients.
+    /// There is no certificate to show to clients, or to targets.
     #[error(transparent)]
     Shown(#[from] ShownError),
     /// The node's id cannot be read or kept.
@@ -178,7 +178,10 @@ pub async fn start(
         Ok(roots) => roots?,
         Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
     };
-    let tls = tls::Clients::new(roots, settings.trust.depth);
+    let shown =
+        settings.shown_to_targets.as_ref().map(|(certificate, key)| tls::shown_to_targets(certificate, key));
+    let tls = tls::Clients::new(roots, settings.trust.depth)
+        .with_defaults(settings.verify_targets, shown.transpose()?);
     let (cache, loaded) =
         opened.map_err(|source| StartError::Cache { directory: directory.clone(), source })?;
     let id = match settings.id {
@@ -196,8 +199,11 @@ pub async fn start(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
-    let proxy_settings =
-        ProxySettings { listen: listen(&settings, &seams.active)?, ..settings.proxy.clone() };
+    let proxy_settings = ProxySettings {
+        listen: listen(&settings, &seams.active)?,
+        tls: tls.clone(),
+        ..settings.proxy.clone()
+    };
     let proxy = proxy::start_closed(proxy_settings, &seams.active, &workers)?;
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
@@ -441,6 +447,8 @@ mod tests {
             status_connections_max: 8,
             probes_max: 4,
             trust: tls::Trust { system: false, ..tls::Trust::default() },
+            verify_targets: false,
+            shown_to_targets: None,
             dns: dns::Settings::default(),
             dns_sources: dns::Sources { servers: vec![nobody], ..dns::Sources::default() },
         };

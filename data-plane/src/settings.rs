@@ -49,6 +49,10 @@ pub struct NodeSettings {
     pub probes_max: usize,
     /// Whose certificates targets may show.
     pub trust: Trust,
+    /// Whether those of targets are verified where a service does not say.
+    pub verify_targets: bool,
+    /// PEM files of the certificate that is shown to targets, and of its key.
+    pub shown_to_targets: Option<(PathBuf, PathBuf)>,
     /// How names are kept resolved.
     pub dns: dns::Settings,
     /// Who is asked for names, and for what.
@@ -92,6 +96,8 @@ impl NodeSettings {
             status_connections_max: settings.number(&keys::STATUS_CONNECTIONS_MAX),
             probes_max: settings.number(&keys::PROBE_CONCURRENCY_MAX),
             trust: trust(settings),
+            verify_targets: settings.bool(&keys::UPSTREAM_TLS_VERIFY),
+            shown_to_targets: shown_to_targets(settings)?,
             dns: dns_settings(settings)?,
             dns_sources: dns::Sources {
                 servers: dns_servers(settings)?,
@@ -160,6 +166,17 @@ fn shown(settings: &Settings) -> Result<Shown, Problem> {
     let pairs = certificates.iter().zip(names);
     shown.pairs = pairs.map(|(certificate, key)| (PathBuf::from(certificate), PathBuf::from(key))).collect();
     Ok(shown)
+}
+
+fn shown_to_targets(settings: &Settings) -> Result<Option<(PathBuf, PathBuf)>, Problem> {
+    if !settings.bool(&keys::UPSTREAM_CLIENT_TLS) {
+        return Ok(None);
+    }
+    let path = |key: &'static Key| {
+        let rule = || format!("must be set where `{}` is on", keys::UPSTREAM_CLIENT_TLS.name);
+        settings.path(key).map(PathBuf::from).ok_or_else(|| settings.problem(key, rule()))
+    };
+    Ok(Some((path(&keys::UPSTREAM_CLIENT_CERT)?, path(&keys::UPSTREAM_CLIENT_CERT_KEY)?)))
 }
 
 /// Port of a DNS server that is named without one.
@@ -248,6 +265,8 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         pool_size: settings.number(&keys::UPSTREAM_POOL_SIZE),
         pool_requests_max: settings.number(&keys::UPSTREAM_REQUESTS_MAX),
         pool_idle_timeout: settings.duration(&keys::UPSTREAM_IDLE_TIMEOUT),
+        // Those of the settings are read when the node starts.
+        tls: defaults.tls,
         port_maps: PortMaps::parse(settings.list(&keys::PROXY_PORT_MAPS))
             .map_err(|rule| settings.problem(&keys::PROXY_PORT_MAPS, rule))?,
         trusted_ips: trusted_ips(settings)?,
@@ -498,6 +517,26 @@ mod tests {
         ] {
             assert_eq!(read(&variables).unwrap().trust, want, "{variables:?}");
         }
+    }
+
+    #[test]
+    fn what_is_shown_to_targets_is_switched_on_and_whole() {
+        let shown = |variables: &[(&str, &str)]| read(variables).map(|settings| settings.shown_to_targets);
+        let (certificate, key) = (("KONG_CLIENT_SSL_CERT", "a.crt"), ("KONG_CLIENT_SSL_CERT_KEY", "a.key"));
+        let on = ("KONG_CLIENT_SSL", "on");
+        assert_eq!(shown(&[]).unwrap(), None);
+        assert_eq!(shown(&[certificate, key]).unwrap(), None);
+        assert_eq!(shown(&[on, certificate, key]).unwrap(), Some(("a.crt".into(), "a.key".into())));
+        for (variables, named) in [
+            (vec![on], "upstream.client_cert"),
+            (vec![on, key], "upstream.client_cert"),
+            (vec![on, certificate], "upstream.client_cert_key"),
+        ] {
+            let problem = shown(&variables).unwrap_err().to_string();
+            assert!(problem.contains(named), "{variables:?}: {problem}");
+        }
+        assert!(read(&[("KONG_NGINX_PROXY_PROXY_SSL_VERIFY", "on")]).unwrap().verify_targets);
+        assert!(!read(&[]).unwrap().verify_targets);
     }
 
     #[test]

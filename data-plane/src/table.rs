@@ -29,7 +29,6 @@ mod serving;
 mod snis;
 mod tally;
 mod target;
-mod tls;
 mod upstream;
 pub mod view;
 
@@ -42,6 +41,7 @@ use uuid::Uuid;
 
 use crate::observability::RouteMetrics;
 use crate::router::{Match, Query, Router, Rule};
+use crate::tls;
 
 pub use crate::health::Outcome;
 pub use active::{Active, Reader};
@@ -60,7 +60,6 @@ pub use report::{AddressReport, AddressState, Reports, TargetReport};
 pub use serving::{Group, Serving};
 pub use snis::{Shown, Snis};
 pub use target::{Lease, Target};
-pub use tls::ServiceTls;
 pub use upstream::{Kept, PickError, Seeker, Tried, Turn, Upstream};
 
 /// What a request is matched against; loaded once a request. A clone shares everything.
@@ -143,6 +142,6 @@ pub struct Service {
     pub read_timeout: Duration,
     /// The upstream entity named by its host, else an implicit one whose only target is its host and port.
     pub upstream: Arc<Upstream>,
-    /// How TLS is spoken to its targets; `None` where it is not.
-    pub tls: Option<Arc<ServiceTls>>,
+    /// How TLS is spoken with its targets; `None`: not at all.
+    pub tls: Option<Arc<tls::Terms>>,
 }

@@ -1,24 +1,21 @@
-//! TLS. Towards targets: whom a node trusts, and how it judges what they show. Towards clients ([`server`]): what it
-//! shows. Made once for a node; opens no connection.
+//! TLS. Towards targets: whom a node trusts, how it judges what they show ([`Clients`]), and what a service asks of that
+//! ([`Terms`]). Towards clients ([`server`]): what it shows. Made once for a node; opens no connection.
 //!
-//! Used by `probe`; whoever speaks TLS to targets shares it. Targets are shown no certificate of our own yet: the config
-//! has none.
+//! Used by `probe` and by whoever carries traffic, so that both judge alike.
 
+mod clients;
 pub mod server;
+mod terms;
+mod verify;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use equipoise_proto::{Host, HostPort};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, verify_server_name};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
-};
+use rustls::{Error, RootCertStore};
+
+pub use clients::{Clients, HandshakeError, Reason, Secure, server_name, shown_to_targets};
+pub use terms::{Asked, Interned, Terms};
 
 /// Whose signatures a node believes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,172 +92,6 @@ impl Trust {
             }
         }
         Ok(roots)
-    }
-}
-
-/// The client's side of TLS, for all who connect to targets. Cheap to clone.
-///
-/// Sessions are not resumed, since a resumed one is not verified again: a probe would not see that a certificate ran
-/// out. No ALPN is offered but what a connection asks for itself.
-#[derive(Debug, Clone)]
-pub struct Clients {
-    verifying: Arc<ClientConfig>,
-    unverifying: Arc<ClientConfig>,
-}
-
-impl Clients {
-    /// Trusts `roots` over at most `depth` intermediate certificates.
-    pub fn new(roots: RootCertStore, depth: usize) -> Self {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let algorithms = provider.signature_verification_algorithms;
-        Self {
-            verifying: config(&provider, Arc::new(Chain { roots, depth, algorithms })),
-            unverifying: config(&provider, Arc::new(Anyone { algorithms })),
-        }
-    }
-
-    /// Takes only a certificate that is signed, in time and for the name asked for.
-    pub fn verifying(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.verifying)
-    }
-
-    /// Takes any certificate.
-    pub fn unverifying(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.unverifying)
-    }
-}
-
-fn config(provider: &Arc<CryptoProvider>, verifier: Arc<dyn ServerCertVerifier>) -> Arc<ClientConfig> {
-    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
-        .with_safe_default_protocol_versions()
-        .expect("the provider knows TLS 1.2 and 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    Arc::new(config)
-}
-
-/// The name that a certificate must be for, out of `host[:port]`; `None` where no certificate can be for it. An address
-/// is verified as such, and no SNI is sent for it.
-pub fn server_name(host: &str) -> Option<ServerName<'static>> {
-    match HostPort::parse(host).ok()?.host {
-        Host::Name(name) => {
-            let name = name.as_str();
-            // SNI has no trailing dot (RFC 6066, section 3).
-            ServerName::try_from(name.strip_suffix('.').unwrap_or(name).to_owned()).ok()
-        }
-        Host::V4(address) => Some(ServerName::IpAddress(address.into())),
-        Host::V6(address) => Some(ServerName::IpAddress(address.into())),
-    }
-}
-
-/// Verifies as rustls does, with a bound on the chain besides, which rustls does not offer.
-#[derive(Debug)]
-struct Chain {
-    roots: RootCertStore,
-    depth: usize,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for Chain {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let certificate = webpki::EndEntityCert::try_from(end_entity).map_err(refused)?;
-        let is_short_enough = |path: &webpki::VerifiedPath<'_>| {
-            if path.intermediate_certificates().count() <= self.depth {
-                Ok(())
-            } else {
-                Err(webpki::Error::MaximumPathDepthExceeded)
-            }
-        };
-        certificate
-            .verify_for_usage(
-                self.algorithms.all,
-                &self.roots.roots,
-                intermediates,
-                now,
-                webpki::KeyUsage::server_auth(),
-                None,
-                Some(&is_short_enough),
-            )
-            .map_err(refused)?;
-        verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-fn refused(error: webpki::Error) -> Error {
-    CertificateError::Other(OtherError(Arc::new(error))).into()
-}
-
-/// Takes whatever is shown. That whoever shows a certificate has its key is not looked at either: it would keep nobody
-/// out, who can show one of his own.
-#[derive(Debug)]
-struct Anyone {
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
     }
 }
 

@@ -272,6 +272,14 @@ keys! {
         Kind::Int { min: 1, max: 1_000_000_000 }, "10000", Data, "Requests of one connection to a target.";
     UPSTREAM_IDLE_TIMEOUT = "upstream.idle_timeout", Some("upstream_keepalive_idle_timeout"), seconds(100), "60s", Data,
         "How long a connection to a target may stay idle.";
+    UPSTREAM_TLS_VERIFY = "upstream.tls_verify", Some("nginx_proxy_proxy_ssl_verify"), Kind::Bool, "off", Data,
+        "Whether the certificates of targets are verified where a service does not say (tls_verify); probes go by their own flag.";
+    UPSTREAM_CLIENT_TLS = "upstream.client_tls", Some("client_ssl"), Kind::Bool, "off", Data,
+        "Show targets that ask for a certificate that of upstream.client_cert, unless service or upstream has one.";
+    UPSTREAM_CLIENT_CERT = "upstream.client_cert", Some("client_ssl_cert"), Kind::Path, "", Data,
+        "PEM file of that certificate, with its chain.";
+    UPSTREAM_CLIENT_CERT_KEY = "upstream.client_cert_key", Some("client_ssl_cert_key"), Kind::Path, "", Data,
+        "PEM file of its key.";
 
     DNS_RESOLVER = "dns.resolver", Some("dns_resolver"), Kind::List, "", Data,
         "Name servers in place of the system's: addresses, with a port (`10.0.0.2:8600`, `[fd00::2]:53`) or without.";
@@ -309,7 +317,7 @@ keys! {
         Kind::Duration { min_ms: 10_000, max_ms: 7 * DAY_MS }, "1d", Data,
         "Longest that a ticket is good for; 12 h are never passed.";
     TLS_TRUSTED_CERTIFICATES = "tls.trusted_certificates", Some("lua_ssl_trusted_certificate"), Kind::List, "system",
-        Data, "Authorities whose certificates targets may show: `system`, and PEM files.";
+        Data, "Authorities whose certificates targets may show, unless their service names others: `system`, and PEM files.";
     TLS_VERIFY_DEPTH = "tls.verify_depth", Some("lua_ssl_verify_depth"), Kind::Int { min: 0, max: 100 }, "1", Data,
         "Intermediate certificates between a target's and a trusted one; six are never passed.";
 

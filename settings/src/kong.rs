@@ -31,13 +31,9 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
         "database" if value == "off" => {
             Treatment::Refused("config is always written through the Admin API and kept by the control plane")
         }
-        "admin_ssl_cert"
-        | "admin_ssl_cert_key"
-        | "status_ssl_cert"
-        | "status_ssl_cert_key"
-        | "client_ssl_cert"
-        | "client_ssl_cert_key" => Treatment::Refused("TLS is not supported here by this version"),
-        "client_ssl" if value != "off" => Treatment::Refused("TLS is not supported by this version"),
+        "admin_ssl_cert" | "admin_ssl_cert_key" | "status_ssl_cert" | "status_ssl_cert_key" => {
+            Treatment::Refused("TLS is not supported here by this version")
+        }
         "error_template_html" | "error_template_json" | "error_template_xml" | "error_template_plain" => {
             Treatment::Refused("templates of error bodies are not supported by this version")
         }
@@ -67,7 +63,6 @@ const NO_EFFECT: &[&str] = &[
     "admin_gui_listen",
     "admin_gui_path",
     "anonymous_reports",
-    "client_ssl",
     "cluster_data_plane_purge_delay",
     "cluster_max_payload",
     "cluster_server_name",

@@ -11,6 +11,9 @@ pub struct HostPort<'a> {
     pub port: Option<u16>,
 }
 
+/// Source: RFC 1035 2.3.4.
+const NAME_BYTES_MAX: usize = 255;
+
 /// Takes a Host value (or an authority) apart; `None` when it is none. User information is refused.
 #[inline]
 pub(super) fn split_host(value: &[u8]) -> Option<HostPort<'_>> {
@@ -22,7 +25,7 @@ pub(super) fn split_host(value: &[u8]) -> Option<HostPort<'_>> {
     } else {
         let end = value.iter().position(|byte| *byte == b':').unwrap_or(value.len());
         let (name, rest) = value.split_at(end);
-        if name.is_empty() || !name.iter().all(|byte| is_name_byte(*byte)) {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.iter().all(|byte| is_name_byte(*byte)) {
             return None;
         }
         (name, rest)

@@ -5,6 +5,9 @@
 pub enum Name {
     /// Passes as it is, unless a Connection header names it.
     Other,
+    /// Reads like one of the names below where `-` and `_` are one: to CGI and all that took its variables from there
+    /// (RFC 3875 4.1.18), so that a client could speak in this program's name.
+    Alias,
     /// `Accept`: the type of error bodies.
     Accept,
     /// `Connection`.
@@ -106,6 +109,13 @@ impl Name {
                 return *found;
             }
         }
-        Self::Other
+        if candidates.iter().any(|(known, _)| is_alias(name, known)) { Self::Alias } else { Self::Other }
     }
+}
+
+/// Whether two names of one length are the same but for case and for `_` in the place of `-`.
+fn is_alias(name: &str, known: &str) -> bool {
+    name.bytes()
+        .zip(known.bytes())
+        .all(|(byte, known)| byte.eq_ignore_ascii_case(&known) || (byte, known) == (b'_', b'-'))
 }

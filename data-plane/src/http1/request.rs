@@ -21,7 +21,8 @@ pub struct RequestHead<'h, 'b> {
     pub headers: &'h [Header<'b>],
     /// What each of `headers` is.
     pub names: &'h [Name],
-    /// The Host header; `None` only in HTTP/1.0.
+    /// Whom the request is for: the Host header, which an absolute form must not contradict, or that form's authority;
+    /// `None` only in HTTP/1.0.
     pub host: Option<HostPort<'b>>,
     /// How the body ends; `Absent` means there is none.
     pub framing: Framing,
@@ -112,8 +113,12 @@ impl<'h, 'b> RequestHead<'h, 'b> {
         }
         head.names = names.get(..headers.len()).unwrap_or_default();
         head.framing = framing.judge(version)?;
-        if head.host.is_none() && version == Version::Http11 {
-            return Err(Refusal::Malformed("no host"));
+        match head.host {
+            // Who routes by one of them and who by the other would not mean the same request.
+            Some(host) if target.contradicts(host) => return Err(Refusal::Malformed("another host")),
+            Some(_) => {}
+            None if version == Version::Http11 => return Err(Refusal::Malformed("no host")),
+            None => head.host = target.authority,
         }
         head.asks_websocket = head.connection.upgrade
             && head.method == "GET"
@@ -143,6 +148,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
                 self.accepts_trailers |= list(value).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
             }
             Name::Other
+            | Name::Alias
             | Name::Accept
             | Name::ContentType
             | Name::KeepAlive
@@ -166,11 +172,6 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             | Name::XRealIp => {}
         }
         Ok(())
-    }
-
-    /// Who is asked: the target's authority if it has one, else the Host header.
-    pub fn authority(&self) -> Option<HostPort<'b>> {
-        self.target.authority.or(self.host)
     }
 
     /// Whether the connection can carry another request after this one.

@@ -48,6 +48,9 @@ pub enum InvalidResponse {
     /// A status no response can have.
     #[error("status {0}")]
     Status(u16),
+    /// An interim answer that speaks of a body, which it cannot have (RFC 9110 8.6, RFC 9112 6.1).
+    #[error("an interim answer with a body")]
+    InterimBody,
     /// How long the body is cannot be told.
     #[error("malformed response: {0}")]
     Framing(#[from] FramingError),
@@ -105,6 +108,9 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
             }
         }
         let framing = framing.judge(version)?;
+        if (100..200).contains(&status) && status != 101 && claims_body(framing) {
+            return Err(InvalidResponse::InterimBody);
+        }
         let body = if method_is_head || status < 200 || status == 204 || status == 304 {
             ResponseBody::Absent
         } else {
@@ -122,7 +128,10 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
 
     /// Whether the connection can carry another response after this one.
     pub fn persists(&self) -> bool {
-        self.connection.persists(self.version) && self.body != ResponseBody::UntilClose
+        // A 204 that speaks of a body may well be followed by one, which is nobody's answer.
+        let ends_for_sure =
+            self.body != ResponseBody::UntilClose && !(self.status == 204 && claims_body(self.framing));
+        self.connection.persists(self.version) && ends_for_sure
     }
 
     /// Whether the upstream speaks WebSocket from here on (RFC 6455 4.1).
@@ -137,4 +146,9 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
     pub fn is_named_by_connection(&self, header: &str) -> bool {
         super::request::named(self.headers, self.names, header)
     }
+}
+
+/// Whether the headers speak of a body that is not empty.
+const fn claims_body(framing: Framing) -> bool {
+    matches!(framing, Framing::Chunked | Framing::Length(1..))
 }

@@ -291,6 +291,12 @@ fn every_known_name_is_known_in_any_case() {
         ("X-Accel-Expires", Name::XAccel),
         ("X-Forwarded-Prefix", Name::XForwardedPrefix),
         ("X-Forwarded-Prefiy", Name::Other),
+        ("X_Forwarded_Prefix", Name::Alias),
+        ("content-Length", Name::ContentLength),
+        ("CONTENT_LENGTH", Name::Alias),
+        ("x-kong_request-id", Name::Alias),
+        ("_ost", Name::Other),
+        ("h-st", Name::Other),
         ("", Name::Other),
     ] {
         assert_eq!(Name::of(name), want, "{name}");
@@ -321,4 +327,97 @@ fn trailers_that_could_pass_for_headers_are_dropped() {
     let mut decoder = BodyDecoder::chunked();
     assert_eq!(decoder.next(body.as_bytes()), Ok(Step::End { skip: body.len() }));
     assert_eq!(decoder.trailers(), b"X-Sum: 1\r\ngrpc-status: 0\r\n");
+}
+
+/// What a request comes to: its host and path, or why it is refused.
+fn asked(start: &str) -> Result<(String, String), Refusal> {
+    let bytes = format!("{start}\r\n\r\n");
+    let mut storage = HeadStorage::new();
+    let head = RequestHead::parse(bytes.as_bytes(), &mut storage)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((head.host.map(|host| text(host.name)).unwrap_or_default(), text(head.target.path)))
+}
+
+#[test]
+fn an_absolute_form_and_the_host_ask_for_the_same() {
+    let refused = Err(Refusal::Malformed("another host"));
+    let is = |host: &str, path: &str| Ok((host.to_owned(), path.to_owned()));
+    for (start, want) in [
+        ("GET http://a/b HTTP/1.1\r\nHost: A", is("A", "/b")),
+        ("GET http://a:80/b HTTP/1.1\r\nHost: a", is("a", "/b")),
+        ("GET https://a/b HTTP/1.1\r\nHost: a:443", is("a", "/b")),
+        ("GET http://a/b HTTP/1.0", is("a", "/b")),
+        ("GET /b HTTP/1.0", is("", "/b")),
+        ("GET http://a/b HTTP/1.1\r\nHost: b", refused.clone()),
+        ("GET https://a/b HTTP/1.1\r\nHost: a:80", refused.clone()),
+        ("GET http://a:81/b HTTP/1.1\r\nHost: a:80", refused.clone()),
+        ("GET http://a/b HTTP/1.0\r\nHost: b", refused),
+        ("GET http://a/b HTTP/1.1", Err(Refusal::Malformed("no host"))),
+    ] {
+        assert_eq!(asked(start), want, "{start}");
+    }
+}
+
+#[test]
+fn a_target_has_no_fragment() {
+    for target in ["/a#b", "/#", "/a?b#c", "http://a#b", "http://a/?#"] {
+        assert_eq!(
+            asked(&format!("GET {target} HTTP/1.1\r\nHost: a")),
+            Err(Refusal::Malformed("target")),
+            "{target}"
+        );
+    }
+    assert!(asked("GET /a%23?%23 HTTP/1.1\r\nHost: a").is_ok());
+}
+
+#[test]
+fn an_answer_that_cannot_have_a_body_does_not_speak_of_one() {
+    for (head, want) in [
+        ("204 No Content\r\nContent-Length: 0", Ok(true)),
+        ("204 No Content\r\nContent-Length: 1", Ok(false)),
+        ("204 No Content\r\nTransfer-Encoding: chunked", Ok(false)),
+        ("304 Not Modified\r\nContent-Length: 1", Ok(true)),
+        ("103 Early Hints\r\nContent-Length: 0", Ok(true)),
+        ("103 Early Hints\r\nContent-Length: 1", Err(InvalidResponse::InterimBody)),
+        ("100 Continue\r\nTransfer-Encoding: chunked", Err(InvalidResponse::InterimBody)),
+    ] {
+        let bytes = format!("HTTP/1.1 {head}\r\n\r\n");
+        let mut storage = HeadStorage::new();
+        let persists = ResponseHead::parse(bytes.as_bytes(), false, &mut storage).map(|head| head.persists());
+        assert_eq!(persists, want, "{head}");
+    }
+}
+
+#[test]
+fn a_climb_is_one_to_every_hop_or_refused() {
+    let refused = Err(Refusal::Malformed("target"));
+    for path in [
+        "/a/..%2fb",
+        "/a%2f../b",
+        "/a/b%2F..",
+        "/a/%2e%2e%2Fb",
+        "/a\\..\\b",
+        "/a/..\\b",
+        "/a/..%5Cb",
+        "/a%5c../b",
+        "/a/..;/b",
+        "/a/..;c",
+        "/a/%2e.%3bc",
+        "/a%2f..%2f..%2fb",
+    ] {
+        assert_eq!(asked(&format!("GET {path} HTTP/1.1\r\nHost: a")), refused, "{path}");
+    }
+    for path in [
+        "/a/../b",
+        "/a/%2e%2E/b",
+        "/a/..",
+        "/a/..b",
+        "/a/b..%2Fc",
+        "/a/...%2Fc",
+        "/a/.%2Fc",
+        "/a/b;..",
+        "/a%5Cb",
+    ] {
+        assert!(asked(&format!("GET {path} HTTP/1.1\r\nHost: a")).is_ok(), "{path}");
+    }
 }

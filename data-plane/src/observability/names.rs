@@ -56,6 +56,10 @@ pub const POOL: &str = "equipoise_upstream_connections_total";
 pub const PROXY_HEADERS: &str = "equipoise_proxy_protocol_headers_total";
 /// TLS handshakes of clients by result.
 pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
+/// TLS handshakes with targets that came to their end.
+pub const UPSTREAM_HANDSHAKES: &str = "equipoise_upstream_tls_handshakes_total";
+/// TLS handshakes with targets that failed, by reason.
+pub const UPSTREAM_HANDSHAKE_FAILURES: &str = "equipoise_upstream_tls_failures_total";
 /// DNS look-ups by result.
 pub const DNS_LOOKUPS: &str = "equipoise_dns_lookups_total";
 

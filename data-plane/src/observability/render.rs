@@ -8,6 +8,7 @@ use super::{names, process};
 use crate::table::events::Events;
 use crate::table::view::{LoadView, upstream_load};
 use crate::table::{AddressState, Directory, MemberTarget, Members, Table};
+use crate::tls::Reason;
 
 /// The only workspace there is yet.
 const WORKSPACE: &str = "default";
@@ -137,6 +138,17 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.family(names::HANDSHAKES, Kind::Counter, "TLS handshakes of clients, by how they ended.");
     text.sample(names::HANDSHAKES, &[("result", "done")], sum.handshakes);
     text.sample(names::HANDSHAKES, &[("result", "failed")], sum.failed_handshakes);
+    text.family(names::UPSTREAM_HANDSHAKES, Kind::Counter, "TLS handshakes with targets, by kind.");
+    text.sample(names::UPSTREAM_HANDSHAKES, &[("kind", "full")], sum.upstream_handshakes);
+    text.sample(names::UPSTREAM_HANDSHAKES, &[("kind", "resumed")], sum.resumed_handshakes);
+    text.family(
+        names::UPSTREAM_HANDSHAKE_FAILURES,
+        Kind::Counter,
+        "Failed TLS handshakes with targets, by reason.",
+    );
+    for (reason, count) in Reason::ALL.iter().zip(sum.undone_handshakes) {
+        text.sample(names::UPSTREAM_HANDSHAKE_FAILURES, &[("reason", reason.as_str())], count);
+    }
 }
 
 fn render_routes(text: &mut Text, table: &Table, unmatched: Sum) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::counter::Counter;
 use super::node::NodeState;
 use super::route::{RequestSample, RouteMetrics, Shard, Sum};
+use crate::tls::Reason;
 
 /// The metric shards of all workers of a node.
 #[derive(Debug, Clone)]
@@ -106,6 +107,9 @@ pub struct WorkerMetrics {
     pool_misses: Counter,
     handshakes: Counter,
     failed_handshakes: Counter,
+    upstream_handshakes: Counter,
+    resumed_handshakes: Counter,
+    undone_handshakes: [Counter; Reason::ALL.len()],
     proxy_headers: Counter,
     failed_proxy_headers: Counter,
     unmatched: Box<Shard>,
@@ -138,6 +142,9 @@ impl WorkerMetrics {
             pool_misses: Counter::default(),
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
+            upstream_handshakes: Counter::default(),
+            resumed_handshakes: Counter::default(),
+            undone_handshakes: Default::default(),
             proxy_headers: Counter::default(),
             failed_proxy_headers: Counter::default(),
             unmatched: Box::default(),
@@ -234,6 +241,17 @@ impl WorkerMetrics {
         self.failed_handshakes.add(1);
     }
 
+    /// A target has shaken hands, in full or going on from before.
+    pub fn upstream_handshake(&self, is_resumed: bool) {
+        if is_resumed { self.resumed_handshakes.add(1) } else { self.upstream_handshakes.add(1) }
+    }
+
+    /// There was no handshake with a target.
+    pub fn upstream_handshake_failed(&self, reason: Reason) {
+        let counters = Reason::ALL.iter().zip(&self.undone_handshakes);
+        counters.filter(|(found, _)| **found == reason).for_each(|(_, counter)| counter.add(1));
+    }
+
     /// A connection where the PROXY protocol is spoken began with a header, or did not.
     pub fn proxy_header(&self, is_read: bool) {
         if is_read { self.proxy_headers.add(1) } else { self.failed_proxy_headers.add(1) }
@@ -257,6 +275,11 @@ impl WorkerMetrics {
         sum.pool_misses += self.pool_misses.get();
         sum.handshakes += self.handshakes.get();
         sum.failed_handshakes += self.failed_handshakes.get();
+        sum.upstream_handshakes += self.upstream_handshakes.get();
+        sum.resumed_handshakes += self.resumed_handshakes.get();
+        for (total, undone) in sum.undone_handshakes.iter_mut().zip(&self.undone_handshakes) {
+            *total += undone.get();
+        }
         sum.proxy_headers += self.proxy_headers.get();
         sum.failed_proxy_headers += self.failed_proxy_headers.get();
         sum.unmatched.merge_shard(&self.unmatched);
@@ -282,6 +305,10 @@ pub(super) struct WorkerSum {
     pub(super) pool_misses: u64,
     pub(super) handshakes: u64,
     pub(super) failed_handshakes: u64,
+    pub(super) upstream_handshakes: u64,
+    pub(super) resumed_handshakes: u64,
+    /// As [`Reason::ALL`].
+    pub(super) undone_handshakes: [u64; Reason::ALL.len()],
     pub(super) proxy_headers: u64,
     pub(super) failed_proxy_headers: u64,
     pub(super) unmatched: Sum,

@@ -1,8 +1,6 @@
 //! One attempt: a connection to one target, the request on it, and the response that comes back.
 
 use std::future::poll_fn;
-use std::io;
-use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -16,13 +14,13 @@ use super::exchange::{Failure, Picked};
 use super::forward::BodyHeader;
 use super::hash::GivenCookie;
 use super::pool::Pooled;
+use super::reach::{self, Dialling, Reach};
 use super::relay::{Encoding, Patience, Progress, Relay, RelayError};
 use super::reply::{self, Reply, ReplyBody};
 use super::request::{self, Facts, Matched};
 use super::retry::{Fault, Method, Origin, Sent};
 use super::stream::Stream;
 use super::worker::Worker;
-use crate::health::is_own;
 use crate::http1::{
     BodyDecoder, Framing, HeadScan, HeadStorage, InvalidResponse, ResponseBody, ResponseHead, Version,
     push_chunk_size,
@@ -133,10 +131,9 @@ pub async fn run(
     body: &Body,
     composed: Option<Vec<u8>>,
 ) -> Result<(), Failed> {
-    let address = aim.lease.address();
-    let (upstream, origin) = match take_pooled(worker, aim, body, address) {
-        Some(pooled) => (pooled, Origin::Pooled),
-        None => match connect(client, address, aim.matched.service.connect_timeout).await {
+    let (upstream, origin) = match take_or_dial(client, worker, aim, body) {
+        Ok(pooled) => (pooled, Origin::Pooled),
+        Err(dialling) => match connect(client, worker, aim, dialling).await {
             Ok(stream) => (fresh(stream), Origin::Fresh),
             Err(failure) => return Err(Failed { origin: Origin::Fresh, sent: Sent::Nothing, failure }),
         },
@@ -189,38 +186,38 @@ pub const fn fresh(stream: Stream) -> Pooled {
     Pooled { stream, requests: 0 }
 }
 
-/// A connection that is there already, if there is one that will do.
-pub fn take_pooled(worker: &Worker, aim: &Aim<'_>, body: &Body, address: SocketAddr) -> Option<Pooled> {
-    let mut pooled = if aim.may_pool { worker.pool.take(address) } else { None };
+/// A connection that is there already, if there is one that will do; else one in the making.
+pub fn take_or_dial(
+    client: &Client,
+    worker: &Worker,
+    aim: &Aim<'_>,
+    body: &Body,
+) -> Result<Pooled, Dialling> {
+    let reach = Reach::of(client, aim);
+    let mut pooled = if aim.may_pool { worker.pool.take(&reach) } else { None };
     // What cannot be sent twice is not sent on a connection that has just been closed.
     let is_sent_once =
         aim.facts.method == Method::Once || matches!(body, Body::Streaming(..)) || aim.sends_body_once();
     while is_sent_once && pooled.as_ref().is_some_and(|pooled| !pooled.stream.is_surely_quiet()) {
-        pooled = worker.pool.take(address);
+        pooled = worker.pool.take(&reach);
     }
     worker.metrics.pool(if pooled.is_some() { PoolUse::Hit } else { PoolUse::Miss });
-    pooled
+    pooled.ok_or_else(|| reach::dial(worker, &reach, aim.matched.service.connect_timeout))
 }
 
-async fn connect(client: &mut Client, address: SocketAddr, patience: Duration) -> Result<Stream, Failure> {
-    client.timer.arm(patience);
-    // Boxed: rare, and every connection's task would be as large as its largest wait.
-    let mut connecting = Box::pin(Stream::connect(address));
+async fn connect(
+    client: &mut Client,
+    worker: &Worker,
+    aim: &Aim<'_>,
+    mut dialling: Dialling,
+) -> Result<Stream, Failure> {
     poll_fn(|cx| {
-        if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
-            return Poll::Ready(connected.map_err(|error| connect_failure(&error, address)));
+        if let Poll::Ready(dialled) = dialling.as_mut().poll(cx) {
+            return Poll::Ready(dialled.map_err(|undialled| undialled.tell(worker, aim.lease.address())));
         }
-        if client.is_gone(cx) {
-            return Poll::Ready(Err(Failure::ClientGone));
-        }
-        client.timer.poll_expired(cx).map(|()| Err(Failure::Fault(Fault::ConnectTimeout)))
+        if client.is_gone(cx) { Poll::Ready(Err(Failure::ClientGone)) } else { Poll::Pending }
     })
     .await
-}
-
-/// Why there is no connection.
-pub fn connect_failure(error: &io::Error, address: SocketAddr) -> Failure {
-    Failure::Fault(if is_own(error, address) { Fault::Exhausted } else { Fault::Connect })
 }
 
 /// How a body is announced.
@@ -366,6 +363,8 @@ impl Attempt {
         self.download.give_back(&worker.buffers);
         if self.is_sent() && self.upstream_persists && is_clean && !lease.is_leaving() {
             worker.pool.put(lease.address(), self.upstream, now);
+        } else {
+            self.upstream.stream.close();
         }
     }
 

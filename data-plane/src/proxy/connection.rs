@@ -167,7 +167,7 @@ impl Client {
 
     /// Whether the client has sent more than was used: closing at once would reset the connection under the last
     /// answer.
-    fn has_more(&self) -> bool {
+    fn has_more(&mut self) -> bool {
         !self.buffer.filled().is_empty() || !self.stream.is_quiet()
     }
 
@@ -287,7 +287,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
         }
     }
     client.buffer.give_back(&worker.buffers);
-    client.stream.close().await;
+    client.stream.close();
 }
 
 /// Tells a client that speaks in clear where TLS is spoken, and closes.

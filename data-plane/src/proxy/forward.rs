@@ -188,6 +188,7 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
     for (header, name) in head.headers.iter().zip(head.names) {
         let passes = match name {
             Name::Host
+            | Name::Alias
             | Name::Connection
             | Name::ContentLength
             | Name::TransferEncoding
@@ -254,11 +255,11 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
         out.extend_from_slice(if with.peer.is_tls() { b"s" } else { b"" });
     }
     if !given.host.0
-        && let Some(authority) = head.authority()
+        && let Some(host) = head.host
     {
         out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
         let start = out.len();
-        out.extend_from_slice(authority.name);
+        out.extend_from_slice(host.name);
         out.get_mut(start..).unwrap_or_default().make_ascii_lowercase();
     }
     if !given.port.0 {

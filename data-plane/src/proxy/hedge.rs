@@ -5,7 +5,6 @@
 //! budget; at most one a request.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -18,9 +17,9 @@ use super::body::Body;
 use super::connection::Client;
 use super::exchange::{Failure, Picked, observe};
 use super::hash::GivenCookie;
+use super::reach::Dialling;
 use super::request::{self, Facts, Matched};
 use super::retry::{Fault, Origin, Sent};
-use super::stream::Stream;
 use super::timer::Timer;
 use super::worker::Worker;
 use crate::http1::Framing;
@@ -186,7 +185,7 @@ struct Runner {
 }
 
 enum Stage {
-    Connecting(Pin<Box<dyn Future<Output = io::Result<Stream>>>>, Vec<u8>),
+    Connecting(Dialling, Vec<u8>),
     Exchanging(Box<Attempt>),
     /// It has a response's head.
     Answered(Box<Attempt>),
@@ -206,14 +205,9 @@ impl Runner {
         let header = attempt::body_header(&Body::Absent, hedge.facts.framing);
         let out = composed.unwrap_or_else(|| request::compose(client, worker, &aim, header));
         let timers = (worker.timers.timer(), worker.timers.timer());
-        let stage = match attempt::take_pooled(worker, &aim, &Body::Absent, lease.address()) {
-            Some(pooled) => {
-                Stage::Exchanging(Box::new(Attempt::bodyless(pooled, out, picked, Origin::Pooled)))
-            }
-            None => {
-                timers.0.arm(hedge.matched.service.connect_timeout);
-                Stage::Connecting(Box::pin(Stream::connect(lease.address())), out)
-            }
+        let stage = match attempt::take_or_dial(client, worker, &aim, &Body::Absent) {
+            Ok(pooled) => Stage::Exchanging(Box::new(Attempt::bodyless(pooled, out, picked, Origin::Pooled))),
+            Err(dialling) => Stage::Connecting(dialling, out),
         };
         let limit = lease.policy().and_then(|policy| policy.retry.per_try_timeout);
         let limit = limit.map(|limit| Box::pin(tokio::time::sleep(limit)));
@@ -271,15 +265,12 @@ impl Runner {
                             self.stage = Stage::Exchanging(Box::new(made));
                             continue;
                         }
-                        Poll::Ready(Err(error)) => attempt::connect_failure(&error, self.lease.address()),
+                        Poll::Ready(Err(undialled)) => undialled.tell(worker, self.lease.address()),
                         Poll::Pending if is_over(&mut self.limit, cx) => {
                             Failure::Fault(Fault::ConnectTimeout)
                         }
                         Poll::Pending if client.is_gone(cx) => Failure::ClientGone,
-                        Poll::Pending => {
-                            ready!(client.timer.poll_expired(cx));
-                            Failure::Fault(Fault::ConnectTimeout)
-                        }
+                        Poll::Pending => return Poll::Pending,
                     };
                     Stage::Failed(Failed { origin: Origin::Fresh, sent: Sent::Nothing, failure })
                 }

@@ -3,10 +3,14 @@
 mod lru;
 
 use std::cell::RefCell;
+use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
+
 use self::lru::Lru;
+use super::reach::Reach;
 use super::stream::Stream;
 
 /// A connection to a target, with what the pool must know of it.
@@ -24,13 +28,18 @@ struct Idle {
     since: Instant,
 }
 
-/// Idle connections by target address; the one used last goes first.
+/// What connections are found by: the address, and a hash of whom TLS has shown to be there. Which of them it really is,
+/// is looked at besides.
+type Place = (SocketAddr, u64);
+
+/// Idle connections by where they lead; the one used last goes first.
 ///
 /// They stay registered with the runtime: one that the target closed is seen by its readiness, so that taking
 /// one costs no system call.
 #[derive(Debug)]
 pub struct Pool {
-    idle: RefCell<Lru<Idle>>,
+    idle: RefCell<Lru<Place, Idle>>,
+    hasher: RandomState,
     size: usize,
     requests_max: u32,
 }
@@ -38,14 +47,21 @@ pub struct Pool {
 impl Pool {
     /// Keeps at most `size` connections, each for at most `requests_max` requests.
     pub fn new(size: usize, requests_max: u32) -> Self {
-        Self { idle: RefCell::default(), size, requests_max }
+        Self { idle: RefCell::default(), hasher: RandomState::default(), size, requests_max }
     }
 
-    /// A live connection to `address`, if one is idle.
-    pub fn take(&self, address: SocketAddr) -> Option<Pooled> {
+    /// A live connection to `reach`, if one is idle.
+    pub fn take(&self, reach: &Reach<'_>) -> Option<Pooled> {
+        let whom = reach.whom.as_ref();
+        let place = (reach.address, whom.map_or(0, |whom| self.hash(whom.parts())));
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, .. }) = idle.pop_newest(address) {
-            if connection.stream.is_quiet() {
+        while let Some(Idle { mut connection, .. }) = idle.pop_newest(place) {
+            let is_right = match (connection.stream.identity(), whom) {
+                (None, None) => true,
+                (Some(identity), Some(whom)) => identity.is(whom),
+                (None, Some(_)) | (Some(_), None) => false,
+            };
+            if is_right && connection.stream.is_quiet() {
                 return Some(connection);
             }
         }
@@ -56,13 +72,16 @@ impl Pool {
     /// gives way.
     pub fn put(&self, address: SocketAddr, connection: Pooled, now: Instant) {
         if self.size == 0 || connection.requests >= self.requests_max {
-            return;
+            return connection.stream.close();
         }
+        let place = (address, connection.stream.identity().map_or(0, |identity| self.hash(identity.parts())));
         let mut idle = self.idle.borrow_mut();
-        if idle.len() >= self.size {
-            idle.pop_oldest();
+        if idle.len() >= self.size
+            && let Some(Idle { connection, .. }) = idle.pop_oldest()
+        {
+            connection.stream.close();
         }
-        idle.push(address, Idle { connection, since: now });
+        idle.push(place, Idle { connection, since: now });
     }
 
     /// Closes what has been idle for longer than `timeout` or was closed by its target.
@@ -70,5 +89,9 @@ impl Pool {
         self.idle.borrow_mut().retain(|idle| {
             now.saturating_duration_since(idle.since) < timeout && idle.connection.stream.is_quiet()
         });
+    }
+
+    fn hash(&self, parts: (u64, &str)) -> u64 {
+        self.hasher.hash_one(parts)
     }
 }

@@ -77,6 +77,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
             Name::XKongUpstreamLatency => !with.added.upstream_latency,
             Name::XKongUpstreamStatus => !with.added.upstream_status,
             Name::Other
+            | Name::Alias
             | Name::Accept
             | Name::ContentType
             | Name::Expect

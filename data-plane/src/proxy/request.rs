@@ -299,7 +299,7 @@ fn to_https(status: u16, head: &RequestHead<'_, '_>) -> Problem {
         return Problem::UpgradeRequired;
     }
     let mut location = b"https://".to_vec();
-    let host = head.authority();
+    let host = head.host;
     location.extend_from_slice(&host.map_or(Cow::Borrowed(&b""[..]), |host| lower(host.name)));
     location.extend_from_slice(head.target.path);
     if let Some(query) = head.target.query {
@@ -347,7 +347,8 @@ fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<
         Some(host) if route.preserve_host => out.extend_from_slice(host.text),
         _ => {
             let name = service.upstream.host_header.as_deref().unwrap_or(lease.host());
-            rewrite::push_host(&mut out, name, lease.address().port(), Scheme::Http);
+            let scheme = if service.tls.is_some() { Scheme::Https } else { Scheme::Http };
+            rewrite::push_host(&mut out, name, lease.address().port(), scheme);
         }
     }
     let prefix = rewrite::forwarded_prefix(path, strip);

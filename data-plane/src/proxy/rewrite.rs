@@ -86,14 +86,19 @@ fn push_stripped(out: &mut Vec<u8>, base: &str, path: &[u8], rest: &[u8]) {
 }
 
 /// What is left of `/r./x` without `/r` must not climb out of the service's path. Once is enough: the path was
-/// normalised.
+/// normalised, and the codec lets no other climb pass.
 fn without_climb(rest: &[u8]) -> &[u8] {
     match rest {
         b"." | b".." => b"",
         [b'.', b'/', after @ ..] | [b'.', b'.', b'/', after @ ..] => after,
+        // What some upstreams take for a slash, and some for the end of a segment.
+        [b'.', b'.', after @ ..] if SEPARATORS.iter().any(|separator| after.starts_with(separator)) => after,
         _ => rest,
     }
 }
+
+/// Besides the slash, as a normalised path has them.
+const SEPARATORS: [&[u8]; 4] = [b"%2F", b"\\", b";", b"%3B"];
 
 /// What decides which port goes without saying. gRPC is as HTTP, `grpcs` as HTTPS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

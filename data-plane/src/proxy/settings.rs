@@ -9,6 +9,7 @@ use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
 use crate::http1::Limits;
+use crate::tls;
 
 /// What this program calls itself in `Via` and `Server`: the names that Kong's clients and tests look for.
 pub const SERVER_TOKEN: &str = "kong/3.10.0";
@@ -62,6 +63,8 @@ pub struct ProxySettings {
     pub pool_requests_max: u32,
     /// How long an upstream connection may be idle.
     pub pool_idle_timeout: Duration,
+    /// How TLS is spoken with targets.
+    pub tls: tls::Clients,
     /// Ports that something in front maps.
     pub port_maps: PortMaps,
     /// Peers whose X-Forwarded-*, real-IP and PROXY headers count.
@@ -95,6 +98,7 @@ impl Default for ProxySettings {
             pool_size: 512,
             pool_requests_max: 10_000,
             pool_idle_timeout: Duration::from_secs(60),
+            tls: tls::Clients::default(),
             port_maps: PortMaps::default(),
             trusted_ips: Vec::new(),
             real_ip_header: RealIpHeader::XRealIp,

@@ -1,15 +1,16 @@
 //! A connection, be it a client's or an upstream's: the one place that knows what carries its bytes.
 
-use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use rustix::net::RecvFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsStream, client, server};
+
+use super::reach::Identity;
 
 /// A connection.
 #[derive(Debug)]
@@ -20,7 +21,15 @@ pub struct Stream(Carrier);
 enum Carrier {
     Plain(TcpStream),
     /// Boxed: it takes a kilobyte.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Secured>),
+}
+
+/// A connection over TLS.
+#[derive(Debug)]
+struct Secured {
+    stream: TlsStream<TcpStream>,
+    /// Of a target's: whom it is with.
+    identity: Option<Identity>,
 }
 
 use Carrier::{Plain, Tls};
@@ -32,22 +41,27 @@ impl Stream {
     }
 
     /// One that was accepted and has shaken hands.
-    pub fn accepted_tls(stream: TlsStream<TcpStream>) -> Self {
-        Self(Tls(stream.into()))
+    pub fn accepted_tls(stream: server::TlsStream<TcpStream>) -> Self {
+        Self(Tls(Secured { stream: stream.into(), identity: None }.into()))
     }
 
-    /// Connects to `address`.
-    ///
-    /// # Errors
-    /// When there is no connection.
-    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        // Of loopback, an ephemeral port where nobody listens may be given to this very end: TCP connects it to itself.
-        if address.ip().is_loopback() && stream.local_addr()? == address {
-            return Err(io::ErrorKind::ConnectionRefused.into());
+    /// One that [`connect`] made.
+    pub const fn connected(stream: TcpStream) -> Self {
+        Self(Plain(stream))
+    }
+
+    /// The same, after a handshake by which the other end is this one.
+    pub fn secured(stream: client::TlsStream<TcpStream>, identity: Identity) -> Self {
+        Self(Tls(Secured { stream: stream.into(), identity: Some(identity) }.into()))
+    }
+
+    /// Whom a handshake has shown to be at the other end; `None`: there was none, or it is a client.
+    #[inline]
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.0 {
+            Plain(_) => None,
+            Tls(secured) => secured.identity.as_ref(),
         }
-        stream.set_nodelay(true)?;
-        Ok(Self(Plain(stream)))
     }
 
     /// Ready when there may be something to read, the end included.
@@ -56,8 +70,8 @@ impl Stream {
         match &self.0 {
             Plain(stream) => stream.poll_read_ready(cx),
             // What was decrypted already is not the socket's to tell.
-            Tls(stream) if has_decrypted(stream) => Poll::Ready(Ok(())),
-            Tls(stream) => stream.get_ref().0.poll_read_ready(cx),
+            Tls(secured) if secured.has_decrypted() => Poll::Ready(Ok(())),
+            Tls(secured) => secured.stream.get_ref().0.poll_read_ready(cx),
         }
     }
 
@@ -66,7 +80,7 @@ impl Stream {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_read(cx, space),
-            Tls(stream) => Pin::new(stream).poll_read(cx, space),
+            Tls(secured) => Pin::new(&mut secured.stream).poll_read(cx, space),
         }
     }
 
@@ -75,7 +89,7 @@ impl Stream {
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Tls(secured) => Pin::new(&mut secured.stream).poll_write(cx, bytes),
         }
     }
 
@@ -88,7 +102,7 @@ impl Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Tls(secured) => Pin::new(&mut secured.stream).poll_write_vectored(cx, parts),
         }
     }
 
@@ -97,7 +111,7 @@ impl Stream {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Plain(_) => Poll::Ready(Ok(())),
-            Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Tls(secured) => Pin::new(&mut secured.stream).poll_flush(cx),
         }
     }
 
@@ -105,19 +119,15 @@ impl Stream {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Tls(secured) => Pin::new(&mut secured.stream).poll_shutdown(cx),
         }
     }
 
     /// Closes. With TLS the other end is told, if that needs no wait: without, it could not tell the end from a cut.
-    pub async fn close(mut self) {
+    pub fn close(mut self) {
         if let Tls(_) = self.0 {
-            poll_fn(|cx| {
-                // Whoever is gone need not be told.
-                drop(self.poll_shutdown(cx));
-                Poll::Ready(())
-            })
-            .await;
+            // Whoever is gone need not be told, and who takes nothing is not waited for.
+            drop(self.poll_shutdown(&mut Context::from_waker(Waker::noop())));
         }
     }
 
@@ -128,21 +138,28 @@ impl Stream {
     }
 
     /// Whether nothing came that was not read: neither bytes nor the end. Only where a readiness event says
-    /// otherwise is the kernel asked, and then a byte may be lost: the connection is of no use any more.
-    pub fn is_quiet(&self) -> bool {
-        match &self.0 {
+    /// otherwise is the kernel asked, and then a byte may be lost: the connection is of no use any more. What TLS has to
+    /// say for itself, tickets for one, does not count.
+    pub fn is_quiet(&mut self) -> bool {
+        match &mut self.0 {
             Plain(stream) => {
                 matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
             }
-            Tls(_) => self.is_surely_quiet(),
+            Tls(secured) => {
+                let mut byte = [0];
+                let mut space = ReadBuf::new(&mut byte);
+                let mut cx = Context::from_waker(Waker::noop());
+                !secured.has_decrypted()
+                    && Pin::new(&mut secured.stream).poll_read(&mut cx, &mut space).is_pending()
+            }
         }
     }
 
     /// Whether nothing came, asking the kernel even if no readiness event came yet: a system call more. Takes
     /// nothing away.
     pub fn is_surely_quiet(&self) -> bool {
-        if let Tls(stream) = &self.0
-            && has_decrypted(stream)
+        if let Tls(secured) = &self.0
+            && secured.has_decrypted()
         {
             return false;
         }
@@ -154,12 +171,28 @@ impl Stream {
     fn socket(&self) -> &TcpStream {
         match &self.0 {
             Plain(stream) => stream,
-            Tls(stream) => stream.get_ref().0,
+            Tls(secured) => secured.stream.get_ref().0,
         }
     }
 }
 
-/// Whether there is something to read without the socket. TLS asks for no more as long as that is so.
-fn has_decrypted(stream: &TlsStream<TcpStream>) -> bool {
-    !stream.get_ref().1.wants_read()
+impl Secured {
+    /// Whether there is something to read without the socket. TLS asks for no more as long as that is so.
+    fn has_decrypted(&self) -> bool {
+        !self.stream.get_ref().1.wants_read()
+    }
+}
+
+/// Connects to `address`, over TCP.
+///
+/// # Errors
+/// When there is no connection.
+pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // Of loopback, an ephemeral port where nobody listens may be given to this very end: TCP connects it to itself.
+    if address.ip().is_loopback() && stream.local_addr()? == address {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }

@@ -1,5 +1,6 @@
 //! Whole exchanges over real sockets: a node with a table built by hand, scripted upstreams, raw clients.
 
+mod bad_responses;
 mod bodies;
 mod clients;
 mod counts;
@@ -7,11 +8,11 @@ mod drain;
 mod exchanges;
 mod harness;
 mod headers;
-mod hostile_requests;
-mod hostile_responses;
+mod large_heads;
 mod names;
 mod passive;
 mod policies;
 mod retries;
 mod tls;
+mod upstream_tls;
 mod websocket;

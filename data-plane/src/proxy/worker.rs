@@ -46,6 +46,8 @@ pub struct Worker {
     random: RefCell<StdRng>,
     date: RefCell<String>,
     unix_seconds: Cell<u64>,
+    /// The second of the last warning about a target.
+    warned: Cell<u64>,
     connections: Cell<usize>,
     /// A connection ended.
     ended: Notify,
@@ -125,6 +127,11 @@ impl Worker {
         self.unix_seconds.get()
     }
 
+    /// Whether what a request met with may be a warning: once a second, since it meets with it again and again.
+    pub(super) fn may_warn(&self) -> bool {
+        self.warned.replace(self.unix_seconds()) != self.unix_seconds()
+    }
+
     /// The time for a Date header, at most a second old.
     pub(super) fn date(&self) -> String {
         self.date.borrow().clone()
@@ -163,6 +170,7 @@ pub fn run(
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
             unix_seconds: Cell::new(unix_seconds()),
+            warned: Cell::new(0),
             connections: Cell::new(0),
             ended: Notify::new(),
         });

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use equipoise_proto::SniPattern;
 use uuid::Uuid;
 
-use super::compile::{self, CellKey, State};
-use super::{Route, Service, ServiceTls, Table, Upstream};
+use super::compile::{self, CellKey, RootStores, State};
+use super::{Route, Service, Table, Upstream};
 use crate::observability::RouteMetrics;
+use crate::tls::{Interned, Terms};
 
 /// The services and routes of the table in force.
 #[derive(Debug, Default)]
@@ -21,6 +22,9 @@ pub(super) struct Assembly {
     free: Vec<usize>,
     /// By what name the table has each SNI.
     snis: HashMap<Uuid, SniPattern>,
+    /// What services ask of TLS.
+    terms: Interned,
+    stores: RootStores,
 }
 
 impl Assembly {
@@ -39,7 +43,9 @@ impl Assembly {
             affected.extend(state.routes_of(id));
             let compiled = state.service(id).filter(|service| service.is_enabled).and_then(|service| {
                 let upstream = cell(&state.cell_of(service))?;
-                Some(Arc::new(make_service(*id, service, upstream, state.tls_of(service).map(Arc::new))))
+                let tls =
+                    service.is_tls().then(|| self.terms.get(&state.asked_of(service, &mut self.stores)));
+                Some(Arc::new(make_service(*id, service, upstream, tls)))
             });
             match compiled {
                 Some(service) => self.services.insert(*id, service),
@@ -148,7 +154,7 @@ fn make_service(
     id: Uuid,
     service: &compile::Service,
     upstream: Arc<Upstream>,
-    tls: Option<Arc<ServiceTls>>,
+    tls: Option<Arc<Terms>>,
 ) -> Service {
     Service {
         id,

@@ -25,6 +25,7 @@ pub use entity::{Host, Route, Service, Target, Upstream};
 pub use equipoise_proto::Record;
 pub use policy::Policy;
 pub use state::State;
+pub use tls::RootStores;
 
 use entity::Reading;
 

@@ -7,6 +7,7 @@ use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
@@ -79,9 +80,14 @@ impl Authority {
 
     /// A client's side that trusts this one.
     pub(crate) fn trusted(&self, depth: usize) -> Clients {
+        Clients::new(self.roots(), depth)
+    }
+
+    /// This one alone.
+    pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
-        Clients::new(roots, depth)
+        roots
     }
 }
 
@@ -98,9 +104,24 @@ pub(crate) fn nobody() -> Clients {
 }
 
 impl Shown {
+    /// For a client to show.
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
         let provider = aws_lc_rs::default_provider();
         Arc::new(CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider).unwrap())
+    }
+
+    /// A server's side that wants to see a certificate of this authority's.
+    pub(crate) fn server_asking(&self, authority: &Authority) -> Arc<ServerConfig> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(authority.roots().into(), Arc::clone(&provider));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
+            .unwrap();
+        Arc::new(config)
     }
 
     /// A server's side, with this ALPN, in both versions of TLS.

@@ -200,7 +200,11 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-fn pair(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, ShownError> {
+pub(super) fn pair(
+    certificate: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, ShownError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| ShownError::Pem { path, source }

@@ -1,7 +1,8 @@
 use std::io;
+use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -56,10 +57,10 @@ async fn only_a_certificate_that_is_signed_in_time_and_for_the_name_is_good() {
     ];
     for (name, shown, host, want) in cases {
         let clients = authority.trusted(1);
-        assert_eq!(is_taken(clients.verifying(), shown, host).await, want, "{name}");
-        assert!(is_taken(clients.unverifying(), shown, host).await, "{name}, unverified");
+        assert_eq!(is_taken(clients.verifying(None), shown, host).await, want, "{name}");
+        assert!(is_taken(clients.unverifying(None), shown, host).await, "{name}, unverified");
     }
-    assert!(!is_taken(nobody().verifying(), &good, "a.test").await, "nobody is trusted");
+    assert!(!is_taken(nobody().verifying(None), &good, "a.test").await, "nobody is trusted");
 }
 
 #[tokio::test]
@@ -70,9 +71,9 @@ async fn both_versions_of_tls_are_verified() {
         for (host, want) in [("a.test", true), ("b.test", false)] {
             let server = good.server_of(&[version], &[]);
             let clients = authority.trusted(1);
-            let taken = shake(clients.verifying(), Arc::clone(&server), host).await;
+            let taken = shake(clients.verifying(None), Arc::clone(&server), host).await;
             assert_eq!(taken.is_ok(), want, "{version:?} {host}");
-            shake(clients.unverifying(), server, host).await.unwrap();
+            shake(clients.unverifying(None), server, host).await.unwrap();
         }
     }
 }
@@ -86,12 +87,15 @@ async fn a_chain_has_at_most_so_many_intermediates() {
     for (depth, want) in [(0, [true, false, false]), (1, [true, true, false]), (2, [true; 3])] {
         let clients = root.trusted(depth);
         for (length, (shown, want)) in shown.iter().zip(want).enumerate() {
-            let taken = is_taken(clients.verifying(), shown, "a.test").await;
+            let taken = is_taken(clients.verifying(None), shown, "a.test").await;
             assert_eq!(taken, want, "{length} intermediates, {depth} allowed");
         }
     }
     let clients = first.trusted(0);
-    assert!(is_taken(clients.verifying(), &shown[1], "a.test").await, "one in between can be trusted itself");
+    assert!(
+        is_taken(clients.verifying(None), &shown[1], "a.test").await,
+        "one in between can be trusted itself"
+    );
 }
 
 #[tokio::test]
@@ -100,7 +104,7 @@ async fn names_are_asked_for_and_addresses_are_not() {
     for (host, want) in
         [("a.test", Some("a.test")), ("a_b.test.:8080", Some("a_b.test")), ("127.0.0.1:1", None)]
     {
-        let sni = shake(nobody().unverifying(), Arc::clone(&server), host).await.unwrap();
+        let sni = shake(nobody().unverifying(None), Arc::clone(&server), host).await.unwrap();
         assert_eq!(sni.as_deref(), want, "{host}");
     }
     for host in ["", "a..test", "-a.test", "a.9", "a b", "[::1", "1.2.3.400"] {
@@ -121,7 +125,7 @@ async fn a_certificate_is_looked_at_in_every_handshake() {
             stream.shutdown().await.unwrap();
         });
         let name = server_name("a.test").unwrap();
-        let mut stream = TlsConnector::from(clients.unverifying()).connect(name, near).await.unwrap();
+        let mut stream = TlsConnector::from(clients.unverifying(None)).connect(name, near).await.unwrap();
         stream.read_to_end(&mut Vec::new()).await.unwrap();
         let kind = stream.get_ref().1.handshake_kind();
         assert!(

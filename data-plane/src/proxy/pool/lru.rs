@@ -1,26 +1,26 @@
-//! Values by address, with one order of age over all of them: the newest of an address and the oldest of all are
-//! found in O(1).
+//! Values by key, with one order of age over all of them: the newest of a key and the oldest of all are found in
+//! O(1).
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::hash::Hash;
 
-/// Values, each under an address; several may share one.
+/// Values, each under a key; several may share one.
 #[derive(Debug)]
-pub struct Lru<V> {
-    slots: Vec<Slot<V>>,
+pub struct Lru<K, V> {
+    slots: Vec<Slot<K, V>>,
     free: Vec<usize>,
     ends: Links,
-    newest_of: HashMap<SocketAddr, usize, foldhash::fast::RandomState>,
+    newest_of: HashMap<K, usize, foldhash::fast::RandomState>,
 }
 
 #[derive(Debug)]
-struct Slot<V> {
-    address: SocketAddr,
+struct Slot<K, V> {
+    key: K,
     /// `None` while the slot is free.
     value: Option<V>,
     /// Among all values.
     all: Links,
-    /// Among those of the address.
+    /// Among those of the key.
     own: Links,
 }
 
@@ -31,22 +31,22 @@ struct Links {
     newer: Option<usize>,
 }
 
-impl<V> Default for Lru<V> {
+impl<K, V> Default for Lru<K, V> {
     fn default() -> Self {
         Self { slots: Vec::new(), free: Vec::new(), ends: Links::default(), newest_of: HashMap::default() }
     }
 }
 
-impl<V> Lru<V> {
+impl<K: Copy + Eq + Hash, V> Lru<K, V> {
     /// How many values there are.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// Adds the newest value.
-    pub fn push(&mut self, address: SocketAddr, value: V) {
+    pub fn push(&mut self, key: K, value: V) {
         let all = Links { older: self.ends.newer, newer: None };
-        let slot = Slot { address, value: Some(value), all, own: Links::default() };
+        let slot = Slot { key, value: Some(value), all, own: Links::default() };
         let at = if let Some(at) = self.free.pop() {
             self.slots[at] = slot;
             at
@@ -59,16 +59,16 @@ impl<V> Lru<V> {
             None => self.ends.older = Some(at),
         }
         self.ends.newer = Some(at);
-        let older = self.newest_of.insert(address, at);
+        let older = self.newest_of.insert(key, at);
         self.slots[at].own.older = older;
         if let Some(older) = older {
             self.slots[older].own.newer = Some(at);
         }
     }
 
-    /// Takes the newest value of `address`.
-    pub fn pop_newest(&mut self, address: SocketAddr) -> Option<V> {
-        let at = *self.newest_of.get(&address)?;
+    /// Takes the newest value of `key`.
+    pub fn pop_newest(&mut self, key: K) -> Option<V> {
+        let at = *self.newest_of.get(&key)?;
         self.remove(at)
     }
 
@@ -78,12 +78,12 @@ impl<V> Lru<V> {
     }
 
     /// Drops the values that `keep` says no to. Cost: O(values).
-    pub fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
+    pub fn retain(&mut self, mut keep: impl FnMut(&mut V) -> bool) {
         let mut next = self.ends.older;
         while let Some(at) = next {
-            let slot = &self.slots[at];
+            let slot = &mut self.slots[at];
             next = slot.all.newer;
-            if !slot.value.as_ref().is_some_and(&mut keep) {
+            if !slot.value.as_mut().is_some_and(&mut keep) {
                 self.remove(at);
             }
         }
@@ -91,7 +91,7 @@ impl<V> Lru<V> {
 
     fn remove(&mut self, at: usize) -> Option<V> {
         let slot = &mut self.slots[at];
-        let (address, all, own) = (slot.address, slot.all, slot.own);
+        let (key, all, own) = (slot.key, slot.all, slot.own);
         let value = slot.value.take();
         match all.older {
             Some(older) => self.slots[older].all.newer = all.newer,
@@ -107,10 +107,10 @@ impl<V> Lru<V> {
         match (own.newer, own.older) {
             (Some(newer), older) => self.slots[newer].own.older = older,
             (None, Some(older)) => {
-                self.newest_of.insert(address, older);
+                self.newest_of.insert(key, older);
             }
             (None, None) => {
-                self.newest_of.remove(&address);
+                self.newest_of.remove(&key);
             }
         }
         self.free.push(at);
@@ -120,7 +120,7 @@ impl<V> Lru<V> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, SocketAddr};
 
     use proptest::prelude::*;
 
@@ -150,7 +150,7 @@ mod tests {
                         prop_assert_eq!(lru.pop_oldest(), oldest);
                     }
                     _ => {
-                        lru.retain(|value| value % 3 != 0);
+                        lru.retain(|value| *value % 3 != 0);
                         list.retain(|(_, value)| value % 3 != 0);
                     }
                 }

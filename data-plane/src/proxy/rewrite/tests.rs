@@ -95,7 +95,17 @@ fn paths_are_put_together_as_the_reference_does() {
 
 #[test]
 fn what_is_left_of_a_path_does_not_climb() {
-    for (request, want) in [("/r.", "/srv"), ("/r..", "/srv"), ("/r../x", "/srv/x"), ("/r.x", "/srv/.x")] {
+    for (request, want) in [
+        ("/r.", "/srv"),
+        ("/r..", "/srv"),
+        ("/r../x", "/srv/x"),
+        ("/r.x", "/srv/.x"),
+        ("/r..%2Fx", "/srv/%2Fx"),
+        ("/r..\\x", "/srv/%5Cx"),
+        ("/r..;/x", "/srv/;/x"),
+        ("/r..%3Bx", "/srv/%3Bx"),
+        ("/r..x", "/srv/..x"),
+    ] {
         assert_eq!(target(Some("/srv"), request, Strip::Prefix(2), None), want, "{request}");
     }
 }

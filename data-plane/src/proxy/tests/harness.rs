@@ -15,6 +15,7 @@ use crate::proxy::{ProxySettings, Running, start};
 use crate::router::Rule;
 use crate::table::fixture::checked;
 use crate::table::{Active, Directory, Policy, Route, Service, Table, Target, Upstream};
+use crate::tls::{Asked, Terms};
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -250,6 +251,10 @@ pub struct Plan {
     pub passive: Option<Passive>,
     pub policy: Option<Policy>,
     pub snis: Vec<equipoise_proto::SniPattern>,
+    /// How TLS is spoken with the targets.
+    pub tls: Option<Asked>,
+    /// In place of the target's address.
+    pub host_header: Option<&'static str>,
     pub hosts: Vec<&'static str>,
 }
 
@@ -275,6 +280,8 @@ impl Default for Plan {
             passive: None,
             policy: None,
             snis: Vec::new(),
+            tls: None,
+            host_header: None,
             hosts: Vec::new(),
         }
     }
@@ -283,15 +290,27 @@ impl Default for Plan {
 impl Plan {
     /// Starts it with these targets.
     pub fn start(self, targets: &[SocketAddr]) -> Node {
+        let workers = self.settings.workers;
+        let settings = self.settings.clone();
+        let Parts { table, targets, upstream } = self.parts(targets);
+        let active = Active::default();
+        active.swap(Arc::new(table));
+        let metrics = Workers::new(workers);
+        let running = start(settings, &active, &metrics).unwrap();
+        Node { address: running.addresses()[0], running, targets, upstream, active, metrics }
+    }
+
+    fn parts(self, targets: &[SocketAddr]) -> Parts {
         let target = |address: &SocketAddr| match &self.passive {
             Some(passive) => checked(*address, passive.clone()),
             None => Target::new(*address, &address.ip().to_string()),
         };
         let targets: Vec<_> = targets.iter().map(target).collect();
-        let upstream = match self.policy {
+        let mut upstream = match self.policy {
             Some(policy) => Upstream::with_policy(targets.clone(), policy),
             None => Upstream::new(Some("service"), targets.clone()),
         };
+        Arc::get_mut(&mut upstream).unwrap().host_header = self.host_header.map(Into::into);
         let service = Arc::new(Service {
             tls: None,
             id: Uuid::from_u128(1),
@@ -302,6 +321,7 @@ impl Plan {
             write_timeout: self.timeout,
             read_timeout: self.timeout,
             upstream: Arc::clone(&upstream),
+            tls: self.tls.map(Terms::new),
         });
         let route = Route {
             id: Uuid::from_u128(2),
@@ -320,13 +340,15 @@ impl Plan {
         let hosts =
             self.hosts.iter().map(|host| equipoise_proto::HostPattern::parse(host).unwrap()).collect();
         let rule = Rule { id: route.id, hosts, paths, snis: self.snis, ..Rule::default() };
-        let workers = self.settings.workers;
-        let active = Active::default();
-        active.swap(Arc::new(Table::new([(rule, Arc::new(route))])));
-        let metrics = Workers::new(workers);
-        let running = start(self.settings, &active, &metrics).unwrap();
-        Node { address: running.addresses()[0], running, targets, upstream, active, metrics }
+        Parts { table: Table::new([(rule, Arc::new(route))]), targets, upstream }
     }
+}
+
+/// What a plan comes to.
+struct Parts {
+    table: Table,
+    targets: Vec<Arc<Target>>,
+    upstream: Arc<Upstream>,
 }
 
 impl Node {
@@ -346,6 +368,11 @@ impl Node {
             render(&node, &self.metrics, &self.active.load(), &Directory::default(), &Default::default());
         let found = text.lines().find(|found| found.starts_with(line));
         found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// Puts another plan in force, but for its settings.
+    pub fn change(&self, plan: Plan, targets: &[SocketAddr]) {
+        self.active.swap(Arc::new(plan.parts(targets).table));
     }
 
     /// Cuts off what target `place` has under way, as the builder does.

@@ -32,7 +32,7 @@ impl Speaker {
     }
 
     fn connect(&self, name: &str) -> Secure {
-        let config = self.authority.trusted(1).verifying();
+        let config = self.authority.trusted(1).verifying(None);
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let connection = ClientConnection::new(config, name).unwrap();
         let stream = self.node.connect().stream;
@@ -73,7 +73,7 @@ fn a_proxy_header_comes_before_the_handshake() {
     let speaker = Speaker::start(plan, &[&TLS13], &[origin.address]);
     let mut stream = speaker.node.connect().stream;
     stream.write_all(b"PROXY TCP6 2001:db8::7 ::1 1 2\r\n").unwrap();
-    let config = speaker.authority.trusted(1).verifying();
+    let config = speaker.authority.trusted(1).verifying(None);
     let connection = ClientConnection::new(config, ServerName::try_from("a.com").unwrap()).unwrap();
     let mut client = StreamOwned::new(connection, stream);
     assert_eq!(ask(&mut client, GET).body, "hello");

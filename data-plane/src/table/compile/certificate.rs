@@ -20,8 +20,6 @@ pub struct Certificate {
     pub(crate) pairs: Arc<[Arc<CertifiedKey>]>,
     /// `cert` and `key`: what targets are shown.
     pub(crate) client: Arc<CertifiedKey>,
-    /// Of what it came as: another one when anything of it changes.
-    pub(crate) digest: blake3::Hash,
 }
 
 /// The name that clients ask for a certificate by.
@@ -61,7 +59,6 @@ impl Reading {
             wire: Wire::of(wire),
             pairs: pairs.into_iter().map(|pair| Arc::new(pair.into_certified_key())).collect(),
             client: Arc::new(main.into_certified_key()),
-            digest: blake3::hash(wire),
         })
     }
 

@@ -79,19 +79,19 @@ impl Credentials {
     }
 
     pub(super) fn note_service(&mut self, id: Uuid, service: &Service) {
-        if let Some(certificate) = service.tls.client {
+        if let Some(certificate) = service.client_certificate {
             add(&mut self.services_of, certificate, id);
         }
-        for authority in service.tls.authorities.iter().flatten() {
+        for authority in &service.ca_certificates {
             add(&mut self.trusted_by, *authority, id);
         }
     }
 
     pub(super) fn forget_service(&mut self, id: Uuid, service: &Service) {
-        if let Some(certificate) = &service.tls.client {
+        if let Some(certificate) = &service.client_certificate {
             take(&mut self.services_of, certificate, &id);
         }
-        for authority in service.tls.authorities.iter().flatten() {
+        for authority in &service.ca_certificates {
             take(&mut self.trusted_by, authority, &id);
         }
     }

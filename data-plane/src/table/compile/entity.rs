@@ -58,17 +58,27 @@ pub struct Service {
     pub(crate) write_timeout: Duration,
     pub(crate) read_timeout: Duration,
     pub(crate) is_enabled: bool,
-    pub(super) tls: Tls,
+    pub(crate) tls_verify: Option<bool>,
+    pub(crate) tls_verify_depth: Option<usize>,
+    /// Who is trusted in place of whom the settings name; without any, those are.
+    pub(crate) ca_certificates: Box<[Uuid]>,
+    /// What its targets are shown.
+    pub(super) client_certificate: Option<Uuid>,
 }
 
-/// How a service speaks TLS to its targets, by ids.
-#[derive(Debug)]
-pub(super) struct Tls {
-    pub(super) verify: Option<bool>,
-    pub(super) depth: Option<u8>,
-    /// Whom it trusts; `None`: whom the node trusts.
-    pub(super) authorities: Option<Box<[Uuid]>>,
-    pub(super) client: Option<Uuid>,
+impl Service {
+    /// Whether TLS is spoken with its targets.
+    pub(crate) const fn is_tls(&self) -> bool {
+        match self.protocol {
+            v1::Protocol::Https | v1::Protocol::Grpcs | v1::Protocol::Tls => true,
+            v1::Protocol::Http
+            | v1::Protocol::Grpc
+            | v1::Protocol::Tcp
+            | v1::Protocol::TlsPassthrough
+            | v1::Protocol::Udp
+            | v1::Protocol::Unspecified => false,
+        }
+    }
 }
 
 /// A route.
@@ -158,7 +168,7 @@ impl Reading {
         if read.path.as_ref().is_some_and(|path| !path.starts_with('/')) {
             return Err(self.error("path", "should start with /"));
         }
-        let tls = self.tls(&read)?;
+        let client_certificate = self.reference("client_certificate", read.client_certificate.as_ref())?;
         Ok(Service {
             wire: Wire::of(wire),
             name: named(read.name),
@@ -172,19 +182,14 @@ impl Reading {
             write_timeout: Duration::from_millis(read.write_timeout_ms.into()),
             read_timeout: Duration::from_millis(read.read_timeout_ms.into()),
             is_enabled: read.enabled,
-            tls,
-        })
-    }
-
-    fn tls(&self, read: &v1::Service) -> Result<Tls, CompileError> {
-        let authority = |id: &Bytes| entity_id(id).map_err(|error| self.error("ca_certificates", error));
-        let authorities = read.ca_certificates.iter().map(authority).collect::<Result<Box<[_]>, _>>()?;
-        let depth = read.tls_verify_depth.map(u8::try_from).transpose();
-        Ok(Tls {
-            verify: read.tls_verify,
-            depth: depth.map_err(|_| self.error("tls_verify_depth", "out of range"))?,
-            authorities: (!authorities.is_empty()).then_some(authorities),
-            client: self.reference("client_certificate", read.client_certificate.as_ref())?,
+            client_certificate,
+            tls_verify: read.tls_verify,
+            tls_verify_depth: read.tls_verify_depth.map(|depth| usize::try_from(depth).unwrap_or(usize::MAX)),
+            ca_certificates: read
+                .ca_certificates
+                .iter()
+                .map(|id| entity_id(id).map_err(|error| self.error("ca_certificates", error)))
+                .collect::<Result<_, _>>()?,
         })
     }
 

@@ -346,7 +346,7 @@ impl State {
                     }
                 }
                 EntityKind::Service => {
-                    let certificate = self.services.get(id).and_then(|service| service.tls.client);
+                    let certificate = self.services.get(id).and_then(|service| service.client_certificate);
                     certificate.map_or(Ok(()), |id| self.credentials.check_certificate(&id))?;
                 }
                 EntityKind::Upstream => {
@@ -368,8 +368,7 @@ impl State {
 /// The name of a service's protocol that this build cannot speak upstream.
 const fn unsupported(protocol: v1::Protocol) -> Option<&'static str> {
     match protocol {
-        v1::Protocol::Http => None,
-        v1::Protocol::Https => Some("https"),
+        v1::Protocol::Http | v1::Protocol::Https => None,
         v1::Protocol::Grpc => Some("grpc"),
         v1::Protocol::Grpcs => Some("grpcs"),
         v1::Protocol::Tcp => Some("tcp"),

@@ -1,52 +1,66 @@
 //! Joins services and upstreams with the certificates and authorities that they refer to.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
-use equipoise_proto::{SniPattern, v1};
+use equipoise_proto::SniPattern;
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use uuid::Uuid;
 
-use super::super::{ServiceTls, Shown};
-use super::certificate::Certificate;
+use super::super::Shown;
+use super::certificate::{CaCertificate, Certificate};
 use super::{Host, Service, State, Upstream};
+use crate::tls::Asked;
+
+/// Stores of authorities by content, as long as somebody has them: what was verified by one of them is good for all who have it.
+#[derive(Debug, Default)]
+pub struct RootStores {
+    held: HashMap<blake3::Hash, Weak<RootCertStore>>,
+    /// How many there may be until those that nobody has are looked for.
+    full: usize,
+}
+
+impl RootStores {
+    fn get<'a>(
+        &mut self,
+        authorities: impl Iterator<Item = &'a Arc<CaCertificate>> + Clone,
+    ) -> Arc<RootCertStore> {
+        let mut content = blake3::Hasher::new();
+        for authority in authorities.clone() {
+            content.update(authority.digest.as_bytes());
+        }
+        let content = content.finalize();
+        if let Some(store) = self.held.get(&content).and_then(Weak::upgrade) {
+            return store;
+        }
+        if self.held.len() >= self.full {
+            self.held.retain(|_, store| store.strong_count() > 0);
+            self.full = (self.held.len() * 2).max(16);
+        }
+        let roots = authorities.map(|authority| authority.anchor.clone()).collect();
+        let store = Arc::new(RootCertStore { roots });
+        self.held.insert(content, Arc::downgrade(&store));
+        store
+    }
+}
 
 impl State {
-    /// How TLS is spoken to the targets of a service; `None` where it is not.
-    pub fn tls_of(&self, service: &Service) -> Option<ServiceTls> {
-        use v1::Protocol::{Grpc, Grpcs, Http, Https, Tcp, Tls, TlsPassthrough, Udp, Unspecified};
-        match service.protocol {
-            Https | Grpcs | Tls => {}
-            Http | Grpc | Tcp | TlsPassthrough | Udp | Unspecified => return None,
-        }
-        let asked = &service.tls;
-        let client = asked.client.or_else(|| match &service.address {
+    /// What a service asks of TLS with its targets; of its certificate and its upstream's, its own counts.
+    pub fn asked_of(&self, service: &Service, stores: &mut RootStores) -> Asked {
+        let certificate = service.client_certificate.or_else(|| match &service.address {
             Host::Literal(_) => None,
             Host::Name(_) => self.upstream_named(&service.host)?.client_certificate,
         });
-        let client = client.and_then(|id| self.credentials.certificates.get(&id));
-        let mut digest = blake3::Hasher::new();
-        // Each part has its place, whatever the ones before it are.
-        digest.update(&[asked.verify.map_or(2, u8::from), u8::from(asked.depth.is_some())]);
-        digest.update(&[asked.depth.unwrap_or_default(), u8::from(client.is_some())]);
-        digest.update(client.map_or(blake3::hash(&[]), |client| client.digest).as_bytes());
-        let roots = asked.authorities.as_ref().map(|ids| {
-            digest.update(b"own");
-            let mut roots = RootCertStore::empty();
-            // One that is not there vouches for nobody: without any, no target is trusted.
-            for authority in ids.iter().filter_map(|id| self.credentials.authorities.get(id)) {
-                roots.roots.push(authority.anchor.clone());
-                digest.update(authority.digest.as_bytes());
-            }
-            Arc::new(roots)
-        });
-        Some(ServiceTls {
-            verify: asked.verify,
-            depth: asked.depth.map(usize::from),
-            roots,
-            client: client.map(|client| Arc::clone(&client.client)),
-            digest: digest.finalize().into(),
-        })
+        let ids = &service.ca_certificates;
+        // One that is not there vouches for nobody: without any, no target is trusted.
+        let authorities = ids.iter().filter_map(|id| self.credentials.authorities.get(id));
+        Asked {
+            verify: service.tls_verify,
+            depth: service.tls_verify_depth,
+            authorities: (!ids.is_empty()).then(|| stores.get(authorities)),
+            certificate: certificate.and_then(|id| Some(Arc::clone(&self.certificate(&id)?.client))),
+        }
     }
 
     /// What the targets of an upstream are shown.

@@ -5,7 +5,7 @@ use rustls::pki_types::pem::PemObject as _;
 
 use super::super::super::fixture::{authority, certificate, certificate_with, pem_pair, sni, wire_ids};
 use super::*;
-use crate::table::ServiceTls;
+use crate::tls::Terms;
 use crate::tls::fixture::Authority;
 
 impl Node {
@@ -15,7 +15,7 @@ impl Node {
         table.snis.find(Some(name)).map(|shown| shown[0].cert[0].clone())
     }
 
-    fn tls(&self, path: &str) -> Arc<ServiceTls> {
+    fn tls(&self, path: &str) -> Arc<Terms> {
         self.route(path).unwrap().service.as_ref().unwrap().tls.clone().unwrap()
     }
 }
@@ -145,7 +145,7 @@ fn a_certificate_in_use_cannot_go_alone() {
     assert_eq!((error.kind, error.field), (EntityKind::Service, "client_certificate"));
     let without = tls_service(1, |_| {}).remove(0);
     node.delta(vec![gone(EntityKind::Certificate, 10), without]);
-    assert!(node.tls("/tls").client.is_none());
+    assert!(node.tls("/tls").asked().certificate.is_none());
 }
 
 #[test]
@@ -162,8 +162,9 @@ fn targets_are_shown_the_services_certificate_else_the_upstreams() {
             .chain([service(5, "u.test", 80), route(6, Some(5), "/plain")])
             .collect(),
     );
-    let shown = |node: &Node| node.tls("/tls").client.as_ref().map(|client| client.cert[0].clone());
-    let mut digests = vec![node.tls("/tls").digest];
+    let shown =
+        |node: &Node| node.tls("/tls").asked().certificate.as_ref().map(|client| client.cert[0].clone());
+    let mut digests = vec![node.tls("/tls").number()];
     assert_eq!(shown(&node), der(&of_service));
     node.delta(vec![upstreams]);
     assert_eq!(shown(&node), der(&of_service));
@@ -173,15 +174,15 @@ fn targets_are_shown_the_services_certificate_else_the_upstreams() {
     );
     node.delta(vec![tls_service(1, |_| {}).remove(0)]);
     assert_eq!(shown(&node), der(&of_upstream));
-    digests.push(node.tls("/tls").digest);
+    digests.push(node.tls("/tls").number());
     let new = pem_pair("new.test");
     node.delta(vec![certificate(11, &new)]);
     assert_eq!(shown(&node), der(&new), "the certificate changed");
     assert_eq!(node.upstream("/plain").client.as_ref().map(|client| client.cert[0].clone()), der(&new));
-    digests.push(node.tls("/tls").digest);
+    digests.push(node.tls("/tls").number());
     node.delta(vec![upstream(3, "u.test")]);
     assert_eq!(shown(&node), None, "the upstream has none any more");
-    digests.push(node.tls("/tls").digest);
+    digests.push(node.tls("/tls").number());
     let count = digests.len();
     digests.sort_unstable();
     digests.dedup();
@@ -200,19 +201,19 @@ fn a_service_trusts_its_own_authorities_alone() {
     };
     let mut node = Node::with(tls_service(1, trusts(&[30, 31])));
     let tls = node.tls("/tls");
-    assert_eq!((tls.verify, tls.depth), (Some(true), Some(3)));
+    assert_eq!((tls.asked().verify, tls.asked().depth), (Some(true), Some(3)));
     // An authority that is not there is no reason to trust others.
-    assert_eq!(tls.roots.as_ref().map(|roots| roots.len()), Some(0));
+    assert_eq!(tls.asked().authorities.as_ref().map(|roots| roots.len()), Some(0));
     node.delta(vec![authority(30, &one.pem())]);
     let with_one = node.tls("/tls");
-    assert_eq!(with_one.roots.as_ref().map(|roots| roots.len()), Some(1));
-    assert_ne!(with_one.digest, tls.digest);
+    assert_eq!(with_one.asked().authorities.as_ref().map(|roots| roots.len()), Some(1));
+    assert_ne!(with_one.number(), tls.number());
     node.delta(vec![authority(30, &other.pem())]);
-    assert_ne!(node.tls("/tls").digest, with_one.digest, "the authority changed");
+    assert_ne!(node.tls("/tls").number(), with_one.number(), "the authority changed");
     node.delta(vec![gone(EntityKind::CaCertificate, 30)]);
-    assert_eq!(node.tls("/tls").digest, tls.digest);
+    assert_eq!(node.tls("/tls").number(), tls.number());
     node.delta(vec![tls_service(1, |_| {}).remove(0)]);
-    assert!(node.tls("/tls").roots.is_none());
+    assert!(node.tls("/tls").asked().authorities.is_none());
     node.delta(vec![service(1, "u.test", 80)]);
     assert!(node.route("/tls").unwrap().service.as_ref().unwrap().tls.is_none(), "plain services have none");
 }

@@ -1,0 +1,214 @@
+//! Where the connection of an attempt leads, and making one: TCP, and TLS where the service wants it.
+//!
+//! The one place where connections to targets are made. What is known of them afterwards, the proxy's pool goes by.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use rustls::HandshakeKind;
+use tokio::net::TcpStream;
+use tracing::{debug, warn};
+
+use super::attempt::Aim;
+use super::connection::Client;
+use super::exchange::Failure;
+use super::retry::Fault;
+use super::stream::Stream;
+use super::timer::Timer;
+use super::worker::Worker;
+use crate::health::is_own;
+use crate::http1::HeadStorage;
+use crate::tls::{HandshakeError, Reason, Terms};
+
+/// The application protocol that is offered to targets.
+const ALPN: &[&[u8]] = &[b"http/1.1"];
+
+/// Where a connection leads. Connections are good for each other's requests if this is the same.
+#[derive(Debug)]
+pub struct Reach<'a> {
+    /// Where.
+    pub address: SocketAddr,
+    /// Whom it must be there that answers; `None`: whoever does.
+    pub whom: Option<Whom<'a>>,
+}
+
+/// Who must answer, and on which terms that is found out.
+#[derive(Debug)]
+pub struct Whom<'a> {
+    terms: &'a Arc<Terms>,
+    /// The host, perhaps with a port, as the Host header has it.
+    host: Cow<'a, str>,
+}
+
+impl<'a> Reach<'a> {
+    /// Where the request of `client` goes.
+    pub fn of(client: &Client, aim: &Aim<'a>) -> Self {
+        let terms = aim.matched.service.tls.as_ref();
+        let whom = terms.map(|terms| Whom { terms, host: host(client, aim) });
+        Self { address: aim.lease.address(), whom }
+    }
+}
+
+/// The host that the Host header for the upstream names.
+///
+/// Source: `proxy.md` 6.5 and 4.3.
+fn host<'a>(client: &Client, aim: &Aim<'a>) -> Cow<'a, str> {
+    if aim.matched.route.preserve_host {
+        // The head is not kept in its parts: read again, which only these routes pay for.
+        let mut storage = HeadStorage::new();
+        let given = client.head(&mut storage).ok().and_then(|head| head.host);
+        if let Some(given) = given.and_then(|host| std::str::from_utf8(host.name).ok()) {
+            return Cow::Owned(given.to_ascii_lowercase());
+        }
+    }
+    Cow::Borrowed(aim.matched.service.upstream.host_header.as_deref().unwrap_or_else(|| aim.lease.host()))
+}
+
+/// What a connection over TLS was made for: what it was asked to prove, and by which terms that was judged.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    terms: u64,
+    host: Box<str>,
+}
+
+impl Identity {
+    /// Whether a connection made for this may carry a request that goes there.
+    pub fn is(&self, whom: &Whom<'_>) -> bool {
+        self.terms == whom.terms.number() && *self.host == *whom.host
+    }
+
+    /// For the pool to look it up by.
+    pub fn parts(&self) -> (u64, &str) {
+        (self.terms, &self.host)
+    }
+}
+
+impl Whom<'_> {
+    /// For the pool to look a connection up by.
+    pub fn parts(&self) -> (u64, &str) {
+        (self.terms.number(), &self.host)
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { terms: self.terms.number(), host: (&*self.host).into() }
+    }
+}
+
+/// A connection in the making. Boxed: rare, and every connection's task would be as large as its largest wait.
+pub type Dialling = Pin<Box<dyn Future<Output = Result<Stream, Undialled>>>>;
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub struct Undialled {
+    fault: Fault,
+    /// Where it failed at TLS: whom it was to be with, and how.
+    handshake: Option<(Identity, Undone)>,
+}
+
+/// A handshake that did not come to its end.
+#[derive(Debug)]
+enum Undone {
+    Failed(HandshakeError),
+    TimedOut,
+}
+
+/// Connects, within `patience`; with TLS the handshake has as long again.
+///
+/// Source: `proxy.md` 6.3 and 6.4. A handshake that fails is a connection that failed.
+pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling {
+    let address = reach.address;
+    let timer = worker.timers.timer();
+    let Some(whom) = &reach.whom else {
+        return Box::pin(async move { Ok(Stream::connected(connect(address, &timer, patience).await?)) });
+    };
+    let identity = whom.identity();
+    let secure = worker.settings.tls.secure(whom.terms, &whom.host, address);
+    let metrics = Arc::clone(&worker.metrics);
+    Box::pin(async move {
+        let undone = match secure {
+            Err(error) => Undone::Failed(error),
+            Ok(secure) => {
+                let stream = connect(address, &timer, patience).await?;
+                timer.arm(patience);
+                match within(&timer, secure.shake(stream, ALPN)).await {
+                    Some(Ok(stream)) => {
+                        let kind = stream.get_ref().1.handshake_kind();
+                        metrics.upstream_handshake(kind == Some(HandshakeKind::Resumed));
+                        return Ok(Stream::secured(stream, identity));
+                    }
+                    Some(Err(error)) => Undone::Failed(error),
+                    None => Undone::TimedOut,
+                }
+            }
+        };
+        let (reason, fault) = match &undone {
+            Undone::Failed(error) => (error.reason(), Fault::Connect),
+            Undone::TimedOut => (Reason::Timeout, Fault::ConnectTimeout),
+        };
+        metrics.upstream_handshake_failed(reason);
+        Err(Undialled { fault, handshake: Some((identity, undone)) })
+    })
+}
+
+impl Undialled {
+    /// Logs what failed at TLS: whoever operates this must see why nothing goes through, though not as often as there are
+    /// requests.
+    pub fn tell(self, worker: &Worker, target: SocketAddr) -> Failure {
+        if let Some((Identity { host, .. }, undone)) = self.handshake {
+            let error = undone.to_string();
+            if worker.may_warn() {
+                warn!(%target, %host, error, "no TLS with a target");
+            } else {
+                debug!(%target, %host, error, "no TLS with a target");
+            }
+        }
+        Failure::Fault(self.fault)
+    }
+}
+
+impl From<Fault> for Undialled {
+    fn from(fault: Fault) -> Self {
+        Self { fault, handshake: None }
+    }
+}
+
+impl fmt::Display for Undone {
+    /// With what is behind it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => {
+                write!(f, "{error}")?;
+                std::error::Error::source(error).map_or(Ok(()), |source| write!(f, ": {source}"))
+            }
+            Self::TimedOut => f.write_str("the handshake took too long"),
+        }
+    }
+}
+
+async fn connect(address: SocketAddr, timer: &Timer, patience: Duration) -> Result<TcpStream, Fault> {
+    timer.arm(patience);
+    match within(timer, super::stream::connect(address)).await {
+        None => Err(Fault::ConnectTimeout),
+        Some(Ok(stream)) => Ok(stream),
+        Some(Err(error)) => Err(if is_own(&error, address) { Fault::Exhausted } else { Fault::Connect }),
+    }
+}
+
+/// What comes of `future`, unless the timer passes before.
+async fn within<T>(timer: &Timer, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        ready!(timer.poll_expired(cx));
+        Poll::Ready(None)
+    })
+    .await
+}

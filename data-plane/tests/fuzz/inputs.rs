@@ -1,0 +1,213 @@
+//! Inputs: good messages with parts put in, taken out, repeated and altered, so that they get past the first line.
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+/// An endless series of inputs; of one seed always the same.
+pub struct Inputs {
+    rng: StdRng,
+    wholes: &'static [&'static [u8]],
+    parts: &'static [&'static [u8]],
+}
+
+impl Inputs {
+    pub fn requests(seed: u64) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), wholes: REQUESTS, parts: PARTS }
+    }
+
+    pub fn responses(seed: u64) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), wholes: RESPONSES, parts: PARTS }
+    }
+
+    pub fn paths(seed: u64) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), wholes: PATHS, parts: PATH_PARTS }
+    }
+
+    fn pick(&mut self, of: &'static [&'static [u8]]) -> &'static [u8] {
+        of[self.rng.random_range(0..of.len())]
+    }
+
+    /// The next one.
+    pub fn next(&mut self) -> Vec<u8> {
+        let mut input = Vec::new();
+        for _ in 0..self.rng.random_range(1..=3) {
+            input.extend_from_slice(self.pick(self.wholes));
+        }
+        for _ in 0..self.rng.random_range(0..=4) {
+            self.alter(&mut input);
+        }
+        input
+    }
+
+    fn alter(&mut self, input: &mut Vec<u8>) {
+        let at = self.rng.random_range(0..=input.len());
+        let end = (at + self.rng.random_range(0..12)).min(input.len());
+        match self.rng.random_range(0..8) {
+            0..=3 => {
+                let part = self.pick(self.parts);
+                input.splice(at..at, part.iter().copied());
+            }
+            4 => drop(input.drain(at..end)),
+            5 => {
+                let again = input[at..end].to_vec();
+                input.splice(at..at, again);
+            }
+            6 => input.insert(at, self.rng.random()),
+            _ => {
+                if let Some(byte) = input.get_mut(at) {
+                    *byte ^= 1 << self.rng.random_range(0..8);
+                }
+            }
+        }
+    }
+}
+
+const REQUESTS: &[&[u8]] = &[
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /a/b?c=d HTTP/1.1\r\nHost: a.com:80\r\nX: y\r\nX: z\r\n\r\n",
+    b"HEAD /a HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 1\r\n\r\n",
+    b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"POST / HTTP/1.0\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+    b"OPTIONS http://a/b HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\nabc",
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+];
+
+const RESPONSES: &[&[u8]] = &[
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n3;a\r\nabc\r\n0\r\nX: y\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\n\r\n",
+    b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n",
+    b"HTTP/1.1 404 \r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 500 No\r\nConnection: close\r\n\r\nbroken",
+];
+
+const PARTS: &[&[u8]] = &[
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b" ",
+    b"\t",
+    b"\0",
+    b"\x0b",
+    b"\x7f",
+    b"\x80",
+    b"\xff",
+    b":",
+    b",",
+    b";",
+    b"0\r\n\r\n",
+    b"5\r\n",
+    b"ffffffffffffffff\r\n",
+    b"00000000000000005\r\n",
+    b"5;\r\n",
+    b"Content-Length: 5\r\n",
+    b"Content-Length: 6\r\n",
+    b"Content-Length: +5\r\n",
+    b"Content-Length: 5, 5\r\n",
+    b"Content-Length : 5\r\n",
+    b"content-length: 18446744073709551616\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Transfer-Encoding: gzip, chunked\r\n",
+    b"Transfer-Encoding: identity\r\n",
+    b"Transfer-Encoding: chunked, chunked\r\n",
+    b"transfer-encoding:\tChunked \r\n",
+    b"Transfer-Encoding: x\r\n",
+    b"Connection: close\r\n",
+    b"Connection: keep-alive\r\n",
+    b"Host: b\r\n",
+    b"X: a\r\n b\r\n",
+    b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\n",
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.0",
+    b"HTTP/1.1",
+    b"HTTP/2.0",
+    b"CONNECT",
+    b"101",
+    b"204",
+    b"304",
+    b"#",
+    b"?",
+    b"http://a",
+    b"//",
+    b"%00",
+    b"*",
+    b"-",
+    b"hello",
+];
+
+const PATHS: &[&[u8]] = &[
+    b"a/b",
+    b"a/../b",
+    b"a/./b",
+    b"a//b",
+    b"a%2Fb",
+    b"a/b;c=d/e",
+    b"caf%C3%A9",
+    b"a%20b",
+    b"r./x",
+    b"r../x",
+    b"a%25b",
+    b"users/42/profile",
+    b"",
+    b"a/b/",
+    b"a\\b",
+    b"a?b",
+];
+
+const PATH_PARTS: &[&[u8]] = &[
+    b".",
+    b"..",
+    b"/",
+    b"//",
+    b"/./",
+    b"/../",
+    b"..;",
+    b";",
+    b";a=b",
+    b"\\",
+    b"..\\",
+    b"%2e",
+    b"%2E%2e",
+    b"%2f",
+    b"%2F",
+    b"%5c",
+    b"%5C",
+    b"%3b",
+    b"%3B",
+    b"%25",
+    b"%252e",
+    b"%252f",
+    b"%00",
+    b"%",
+    b"%2",
+    b"%zz",
+    b"%c0%ae",
+    b"%41",
+    b"%7e",
+    b"*",
+    b"!",
+    b"[",
+    b"|",
+    b"\"",
+    b"?",
+    b"#",
+    b"\xc3\xa9",
+    b"\xff",
+    b"%ff",
+    b"%3f",
+    b"%23",
+    b"a",
+    b"srv",
+    b"..a",
+    b"a..",
+];

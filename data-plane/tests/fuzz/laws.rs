@@ -1,0 +1,47 @@
+//! What is fuzzed: each function takes any bytes and panics where a law is broken. They are run by `cargo test`, with inputs of
+//! a seeded generator, and by the coverage-guided targets in `fuzz/`.
+
+mod message;
+mod paths;
+mod peer;
+
+pub use paths::paths;
+
+use message::{Message, Side, ours};
+
+/// Requests one behind the other: where this codec and hyper's server both take a message, they have read the same one.
+pub fn requests(data: &[u8]) {
+    let ours = ours(Side::Requests, data);
+    same(&ours, &peer::requests(data));
+}
+
+/// A response to a GET: where this codec and hyper's client both take it, they have read the same one.
+pub fn responses(data: &[u8]) {
+    let ours = ours(Side::Responses, data);
+    same(&ours, &peer::response(data));
+}
+
+/// Messages come out the same however their bytes are cut. The first byte of `data` decides how.
+pub fn cuts(data: &[u8]) {
+    let Some((seed, data)) = data.split_first() else { return };
+    let piece = usize::from(*seed % 31) + 1;
+    for side in [Side::Requests, Side::Responses] {
+        let whole = message::events(side, std::iter::once(data));
+        assert_eq!(message::events(side, data.chunks(piece)), whole, "in pieces of {piece}");
+    }
+}
+
+/// Compares as far as both have come: either may stop earlier, by being stricter.
+fn same(ours: &[Message], theirs: &[Message]) {
+    for (own, other) in ours.iter().zip(theirs) {
+        assert_eq!(own.start, other.start, "start lines differ");
+        assert_eq!(own.headers, other.headers, "headers differ");
+        if own.is_whole && other.is_whole {
+            assert_eq!(own.body, other.body, "bodies differ");
+        } else {
+            // Who refuses the rest has not read another beginning.
+            let length = own.body.len().min(other.body.len());
+            assert_eq!(own.body[..length], other.body[..length], "bodies differ");
+        }
+    }
+}

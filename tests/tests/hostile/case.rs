@@ -1,0 +1,194 @@
+//! The cases, as the data has them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use toml::Table;
+
+use crate::bytes::{Step, bytes, steps};
+
+/// One raw input, and what is required.
+#[derive(Debug)]
+pub(crate) struct Case {
+    /// The file it is in.
+    pub(crate) area: String,
+    pub(crate) name: String,
+    /// The address it is sent from: by that, what reaches the upstream is told apart.
+    pub(crate) client: Ipv4Addr,
+    pub(crate) port: Port,
+    pub(crate) send: Vec<Step>,
+    /// What the upstream says to it; `None`: a good answer.
+    pub(crate) reply: Option<Vec<Step>>,
+    /// Whether a connection that carried this reply may carry another request.
+    pub(crate) is_reusable: bool,
+    pub(crate) want: Want,
+    /// What may reach the upstream: whole requests, as [`crate::upstream`] writes them down.
+    pub(crate) upstream: Vec<Vec<u8>>,
+    /// How the one request begins that reaches the upstream in part: how far it comes is chance.
+    pub(crate) upstream_begins: Option<Vec<u8>>,
+    /// What is somewhere in the answer.
+    pub(crate) says: Option<Vec<u8>>,
+    /// What is nowhere in the answer.
+    pub(crate) hides: Option<Vec<u8>>,
+    /// Whether the client reads only once it has sent everything.
+    pub(crate) reads_late: bool,
+}
+
+/// Where a case is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Port {
+    Clear,
+    Tls,
+}
+
+/// What the client has to see.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Want {
+    pub(crate) statuses: Vec<u16>,
+    pub(crate) end: End,
+}
+
+/// How it has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The connection closes.
+    Close,
+    /// The connection closes in the middle of the last answer.
+    Cut,
+    /// The connection is reset.
+    Reset,
+    /// The connection carries another request.
+    Open,
+    /// TLS tells why, and the connection closes.
+    Alert,
+    /// The client does not look any further.
+    Any,
+}
+
+impl Want {
+    fn read(text: &str) -> Result<Self, String> {
+        let mut want = Self { statuses: Vec::new(), end: End::Any };
+        for word in text.split_whitespace() {
+            match word {
+                "close" => want.end = End::Close,
+                "cut" => want.end = End::Cut,
+                "reset" => want.end = End::Reset,
+                "open" => want.end = End::Open,
+                "alert" => want.end = End::Alert,
+                "any" => want.end = End::Any,
+                status => match status.parse() {
+                    Ok(status) => want.statuses.push(status),
+                    Err(_) => return Err(format!("`want` knows no `{status}`")),
+                },
+            }
+        }
+        Ok(want)
+    }
+}
+
+/// Reads every file of a directory beside this one.
+///
+/// # Errors
+/// Names file, case and rule.
+pub(crate) fn read_all(dir: &str) -> Result<Vec<Case>, String> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile").join(dir);
+    let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut cases = Vec::new();
+    let mut names = BTreeSet::new();
+    for path in paths {
+        let area = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read_to_string(&path).map_err(|error| format!("{area}: {error}"))?;
+        let file: Table = text.parse().map_err(|error| format!("{area}: {error}"))?;
+        let found = file.get("case").and_then(|cases| cases.as_array());
+        for case in found.ok_or_else(|| format!("{area}: no `[[case]]`"))? {
+            let case = case.as_table().ok_or_else(|| format!("{area}: a case is a table"))?;
+            let name = case.get("name").and_then(|name| name.as_str()).unwrap_or("without name");
+            let read = read(&area, case, address(cases.len()));
+            let read = read.map_err(|error| format!("{area}: {name}: {error}"))?;
+            if !names.insert((area.clone(), read.name.clone())) {
+                return Err(format!("{area}: {name}: stands there twice"));
+            }
+            cases.push(read);
+        }
+    }
+    Ok(cases)
+}
+
+/// An address of loopback for each case.
+fn address(number: usize) -> Ipv4Addr {
+    let [.., high, low] = u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low)
+}
+
+/// Keys that a case may have.
+const KEYS: &[&str] = &[
+    "name",
+    "source",
+    "port",
+    "send",
+    "reply",
+    "reusable",
+    "want",
+    "upstream",
+    "upstream_begins",
+    "says",
+    "hides",
+    "reads_late",
+];
+
+fn read(area: &str, case: &Table, client: Ipv4Addr) -> Result<Case, String> {
+    if let Some(unknown) = case.keys().find(|key| !KEYS.contains(&key.as_str())) {
+        return Err(format!("unknown key `{unknown}`"));
+    }
+    let text = |key: &str| match case.get(key) {
+        None => Ok(None),
+        Some(value) => value.as_str().map(Some).ok_or_else(|| format!("`{key}` is a string")),
+    };
+    let needed = |key: &str| text(key)?.ok_or_else(|| format!("`{key}` is missing"));
+    let flag = |key: &str| match case.get(key) {
+        None => Ok(false),
+        Some(value) => value.as_bool().ok_or_else(|| format!("`{key}` is true or false")),
+    };
+    if needed("source")?.trim().is_empty() {
+        return Err("`source` is empty".to_owned());
+    }
+    let raw = |key: &str| text(key)?.map(|text| bytes(text, client)).transpose();
+    let reply = text("reply")?.map(|text| steps(text, client)).transpose()?;
+    let upstream = match case.get("upstream") {
+        // Whoever asks for a hostile reply reaches the upstream.
+        None if reply.is_some() => vec![b"GET /reply HTTP/1.1\r\n\r\n".to_vec()],
+        None => Vec::new(),
+        Some(value) => {
+            let lines = value.as_array().ok_or("`upstream` is a list")?;
+            let line = |line: &toml::Value| bytes(line.as_str().ok_or("`upstream` lists strings")?, client);
+            lines.iter().map(line).collect::<Result<_, _>>()?
+        }
+    };
+    Ok(Case {
+        area: area.to_owned(),
+        name: needed("name")?.to_owned(),
+        client,
+        port: match text("port")? {
+            None | Some("clear") => Port::Clear,
+            Some("tls") => Port::Tls,
+            Some(other) => return Err(format!("no port `{other}`")),
+        },
+        send: match text("send")? {
+            Some(send) => steps(send, client)?,
+            None if reply.is_some() => steps(r"GET /reply HTTP/1.1\r\nHost: a.com\r\n\r\n", client)?,
+            None => return Err("`send` is missing".to_owned()),
+        },
+        reply,
+        is_reusable: flag("reusable")?,
+        want: Want::read(needed("want")?)?,
+        upstream,
+        upstream_begins: raw("upstream_begins")?,
+        says: raw("says")?,
+        hides: raw("hides")?,
+        reads_late: flag("reads_late")?,
+    })
+}

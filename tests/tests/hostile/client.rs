@@ -1,0 +1,250 @@
+//! Sending a case, and judging what its client sees.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::answers::{Answer, answers};
+use crate::bytes::{Step, show};
+use crate::case::{Case, End};
+
+/// Longest wait for anything that the node does. Its own deadlines are shorter.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Of a client that reads late: what is in nobody's buffer soon waits in the node.
+const SMALL_WINDOW: usize = 4 * 1024;
+
+/// What is sent to see that the node still serves.
+const GOOD: &[u8] = b"GET /good HTTP/1.1\r\nHost: a.com\r\n\r\n";
+
+/// Sends a case and a good request after it.
+///
+/// # Errors
+/// Says what is not as required.
+pub(crate) fn run(case: &Case, address: SocketAddr, clear: SocketAddr) -> Result<(), String> {
+    let judged = send(case, address);
+    let good = good(case.client, clear).map_err(|error| format!("a good request after it: {error}"));
+    judged.and(good)
+}
+
+fn good(client: Ipv4Addr, clear: SocketAddr) -> Result<(), String> {
+    let mut line = Line::connect(client, clear, false).map_err(|error| error.to_string())?;
+    line.write(GOOD);
+    line.wait(|heard| {
+        heard.has_ended || matches!(heard.answers(false).as_deref(), Ok([one]) if one.is_whole)
+    });
+    match line.heard().answers(false)?.as_slice() {
+        [one] if one.status == 200 => Ok(()),
+        other => Err(format!("answered by {other:?}")),
+    }
+}
+
+fn send(case: &Case, address: SocketAddr) -> Result<(), String> {
+    let mut line = Line::connect(case.client, address, case.reads_late).map_err(|error| error.to_string())?;
+    let is_head = matches!(case.send.first(), Some(Step::Send(bytes)) if bytes.starts_with(b"HEAD "));
+    for step in &case.send {
+        match step {
+            Step::Send(bytes) => line.write(bytes),
+            Step::Pause(pause) => std::thread::sleep(*pause),
+            Step::Await(count) => line.wait(|heard| {
+                heard.has_ended || heard.answers(is_head).is_ok_and(|found| found.len() >= *count)
+            }),
+            Step::End => drop(line.stream.shutdown(Shutdown::Write)),
+            Step::Reset => {
+                // Whoever still reads keeps the connection open.
+                line.leave(Shutdown::Read);
+                drop(socket2::SockRef::from(&line.stream).set_linger(Some(Duration::ZERO)));
+                return Ok(());
+            }
+        }
+    }
+    line.start_to_read();
+    let wanted = case.want.statuses.len();
+    let mut heard = line.wait_for(case.want.end, wanted, is_head);
+    if case.want.end == End::Open && !heard.has_ended {
+        line.write(GOOD);
+        heard = line.wait_for(End::Open, wanted + 1, is_head);
+    }
+    judge(case, &heard, is_head).map_err(|error| format!("{error}; the client got `{}`", show(&heard.bytes)))
+}
+
+fn judge(case: &Case, heard: &Heard, is_head: bool) -> Result<(), String> {
+    let want = &case.want;
+    if want.end == End::Alert {
+        return if heard.has_ended { ends_in_alert(&heard.bytes) } else { Err("it stays open".to_owned()) };
+    }
+    let found = heard.answers(is_head)?;
+    let mut wanted = want.statuses.clone();
+    wanted.extend((want.end == End::Open).then_some(200));
+    let statuses: Vec<_> = found.iter().map(|answer| answer.status).collect();
+    if statuses != wanted {
+        return Err(format!("answers {statuses:?}, wanted {wanted:?}"));
+    }
+    match (want.end, heard.has_ended) {
+        (End::Close | End::Cut | End::Reset, false) => return Err("the connection stays open".to_owned()),
+        (End::Open, true) => return Err("the connection is closed".to_owned()),
+        _ => {}
+    }
+    if want.end == End::Reset {
+        return if heard.is_reset { Ok(()) } else { Err("the connection ends well".to_owned()) };
+    }
+    let is_cut = found.last().is_some_and(|last| !last.is_whole);
+    if is_cut != (want.end == End::Cut) && want.end != End::Any {
+        return Err(if is_cut { "the last answer is cut off" } else { "the last answer is whole" }.to_owned());
+    }
+    found.iter().try_for_each(|answer| is_sound(answer, want.end))?;
+    let has = |part: &[u8]| heard.bytes.windows(part.len().max(1)).any(|window| window == part);
+    if let Some(says) = case.says.as_deref().filter(|says| !has(says)) {
+        return Err(format!("it does not say `{}`", show(says)));
+    }
+    if let Some(hidden) = case.hides.as_deref().filter(|hidden| has(hidden)) {
+        return Err(format!("it says `{}`", show(hidden)));
+    }
+    Ok(())
+}
+
+/// What holds for every answer: at most one length, and a last one says that it is.
+fn is_sound(answer: &Answer, end: End) -> Result<(), String> {
+    let framing = answer.values("content-length").len() + answer.values("transfer-encoding").len();
+    if framing > 1 {
+        return Err(format!("an ambiguous answer: {:?}", answer.head));
+    }
+    let is_refused = (400..500).contains(&answer.status) && answer.is_whole && end == End::Close;
+    if is_refused && answer.values("connection") != ["close"] {
+        return Err(format!("a last answer without `Connection: close`: {:?}", answer.head));
+    }
+    Ok(())
+}
+
+/// Source: RFC 8446 5.1, 6.
+fn ends_in_alert(bytes: &[u8]) -> Result<(), String> {
+    const ALERT: u8 = 21;
+    let mut last = None;
+    let mut rest = bytes;
+    while let [kind, _, _, high, low, ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        last = Some(*kind);
+        rest = rest.get(5 + length..).ok_or("a TLS record is cut off")?;
+    }
+    if last == Some(ALERT) && rest.is_empty() { Ok(()) } else { Err("no TLS alert".to_owned()) }
+}
+
+/// What came so far.
+#[derive(Debug, Clone, Default)]
+struct Heard {
+    bytes: Vec<u8>,
+    has_ended: bool,
+    is_reset: bool,
+}
+
+impl Heard {
+    fn answers(&self, first_is_head: bool) -> Result<Vec<Answer>, String> {
+        answers(&self.bytes, first_is_head, self.has_ended)
+    }
+}
+
+/// A connection whose bytes are read by a thread of its own, so that whoever sends is never in the way.
+struct Line {
+    stream: TcpStream,
+    heard: Arc<(Mutex<Heard>, Condvar)>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Line {
+    fn connect(client: Ipv4Addr, address: SocketAddr, reads_late: bool) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((client, 0)).into())?;
+        if reads_late {
+            socket.set_recv_buffer_size(SMALL_WINDOW)?;
+        }
+        socket.connect_timeout(&address.into(), PATIENCE)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        let mut line = Self { stream: socket.into(), heard: Arc::default(), reader: None };
+        if !reads_late {
+            line.start_to_read();
+        }
+        Ok(line)
+    }
+
+    /// Whoever is refused may not take any more: no error.
+    fn write(&mut self, bytes: &[u8]) {
+        drop(self.stream.write_all(bytes));
+    }
+
+    fn start_to_read(&mut self) {
+        if self.reader.is_some() {
+            return;
+        }
+        let heard = Arc::clone(&self.heard);
+        let Ok(mut stream) = self.stream.try_clone() else { return };
+        self.reader = Some(std::thread::spawn(move || {
+            let mut bytes = [0; 16 * 1024];
+            loop {
+                let read = stream.read(&mut bytes);
+                let is_reset = read.is_err();
+                let read = read.unwrap_or(0);
+                let (state, news) = &*heard;
+                let mut state = state.lock().expect("no panic while held");
+                state.bytes.extend_from_slice(&bytes[..read]);
+                (state.has_ended, state.is_reset) = (read == 0, is_reset);
+                news.notify_all();
+                if read == 0 {
+                    return;
+                }
+            }
+        }));
+    }
+
+    fn heard(&self) -> Heard {
+        self.heard.0.lock().expect("no panic while held").clone()
+    }
+
+    /// Waits until `is_enough`, or for too long.
+    fn wait(&self, is_enough: impl Fn(&Heard) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        let (state, news) = &*self.heard;
+        let mut state = state.lock().expect("no panic while held");
+        while !is_enough(&state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = news.wait_timeout(state, left).expect("no panic while held").0;
+        }
+    }
+
+    /// What came once it ended as it has to, or has come as far as is looked at.
+    fn wait_for(&self, end: End, answers: usize, is_head: bool) -> Heard {
+        match end {
+            End::Close | End::Cut | End::Reset | End::Alert => self.wait(|heard| heard.has_ended),
+            End::Open | End::Any => self.wait(|heard| {
+                let found = heard.answers(is_head);
+                heard.has_ended
+                    || found.is_err()
+                    || found.is_ok_and(|found| {
+                        found.len() >= answers
+                            && found.iter().all(|answer| answer.is_whole || answer.status == 101)
+                    })
+            }),
+        }
+        self.heard()
+    }
+
+    fn leave(&mut self, how: Shutdown) {
+        if let Some(reader) = self.reader.take() {
+            drop(self.stream.shutdown(how));
+            drop(reader.join());
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.leave(Shutdown::Both);
+    }
+}

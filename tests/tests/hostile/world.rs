@@ -1,0 +1,124 @@
+//! A node with every listener, and the two upstreams behind it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use equipoise_tests::cluster::write;
+use equipoise_tests::{PATIENCE, Process, eventually};
+use tempfile::TempDir;
+
+use crate::case::{Case, Port};
+use crate::upstream::{Record, Reply, Upstream};
+
+/// Deadlines are short, so that slow cases end soon, but not so short that a loaded machine is slow as well. Bodies end at 1 MiB.
+const ARGUMENTS: &[&str] = &[
+    "--admin-listen",
+    "127.0.0.1:0",
+    "--proxy-listen",
+    "127.0.0.1:0, 127.0.0.1:0 ssl",
+    "--status-listen",
+    "127.0.0.1:0",
+    "--proxy-workers",
+    "2",
+    "--proxy-header-timeout",
+    "3s",
+    "--proxy-body-timeout",
+    "3s",
+    "--proxy-send-timeout",
+    "3s",
+    "--proxy-idle-timeout",
+    "6s",
+    "--proxy-client-body-bytes-max",
+    "1m",
+];
+
+/// Resident memory that all cases together may take: more is a buffer without a bound.
+const MEMORY_KIB_MAX: u64 = 300 * 1024;
+
+/// One node for all cases.
+pub(crate) struct World {
+    process: Process,
+    /// Behind `/`.
+    requests: Upstream,
+    /// Behind `/reply`: what it says may spoil a connection, which the others must not share.
+    replies: Upstream,
+    _dir: TempDir,
+}
+
+impl World {
+    /// Starts it, with the replies that these cases want.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub(crate) fn start(cases: &[Case]) -> Result<Self> {
+        let reply = |case: &Case| {
+            let steps = case.reply.clone()?;
+            Some((case.client, Reply { steps, is_reusable: case.is_reusable }))
+        };
+        let requests = Upstream::start(HashMap::new())?;
+        let replies = Upstream::start(cases.iter().filter_map(reply).collect())?;
+        let dir = tempfile::tempdir()?;
+        let process = Process::start("equipoise", dir.path(), ARGUMENTS)?;
+        let ports = vec![process.address("proxy").port(), process.address("proxy tls").port()];
+        let mut admin = process.client("admin");
+        eventually("the node to connect", PATIENCE, || {
+            let nodes = admin.get("/clustering/data-planes").ok()?.json();
+            nodes["data"].as_array()?.iter().any(|node| node["state"] == "connected").then_some(())
+        });
+        let routes = [
+            ("requests", &requests, "/", ""),
+            ("replies", &replies, "/reply", ""),
+            ("streams", &requests, "/stream", "&request_buffering=false"),
+        ];
+        for (name, upstream, path, more) in routes {
+            upstream.expect_ports(ports.clone());
+            let service = format!("name={name}&url=http://{}&retries=0&read_timeout=3000", upstream.address);
+            write(&mut admin, "POST", "/services", &service, 201);
+            let route = format!("paths[]={path}&strip_path=false{more}");
+            write(&mut admin, "POST", &format!("/services/{name}/routes"), &route, 201);
+        }
+        Ok(Self { process, requests, replies, _dir: dir })
+    }
+
+    /// Where a case is sent.
+    pub(crate) fn address(&self, port: Port) -> SocketAddr {
+        self.process.address(match port {
+            Port::Clear => "proxy",
+            Port::Tls => "proxy tls",
+        })
+    }
+
+    /// Checks that the process is none the worse for it, ends it, and gives all that reached the upstreams.
+    ///
+    /// # Errors
+    /// Says what is wrong with the process.
+    pub(crate) fn end(self) -> Result<Vec<Record>> {
+        let metrics = self.process.client("status").get("/metrics").context("the Status API")?.text();
+        for line in metrics.lines().filter(|line| line.contains("panics") && !line.starts_with('#')) {
+            ensure!(line.ends_with(" 0"), "a panic is counted: {line}");
+        }
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid()))?;
+        let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        let most: u64 = most.context("no VmHWM")?.trim().parse()?;
+        ensure!(most <= MEMORY_KIB_MAX, "it took {most} KiB");
+        println!("most memory the process took: {most} KiB");
+        let log = self.process.log();
+        ensure!(!log.contains("panicked"), "a panic is in the log:\n{log}");
+        ensure!(self.process.stop().success(), "it does not stop well");
+        let mut records = self.requests.records();
+        records.extend(self.replies.records());
+        records.sort_by_key(|record| record.at);
+        Ok(records)
+    }
+}
+
+/// What of `records` came from this case, without its good requests. A request that the node repeats on a new connection, because
+/// the one from the pool broke, is one.
+pub(crate) fn of_client(records: &[Record], client: Ipv4Addr) -> Vec<&Record> {
+    let own = records.iter().filter(|record| record.client == Some(client));
+    let mut own: Vec<_> = own.filter(|record| record.text != b"GET /good HTTP/1.1\r\n\r\n").collect();
+    own.dedup_by(|one, other| one.text == other.text && !one.is_on_spoilt_connection);
+    own
+}
