@@ -20,4 +20,4 @@ pub use node::{ConfigSource, NodeState};
 
 pub use render::render;
 pub use route::{RequestSample, RouteMetrics, Source};
-pub use worker::{ConnectionState, Connections, PoolUse, WorkerMetrics, Workers};
+pub use worker::{ConnectionState, Connections, Http2End, PoolUse, WorkerMetrics, Workers};

@@ -3,7 +3,7 @@
 //! A worker is one thread with everything a request needs; workers share the table and the targets' live state
 //! and nothing else. What decides (`request`, `retry`, `rewrite`, `forward`, `reply`, `error`) sees a head, whose parts
 //! are borrowed plain values, and who sent it, not the connection it came by; `connection`, `attempt`, `body` and
-//! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes.
+//! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes, a stream of `http2` perhaps.
 
 mod answer;
 mod attempt;
@@ -16,6 +16,7 @@ mod forward;
 mod handshake;
 mod hash;
 mod hedge;
+mod http2;
 mod pool;
 mod proxy_header;
 mod reach;
@@ -49,6 +50,7 @@ use tracing::error;
 use crate::observability::Workers;
 use crate::table::Active;
 
+pub use http2::Http2Settings;
 pub use settings::{
     Cidr, ErrorType, InvalidCidr, Listen, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders,
     SERVER_TOKEN,

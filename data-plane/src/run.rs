@@ -24,7 +24,7 @@ use crate::proxy::ProxySettings;
 use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
 use crate::table::{self, Active, Seams};
-use crate::tls::server::ShownError;
+use crate::tls::server::{ShownError, http1_only};
 use crate::tls::{self, TrustError};
 use crate::{dns, probe, proxy, status};
 
@@ -343,10 +343,11 @@ impl Node {
 fn listen(settings: &NodeSettings, active: &Active) -> Result<Vec<proxy::Listen>, ShownError> {
     let speaks_tls = settings.proxy_listen.iter().any(|listen| listen.tls);
     let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir, active.clone())).transpose()?;
+    let first_only = tls.as_ref().map(|tls| http1_only(tls));
     let listen = |listen: &Listen| proxy::Listen {
         address: listen.address,
         flags: listen.flags,
-        tls: tls.clone().filter(|_| listen.tls),
+        tls: if listen.flags.http2 { &tls } else { &first_only }.clone().filter(|_| listen.tls),
     };
     Ok(settings.proxy_listen.iter().map(listen).collect())
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::dns;
 use crate::http1::Limits;
-use crate::proxy::{Cidr, ErrorType, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
+use crate::proxy::{Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
 use crate::tls::Trust;
 use crate::tls::server::{PAIRS_MAX, Shown};
 
@@ -260,6 +260,13 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         body_timeout: settings.duration(&keys::PROXY_BODY_TIMEOUT),
         send_timeout: settings.duration(&keys::PROXY_SEND_TIMEOUT),
         idle_timeout: settings.duration(&keys::PROXY_IDLE_TIMEOUT),
+        http2: Http2Settings {
+            streams_max: settings.number(&keys::PROXY_HTTP2_STREAMS_MAX),
+            stream_window: settings.number(&keys::PROXY_HTTP2_STREAM_WINDOW),
+            connection_window: settings.number(&keys::PROXY_HTTP2_CONNECTION_WINDOW),
+            resets_max: settings.number(&keys::PROXY_HTTP2_RESETS_MAX),
+            ..defaults.http2
+        },
         body_bytes_max: (body_bytes_max > 0).then_some(body_bytes_max),
         body_buffer_bytes: settings.number(&keys::PROXY_CLIENT_BODY_BUFFER_BYTES),
         pool_size: settings.number(&keys::UPSTREAM_POOL_SIZE),

@@ -17,6 +17,9 @@ use rustls::{Error, RootCertStore};
 pub use clients::{Clients, HandshakeError, Reason, Secure, server_name, shown_to_targets};
 pub use terms::{Asked, Interned, Terms};
 
+/// HTTP/2, as ends agree on it in a handshake (RFC 9113 3.3).
+pub const ALPN_HTTP2: &[u8] = b"h2";
+
 /// Whose signatures a node believes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {

@@ -248,6 +248,14 @@ keys! {
         "How long a client connection may wait for its next request.";
     PROXY_REQUESTS_MAX = "proxy.requests_max", Some("nginx_http_keepalive_requests"),
         Kind::Int { min: 1, max: 1_000_000_000 }, "10000", Data, "Requests of one client connection.";
+    PROXY_HTTP2_STREAMS_MAX = "proxy.http2_streams_max", Some("nginx_http_http2_max_concurrent_streams"),
+        Kind::Int { min: 1, max: 100_000 }, "128", Data, "Requests of one HTTP/2 connection that are served at a time.";
+    PROXY_HTTP2_STREAM_WINDOW = "proxy.http2_stream_window", None, Kind::Size { min: 16 << 10, max: 1 << 30 }, "64k", Data,
+        "Bytes of one request's body that may be under way on an HTTP/2 connection.";
+    PROXY_HTTP2_CONNECTION_WINDOW = "proxy.http2_connection_window", None, Kind::Size { min: 64 << 10, max: 1 << 30 },
+        "1m", Data, "The same for all requests of a connection together.";
+    PROXY_HTTP2_RESETS_MAX = "proxy.http2_resets_max", None, Kind::Int { min: 0, max: 1_000_000 }, "100", Data,
+        "Requests that a client may take back, more than it has let end, before its connection is ended.";
     PROXY_DRAIN_TIMEOUT = "proxy.drain_timeout", Some("nginx_main_worker_shutdown_timeout"), seconds(0), "30s", Data,
         "How long a stopping node lets requests finish.";
     PROXY_PORT_MAPS = "proxy.port_maps", Some("port_maps"), Kind::List, "", Data,

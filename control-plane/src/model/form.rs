@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::Kind;
 use super::number::number;
 use super::schema::{Field, Schema, Shape};
 use super::{Body, ErrorObject, Kind, Refusal};

@@ -52,6 +52,12 @@ pub const EJECTIONS: &str = "equipoise_target_ejections_total";
 pub const RESTORATIONS: &str = "equipoise_target_restorations_total";
 /// Attempts by whether a pooled connection served them.
 pub const POOL: &str = "equipoise_upstream_connections_total";
+/// Requests that came by HTTP/2.
+pub const HTTP2_REQUESTS: &str = "equipoise_http2_requests_total";
+
+/// What clients did on HTTP/2 connections that they should not, by kind.
+pub const HTTP2_GLITCHES: &str = "equipoise_http2_glitches_total";
+
 /// PROXY headers of connections by result.
 pub const PROXY_HEADERS: &str = "equipoise_proxy_protocol_headers_total";
 /// TLS handshakes of clients by result.

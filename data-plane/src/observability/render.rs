@@ -138,6 +138,16 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.family(names::HANDSHAKES, Kind::Counter, "TLS handshakes of clients, by how they ended.");
     text.sample(names::HANDSHAKES, &[("result", "done")], sum.handshakes);
     text.sample(names::HANDSHAKES, &[("result", "failed")], sum.failed_handshakes);
+    text.family(names::HTTP2_REQUESTS, Kind::Counter, "Requests that came by HTTP/2.");
+    text.sample(names::HTTP2_REQUESTS, &[], sum.http2_streams);
+    text.family(
+        names::HTTP2_GLITCHES,
+        Kind::Counter,
+        "HTTP/2: requests taken back, connections ended for breaking the protocol, and for asking too much.",
+    );
+    text.sample(names::HTTP2_GLITCHES, &[("kind", "taken_back")], sum.http2_taken_back);
+    text.sample(names::HTTP2_GLITCHES, &[("kind", "broken")], sum.http2_broken);
+    text.sample(names::HTTP2_GLITCHES, &[("kind", "calmed")], sum.http2_calmed);
     text.family(names::UPSTREAM_HANDSHAKES, Kind::Counter, "TLS handshakes with targets, by kind.");
     text.sample(names::UPSTREAM_HANDSHAKES, &[("kind", "full")], sum.upstream_handshakes);
     text.sample(names::UPSTREAM_HANDSHAKES, &[("kind", "resumed")], sum.resumed_handshakes);

@@ -86,6 +86,23 @@ pub enum PoolUse {
     Miss,
 }
 
+/// Why a connection of HTTP/2 was ended before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http2End {
+    /// The client breaks the protocol.
+    Broken,
+    /// The client keeps to it, but asks for work without end: it was told to calm down.
+    Calmed,
+}
+
+#[derive(Debug, Default)]
+struct Http2Counters {
+    streams: Counter,
+    broken: Counter,
+    calmed: Counter,
+    taken_back: Counter,
+}
+
 /// One worker's metrics. Only that worker's thread may write; anyone may read.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -107,6 +124,7 @@ pub struct WorkerMetrics {
     pool_misses: Counter,
     handshakes: Counter,
     failed_handshakes: Counter,
+    http2: Http2Counters,
     upstream_handshakes: Counter,
     resumed_handshakes: Counter,
     undone_handshakes: [Counter; Reason::ALL.len()],
@@ -142,6 +160,7 @@ impl WorkerMetrics {
             pool_misses: Counter::default(),
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
+            http2: Http2Counters::default(),
             upstream_handshakes: Counter::default(),
             resumed_handshakes: Counter::default(),
             undone_handshakes: Default::default(),
@@ -241,6 +260,24 @@ impl WorkerMetrics {
         self.failed_handshakes.add(1);
     }
 
+    /// A request came on a stream of HTTP/2.
+    pub fn http2_stream(&self) {
+        self.http2.streams.add(1);
+    }
+
+    /// A connection of HTTP/2 was ended because of its client.
+    pub fn http2_ended(&self, end: Http2End) {
+        match end {
+            Http2End::Broken => self.http2.broken.add(1),
+            Http2End::Calmed => self.http2.calmed.add(1),
+        }
+    }
+
+    /// A client took a request back.
+    pub fn http2_taken_back(&self) {
+        self.http2.taken_back.add(1);
+    }
+
     /// A target has shaken hands, in full or going on from before.
     pub fn upstream_handshake(&self, is_resumed: bool) {
         if is_resumed { self.resumed_handshakes.add(1) } else { self.upstream_handshakes.add(1) }
@@ -275,6 +312,10 @@ impl WorkerMetrics {
         sum.pool_misses += self.pool_misses.get();
         sum.handshakes += self.handshakes.get();
         sum.failed_handshakes += self.failed_handshakes.get();
+        sum.http2_streams += self.http2.streams.get();
+        sum.http2_broken += self.http2.broken.get();
+        sum.http2_calmed += self.http2.calmed.get();
+        sum.http2_taken_back += self.http2.taken_back.get();
         sum.upstream_handshakes += self.upstream_handshakes.get();
         sum.resumed_handshakes += self.resumed_handshakes.get();
         for (total, undone) in sum.undone_handshakes.iter_mut().zip(&self.undone_handshakes) {
@@ -305,6 +346,10 @@ pub(super) struct WorkerSum {
     pub(super) pool_misses: u64,
     pub(super) handshakes: u64,
     pub(super) failed_handshakes: u64,
+    pub(super) http2_streams: u64,
+    pub(super) http2_broken: u64,
+    pub(super) http2_calmed: u64,
+    pub(super) http2_taken_back: u64,
     pub(super) upstream_handshakes: u64,
     pub(super) resumed_handshakes: u64,
     /// As [`Reason::ALL`].

@@ -14,14 +14,11 @@ use super::grpc;
 use super::http::{self, Version};
 use crate::health::{Active, ProbeKind, Report, TlsTerms, Transport, is_own};
 use crate::table::{ProbePlan, Target};
-use crate::tls::{Clients, server_name};
+use crate::tls::{ALPN_HTTP2, Clients, server_name};
 
 /// Connecting, a handshake of TLS, sending and reading: all of them together have no more time-outs than that, however
 /// many reads a target makes of its answer, and whether one version of HTTP is asked for or two.
 const STEPS: u32 = 4;
-
-/// The one application protocol that gRPC is spoken in.
-const ALPN_HTTP2: &[u8] = b"h2";
 
 /// What one probe tells of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use super::buffer::Buffer;
 use super::error::Problem;
 use super::exchange::{self, After};
 use super::forward::Peer;
+use super::http2::PREFACE_HEAD;
 use super::stream::Stream;
 use super::timer::{Timer, Timers};
 use super::worker::Worker;
@@ -227,13 +228,19 @@ impl Reading {
 }
 
 /// Counts where a connection stands, and takes it out when it ends.
-struct Standing<'a> {
+pub(super) struct Standing<'a> {
     worker: &'a Worker,
     state: Option<ConnectionState>,
 }
 
-impl Standing<'_> {
-    fn set(&mut self, state: Option<ConnectionState>) {
+impl<'a> Standing<'a> {
+    /// Of a connection that is not counted yet.
+    pub(super) const fn new(worker: &'a Worker) -> Self {
+        Self { worker, state: None }
+    }
+
+    /// Moves it.
+    pub(super) fn set(&mut self, state: Option<ConnectionState>) {
         self.worker.metrics.connection_moved(self.state, state);
         self.state = state;
     }
@@ -245,9 +252,9 @@ impl Drop for Standing<'_> {
     }
 }
 
-/// Serves a connection to its end.
-pub(super) async fn serve(mut client: Client, worker: &Worker) {
-    let mut standing = Standing { worker, state: None };
+/// Serves a connection to its end; but `knows_http2`, and the client begins HTTP/2: then it is given back.
+pub(super) async fn serve(mut client: Client, worker: &Worker, knows_http2: bool) -> Option<Client> {
+    let mut standing = Standing::new(worker);
     standing.set(Some(ConnectionState::Reading));
     let mut served = 0_u32;
     loop {
@@ -262,6 +269,9 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
         served = served.saturating_add(1);
         standing.set(Some(ConnectionState::Writing));
         let after = match incoming {
+            Incoming::Head if knows_http2 && served == 1 && client.buffer.held() == PREFACE_HEAD => {
+                return Some(client);
+            }
             Incoming::Head => {
                 let is_last = served >= worker.settings.keepalive_requests;
                 exchange::run(&mut client, worker, is_last).await
@@ -280,14 +290,46 @@ pub(super) async fn serve(mut client: Client, worker: &Worker) {
                     client.buffer.give_back(&worker.buffers);
                 }
             }
-            After::Close if client.has_more() => return client.linger(worker).await,
-            After::Linger => return client.linger(worker).await,
+            After::Close if client.has_more() => {
+                client.linger(worker).await;
+                return None;
+            }
+            After::Linger => {
+                client.linger(worker).await;
+                return None;
+            }
             After::Close | After::Gone => break,
-            After::Abort => return client.abort(worker),
+            After::Abort => {
+                client.abort(worker);
+                return None;
+            }
         }
     }
     client.buffer.give_back(&worker.buffers);
     client.stream.close();
+    None
+}
+
+/// Serves the one request of a stream that carries no other.
+pub(super) async fn serve_one(mut client: Client, worker: &Worker) -> After {
+    let mut scan = HeadScan::default();
+    let mut reading = Reading::First;
+    client.timer.arm(worker.settings.header_timeout);
+    let after = match poll_fn(|cx| client.poll_head(cx, worker, &mut scan, &mut reading)).await {
+        Incoming::Head => exchange::run(&mut client, worker, true).await,
+        Incoming::Refused(error) => {
+            exchange::refuse(&mut client, worker, Problem::Refused(Refusal::Head(error))).await
+        }
+        Incoming::Gone => After::Gone,
+    };
+    match after {
+        After::Abort => client.abort(worker),
+        After::Keep | After::Close | After::Linger | After::Gone => {
+            client.buffer.give_back(&worker.buffers);
+            client.stream.close();
+        }
+    }
+    after
 }
 
 /// Tells a client that speaks in clear where TLS is spoken, and closes.

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 
 use super::hash::without_cookie;
 use super::settings::{ProxySettings, RealIpHeader, SERVER_TOKEN};
@@ -11,21 +12,22 @@ use crate::http1::{Name, RequestHead, Version, list, push_decimal};
 use crate::proxy_protocol::Header;
 
 /// The client's end of a connection, and where that came in: what is known of a client besides its requests.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Peer {
-    text: Box<str>,
+    text: Rc<str>,
     is_trusted: bool,
     port: u16,
     tls: Option<Tls>,
+    is_http2: bool,
     /// Whom it speaks for, as a trusted peer's PROXY header says where that counts. Boxed: most have none.
     client: Option<Box<Box<str>>>,
 }
 
 /// What TLS told of a client.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Tls {
     /// The name that it asked for, in lower case.
-    sni: Option<Box<str>>,
+    sni: Option<Rc<str>>,
 }
 
 impl Peer {
@@ -33,7 +35,7 @@ impl Peer {
     pub fn new(address: SocketAddr, port: u16, settings: &ProxySettings) -> Self {
         let address = address.ip().to_canonical();
         let is_trusted = settings.trusted_ips.iter().any(|block| block.contains(address));
-        Self { text: address.to_string().into(), is_trusted, port, tls: None, client: None }
+        Self { text: address.to_string().into(), is_trusted, port, tls: None, is_http2: false, client: None }
     }
 
     /// The same client, which began with this header of the PROXY protocol. It counts where the settings say so, and of a
@@ -54,6 +56,12 @@ impl Peer {
     #[must_use]
     pub fn by_tls(self, sni: Option<&str>) -> Self {
         Self { tls: Some(Tls { sni: sni.map(|sni| sni.to_ascii_lowercase().into()) }), ..self }
+    }
+
+    /// The same client, speaking HTTP/2.
+    #[must_use]
+    pub fn by_http2(self) -> Self {
+        Self { is_http2: true, ..self }
     }
 
     /// Whether it speaks TLS.
@@ -279,8 +287,9 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
         push_joined(out, values(head, Name::Via));
     }
     out.extend_from_slice(match head.version {
+        _ if with.peer.is_http2 => b"2 ",
         Version::Http10 => b"1 ",
-        Version::Http11 => b"1.1 ",
+        Version::Http11 => b"1.1 ".as_slice(),
     });
     out.extend_from_slice(SERVER_TOKEN.as_bytes());
     if with.settings.request_id_upstream {

@@ -14,9 +14,19 @@ use super::forward::Peer;
 use super::stream::Stream;
 use super::timer::Timer;
 use super::worker::Worker;
+use crate::tls::ALPN_HTTP2;
 
 /// First byte of a handshake (RFC 8446 5.1).
 const HANDSHAKE: u8 = 22;
+
+/// A connection that has shaken hands.
+pub(super) struct Shaken {
+    pub(super) stream: Stream,
+    /// Who is there.
+    pub(super) peer: Peer,
+    /// Whether HTTP/2 is spoken, as both ends agreed.
+    pub(super) speaks_http2: bool,
+}
 
 /// Shakes hands within the time for a head; `None`: the connection is over. A client that does not speak TLS but HTTP is
 /// told so in clear.
@@ -25,7 +35,7 @@ pub(super) async fn shake(
     peer: Peer,
     tls: Arc<ServerConfig>,
     worker: &Worker,
-) -> Option<(Stream, Peer)> {
+) -> Option<Shaken> {
     let mut patience = Patience::new(worker);
     let mut first = [0_u8; 1];
     let mut space = tokio::io::ReadBuf::new(&mut first);
@@ -51,8 +61,10 @@ pub(super) async fn shake(
     match accepted.await {
         Some(Ok(stream)) => {
             worker.metrics.handshake_done();
-            let peer = peer.by_tls(stream.get_ref().1.server_name());
-            Some((Stream::accepted_tls(stream), peer))
+            let (_, session) = stream.get_ref();
+            let speaks_http2 = session.alpn_protocol() == Some(ALPN_HTTP2);
+            let peer = peer.by_tls(session.server_name());
+            Some(Shaken { stream: Stream::accepted_tls(stream), peer, speaks_http2 })
         }
         Some(Err(error)) => {
             worker.metrics.handshake_failed();

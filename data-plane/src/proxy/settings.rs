@@ -8,6 +8,7 @@ use std::time::Duration;
 use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
+use super::http2::Http2Settings;
 use crate::http1::Limits;
 use crate::tls;
 
@@ -53,6 +54,8 @@ pub struct ProxySettings {
     pub send_timeout: Duration,
     /// Between two requests of a client.
     pub idle_timeout: Duration,
+    /// Bounds of an HTTP/2 connection.
+    pub http2: Http2Settings,
     /// Largest request body; `None` is without limit.
     pub body_bytes_max: Option<u64>,
     /// Largest request body that is held in memory, so that it can be sent again.
@@ -93,6 +96,7 @@ impl Default for ProxySettings {
             body_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(75),
+            http2: Http2Settings::default(),
             body_bytes_max: None,
             body_buffer_bytes: 8 * 1024,
             pool_size: 512,

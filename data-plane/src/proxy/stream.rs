@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsStream, client, server};
 
+use super::http2::ServerStream;
 use super::reach::Identity;
 
 /// A connection.
@@ -22,6 +23,8 @@ enum Carrier {
     Plain(TcpStream),
     /// Boxed: it takes a kilobyte.
     Tls(Box<Secured>),
+    /// A stream of a client's HTTP/2 connection.
+    Http2(Box<ServerStream>),
 }
 
 /// A connection over TLS.
@@ -32,7 +35,7 @@ struct Secured {
     identity: Option<Identity>,
 }
 
-use Carrier::{Plain, Tls};
+use Carrier::{Http2, Plain, Tls};
 
 impl Stream {
     /// One that was accepted; its listener set the options.
@@ -43,6 +46,11 @@ impl Stream {
     /// One that was accepted and has shaken hands.
     pub fn accepted_tls(stream: server::TlsStream<TcpStream>) -> Self {
         Self(Tls(Secured { stream: stream.into(), identity: None }.into()))
+    }
+
+    /// A stream of a client's HTTP/2 connection.
+    pub fn http2(stream: ServerStream) -> Self {
+        Self(Http2(stream.into()))
     }
 
     /// One that [`connect`] made.
@@ -59,19 +67,20 @@ impl Stream {
     #[inline]
     pub fn identity(&self) -> Option<&Identity> {
         match &self.0 {
-            Plain(_) => None,
+            Plain(_) | Http2(_) => None,
             Tls(secured) => secured.identity.as_ref(),
         }
     }
 
     /// Ready when there may be something to read, the end included.
     #[inline]
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.0 {
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
             Plain(stream) => stream.poll_read_ready(cx),
             // What was decrypted already is not the socket's to tell.
             Tls(secured) if secured.has_decrypted() => Poll::Ready(Ok(())),
             Tls(secured) => secured.stream.get_ref().0.poll_read_ready(cx),
+            Http2(stream) => stream.poll_readable(cx),
         }
     }
 
@@ -81,6 +90,7 @@ impl Stream {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_read(cx, space),
             Tls(secured) => Pin::new(&mut secured.stream).poll_read(cx, space),
+            Http2(stream) => stream.poll_read(cx, space),
         }
     }
 
@@ -90,6 +100,7 @@ impl Stream {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Tls(secured) => Pin::new(&mut secured.stream).poll_write(cx, bytes),
+            Http2(stream) => stream.poll_write(cx, bytes),
         }
     }
 
@@ -103,6 +114,10 @@ impl Stream {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Tls(secured) => Pin::new(&mut secured.stream).poll_write_vectored(cx, parts),
+            Http2(stream) => {
+                let first = parts.iter().find(|part| !part.is_empty());
+                stream.poll_write(cx, first.map_or(&[], |part| part))
+            }
         }
     }
 
@@ -112,6 +127,7 @@ impl Stream {
         match &mut self.0 {
             Plain(_) => Poll::Ready(Ok(())),
             Tls(secured) => Pin::new(&mut secured.stream).poll_flush(cx),
+            Http2(stream) => stream.poll_flush(cx),
         }
     }
 
@@ -120,6 +136,7 @@ impl Stream {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Tls(secured) => Pin::new(&mut secured.stream).poll_shutdown(cx),
+            Http2(stream) => stream.poll_shutdown(cx),
         }
     }
 
@@ -133,8 +150,12 @@ impl Stream {
 
     /// Resets the connection, so that the other end cannot take what it got for the whole.
     pub fn abort(self) {
-        // An error leaves an ordinary close.
-        drop(self.socket().set_zero_linger());
+        match self.0 {
+            // An error leaves an ordinary close.
+            Plain(stream) => drop(stream.set_zero_linger()),
+            Tls(secured) => drop(secured.stream.get_ref().0.set_zero_linger()),
+            Http2(mut stream) => stream.abort(),
+        }
     }
 
     /// Whether nothing came that was not read: neither bytes nor the end. Only where a readiness event says
@@ -152,27 +173,23 @@ impl Stream {
                 !secured.has_decrypted()
                     && Pin::new(&mut secured.stream).poll_read(&mut cx, &mut space).is_pending()
             }
+            // It carries nothing else.
+            Http2(_) => true,
         }
     }
 
     /// Whether nothing came, asking the kernel even if no readiness event came yet: a system call more. Takes
     /// nothing away.
     pub fn is_surely_quiet(&self) -> bool {
-        if let Tls(secured) = &self.0
-            && secured.has_decrypted()
-        {
-            return false;
-        }
-        let mut byte = [0_u8; 1];
-        let peeked = rustix::net::recv(self.socket(), &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
-    }
-
-    fn socket(&self) -> &TcpStream {
-        match &self.0 {
+        let socket = match &self.0 {
             Plain(stream) => stream,
+            Tls(secured) if secured.has_decrypted() => return false,
             Tls(secured) => secured.stream.get_ref().0,
-        }
+            Http2(_) => return true,
+        };
+        let mut byte = [0_u8; 1];
+        let peeked = rustix::net::recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(rustix::io::Errno::WOULDBLOCK))
     }
 }
 

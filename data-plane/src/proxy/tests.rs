@@ -8,6 +8,7 @@ mod drain;
 mod exchanges;
 mod harness;
 mod headers;
+mod http2;
 mod large_heads;
 mod names;
 mod passive;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use equipoise_settings::ListenFlags;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -18,11 +19,12 @@ use tracing::warn;
 
 use super::buffer::Buffers;
 use super::connection::{self, Client};
+use super::handshake::{self, Shaken};
 use super::pool::Pool;
 use super::settings::ProxySettings;
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
-use super::{Bound, Drain, forward::Peer, handshake, proxy_header};
+use super::{Bound, Drain, forward::Peer, http2, proxy_header};
 use crate::observability::{NodeState, WorkerMetrics};
 use crate::table::{Active, Reader, Table};
 
@@ -303,9 +305,9 @@ fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) 
     let counted = Counted(Rc::clone(worker));
     drop(match &way.tls {
         tls if way.flags.proxy_protocol => {
-            tokio::task::spawn_local(serve_announced(stream, peer, tls.clone(), counted))
+            tokio::task::spawn_local(serve_announced(stream, peer, way.flags.http2, tls.clone(), counted))
         }
-        None => tokio::task::spawn_local(serve(stream, peer, counted)),
+        None => tokio::task::spawn_local(serve(stream, peer, way.flags.http2, counted)),
         Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, Arc::clone(tls), counted)),
     });
 }
@@ -315,25 +317,43 @@ fn is_peers_fault(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn serve(stream: TcpStream, peer: Peer, counted: Counted) {
-    let client = Client::new(Stream::accepted(stream), peer, &counted.0.timers);
-    connection::serve(client, &counted.0).await;
-}
-
-async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counted: Counted) {
-    // Boxed: it is over long before the connection is.
-    if let Some((stream, peer)) = Box::pin(handshake::shake(stream, peer, tls, &counted.0)).await {
-        let client = Client::new(stream, peer, &counted.0.timers);
-        connection::serve(client, &counted.0).await;
+async fn serve(stream: TcpStream, peer: Peer, knows_http2: bool, counted: Counted) {
+    let worker = &counted.0;
+    let client = Client::new(Stream::accepted(stream), peer, &worker.timers);
+    if let Some(client) = connection::serve(client, worker, knows_http2).await {
+        let Client { stream, mut buffer, peer, .. } = client;
+        let first = [buffer.held(), buffer.filled()].concat();
+        buffer.give_back(&worker.buffers);
+        // Boxed: not every connection's task is to be larger for it.
+        Box::pin(http2::serve(stream, first.into(), peer, worker)).await;
     }
 }
 
-async fn serve_announced(stream: TcpStream, peer: Peer, tls: Option<Arc<ServerConfig>>, counted: Counted) {
+async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counted: Counted) {
+    let worker = &counted.0;
+    // Boxed: it is over long before the connection is.
+    let Some(shaken) = Box::pin(handshake::shake(stream, peer, tls, worker)).await else { return };
+    let Shaken { stream, peer, speaks_http2 } = shaken;
+    if speaks_http2 {
+        return Box::pin(http2::serve(stream, Bytes::new(), peer, worker)).await;
+    }
+    let client = Client::new(stream, peer, &worker.timers);
+    // HTTP/2 is agreed on in the handshake, or not spoken.
+    connection::serve(client, worker, false).await;
+}
+
+async fn serve_announced(
+    stream: TcpStream,
+    peer: Peer,
+    knows_http2: bool,
+    tls: Option<Arc<ServerConfig>>,
+    counted: Counted,
+) {
     // Boxed: it is over long before the connection is.
     let Some(header) = Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await else { return };
     let peer = peer.announced(header, &counted.0.settings);
     match tls {
-        None => serve(stream, peer, counted).await,
+        None => serve(stream, peer, knows_http2, counted).await,
         Some(tls) => serve_tls(stream, peer, tls, counted).await,
     }
 }

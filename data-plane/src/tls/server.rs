@@ -22,6 +22,7 @@ use rustls::ticketer::TicketRotator;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
+use super::ALPN_HTTP2;
 use crate::table::Active;
 
 /// The certificate of the node's own and its key, in the cache directory.
@@ -30,8 +31,8 @@ const OWN: &str = "default-tls.pem";
 /// How long that is good: as long as the reference's.
 const OWN_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 
-/// The only protocol that is spoken after the handshake.
-const ALPN: &[u8] = b"http/1.1";
+/// What may be spoken after the handshake (RFC 7301), HTTP/2 where the listener has it.
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// How long the library's tickets are made with one key.
 const ROTATION_SECONDS: u32 = 6 * 60 * 60;
@@ -131,7 +132,7 @@ impl Shown {
             .expect("the provider knows TLS 1.2 and 1.3")
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(Certificates { table, default: keys }));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
         if self.tickets {
             // No state is kept.
             config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -176,6 +177,13 @@ impl ProducesTickets for Tickets {
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
         self.0.decrypt(cipher)
     }
+}
+
+/// The same, where HTTP/2 is not spoken.
+pub fn http1_only(config: &ServerConfig) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+    Arc::new(config)
 }
 
 /// What is shown to whom.

@@ -1,0 +1,191 @@
+//! Heads, from one form into the other. Pure.
+//!
+//! What arrives as HTTP/2 is written as HTTP/1.1 and judged by the codec that judges every request, so that both have the
+//! same rules. Here is only what that codec cannot see any more: what HTTP/2 says in its own way (RFC 9113 8).
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request;
+
+use crate::http1::{Header, Name, ResponseHead};
+
+/// How the body of a message is framed as HTTP/1.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    /// There is none, or its length is known: as it is.
+    Plain,
+    /// In chunks.
+    Chunked,
+}
+
+/// A head that HTTP/2 cannot carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a head that HTTP/2 cannot carry")]
+pub struct Unfit;
+
+/// Writes a request's head; `has_body`: more than the head comes.
+pub fn push_request(out: &mut Vec<u8>, parts: &request::Parts, has_body: bool) -> Coding {
+    out.extend_from_slice(parts.method.as_str().as_bytes());
+    out.push(b' ');
+    let authority = parts.uri.authority().map(|authority| authority.as_str());
+    match parts.uri.path_and_query() {
+        Some(path) => out.extend_from_slice(path.as_str().as_bytes()),
+        // CONNECT; it is refused, but by those who refuse it in HTTP/1.
+        None => out.extend_from_slice(authority.unwrap_or_default().as_bytes()),
+    }
+    out.extend_from_slice(b" HTTP/1.1");
+    if let Some(authority) = authority {
+        push(out, "Host", authority.as_bytes());
+    }
+    for (name, value) in &parts.headers {
+        match *name {
+            // The same said twice (RFC 9113 8.3.1); where it differs, the codec finds two.
+            header::HOST
+                if authority.is_some_and(|own| value.as_bytes().eq_ignore_ascii_case(own.as_bytes())) => {}
+            header::COOKIE => {}
+            _ => push(out, name.as_str(), value.as_bytes()),
+        }
+    }
+    push_cookies(out, &parts.headers);
+    let coding = if has_body && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+        push(out, "Transfer-Encoding", b"chunked");
+        Coding::Chunked
+    } else {
+        Coding::Plain
+    };
+    out.extend_from_slice(b"\r\n\r\n");
+    coding
+}
+
+/// What HTTP/2 cuts into pieces to compress it better is one header in HTTP/1 (RFC 9113 8.2.3).
+fn push_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
+    for (place, value) in headers.get_all(header::COOKIE).iter().enumerate() {
+        out.extend_from_slice(if place == 0 { b"\r\ncookie: " } else { b"; " });
+        out.extend_from_slice(value.as_bytes());
+    }
+}
+
+/// Writes trailers as lines.
+pub fn push_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
+    for (name, value) in trailers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+fn push(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+}
+
+/// A response as HTTP/2 has it.
+///
+/// # Errors
+/// When it has a status or a header that cannot be said there.
+pub fn response(head: &ResponseHead<'_, '_>) -> Result<http::Response<()>, Unfit> {
+    let mut response = http::Response::new(());
+    *response.status_mut() = http::StatusCode::from_u16(head.status).map_err(|_| Unfit)?;
+    *response.headers_mut() = headers(head.headers, head.names)?;
+    Ok(response)
+}
+
+/// All headers but those that speak of one HTTP/1 connection (RFC 9113 8.2.2).
+fn headers(headers: &[Header<'_>], names: &[Name]) -> Result<HeaderMap, Unfit> {
+    let mut map = HeaderMap::with_capacity(headers.len());
+    for (header, name) in headers.iter().zip(names) {
+        let stays = matches!(
+            name,
+            Name::Connection
+                | Name::Host
+                | Name::KeepAlive
+                | Name::ProxyConnection
+                | Name::Te
+                | Name::TransferEncoding
+                | Name::Upgrade
+        );
+        if !stays {
+            let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Unfit)?;
+            map.append(name, HeaderValue::from_bytes(header.value).map_err(|_| Unfit)?);
+        }
+    }
+    Ok(map)
+}
+
+/// Trailer lines as a body's decoder keeps them.
+///
+/// # Errors
+/// When one of them cannot be said in HTTP/2.
+pub fn trailers(lines: &[u8]) -> Result<HeaderMap, Unfit> {
+    let mut map = HeaderMap::new();
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let colon = line.iter().position(|byte| *byte == b':').ok_or(Unfit)?;
+        let (name, value) = line.split_at(colon);
+        let value = crate::http1::trim(value.get(1..).unwrap_or_default());
+        let name = HeaderName::from_bytes(name).map_err(|_| Unfit)?;
+        map.append(name, HeaderValue::from_bytes(value).map_err(|_| Unfit)?);
+    }
+    Ok(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::{Framing, HeadStorage, RequestHead};
+
+    fn written(request: http::request::Builder, has_body: bool) -> String {
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let mut out = Vec::new();
+        push_request(&mut out, &parts, has_body);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_written_as_the_codec_reads_it() {
+        let request = http::Request::post("https://a.com:8443/x?y")
+            .header("cookie", "a=1")
+            .header("x-b", "2")
+            .header("cookie", "b=2");
+        let head = written(request, true);
+        assert_eq!(
+            head,
+            "POST /x?y HTTP/1.1\r\nHost: a.com:8443\r\nx-b: 2\r\ncookie: a=1; b=2\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        let mut storage = HeadStorage::new();
+        let read = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
+        assert_eq!(read.framing, Framing::Chunked);
+    }
+
+    #[test]
+    fn a_host_beside_the_authority_must_be_the_same() {
+        let same = written(http::Request::get("http://a.com/").header("host", "A.com"), false);
+        assert_eq!(same, "GET / HTTP/1.1\r\nHost: a.com\r\n\r\n");
+        let other = written(http::Request::get("http://a.com/").header("host", "b.com"), false);
+        let mut storage = HeadStorage::new();
+        RequestHead::parse(other.as_bytes(), &mut storage).unwrap_err();
+        let alone = written(http::Request::get("/").header("host", "b.com"), false);
+        assert_eq!(alone, "GET / HTTP/1.1\r\nhost: b.com\r\n\r\n");
+    }
+
+    #[test]
+    fn a_response_keeps_what_is_of_one_connection_to_itself() {
+        let bytes = b"HTTP/1.1 200 OK\r\nConnection: close\r\nKeep-Alive: 5\r\nX-A: 1\r\nx-a: 2\r\nContent-Length: 2\r\n\r\n";
+        let mut storage = HeadStorage::new();
+        let head = ResponseHead::parse(bytes, false, &mut storage).unwrap();
+        let response = super::response(&head).unwrap();
+        let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-a", "content-length"]);
+    }
+
+    #[test]
+    fn trailers_survive_both_ways() {
+        let map = trailers(b"grpc-status: 0\r\ngrpc-message:  a b \r\n").unwrap();
+        let mut out = Vec::new();
+        push_trailers(&mut out, &map);
+        assert_eq!(out, b"grpc-status: 0\r\ngrpc-message: a b\r\n");
+        assert_eq!(trailers(b"no colon\r\n"), Err(Unfit));
+    }
+}

@@ -1,0 +1,243 @@
+//! A client's connection: accepts its streams and hands each to a task of its own.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::Request;
+use tracing::debug;
+
+use super::io::{Io, Writing};
+use super::server::ServerStream;
+use super::{Http2Settings, LEAVING};
+use crate::observability::{ConnectionState, Http2End};
+use crate::proxy::connection::{self, Client, Standing};
+use crate::proxy::exchange::After;
+use crate::proxy::forward::Peer;
+use crate::proxy::stream::Stream;
+use crate::proxy::timer::Timer;
+use crate::proxy::worker::Worker;
+
+/// Frames of data are as large as the least that every client must take (RFC 9113 4.2).
+const FRAME_BYTES_MAX: u32 = 16 * 1024;
+
+/// Longer than any request: the timer is armed all the same, so that the task is woken with all others.
+const LONG: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Serves a connection to its end; `first` was read from it before.
+pub async fn serve(stream: Stream, first: Bytes, peer: Peer, worker: &Rc<Worker>) {
+    let mut standing = Standing::new(worker);
+    standing.set(Some(ConnectionState::Reading));
+    let (io, writing) = Io::new(first, stream);
+    let timer = worker.timers.timer();
+    timer.arm(worker.settings.header_timeout);
+    let mut shaking = Box::pin(builder(worker).handshake(io));
+    let shaken = poll_fn(|cx| match shaking.as_mut().poll(cx) {
+        Poll::Ready(shaken) => Poll::Ready(Some(shaken)),
+        Poll::Pending if worker.is_draining.get() => Poll::Ready(None),
+        Poll::Pending => timer.poll_expired(cx).map(|()| None),
+    });
+    let connection = match shaken.await {
+        Some(Ok(connection)) => connection,
+        Some(Err(error)) => {
+            worker.metrics.http2_ended(Http2End::Broken);
+            return debug!(%error, client = peer.text(), "a client does not begin HTTP/2 as it should");
+        }
+        None => return,
+    };
+    let peer = peer.by_http2();
+    let serving = Serving {
+        connection,
+        writing,
+        streams: Rc::default(),
+        timer,
+        waits: Waits::Busy,
+        is_leaving: false,
+        peer,
+        worker,
+    };
+    serving.run(&mut standing).await;
+}
+
+fn builder(worker: &Worker) -> Builder {
+    let Http2Settings { streams_max, stream_window, connection_window, send_buffer_bytes, .. } =
+        worker.settings.http2;
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(streams_max)
+        .initial_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_send_buffer_size(send_buffer_bytes)
+        .max_header_list_size(u32::try_from(worker.settings.head_limits.head_bytes_max).unwrap_or(u32::MAX));
+    builder
+}
+
+/// The streams of a connection.
+#[derive(Debug, Default)]
+struct Streams {
+    open: Cell<u32>,
+    /// Requests so far.
+    served: Cell<u32>,
+    /// Those that the client took back, less those that came to their end.
+    taken_back: Cell<u32>,
+    /// Whoever accepts.
+    driver: RefCell<Option<Waker>>,
+}
+
+/// One of them, as long as it is served.
+struct OpenStream(Rc<Streams>);
+
+impl OpenStream {
+    fn new(streams: &Rc<Streams>) -> Self {
+        streams.open.set(streams.open.get() + 1);
+        streams.served.set(streams.served.get().saturating_add(1));
+        Self(Rc::clone(streams))
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let open = self.0.open.get().saturating_sub(1);
+        self.0.open.set(open);
+        // Time begins to count for a connection without requests.
+        if open == 0
+            && let Some(driver) = self.0.driver.borrow_mut().take()
+        {
+            driver.wake();
+        }
+    }
+}
+
+/// What a connection waits for, besides its streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// Nothing.
+    Busy,
+    /// The first request.
+    First,
+    /// Another request.
+    Idle,
+    /// The client, to take what is written; so much it took before.
+    Stalled(u64),
+    /// The client, to leave.
+    Leaving,
+}
+
+struct Serving<'a> {
+    connection: Connection<Io, Bytes>,
+    writing: Rc<Writing>,
+    streams: Rc<Streams>,
+    timer: Timer,
+    waits: Waits,
+    /// The client knows that it is to go.
+    is_leaving: bool,
+    peer: Peer,
+    worker: &'a Rc<Worker>,
+}
+
+impl Serving<'_> {
+    async fn run(mut self, standing: &mut Standing<'_>) {
+        poll_fn(|cx| {
+            let ended = self.poll(cx);
+            let is_busy = self.streams.open.get() > 0;
+            standing.set(Some(if is_busy { ConnectionState::Writing } else { ConnectionState::Waiting }));
+            ended
+        })
+        .await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        *self.streams.driver.borrow_mut() = Some(cx.waker().clone());
+        let settings = &self.worker.settings;
+        loop {
+            let is_last = self.streams.served.get() >= settings.keepalive_requests;
+            if (is_last || self.worker.lets_go()) && !self.is_leaving {
+                self.leave();
+            }
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    self.open(request, respond);
+                    if self.streams.taken_back.get() > settings.http2.resets_max {
+                        debug!(
+                            client = self.peer.text(),
+                            "a client takes back more requests than it lets end"
+                        );
+                        self.worker.metrics.http2_ended(Http2End::Calmed);
+                        self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                    }
+                    continue;
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    let is_calmed = error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+                    let end = if is_calmed { Http2End::Calmed } else { Http2End::Broken };
+                    if !error.is_io() {
+                        self.worker.metrics.http2_ended(end);
+                    }
+                    debug!(%error, client = self.peer.text(), "a client's HTTP/2 connection ends with an error");
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+            self.wait();
+            ready!(self.timer.poll_expired(cx));
+            match self.waits {
+                Waits::First | Waits::Idle => self.leave(),
+                Waits::Stalled(_) | Waits::Leaving => return Poll::Ready(()),
+                Waits::Busy => self.timer.arm(LONG),
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        self.is_leaving = true;
+        self.connection.graceful_shutdown();
+    }
+
+    /// Sees to it that the wait for whatever is waited for now has its end.
+    fn wait(&mut self) {
+        let settings = &self.worker.settings;
+        let waits = match self.writing.stalled_at() {
+            Some(progress) => Waits::Stalled(progress),
+            None if self.streams.open.get() > 0 => Waits::Busy,
+            None if self.is_leaving => Waits::Leaving,
+            None if self.streams.served.get() == 0 => Waits::First,
+            None => Waits::Idle,
+        };
+        if waits != std::mem::replace(&mut self.waits, waits) {
+            self.timer.arm(match waits {
+                Waits::Busy => LONG,
+                Waits::First => settings.header_timeout,
+                Waits::Idle => settings.idle_timeout,
+                Waits::Stalled(_) => settings.send_timeout,
+                Waits::Leaving => LEAVING,
+            });
+        }
+    }
+
+    fn open(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        let open = OpenStream::new(&self.streams);
+        let stream = Stream::http2(ServerStream::new(request, respond));
+        let client = Client::new(stream, self.peer.clone(), &self.worker.timers);
+        let worker = Rc::clone(self.worker);
+        worker.metrics.http2_stream();
+        // Ends by itself: at the latest when the connection does, which ends its streams.
+        drop(tokio::task::spawn_local(async move {
+            let after = connection::serve_one(client, &worker).await;
+            let taken_back = &open.0.taken_back;
+            if after == After::Gone {
+                worker.metrics.http2_taken_back();
+            }
+            taken_back.set(match after {
+                After::Gone => taken_back.get().saturating_add(1),
+                _ => taken_back.get().saturating_sub(1),
+            });
+        }));
+    }
+}

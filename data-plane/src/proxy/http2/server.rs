@@ -1,0 +1,138 @@
+//! One stream of a client: a connection of HTTP/1.1 that carries one request, to those who serve it.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{Method, Request};
+use tokio::io::ReadBuf;
+
+use super::head;
+use super::incoming::Incoming;
+use super::io_error;
+use super::outgoing::{Outgoing, unfit};
+use crate::http1::{BodyDecoder, HeadStorage, ResponseBody, ResponseHead};
+
+/// The end of a head.
+const END: &[u8] = b"\r\n\r\n";
+
+/// The stream.
+#[derive(Debug)]
+pub struct ServerStream {
+    request: Incoming,
+    is_head: bool,
+    response: Response,
+}
+
+/// How far the response is.
+#[derive(Debug)]
+enum Response {
+    /// What there is of its head.
+    Head(SendResponse<Bytes>, Vec<u8>),
+    /// Its body.
+    Body(Outgoing),
+}
+
+impl ServerStream {
+    /// A request that was accepted.
+    pub fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+        let (parts, body) = request.into_parts();
+        let mut text = Vec::with_capacity(512);
+        let coding = head::push_request(&mut text, &parts, !body.is_end_stream());
+        Self {
+            request: Incoming::new(text, coding, body),
+            is_head: parts.method == Method::HEAD,
+            response: Response::Head(respond, Vec::new()),
+        }
+    }
+
+    /// Ready when there may be something to read. After the request that is the client's leaving.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if ready!(self.request.poll_ready(cx))? {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.response {
+            Response::Head(respond, _) => ready!(respond.poll_reset(cx)).map(drop).map_err(io_error)?,
+            Response::Body(body) => ready!(body.poll_reset(cx)),
+        }
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    }
+
+    /// Reads the request into `space`.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_readable(cx))?;
+        self.request.read(space);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes some of the response.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.response {
+            Response::Body(body) => body.poll_write(cx, bytes),
+            Response::Head(_, text) => {
+                let before = text.len();
+                text.extend_from_slice(bytes);
+                // The end may have begun in what was there before.
+                let from = before.saturating_sub(END.len() - 1);
+                let found = memchr::memmem::find(text.get(from..).unwrap_or_default(), END);
+                let Some(end) = found.map(|at| from + at + END.len()) else {
+                    return Poll::Ready(Ok(bytes.len()));
+                };
+                text.truncate(end);
+                self.begin()?;
+                Poll::Ready(Ok(end - before))
+            }
+        }
+    }
+
+    /// Sends the head.
+    fn begin(&mut self) -> io::Result<()> {
+        let Response::Head(respond, text) = &mut self.response else { return Ok(()) };
+        let text = std::mem::take(text);
+        let mut storage = HeadStorage::new();
+        let head = ResponseHead::parse(&text, self.is_head, &mut storage);
+        let head = head.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let response = head::response(&head).map_err(unfit)?;
+        if head.status < 200 {
+            return respond.send_informational(response).map_err(io_error);
+        }
+        let decoder = match head.body {
+            ResponseBody::Absent => None,
+            ResponseBody::Length(length) => Some(BodyDecoder::length(length)),
+            ResponseBody::Chunked => Some(BodyDecoder::chunked()),
+            ResponseBody::UntilClose => Some(BodyDecoder::until_close()),
+        };
+        let stream = respond.send_response(response, decoder.is_none()).map_err(io_error)?;
+        self.response = Response::Body(match decoder {
+            Some(decoder) => Outgoing::new(stream, decoder),
+            None => Outgoing::ended(stream),
+        });
+        Ok(())
+    }
+
+    /// Ready once all that was written is on its way.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.response {
+            Response::Head(..) => Poll::Ready(Ok(())),
+            Response::Body(body) => body.poll_flush(cx),
+        }
+    }
+
+    /// Ends the response where its end is that of the connection.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.response {
+            Response::Head(..) => Poll::Ready(Ok(())),
+            Response::Body(body) => body.poll_shutdown(cx),
+        }
+    }
+
+    /// Breaks the stream off.
+    pub fn abort(&mut self) {
+        match &mut self.response {
+            Response::Head(respond, _) => respond.send_reset(Reason::INTERNAL_ERROR),
+            Response::Body(body) => body.abort(Reason::INTERNAL_ERROR),
+        }
+    }
+}
