@@ -20,7 +20,6 @@ fn main() -> anyhow::Result<()> {
     let targets = targets.iter().map(|address| Target::new(*address, &address.ip().to_string())).collect();
     let timeout = Duration::from_secs(60);
     let service = Arc::new(Service {
-        tls: None,
         id: uuid::Uuid::from_u128(1),
         label: "service".into(),
         path: None,

@@ -312,7 +312,6 @@ impl Plan {
         };
         Arc::get_mut(&mut upstream).unwrap().host_header = self.host_header.map(Into::into);
         let service = Arc::new(Service {
-            tls: None,
             id: Uuid::from_u128(1),
             label: "service".into(),
             path: self.service_path.map(Into::into),

@@ -47,7 +47,7 @@ impl Connection {
     fn tls(address: SocketAddr, authority: &Authority, alpn: &[&[u8]]) -> (Self, Option<Vec<u8>>) {
         let runtime = runtime();
         let (requests, agreed) = runtime.block_on(async {
-            let mut config = (*authority.trusted(1).verifying()).clone();
+            let mut config = (*authority.trusted(1).verifying(None)).clone();
             config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
             let stream = TcpStream::connect(address).await.unwrap();
             let connector = TlsConnector::from(Arc::new(config));
