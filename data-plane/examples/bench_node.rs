@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
         write_timeout: timeout,
         read_timeout: timeout,
         tls: None,
+        http2: false,
         upstream: Upstream::new(Some("service"), targets),
     });
     let route = Route {

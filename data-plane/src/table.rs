@@ -144,4 +144,6 @@ pub struct Service {
     pub upstream: Arc<Upstream>,
     /// How TLS is spoken with its targets; `None`: not at all.
     pub tls: Option<Arc<tls::Terms>>,
+    /// Whether HTTP/2 is spoken with its targets, without asking: gRPC.
+    pub http2: bool,
 }

@@ -194,6 +194,13 @@ pub fn take_or_dial(
     body: &Body,
 ) -> Result<Pooled, Dialling> {
     let reach = Reach::of(client, aim);
+    if reach.http2 {
+        let stream = if aim.may_pool { worker.multiplexed.take(&reach) } else { None };
+        worker.metrics.pool(if stream.is_some() { PoolUse::Hit } else { PoolUse::Miss });
+        return stream
+            .map(fresh)
+            .ok_or_else(|| reach::dial(worker, &reach, aim.matched.service.connect_timeout));
+    }
     let mut pooled = if aim.may_pool { worker.pool.take(&reach) } else { None };
     // What cannot be sent twice is not sent on a connection that has just been closed.
     let is_sent_once =
@@ -350,6 +357,7 @@ impl Attempt {
         let Progress { written, took_body, .. } = self.upload.progress();
         match (written, took_body) {
             (_, true) => Sent::Consumed,
+            (_, false) if self.upstream.stream.is_unprocessed() => Sent::Nothing,
             (0, false) => Sent::Nothing,
             (_, false) if aim.sends_body_once() => Sent::Consumed,
             (_, false) => Sent::Replayable,
@@ -361,7 +369,12 @@ impl Attempt {
         let is_clean = self.buffer.filled().is_empty();
         self.buffer.give_back(&worker.buffers);
         self.download.give_back(&worker.buffers);
-        if self.is_sent() && self.upstream_persists && is_clean && !lease.is_leaving() {
+        if self.is_sent()
+            && self.upstream_persists
+            && is_clean
+            && !lease.is_leaving()
+            && !self.upstream.stream.is_used_up()
+        {
             worker.pool.put(lease.address(), self.upstream, now);
         } else {
             self.upstream.stream.close();
@@ -515,6 +528,7 @@ impl Attempt {
             persists: self.client_persists,
             accepts_trailers: facts.accepts_trailers,
             asked_websocket: facts.asks_websocket,
+            is_http2: aim.matched.service.http2,
             upstream_ms,
             proxy_ms,
             request_id: &facts.request_id,

@@ -5,18 +5,22 @@
 //! back; nothing behind `stream` knows of HTTP/2, and no rule exists twice. The frames, their flow control and
 //! HPACK are `h2`'s, which hyper is built on; hyper itself would bring a second idea of requests and bodies.
 //!
-//! `serve` drives a client's connection, `server` is one of its streams. `head`, `incoming` and `outgoing` are what
-//! both ends share.
+//! `serve` drives a client's connection, `server` is one of its streams. `multiplex` keeps the connections to targets,
+//! `client` is a stream of one. `head`, `incoming` and `outgoing` are what both ends share.
 
+mod client;
 mod head;
 mod incoming;
 mod io;
+mod multiplex;
 mod outgoing;
 mod serve;
 mod server;
 
 use std::time::Duration;
 
+pub use client::ClientStream;
+pub use multiplex::Multiplexed;
 pub use serve::serve;
 pub use server::ServerStream;
 

@@ -56,12 +56,7 @@ impl Pool {
         let place = (reach.address, whom.map_or(0, |whom| self.hash(whom.parts())));
         let mut idle = self.idle.borrow_mut();
         while let Some(Idle { mut connection, .. }) = idle.pop_newest(place) {
-            let is_right = match (connection.stream.identity(), whom) {
-                (None, None) => true,
-                (Some(identity), Some(whom)) => identity.is(whom),
-                (None, Some(_)) | (Some(_), None) => false,
-            };
-            if is_right && connection.stream.is_quiet() {
+            if reach.is_with(connection.stream.identity()) && connection.stream.is_quiet() {
                 return Some(connection);
             }
         }

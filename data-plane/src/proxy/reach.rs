@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
@@ -18,16 +19,20 @@ use tracing::{debug, warn};
 use super::attempt::Aim;
 use super::connection::Client;
 use super::exchange::Failure;
+use super::http2::Multiplexed;
 use super::retry::Fault;
 use super::stream::Stream;
 use super::timer::Timer;
 use super::worker::Worker;
 use crate::health::is_own;
 use crate::http1::HeadStorage;
-use crate::tls::{HandshakeError, Reason, Terms};
+use crate::tls::{ALPN_HTTP2, HandshakeError, Reason, Terms};
 
 /// The application protocol that is offered to targets.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
+
+/// The same where HTTP/2 is spoken.
+const ALPN_OF_HTTP2: &[&[u8]] = &[ALPN_HTTP2];
 
 /// Where a connection leads. Connections are good for each other's requests if this is the same.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub struct Reach<'a> {
     pub address: SocketAddr,
     /// Whom it must be there that answers; `None`: whoever does.
     pub whom: Option<Whom<'a>>,
+    /// Whether HTTP/2 is spoken there.
+    pub http2: bool,
 }
 
 /// Who must answer, and on which terms that is found out.
@@ -49,9 +56,18 @@ pub struct Whom<'a> {
 impl<'a> Reach<'a> {
     /// Where the request of `client` goes.
     pub fn of(client: &Client, aim: &Aim<'a>) -> Self {
-        let terms = aim.matched.service.tls.as_ref();
-        let whom = terms.map(|terms| Whom { terms, host: host(client, aim) });
-        Self { address: aim.lease.address(), whom }
+        let service = aim.matched.service;
+        let whom = service.tls.as_ref().map(|terms| Whom { terms, host: host(client, aim) });
+        Self { address: aim.lease.address(), whom, http2: service.http2 }
+    }
+
+    /// Whether a connection with this one, or with nobody in particular, is one that leads there.
+    pub fn is_with(&self, identity: Option<&Identity>) -> bool {
+        match (identity, &self.whom) {
+            (None, None) => true,
+            (Some(identity), Some(whom)) => identity.is(whom),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
     }
 }
 
@@ -124,8 +140,12 @@ enum Undone {
 pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling {
     let address = reach.address;
     let timer = worker.timers.timer();
+    let http2 = reach.http2.then(|| Rc::clone(&worker.multiplexed));
     let Some(whom) = &reach.whom else {
-        return Box::pin(async move { Ok(Stream::connected(connect(address, &timer, patience).await?)) });
+        return Box::pin(async move {
+            let stream = Stream::connected(connect(address, &timer, patience).await?);
+            begin(http2, address, stream, &timer, patience).await
+        });
     };
     let identity = whom.identity();
     let secure = worker.settings.tls.secure(whom.terms, &whom.host, address);
@@ -136,11 +156,13 @@ pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling 
             Ok(secure) => {
                 let stream = connect(address, &timer, patience).await?;
                 timer.arm(patience);
-                match within(&timer, secure.shake(stream, ALPN)).await {
+                let alpn = if http2.is_some() { ALPN_OF_HTTP2 } else { ALPN };
+                match within(&timer, secure.shake(stream, alpn)).await {
                     Some(Ok(stream)) => {
                         let kind = stream.get_ref().1.handshake_kind();
                         metrics.upstream_handshake(kind == Some(HandshakeKind::Resumed));
-                        return Ok(Stream::secured(stream, identity));
+                        let stream = Stream::secured(stream, identity);
+                        return begin(http2, address, stream, &timer, patience).await;
                     }
                     Some(Err(error)) => Undone::Failed(error),
                     None => Undone::TimedOut,
@@ -154,6 +176,26 @@ pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling 
         metrics.upstream_handshake_failed(reason);
         Err(Undialled { fault, handshake: Some((identity, undone)) })
     })
+}
+
+/// Begins HTTP/2 on a connection where that is spoken, and keeps it for other requests.
+async fn begin(
+    http2: Option<Rc<Multiplexed>>,
+    address: SocketAddr,
+    stream: Stream,
+    timer: &Timer,
+    patience: Duration,
+) -> Result<Stream, Undialled> {
+    let Some(http2) = http2 else { return Ok(stream) };
+    timer.arm(patience);
+    match within(timer, http2.begin(address, stream)).await {
+        Some(Ok(stream)) => Ok(stream),
+        Some(Err(error)) => {
+            debug!(target = %address, %error, "no HTTP/2 with a target");
+            Err(Fault::Connect.into())
+        }
+        None => Err(Fault::ConnectTimeout.into()),
+    }
 }
 
 impl Undialled {

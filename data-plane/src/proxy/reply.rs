@@ -28,6 +28,8 @@ pub struct Reply<'a> {
     pub accepts_trailers: bool,
     /// Whether the client asked for WebSocket: only then is an upgrade to it named.
     pub asked_websocket: bool,
+    /// Whether the upstream speaks HTTP/2.
+    pub is_http2: bool,
     /// Ms from the last pick to the response's head.
     pub upstream_ms: u64,
     /// Ms from the request's start to the last pick.
@@ -141,7 +143,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
                 out.extend_from_slice(b", ");
             }
         }
-        out.extend_from_slice(b"1.1 ");
+        out.extend_from_slice(if with.is_http2 { b"2 " } else { b"1.1 ".as_slice() });
         out.extend_from_slice(SERVER_TOKEN.as_bytes());
     }
     if let Some(cookie) = with.cookie {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsStream, client, server};
 
-use super::http2::ServerStream;
+use super::http2::{ClientStream, ServerStream};
 use super::reach::Identity;
 
 /// A connection.
@@ -25,6 +25,8 @@ enum Carrier {
     Tls(Box<Secured>),
     /// A stream of a client's HTTP/2 connection.
     Http2(Box<ServerStream>),
+    /// A stream of a target's.
+    Http2Target(Box<ClientStream>),
 }
 
 /// A connection over TLS.
@@ -35,7 +37,7 @@ struct Secured {
     identity: Option<Identity>,
 }
 
-use Carrier::{Http2, Plain, Tls};
+use Carrier::{Http2, Http2Target, Plain, Tls};
 
 impl Stream {
     /// One that was accepted; its listener set the options.
@@ -53,6 +55,21 @@ impl Stream {
         Self(Http2(stream.into()))
     }
 
+    /// A stream of a target's HTTP/2 connection.
+    pub fn http2_to_target(stream: ClientStream) -> Self {
+        Self(Http2Target(stream.into()))
+    }
+
+    /// Whether it is sure that the target at the other end did nothing with what was written, as HTTP/2 can tell.
+    pub fn is_unprocessed(&self) -> bool {
+        matches!(&self.0, Http2Target(stream) if stream.is_unprocessed())
+    }
+
+    /// Whether it carries one request and no other.
+    pub const fn is_used_up(&self) -> bool {
+        matches!(self.0, Http2(_) | Http2Target(_))
+    }
+
     /// One that [`connect`] made.
     pub const fn connected(stream: TcpStream) -> Self {
         Self(Plain(stream))
@@ -67,7 +84,7 @@ impl Stream {
     #[inline]
     pub fn identity(&self) -> Option<&Identity> {
         match &self.0 {
-            Plain(_) | Http2(_) => None,
+            Plain(_) | Http2(_) | Http2Target(_) => None,
             Tls(secured) => secured.identity.as_ref(),
         }
     }
@@ -81,6 +98,7 @@ impl Stream {
             Tls(secured) if secured.has_decrypted() => Poll::Ready(Ok(())),
             Tls(secured) => secured.stream.get_ref().0.poll_read_ready(cx),
             Http2(stream) => stream.poll_readable(cx),
+            Http2Target(stream) => stream.poll_readable(cx),
         }
     }
 
@@ -91,6 +109,7 @@ impl Stream {
             Plain(stream) => Pin::new(stream).poll_read(cx, space),
             Tls(secured) => Pin::new(&mut secured.stream).poll_read(cx, space),
             Http2(stream) => stream.poll_read(cx, space),
+            Http2Target(stream) => stream.poll_read(cx, space),
         }
     }
 
@@ -101,6 +120,7 @@ impl Stream {
             Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Tls(secured) => Pin::new(&mut secured.stream).poll_write(cx, bytes),
             Http2(stream) => stream.poll_write(cx, bytes),
+            Http2Target(stream) => stream.poll_write(cx, bytes),
         }
     }
 
@@ -114,9 +134,9 @@ impl Stream {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Tls(secured) => Pin::new(&mut secured.stream).poll_write_vectored(cx, parts),
-            Http2(stream) => {
+            Http2(_) | Http2Target(_) => {
                 let first = parts.iter().find(|part| !part.is_empty());
-                stream.poll_write(cx, first.map_or(&[], |part| part))
+                self.poll_write(cx, first.map_or(&[], |part| part))
             }
         }
     }
@@ -128,6 +148,7 @@ impl Stream {
             Plain(_) => Poll::Ready(Ok(())),
             Tls(secured) => Pin::new(&mut secured.stream).poll_flush(cx),
             Http2(stream) => stream.poll_flush(cx),
+            Http2Target(stream) => stream.poll_flush(cx),
         }
     }
 
@@ -137,6 +158,7 @@ impl Stream {
             Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Tls(secured) => Pin::new(&mut secured.stream).poll_shutdown(cx),
             Http2(stream) => stream.poll_shutdown(cx),
+            Http2Target(stream) => stream.poll_shutdown(cx),
         }
     }
 
@@ -155,6 +177,7 @@ impl Stream {
             Plain(stream) => drop(stream.set_zero_linger()),
             Tls(secured) => drop(secured.stream.get_ref().0.set_zero_linger()),
             Http2(mut stream) => stream.abort(),
+            Http2Target(mut stream) => stream.abort(),
         }
     }
 
@@ -174,7 +197,7 @@ impl Stream {
                     && Pin::new(&mut secured.stream).poll_read(&mut cx, &mut space).is_pending()
             }
             // It carries nothing else.
-            Http2(_) => true,
+            Http2(_) | Http2Target(_) => true,
         }
     }
 
@@ -185,7 +208,7 @@ impl Stream {
             Plain(stream) => stream,
             Tls(secured) if secured.has_decrypted() => return false,
             Tls(secured) => secured.stream.get_ref().0,
-            Http2(_) => return true,
+            Http2(_) | Http2Target(_) => return true,
         };
         let mut byte = [0_u8; 1];
         let peeked = rustix::net::recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);

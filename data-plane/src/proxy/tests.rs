@@ -9,6 +9,7 @@ mod exchanges;
 mod harness;
 mod headers;
 mod http2;
+mod http2_targets;
 mod large_heads;
 mod names;
 mod passive;

@@ -20,6 +20,7 @@ use tracing::warn;
 use super::buffer::Buffers;
 use super::connection::{self, Client};
 use super::handshake::{self, Shaken};
+use super::http2::Multiplexed;
 use super::pool::Pool;
 use super::settings::ProxySettings;
 use super::stream::Stream;
@@ -40,6 +41,7 @@ pub struct Worker {
     pub(super) timers: Rc<Timers>,
     pub(super) buffers: Buffers,
     pub(super) pool: Pool,
+    pub(super) multiplexed: Rc<Multiplexed>,
     view: RefCell<View>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) is_draining: Cell<bool>,
@@ -165,6 +167,7 @@ pub fn run(
             timers: Timers::new(Instant::now()),
             buffers: Buffers::default(),
             pool: Pool::new(settings.pool_size, settings.pool_requests_max),
+            multiplexed: Rc::new(Multiplexed::new(settings.pool_requests_max)),
             view: RefCell::new(View::new(active.reader())),
             metrics,
             is_draining: Cell::new(false),
@@ -225,6 +228,7 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
             worker.pool.sweep(now, worker.settings.pool_idle_timeout);
+            worker.multiplexed.sweep(now, worker.settings.pool_idle_timeout);
             // An idle worker would pin the table it saw last.
             drop(worker.table());
             *worker.date.borrow_mut() = httpdate::fmt_http_date(SystemTime::now());

@@ -135,6 +135,9 @@ impl Assembly {
         let metrics = before.map(|before| &before.metrics);
         let metrics = metrics.filter(|held| held.service() == service_label && held.route() == label);
         let metrics = metrics.cloned().unwrap_or_else(|| Arc::new(RouteMetrics::new(service_label, label)));
+        // A call of gRPC may ask and answer in turns: what is held back until it is whole would wait for ever.
+        let request_buffering =
+            route.request_buffering && !service.as_ref().is_some_and(|service| service.http2);
         Route {
             id,
             name: route.name.clone(),
@@ -143,7 +146,7 @@ impl Assembly {
             https_redirect_status: route.https_redirect_status,
             strip_path: route.strip_path,
             preserve_host: route.preserve_host,
-            request_buffering: route.request_buffering,
+            request_buffering,
             response_buffering: route.response_buffering,
             metrics,
         }
@@ -166,5 +169,6 @@ fn make_service(
         read_timeout: service.read_timeout,
         upstream,
         tls,
+        http2: service.is_grpc(),
     }
 }

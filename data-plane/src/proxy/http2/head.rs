@@ -3,10 +3,16 @@
 //! What arrives as HTTP/2 is written as HTTP/1.1 and judged by the codec that judges every request, so that both have the
 //! same rules. Here is only what that codec cannot see any more: what HTTP/2 says in its own way (RFC 9113 8).
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request;
+use std::borrow::Cow;
 
-use crate::http1::{Header, Name, ResponseHead};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Scheme;
+use http::{Method, request, response};
+
+use crate::http1::{Header, Name, RequestHead, ResponseHead, push_decimal};
+
+/// The end of a head in HTTP/1.1.
+pub const END: &[u8] = b"\r\n\r\n";
 
 /// How the body of a message is framed as HTTP/1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,29 @@ fn push_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
     }
 }
 
+/// Writes a response's head. Whether the request was HEAD tells whether a body follows that is not announced.
+pub fn push_response(out: &mut Vec<u8>, parts: &response::Parts, has_body: bool, is_head: bool) -> Coding {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, parts.status.as_u16().into());
+    out.push(b' ');
+    for (name, value) in &parts.headers {
+        push(out, name.as_str(), value.as_bytes());
+    }
+    let is_bodiless =
+        is_head || parts.status.is_informational() || matches!(parts.status.as_u16(), 204 | 304);
+    let coding = if is_bodiless || parts.headers.contains_key(header::CONTENT_LENGTH) {
+        Coding::Plain
+    } else if has_body {
+        push(out, "Transfer-Encoding", b"chunked");
+        Coding::Chunked
+    } else {
+        push(out, "Content-Length", b"0");
+        Coding::Plain
+    };
+    out.extend_from_slice(b"\r\n\r\n");
+    coding
+}
+
 /// Writes trailers as lines.
 pub fn push_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
     for (name, value) in trailers {
@@ -90,6 +119,28 @@ pub fn response(head: &ResponseHead<'_, '_>) -> Result<http::Response<()>, Unfit
     *response.status_mut() = http::StatusCode::from_u16(head.status).map_err(|_| Unfit)?;
     *response.headers_mut() = headers(head.headers, head.names)?;
     Ok(response)
+}
+
+/// A request as HTTP/2 has it.
+///
+/// # Errors
+/// When it has a target or a header that cannot be said there.
+pub fn request(head: &RequestHead<'_, '_>, scheme: Scheme) -> Result<http::Request<()>, Unfit> {
+    let host = head.host.ok_or(Unfit)?;
+    let mut path = Cow::Borrowed(head.target.path);
+    if let Some(query) = head.target.query {
+        path = [head.target.path, query].join(&b'?').into();
+    }
+    let uri = http::Uri::builder().scheme(scheme).authority(host.text).path_and_query(path.as_ref());
+    let mut request = http::Request::new(());
+    *request.method_mut() = Method::from_bytes(head.method.as_bytes()).map_err(|_| Unfit)?;
+    *request.uri_mut() = uri.build().map_err(|_| Unfit)?;
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = headers(head.headers, head.names)?;
+    if head.accepts_trailers {
+        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    Ok(request)
 }
 
 /// All headers but those that speak of one HTTP/1 connection (RFC 9113 8.2.2).
@@ -134,7 +185,7 @@ pub fn trailers(lines: &[u8]) -> Result<HeaderMap, Unfit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http1::{Framing, HeadStorage, RequestHead};
+    use crate::http1::{Framing, HeadStorage};
 
     fn written(request: http::request::Builder, has_body: bool) -> String {
         let (parts, ()) = request.body(()).unwrap().into_parts();
@@ -157,6 +208,9 @@ mod tests {
         let mut storage = HeadStorage::new();
         let read = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
         assert_eq!(read.framing, Framing::Chunked);
+        let again = super::request(&read, Scheme::HTTP).unwrap();
+        assert_eq!(again.uri(), "http://a.com:8443/x?y");
+        assert!(!again.headers().contains_key("transfer-encoding"));
     }
 
     #[test]
@@ -178,6 +232,10 @@ mod tests {
         let response = super::response(&head).unwrap();
         let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["x-a", "content-length"]);
+        let (parts, ()) = response.into_parts();
+        let mut out = Vec::new();
+        assert_eq!(push_response(&mut out, &parts, true, false), Coding::Plain);
+        assert_eq!(out, b"HTTP/1.1 200 \r\nx-a: 1\r\nx-a: 2\r\ncontent-length: 2\r\n\r\n");
     }
 
     #[test]

@@ -9,14 +9,11 @@ use h2::{Reason, RecvStream};
 use http::{Method, Request};
 use tokio::io::ReadBuf;
 
-use super::head;
+use super::head::{self, END};
 use super::incoming::Incoming;
 use super::io_error;
 use super::outgoing::{Outgoing, unfit};
 use crate::http1::{BodyDecoder, HeadStorage, ResponseBody, ResponseHead};
-
-/// The end of a head.
-const END: &[u8] = b"\r\n\r\n";
 
 /// The stream.
 #[derive(Debug)]

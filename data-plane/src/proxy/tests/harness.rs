@@ -251,6 +251,7 @@ pub struct Plan {
     pub passive: Option<Passive>,
     pub policy: Option<Policy>,
     pub snis: Vec<equipoise_proto::SniPattern>,
+    pub http2: bool,
     /// How TLS is spoken with the targets.
     pub tls: Option<Asked>,
     /// In place of the target's address.
@@ -280,6 +281,7 @@ impl Default for Plan {
             passive: None,
             policy: None,
             snis: Vec::new(),
+            http2: false,
             tls: None,
             host_header: None,
             hosts: Vec::new(),
@@ -321,6 +323,7 @@ impl Plan {
             read_timeout: self.timeout,
             upstream: Arc::clone(&upstream),
             tls: self.tls.map(Terms::new),
+            http2: self.http2,
         });
         let route = Route {
             id: Uuid::from_u128(2),

@@ -20,20 +20,20 @@ use crate::tls::ALPN_HTTP2;
 use crate::tls::fixture::{Authority, Valid};
 
 /// A connection of HTTP/2.
-struct Connection {
+pub struct Connection {
     runtime: Runtime,
-    requests: SendRequest<Bytes>,
+    pub requests: SendRequest<Bytes>,
 }
 
 /// A response with its body and trailers.
-struct Answer {
-    head: Response<()>,
-    body: String,
-    trailers: Option<HeaderMap>,
+pub struct Answer {
+    pub head: Response<()>,
+    pub body: String,
+    pub trailers: Option<HeaderMap>,
 }
 
 impl Connection {
-    fn clear(address: SocketAddr) -> Self {
+    pub fn clear(address: SocketAddr) -> Self {
         let runtime = runtime();
         let requests = runtime.block_on(async {
             let stream = TcpStream::connect(address).await.unwrap();
@@ -61,7 +61,7 @@ impl Connection {
     }
 
     /// Sends a request with this body (in pieces) and these trailers, and reads the answer.
-    fn ask(
+    pub fn ask(
         &self,
         request: Request<()>,
         body: &[&str],
@@ -70,21 +70,21 @@ impl Connection {
         self.within(exchange(self.requests.clone(), request, body, trailers))
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub fn get(&self, path: &str) -> Answer {
         let request = Request::get(format!("http://a.com{path}")).body(()).unwrap();
         self.ask(request, &[], None).unwrap()
     }
 
-    fn within<T>(&self, what: impl Future<Output = T>) -> T {
+    pub fn within<T>(&self, what: impl Future<Output = T>) -> T {
         self.runtime.block_on(async { tokio::time::timeout(PATIENCE, what).await }).expect("in time")
     }
 }
 
-fn runtime() -> Runtime {
+pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-async fn exchange(
+pub async fn exchange(
     requests: SendRequest<Bytes>,
     request: Request<()>,
     body: &[&str],
@@ -116,13 +116,13 @@ async fn read(mut body: RecvStream) -> Result<(String, Option<HeaderMap>), h2::E
 }
 
 impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.head.headers().get(name).map(|value| value.to_str().unwrap())
     }
 }
 
 /// A node that takes HTTP/2 in clear.
-fn plan() -> Plan {
+pub fn plan() -> Plan {
     let mut plan = Plan::default();
     plan.settings.listen.iter_mut().for_each(|listen| listen.flags.http2 = true);
     plan

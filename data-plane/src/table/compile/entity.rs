@@ -67,6 +67,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// Whether it is called by gRPC.
+    pub(crate) const fn is_grpc(&self) -> bool {
+        matches!(self.protocol, v1::Protocol::Grpc | v1::Protocol::Grpcs)
+    }
+
     /// Whether TLS is spoken with its targets.
     pub(crate) const fn is_tls(&self) -> bool {
         match self.protocol {

@@ -368,9 +368,7 @@ impl State {
 /// The name of a service's protocol that this build cannot speak upstream.
 const fn unsupported(protocol: v1::Protocol) -> Option<&'static str> {
     match protocol {
-        v1::Protocol::Http | v1::Protocol::Https => None,
-        v1::Protocol::Grpc => Some("grpc"),
-        v1::Protocol::Grpcs => Some("grpcs"),
+        v1::Protocol::Http | v1::Protocol::Https | v1::Protocol::Grpc | v1::Protocol::Grpcs => None,
         v1::Protocol::Tcp => Some("tcp"),
         v1::Protocol::Tls => Some("tls"),
         v1::Protocol::TlsPassthrough => Some("tls_passthrough"),

@@ -1,0 +1,183 @@
+//! One request to a target that speaks HTTP/2: a connection of HTTP/1.1 that carries one request, to those who send it.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::client::{ResponseFuture, SendRequest};
+use http::uri::Scheme;
+use tokio::io::ReadBuf;
+
+use super::head::{self, END};
+use super::incoming::Incoming;
+use super::io_error;
+use super::multiplex::Place;
+use super::outgoing::{Outgoing, unfit};
+use crate::http1::{BodyDecoder, Framing, HeadStorage, RequestHead};
+
+/// The stream.
+#[derive(Debug)]
+pub struct ClientStream {
+    requests: SendRequest<Bytes>,
+    request: Request,
+    response: Response,
+    scheme: Scheme,
+    /// The target said that it has not begun with it: it may be sent again, whatever it asks for.
+    is_unprocessed: bool,
+    /// Its part of the connection.
+    _place: Place,
+}
+
+/// How far the request is.
+#[derive(Debug)]
+enum Request {
+    /// What there is of its head.
+    Head(Vec<u8>),
+    /// The whole head, which waits for a place among the streams.
+    Waiting(Vec<u8>),
+    /// Its body.
+    Body(Outgoing),
+}
+
+/// How far the response is.
+#[derive(Debug)]
+enum Response {
+    /// Nobody was asked yet.
+    Unasked,
+    /// It is waited for.
+    Waiting { response: ResponseFuture, is_head: bool },
+    /// It is here.
+    Begun(Incoming),
+}
+
+impl ClientStream {
+    /// A request on this connection.
+    pub fn new(requests: SendRequest<Bytes>, scheme: Scheme, place: Place) -> Self {
+        let request = Request::Head(Vec::new());
+        Self { requests, request, response: Response::Unasked, scheme, is_unprocessed: false, _place: place }
+    }
+
+    /// Whether it is sure that the target did nothing.
+    pub const fn is_unprocessed(&self) -> bool {
+        self.is_unprocessed
+    }
+
+    /// Ready when there may be something to read, the end included.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_response(cx).map_ok(drop)
+    }
+
+    /// Reads the response into `space`; nothing is the end.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if ready!(self.poll_response(cx))?
+            && let Response::Begun(incoming) = &mut self.response
+        {
+            incoming.read(space);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether something can be read; false at the end.
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            match &mut self.response {
+                // Whoever writes wakes whoever reads: they are one task.
+                Response::Unasked => return Poll::Pending,
+                Response::Waiting { response, is_head } => {
+                    let response = match ready!(Pin::new(response).poll(cx)) {
+                        Ok(response) => response,
+                        Err(error) => return Poll::Ready(Err(self.failed(error))),
+                    };
+                    let (parts, body) = response.into_parts();
+                    let mut text = Vec::with_capacity(512);
+                    let coding = head::push_response(&mut text, &parts, !body.is_end_stream(), *is_head);
+                    self.response = Response::Begun(Incoming::new(text, coding, body));
+                }
+                Response::Begun(incoming) => return incoming.poll_ready(cx),
+            }
+        }
+    }
+
+    fn failed(&mut self, error: h2::Error) -> io::Error {
+        // RFC 9113 8.7: such a request has not been processed.
+        let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        self.is_unprocessed |= error.is_remote() && (is_refused || error.is_go_away());
+        io_error(error)
+    }
+
+    /// Writes some of the request.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_begin(cx))?;
+        match &mut self.request {
+            Request::Body(body) => body.poll_write(cx, bytes),
+            Request::Head(text) | Request::Waiting(text) => {
+                let before = text.len();
+                text.extend_from_slice(bytes);
+                // The end may have begun in what was there before.
+                let from = before.saturating_sub(END.len() - 1);
+                let found = memchr::memmem::find(text.get(from..).unwrap_or_default(), END);
+                let Some(end) = found.map(|at| from + at + END.len()) else {
+                    return Poll::Ready(Ok(bytes.len()));
+                };
+                text.truncate(end);
+                self.request = Request::Waiting(std::mem::take(text));
+                if let Poll::Ready(Err(error)) = self.poll_begin(cx) {
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Ready(Ok(end - before))
+            }
+        }
+    }
+
+    /// Sends a head that is whole, once the connection has room for another stream.
+    fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Request::Waiting(text) = &mut self.request else { return Poll::Ready(Ok(())) };
+        if let Err(error) = ready!(self.requests.poll_ready(cx)) {
+            // Nothing of it has left.
+            self.is_unprocessed = true;
+            return Poll::Ready(Err(io_error(error)));
+        }
+        let text = std::mem::take(text);
+        let mut storage = HeadStorage::new();
+        let head = RequestHead::parse(&text, &mut storage);
+        let head = head.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let request = head::request(&head, self.scheme.clone()).map_err(unfit)?;
+        let decoder = match head.framing {
+            Framing::Absent | Framing::Length(0) => None,
+            Framing::Length(length) => Some(BodyDecoder::length(length)),
+            Framing::Chunked => Some(BodyDecoder::chunked()),
+        };
+        let sent = self.requests.send_request(request, decoder.is_none());
+        let (response, stream) = sent.map_err(|error| self.failed(error))?;
+        self.response = Response::Waiting { response, is_head: head.method == "HEAD" };
+        self.request = Request::Body(match decoder {
+            Some(decoder) => Outgoing::new(stream, decoder),
+            None => Outgoing::ended(stream),
+        });
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready once all that was written is on its way.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_begin(cx))?;
+        match &mut self.request {
+            Request::Body(body) => body.poll_flush(cx),
+            Request::Head(_) | Request::Waiting(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Nothing is left to say: the request has its own end.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+
+    /// Takes the request back.
+    pub fn abort(&mut self) {
+        if let Request::Body(body) = &mut self.request {
+            body.abort(Reason::CANCEL);
+        }
+    }
+}

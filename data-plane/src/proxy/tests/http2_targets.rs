@@ -1,0 +1,230 @@
+//! Targets that speak HTTP/2: gRPC.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, Request, Response, request};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+use super::harness::{Line, Plan, eventually};
+use super::http2::{Connection, plan, runtime};
+
+/// A target that speaks HTTP/2 by prior knowledge.
+struct Callee {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    seen: Arc<Mutex<Vec<request::Parts>>>,
+    _runtime: Runtime,
+}
+
+/// What it does with a call, and with its connection after it.
+type Script = fn(usize, RecvStream, SendResponse<Bytes>) -> After;
+
+#[derive(PartialEq)]
+enum After {
+    GoOn,
+    Leave,
+}
+
+impl Callee {
+    fn new(script: Script) -> Self {
+        let runtime = runtime();
+        let (connections, seen) = (Arc::new(AtomicUsize::new(0)), Arc::<Mutex<Vec<_>>>::default());
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (count, log) = (Arc::clone(&connections), Arc::clone(&seen));
+        runtime.spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::SeqCst);
+                let log = Arc::clone(&log);
+                tokio::spawn(async move {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        let (parts, body) = request.into_parts();
+                        let number = {
+                            let mut log = log.lock().unwrap();
+                            log.push(parts);
+                            log.len() - 1
+                        };
+                        if script(number, body, respond) == After::Leave {
+                            connection.graceful_shutdown();
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, connections, seen, _runtime: runtime }
+    }
+
+    fn seen(&self) -> Vec<request::Parts> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+/// Answers every message with one like it, as it comes, and then that all went well.
+fn echo(_: usize, mut body: RecvStream, mut respond: SendResponse<Bytes>) -> After {
+    tokio::spawn(async move {
+        let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+        let mut stream = respond.send_response(response, false).unwrap();
+        while let Some(Ok(data)) = body.data().await {
+            body.flow_control().release_capacity(data.len()).unwrap();
+            stream.send_data(data, false).unwrap();
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        // Whoever called may be gone.
+        drop(stream.send_trailers(trailers));
+    });
+    After::GoOn
+}
+
+fn call() -> Request<()> {
+    Request::post("http://a.com/p.Service/Method")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .unwrap()
+}
+
+fn calling() -> Plan {
+    Plan { http2: true, request_buffering: false, ..plan() }
+}
+
+#[test]
+fn a_call_passes_with_its_trailers_and_connections_are_shared() {
+    let callee = Callee::new(echo);
+    let node = calling().start(&[callee.address]);
+    let client = Connection::clear(node.address);
+    let answer = client.ask(call(), &["one", "two"], None).unwrap();
+    assert_eq!(answer.head.status(), 200);
+    assert_eq!(answer.body, "onetwo");
+    assert_eq!(answer.trailers.unwrap()["grpc-status"], "0");
+    assert_eq!(answer.head.headers()["via"], "2 kong/3.10.0");
+    let seen = callee.seen().remove(0);
+    assert_eq!(seen.method, "POST");
+    assert_eq!(seen.uri.path(), "/p.Service/Method");
+    assert_eq!(seen.uri.authority().unwrap().as_str(), callee.address.to_string());
+    assert_eq!(seen.headers["te"], "trailers");
+    assert!(!seen.headers.contains_key("connection") && !seen.headers.contains_key("transfer-encoding"));
+    for _ in 0..20 {
+        client.ask(call(), &["x"], None).unwrap();
+    }
+    assert_eq!(callee.connections.load(Ordering::SeqCst), 1);
+    node.assert_no_lease();
+}
+
+#[test]
+fn a_call_may_ask_and_answer_in_turns() {
+    let callee = Callee::new(echo);
+    let node = calling().start(&[callee.address]);
+    let client = Connection::clear(node.address);
+    let said = client.within(async {
+        let mut requests = client.requests.clone().ready().await.unwrap();
+        let (response, mut stream) = requests.send_request(call(), false).unwrap();
+        stream.send_data(Bytes::from_static(b"first"), false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        let mut said = vec![body.data().await.unwrap().unwrap()];
+        for word in ["second", "third"] {
+            stream.send_data(Bytes::from_static(word.as_bytes()), false).unwrap();
+            said.push(body.data().await.unwrap().unwrap());
+        }
+        stream.send_data(Bytes::new(), true).unwrap();
+        assert!(body.data().await.is_none());
+        said
+    });
+    assert_eq!(said, ["first", "second", "third"]);
+    node.assert_no_lease();
+}
+
+#[test]
+fn many_calls_at_a_time_take_few_connections() {
+    let callee = Callee::new(echo);
+    let node = calling().start(&[callee.address]);
+    let clients: Vec<_> = (0..3).map(|_| Connection::clear(node.address)).collect();
+    let held: Vec<_> = clients
+        .iter()
+        .map(|client| {
+            client.within(async {
+                let mut held = Vec::new();
+                for _ in 0..50 {
+                    let mut requests = client.requests.clone().ready().await.unwrap();
+                    held.push(requests.send_request(call(), false).unwrap());
+                }
+                held
+            })
+        })
+        .collect();
+    eventually("all are under way", || node.targets[0].in_flight() == 150);
+    let connections = callee.connections.load(Ordering::SeqCst);
+    assert!((2..=150).contains(&connections), "{connections}");
+    drop(held);
+    node.assert_no_lease();
+}
+
+#[test]
+fn what_was_not_begun_is_sent_again_whatever_it_asks() {
+    let callee = Callee::new(|number, body, mut respond| {
+        if number == 0 {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return After::GoOn;
+        }
+        echo(number, body, respond)
+    });
+    let node = calling().start(&[callee.address]);
+    let client = Connection::clear(node.address);
+    let request = Request::post("http://a.com/").body(()).unwrap();
+    assert_eq!(client.ask(request, &[], None).unwrap().head.status(), 200);
+    assert_eq!(callee.seen().len(), 2);
+    node.assert_no_lease();
+}
+
+#[test]
+fn what_was_begun_and_broke_off_is_told() {
+    let callee = Callee::new(|_, _, mut respond| {
+        respond.send_reset(Reason::INTERNAL_ERROR);
+        After::GoOn
+    });
+    let node = calling().start(&[callee.address]);
+    let client = Connection::clear(node.address);
+    let request = Request::post("http://a.com/").body(()).unwrap();
+    assert_eq!(client.ask(request, &[], None).unwrap().head.status(), 502);
+    assert_eq!(callee.seen().len(), 1, "a POST is not repeated");
+    // Nor does one stream's end concern the others: the connection is the same.
+    let request = Request::post("http://a.com/").body(()).unwrap();
+    client.ask(request, &[], None).unwrap();
+    assert_eq!(callee.connections.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_target_that_leaves_is_called_anew() {
+    let callee = Callee::new(|number, body, respond| {
+        echo(number, body, respond);
+        if number == 0 { After::Leave } else { After::GoOn }
+    });
+    let node = calling().start(&[callee.address]);
+    let client = Connection::clear(node.address);
+    for _ in 0..5 {
+        assert_eq!(client.ask(call(), &["x"], None).unwrap().body, "x");
+    }
+    assert!(callee.connections.load(Ordering::SeqCst) >= 2);
+    node.assert_no_lease();
+}
+
+#[test]
+fn clients_of_http1_are_served_by_them_too() {
+    let callee = Callee::new(echo);
+    let node = calling().start(&[callee.address]);
+    let mut line = node.connect();
+    let answer = line.ask("POST /x HTTP/1.1\r\nHost: a.com\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!(answer.status(), 200);
+    assert!(answer.body.contains("hello"), "{}", answer.body);
+    drop(line);
+    let refusing = calling().start(&[super::harness::Origin::refusing()]);
+    assert_eq!(Line::connect(refusing.address).get("/").status(), 502);
+}
