@@ -67,13 +67,7 @@ fn what_a_node_cannot_use_is_refused_by_entity_and_field() {
     let base = || Node::with(vec![certificate(10, &one), sni(20, "one.test", 10)]);
     let client = |service: &mut v1::Service| service.client_certificate = Some(wire_ids(&[10])[0].clone());
     let cases: [(&str, Vec<Record>, EntityKind, u128, &str); 11] = [
-        (
-            "another key",
-            vec![certificate(11, &(one.0.clone(), other.1.clone()))],
-            EntityKind::Certificate,
-            11,
-            "key",
-        ),
+        ("another key", vec![certificate(11, &(one.0.clone(), other.1))], EntityKind::Certificate, 11, "key"),
         (
             "no certificate",
             vec![certificate(11, &("x".into(), one.1.clone()))],
