@@ -28,6 +28,7 @@ mod zones;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_access_log::{Pen, SharedPen};
 use equipoise_follower::Address;
 use http::StatusCode;
 use serde_json::{Map, Value};
@@ -126,6 +127,8 @@ pub struct AdminState {
     large_bodies: Arc<Semaphore>,
     /// Who may join; `None` where nobody can.
     registrar: Option<Registrar>,
+    /// Of the access log, if there is one.
+    pen: Option<SharedPen>,
     /// Whom a relay follows, for those who come with what only the primary takes.
     relay_of: Option<String>,
     /// One import at a time, and what the last one came to.
@@ -144,6 +147,7 @@ impl AdminState {
             origins: Origins::from_urls(settings.gui_urls.iter().map(String::as_str)),
             large_bodies: Arc::new(Semaphore::new(settings.large_bodies_max)),
             registrar: None,
+            pen: None,
             relay_of: None,
             importing: tokio::sync::Mutex::default(),
             settings,
@@ -158,6 +162,13 @@ impl AdminState {
     #[must_use]
     pub fn with_registrar(mut self, registrar: Option<Registrar>) -> Self {
         self.registrar = registrar;
+        self
+    }
+
+    /// With a line for each call.
+    #[must_use]
+    pub fn with_pen(mut self, pen: Option<Pen>) -> Self {
+        self.pen = pen.map(SharedPen::new);
         self
     }
 

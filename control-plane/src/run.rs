@@ -3,7 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use equipoise_access_log::AccessLog;
 use equipoise_follower::settings::Mtls;
 use equipoise_follower::{Membership, MembershipError};
 use equipoise_settings::Listen;
@@ -39,6 +41,9 @@ pub enum StartError {
     /// The files of a static PKI cannot be used.
     #[error(transparent)]
     Membership(#[from] MembershipError),
+    /// The access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] equipoise_access_log::OpenError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} for the {listener}")]
     Listen {
@@ -62,7 +67,11 @@ pub struct ControlPlane {
     stopping: CancellationToken,
     admin: JoinHandle<()>,
     cluster: Vec<JoinHandle<()>>,
+    access_log: Option<AccessLog>,
 }
+
+/// How long a stop waits for what is left of the access log.
+const LOG_CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// Starts a control plane. The store is open and every listener listens when this returns; an address that is in
 /// use is told before the store is opened, and until it is open connections are refused rather than left waiting.
@@ -76,6 +85,7 @@ pub async fn start(
 ) -> Result<ControlPlane, StartError> {
     let admin_listeners = bind("Admin API", &settings.admin_listen)?;
     let cluster_listeners = bind("cluster", &settings.cluster_listen)?;
+    let access_log = settings.access_log.clone().map(|plan| AccessLog::start(plan, 1)).transpose()?;
     let (nodes, mut metrics) = (Nodes::new(settings.nodes), Metrics::new());
     let (store, relay) = open(&settings, &mut metrics).await?;
     let admin_listeners = listen("Admin API", admin_listeners)?;
@@ -142,9 +152,19 @@ pub async fn start(
     let admin_addresses = admin_listeners.iter().flat_map(TcpListener::local_addr).collect();
     let state = AdminState::new(store.clone(), nodes, metrics, settings.admin)
         .with_registrar(registrar)
+        .with_pen(access_log.as_ref().map(AccessLog::pen))
         .as_relay_of(settings.relay.map(|relay| relay.upstream));
     let admin = tokio::spawn(admin::serve(admin_listeners, state, stopping.clone()));
-    Ok(ControlPlane { admin_addresses, cluster_addresses, store, distribution, stopping, admin, cluster })
+    Ok(ControlPlane {
+        admin_addresses,
+        cluster_addresses,
+        store,
+        distribution,
+        stopping,
+        admin,
+        cluster,
+        access_log,
+    })
 }
 
 /// The store, and on a relay what fills it.
@@ -189,6 +209,11 @@ impl ControlPlane {
         &self.cluster_addresses
     }
 
+    /// Opens the file of the access log anew, as after its rotation.
+    pub fn reopen_log(&self) {
+        self.access_log.iter().for_each(AccessLog::reopen);
+    }
+
     /// Finishes what is under way, closes every connection and the store.
     pub async fn stop(self) {
         self.stopping.cancel();
@@ -198,6 +223,12 @@ impl ControlPlane {
             ended("cluster", task).await;
         }
         self.store.close().await;
+        if let Some(log) = self.access_log {
+            let closing = tokio::task::spawn_blocking(move || log.close(LOG_CLOSE_MAX));
+            if !closing.await.unwrap_or(false) {
+                tracing::warn!("the access log did not take all its lines in time");
+            }
+        }
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use equipoise_access_log::Plan;
 use equipoise_follower::settings::{Mtls, Place, control_planes, snapshot_key};
-use equipoise_settings::{Listen, Problem, Settings, keys};
+use equipoise_settings::{Listen, Problem, Settings, access_log, keys};
 use serde_json::{Map, Value};
 
 use crate::admin::AdminSettings;
@@ -22,6 +23,8 @@ pub struct ControlPlaneSettings {
     pub cluster_listen: Vec<Listen>,
     /// The Admin API.
     pub admin: AdminSettings,
+    /// Its access log.
+    pub access_log: Option<Plan>,
     /// The store.
     pub store: StoreSettings,
     /// Distribution to nodes.
@@ -80,6 +83,7 @@ impl ControlPlaneSettings {
                 configuration: configuration(settings),
                 ..AdminSettings::default()
             },
+            access_log: access_log::plan(settings, &keys::ADMIN_ACCESS_LOG)?,
             store: StoreSettings {
                 log_revisions_max: settings.number(&keys::STORE_LOG_REVISIONS_MAX),
                 log_bytes_max: settings.number(&keys::STORE_LOG_BYTES_MAX),

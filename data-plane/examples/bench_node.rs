@@ -27,6 +27,7 @@ fn main() -> anyhow::Result<()> {
         connect_timeout: timeout,
         write_timeout: timeout,
         read_timeout: timeout,
+        speaks_http: true,
         tls: None,
         http2: false,
         upstream: Upstream::new(Some("service"), targets),
@@ -41,6 +42,7 @@ fn main() -> anyhow::Result<()> {
         preserve_host: false,
         request_buffering: true,
         response_buffering: true,
+        stream: None,
         metrics: Arc::default(),
     };
     let rule =

@@ -12,6 +12,7 @@ pub mod router;
 pub mod run;
 pub mod settings;
 pub mod status;
+mod stream_proxy;
 pub mod sync;
 pub mod table;
 pub mod tls;

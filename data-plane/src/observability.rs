@@ -11,13 +11,14 @@ pub(crate) mod process;
 mod render;
 
 mod route;
-
+mod session;
 mod text;
 mod worker;
 
 pub use counter::{Counter, Histogram};
 pub use node::{ConfigSource, NodeState};
 
-pub use render::render;
+pub use render::{Counted, render};
 pub use route::{RequestSample, RouteMetrics, Source};
+pub use session::{ActiveSession, SessionKind};
 pub use worker::{ConnectionState, Connections, Http2End, PoolUse, WorkerMetrics, Workers};

@@ -5,38 +5,40 @@
 //! are borrowed plain values, and who sent it, not the connection it came by; `connection`, `attempt`, `body` and
 //! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes, a stream of `http2` perhaps.
 
+mod account;
 mod answer;
 mod attempt;
 mod body;
-mod buffer;
-mod connection;
+pub(crate) mod buffer;
+pub(crate) mod connection;
 mod error;
 mod exchange;
+mod finish;
 mod forward;
-mod handshake;
+pub(crate) mod handshake;
 mod hash;
 mod hedge;
 mod http2;
 mod pool;
 mod proxy_header;
-mod reach;
+pub(crate) mod reach;
 mod relay;
 mod reply;
 mod request;
-mod retry;
+pub(crate) mod retry;
 pub mod rewrite;
 mod settings;
-mod stream;
-mod timer;
+pub(crate) mod stream;
+pub(crate) mod timer;
 mod tunnel;
 mod waiting;
-mod worker;
+pub(crate) mod worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -48,12 +50,14 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::error;
 
 use crate::observability::Workers;
+use crate::stream_proxy;
 use crate::table::Active;
 
+pub(crate) use forward::Peer;
 pub use http2::Http2Settings;
 pub use settings::{
     Cidr, ErrorType, InvalidCidr, Listen, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders,
-    SERVER_TOKEN,
+    SERVER_TOKEN, Serves,
 };
 
 /// Why the proxy did not start. Nothing of it runs then.
@@ -77,6 +81,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    datagram_addresses: Vec<SocketAddr>,
     drain: Drain,
     ended: CancellationToken,
     workers: Vec<JoinHandle<()>>,
@@ -116,14 +121,34 @@ pub fn start_closed(
             };
             let (listener, bound) = bind().map_err(|source| StartError::Listen { address, source })?;
             address = bound;
-            of_worker.push(Bound { listener, flags: listen.flags, tls: listen.tls.clone() });
+            of_worker.push(Bound {
+                listener,
+                flags: listen.flags,
+                tls: listen.tls.clone(),
+                serves: listen.serves,
+            });
         }
         addresses.push(address);
     }
+    let mut datagram_addresses = Vec::new();
+    let mut datagrams: Vec<Vec<UdpSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    for listen in &settings.datagram_listen {
+        let mut address = *listen;
+        stream_proxy::udp::check_free(address).map_err(|source| StartError::Listen { address, source })?;
+        for of_worker in &mut datagrams {
+            let socket = stream_proxy::udp::bind(address);
+            let bound = socket.and_then(|socket| socket.local_addr().map(|address| (socket, address)));
+            let (socket, bound) = bound.map_err(|source| StartError::Listen { address, source })?;
+            address = bound;
+            of_worker.push(socket);
+        }
+        datagram_addresses.push(address);
+    }
     let settings = Arc::new(settings);
     let ended = CancellationToken::new();
-    let mut running = Running { addresses, drain: Drain::default(), ended, workers: Vec::new() };
-    for (index, listeners) in listeners.into_iter().enumerate() {
+    let mut running =
+        Running { addresses, datagram_addresses, drain: Drain::default(), ended, workers: Vec::new() };
+    for (index, (listeners, datagrams)) in listeners.into_iter().zip(datagrams).enumerate() {
         let (settings, active, drain) = (Arc::clone(&settings), active.clone(), running.drain.clone());
         let node = metrics.node().cloned();
         let metrics = metrics.get(index).cloned().unwrap_or_default();
@@ -132,7 +157,7 @@ pub fn start_closed(
         let handle = thread.spawn(move || {
             // Also when it panics.
             let _ended = ended;
-            if let Err(error) = worker::run(listeners, &settings, &active, metrics, node, &drain) {
+            if let Err(error) = worker::run(listeners, datagrams, &settings, &active, metrics, node, &drain) {
                 error!(%error, worker = index, "a proxy worker stopped");
             }
         });
@@ -156,6 +181,11 @@ impl Running {
     /// Where it listens, in the settings' order.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where datagrams come in, in the settings' order.
+    pub fn datagram_addresses(&self) -> &[SocketAddr] {
+        &self.datagram_addresses
     }
 
     /// Completes when a worker has ended; without a drain, that means it broke off.
@@ -194,6 +224,7 @@ struct Bound {
     flags: ListenFlags,
     /// How TLS is spoken with whoever comes in there.
     tls: Option<Arc<ServerConfig>>,
+    serves: Serves,
 }
 
 /// Tells the workers to begin, and to stop.

@@ -8,6 +8,7 @@
 mod authority;
 mod index;
 mod rank;
+pub mod stream;
 mod trie;
 
 use std::sync::Arc;

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use equipoise_access_log::{AccessLog, OpenError, Plan, SharedPen};
 use equipoise_follower::fallback::Fallback;
 use equipoise_follower::{
     Address, Cache, CacheError, ControlPlane, Membership, MembershipError, Role, node_id,
 };
 use equipoise_proto::NodeId;
-use equipoise_settings::Listen;
+use equipoise_settings::{Listen, StreamListen};
+use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::observability::{NodeState, Workers};
-use crate::proxy::ProxySettings;
+use crate::proxy::{ProxySettings, Serves};
 use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
 use crate::table::{self, Active, Seams};
@@ -46,6 +48,9 @@ pub enum StartError {
     /// The node's certificate or key cannot be used.
     #[error("the identity of this node cannot be used")]
     Membership(#[from] MembershipError),
+    /// An access log cannot be opened.
+    #[error(transparent)]
+    AccessLog(#[from] OpenError),
     /// The system's DNS settings cannot be read.
     #[error(transparent)]
     Dns(#[from] dns::ResolverError),
@@ -84,6 +89,7 @@ pub struct Node {
     status_addresses: Vec<SocketAddr>,
     settings: NodeSettings,
     tasks: Tasks,
+    logs: AccessLogs,
 }
 
 /// A part of the node that the rest cannot do without broke off.
@@ -199,9 +205,12 @@ pub async fn start(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
+    let logs = AccessLogs::start(&settings)?;
     let proxy_settings = ProxySettings {
         listen: listen(&settings, &seams.active)?,
+        datagram_listen: datagram_listen(&settings).collect(),
         tls: tls.clone(),
+        access_log: logs.proxy.clone(),
         ..settings.proxy.clone()
     };
     let proxy = proxy::start_closed(proxy_settings, &seams.active, &workers)?;
@@ -250,6 +259,8 @@ pub async fn start(
             active: active.clone(),
             directory: Arc::clone(&directory),
             events: Arc::clone(&events),
+            access_log: logs.proxy.clone(),
+            pen: logs.status.as_ref().map(|log| Arc::new(SharedPen::new(log.pen()))),
         };
         tasks.spawn(
             "the Status API",
@@ -290,7 +301,7 @@ pub async fn start(
         node: Arc::clone(&state),
     };
     tasks.spawn("following the control plane", sync::run(parts, stopping));
-    Ok(Node { id, state, proxy, status_addresses, settings, tasks })
+    Ok(Node { id, state, proxy, status_addresses, settings, tasks, logs })
 }
 
 impl Node {
@@ -299,10 +310,16 @@ impl Node {
         self.id
     }
 
-    /// Where the proxy listens: `proxy`, or `proxy tls` where that is spoken, and the address.
+    /// Where the proxy listens: `proxy`, or `stream` for what is no HTTP, with ` tls` where that is spoken and ` udp` for
+    /// datagrams, and the address.
     pub fn proxy_listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
         let named = |listen: &Listen| if listen.tls { "proxy tls" } else { "proxy" };
-        self.settings.proxy_listen.iter().map(named).zip(self.proxy.addresses().iter().copied())
+        let of_stream = |one: &&StreamListen| if one.listen.tls { "stream tls" } else { "stream" };
+        let streams =
+            self.settings.stream_listen.iter().filter(|one| !one.udp).map(move |one| of_stream(&one));
+        let names = self.settings.proxy_listen.iter().map(named).chain(streams);
+        let datagrams = self.proxy.datagram_addresses().iter().map(|address| ("stream udp", *address));
+        names.zip(self.proxy.addresses().iter().copied()).chain(datagrams)
     }
 
     /// Where the Status API listens.
@@ -318,6 +335,11 @@ impl Node {
             // The sender is ours.
             Ok(None) | Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Opens the files of access logs anew, as after their rotation.
+    pub fn reopen_logs(&self) {
+        self.logs.each(AccessLog::reopen);
     }
 
     /// Stops accepting, lets requests finish, marks the config in force as good.
@@ -336,20 +358,79 @@ impl Node {
             tracing::warn!("not all of the node stopped in time: the rest is cut off");
             self.tasks.abort();
         }
+        // The workers are gone, and have handed over what they had. A reader that stopped is not waited for longer.
+        let logs = self.logs;
+        let closing = tokio::task::spawn_blocking(move || {
+            logs.each(|log| {
+                if !log.close(LOG_CLOSE_MAX) {
+                    tracing::warn!("an access log did not take all its lines in time");
+                }
+            });
+        });
+        if closing.await.is_err() {
+            tracing::error!("closing the access logs failed");
+        }
     }
 }
 
-/// Where the proxy listens, with what it shows where TLS is spoken.
+/// How long a stop waits for what is left of an access log.
+const LOG_CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// The access logs of a node.
+#[derive(Debug)]
+struct AccessLogs {
+    proxy: Option<AccessLog>,
+    /// The same one where both go to the same place.
+    status: Option<AccessLog>,
+}
+
+impl AccessLogs {
+    fn start(settings: &NodeSettings) -> Result<Self, OpenError> {
+        let NodeSettings { access_log, status_access_log, status_listen, .. } = settings;
+        // One pen a worker, and one a listener of the Status API.
+        let pens = settings.proxy.workers + status_listen.len();
+        let start = |plan: &Plan| AccessLog::start(plan.clone(), pens);
+        let proxy = access_log.as_ref().map(start).transpose()?;
+        let status = match &proxy {
+            Some(log) if access_log == status_access_log => Some(log.clone()),
+            _ => status_access_log.as_ref().map(start).transpose()?,
+        };
+        Ok(Self { proxy, status })
+    }
+
+    fn each(&self, act: impl Fn(&AccessLog)) {
+        self.proxy.iter().chain(&self.status).for_each(act);
+    }
+}
+
+/// Where the proxy listens, for requests and then for streams, with what it shows where TLS is spoken.
 fn listen(settings: &NodeSettings, active: &Active) -> Result<Vec<proxy::Listen>, ShownError> {
-    let speaks_tls = settings.proxy_listen.iter().any(|listen| listen.tls);
+    let streams = settings.stream_listen.iter().filter(|one| !one.udp).map(|one| &one.listen);
+    let speaks_tls = settings.proxy_listen.iter().chain(streams.clone()).any(|listen| listen.tls);
     let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir, active.clone())).transpose()?;
     let first_only = tls.as_ref().map(|tls| http1_only(tls));
-    let listen = |listen: &Listen| proxy::Listen {
+    let of = |listen: &Listen, tls: &Option<Arc<ServerConfig>>, serves| proxy::Listen {
         address: listen.address,
         flags: listen.flags,
-        tls: if listen.flags.http2 { &tls } else { &first_only }.clone().filter(|_| listen.tls),
+        tls: tls.clone().filter(|_| listen.tls),
+        serves,
     };
-    Ok(settings.proxy_listen.iter().map(listen).collect())
+    // Behind TLS, streams are whatever both sides agree on without asking: nothing is offered, and nothing refused.
+    let of_streams = tls.as_deref().map(|tls| {
+        let mut of_streams = tls.clone();
+        of_streams.alpn_protocols.clear();
+        Arc::new(of_streams)
+    });
+    let of_requests = |listen: &Listen| if listen.flags.http2 { &tls } else { &first_only };
+    let requests =
+        settings.proxy_listen.iter().map(|listen| of(listen, of_requests(listen), Serves::Requests));
+    let streams = streams.map(|listen| of(listen, &of_streams, Serves::Streams));
+    Ok(requests.chain(streams).collect())
+}
+
+/// Where datagrams come in.
+fn datagram_listen(settings: &NodeSettings) -> impl Iterator<Item = SocketAddr> {
+    settings.stream_listen.iter().filter(|one| one.udp).map(|one| one.listen.address)
 }
 
 /// Whom the node follows, and the certificate that it does so with.
@@ -441,7 +522,10 @@ mod tests {
                 home_after: Duration::from_secs(60),
             }),
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
+            access_log: None,
+            status_access_log: None,
             proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
+            stream_listen: Vec::new(),
             shown: Shown::default(),
             drain_timeout: Duration::from_secs(1),
             status_listen: vec![Listen::from(any)],

@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use equipoise_access_log::Plan;
 use equipoise_follower::Address;
 use equipoise_follower::fallback::Places;
 use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
 use equipoise_proto::NodeId;
-use equipoise_settings::{Key, Listen, Problem, Settings, keys};
+use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, access_log, keys};
 use uuid::Uuid;
 
 use crate::dns;
@@ -33,10 +34,16 @@ pub struct NodeSettings {
     pub cache_dir: PathBuf,
     /// Whom it follows; not used where both planes share a process.
     pub follow: Option<Follow>,
-    /// The proxy, but for where it listens.
+    /// The proxy, but for where it listens, and for its access log.
     pub proxy: ProxySettings,
+    /// The access log of the proxy.
+    pub access_log: Option<Plan>,
+    /// The access log of the Status API.
+    pub status_access_log: Option<Plan>,
     /// Where the proxy listens.
     pub proxy_listen: Vec<Listen>,
+    /// Where streams come in.
+    pub stream_listen: Vec<StreamListen>,
     /// What clients who speak TLS are shown.
     pub shown: Shown,
     /// How long a stop lets requests finish.
@@ -89,7 +96,10 @@ impl NodeSettings {
             cache_dir: cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from),
             follow: follow(settings)?,
             proxy: proxy(settings)?,
+            access_log: access_log::plan(settings, &keys::PROXY_ACCESS_LOG)?,
+            status_access_log: access_log::plan(settings, &keys::STATUS_ACCESS_LOG)?,
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
+            stream_listen: settings.stream_listen(&keys::PROXY_STREAM_LISTEN).to_vec(),
             shown: shown(settings)?,
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
             status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
@@ -248,6 +258,8 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
     let workers = settings.int(&keys::PROXY_WORKERS).map(usize::try_from);
     Ok(ProxySettings {
         listen: Vec::new(),
+        datagram_listen: Vec::new(),
+        datagram_sessions_max: settings.number(&keys::PROXY_DATAGRAM_SESSIONS_MAX),
         workers: workers.and_then(Result::ok).unwrap_or(defaults.workers),
         connections_max: settings.number(&keys::PROXY_CONNECTIONS_MAX),
         keepalive_requests: settings.number(&keys::PROXY_REQUESTS_MAX),
@@ -288,6 +300,7 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
             Some("application/xml") => ErrorType::Xml,
             _ => ErrorType::Plain,
         },
+        access_log: None,
     })
 }
 

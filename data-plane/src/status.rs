@@ -3,6 +3,7 @@
 //!
 //! Source: Kong 3.10 (`spec/admin-api.md` section 7, `spec/health.md` section 11).
 
+mod access;
 mod balancer;
 mod view;
 
@@ -18,6 +19,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use equipoise_access_log::{AccessLog, SharedPen};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -26,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::observability::{NodeState, Workers, process, render};
+use crate::observability::{Counted, NodeState, Workers, process, render};
 use crate::table::events::Events;
 use crate::table::{Active, Directory};
 
@@ -64,11 +66,16 @@ pub struct Sources {
     pub directory: Arc<ArcSwap<Directory>>,
     /// What changed in who takes requests.
     pub events: Arc<Events>,
+    /// The access log of the proxy, for what it counts.
+    pub access_log: Option<AccessLog>,
+    /// Of the access log of the Status API itself.
+    pub pen: Option<Arc<SharedPen>>,
 }
 
 /// Answers on `listener` until `stop`; requests that are under way then are finished. More than `connections_max`
 /// connections at once wait in the kernel's queue.
 pub async fn serve(listener: TcpListener, connections_max: usize, sources: Sources, stop: CancellationToken) {
+    let pen = sources.pen.clone();
     let router = router(sources);
     let mut connections = JoinSet::new();
     loop {
@@ -76,7 +83,13 @@ pub async fn serve(listener: TcpListener, connections_max: usize, sources: Sourc
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < connections_max => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(answer(stream, router.clone(), stop.clone()))),
+                Ok((stream, peer)) => {
+                    let router = match &pen {
+                        Some(pen) => access::logged(router.clone(), peer, pen),
+                        None => router.clone(),
+                    };
+                    connections.spawn(answer(stream, router, stop.clone()));
+                }
                 Err(error) => {
                     tracing::debug!(%error, "a connection to the Status API could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -220,7 +233,12 @@ async fn metrics(State(sources): State<Sources>) -> Response {
     // Rendering grows with the config: not on a thread that other tasks wait for.
     let text = tokio::task::spawn_blocking(move || {
         let table = sources.active.load();
-        render(&sources.node, &sources.workers, &table, &sources.directory.load(), &sources.events)
+        let counted = Counted {
+            workers: &sources.workers,
+            events: &sources.events,
+            access_log: sources.access_log.as_ref().map(AccessLog::counts),
+        };
+        render(&sources.node, &counted, &table, &sources.directory.load())
     });
     match text.await {
         Ok(text) => {

@@ -40,6 +40,7 @@ use imbl::Vector;
 use uuid::Uuid;
 
 use crate::observability::RouteMetrics;
+use crate::router::stream::{StreamQuery, StreamRouter};
 use crate::router::{Match, Query, Router, Rule};
 use crate::tls;
 
@@ -67,7 +68,9 @@ pub use upstream::{Kept, PickError, Seeker, Tried, Turn, Upstream};
 pub struct Table {
     /// Finds a place in `routes`.
     pub router: Router,
-    /// By the router's places; those that no route has are empty.
+    /// Finds a place in `routes` for what is no request.
+    pub streams: StreamRouter,
+    /// By the routers' places; those that no route has are empty.
     pub routes: Vector<Option<Arc<Route>>>,
     /// What clients are shown by the names that they ask for.
     pub snis: Snis,
@@ -79,6 +82,7 @@ impl Table {
         let (rules, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
         Self {
             router: Router::new(rules),
+            streams: StreamRouter::default(),
             routes: routes.into_iter().map(Some).collect(),
             snis: Snis::default(),
         }
@@ -88,6 +92,11 @@ impl Table {
     pub fn resolve(&self, query: &Query<'_>) -> Option<(&Arc<Route>, Match)> {
         let found = self.router.find(query)?;
         Some((self.routes.get(found.route)?.as_ref()?, found))
+    }
+
+    /// The route for a connection, or a client's datagrams, that is no HTTP.
+    pub fn resolve_stream(&self, query: &StreamQuery<'_>) -> Option<&Arc<Route>> {
+        self.routes.get(self.streams.find(query)?)?.as_ref()
     }
 
     /// The groups of the regex by which the route matched; `None` if it was no regex, or has no group. `path` is the
@@ -119,8 +128,19 @@ pub struct Route {
     /// As configured. Either way a response goes on as it arrives, and at most one buffer is read ahead of a slow
     /// client: what `false` asks for, and a bounded form of `true`.
     pub response_buffering: bool,
-    /// Where its requests are counted.
+    /// What it does with connections and datagrams; `None`: it is for requests.
+    pub stream: Option<OfStreams>,
+    /// Where its requests, or sessions, are counted.
     pub metrics: Arc<RouteMetrics>,
+}
+
+/// What a route does with what is no HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfStreams {
+    /// Passes on what is said, behind TLS where the client speaks that.
+    Plain,
+    /// Passes TLS on as it comes.
+    Passthrough,
 }
 
 /// A service as requests need it.
@@ -140,6 +160,8 @@ pub struct Service {
     pub write_timeout: Duration,
     /// Gap between two reads.
     pub read_timeout: Duration,
+    /// Whether it can answer requests; else it only takes what comes by routes for streams.
+    pub speaks_http: bool,
     /// The upstream entity named by its host, else an implicit one whose only target is its host and port.
     pub upstream: Arc<Upstream>,
     /// How TLS is spoken with its targets; `None`: not at all.

@@ -19,6 +19,38 @@ impl NetworkRange {
         Self::read(value).ok_or_else(|| InvalidNetworkRange(value.into()))
     }
 
+    /// Whether it is one address, written without a prefix.
+    pub const fn is_address(&self) -> bool {
+        self.bits.is_none()
+    }
+
+    /// Its addresses as numbers of their family begin with that many bits of this; an IPv4 network that is written as
+    /// IPv6 is one of IPv4.
+    pub fn prefix(&self) -> (IpAddr, u8) {
+        let most = if self.address.is_ipv4() { 32 } else { 128 };
+        let bits = self.bits.unwrap_or(most);
+        match (self.address.to_canonical(), self.address) {
+            (IpAddr::V4(address), IpAddr::V6(_)) if bits >= 96 => (address.into(), bits - 96),
+            _ => (self.address, bits),
+        }
+    }
+
+    /// Whether `address` is in it. An IPv4 address that is written as IPv6 is one of IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (network, bits) = self.prefix();
+        match (network, address.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let differing = network.to_bits() ^ address.to_bits();
+                differing.leading_zeros() >= u32::from(bits)
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let differing = network.to_bits() ^ address.to_bits();
+                differing.leading_zeros() >= u32::from(bits)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+
     fn read(value: &str) -> Option<Self> {
         let (address, bits) = match value.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
@@ -76,6 +108,28 @@ mod tests {
         ] {
             let want = if is_ok { Ok(()) } else { Err(InvalidNetworkRange(value.into())) };
             assert_eq!(NetworkRange::parse(value).map(drop), want, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_network_holds_its_own_family_only() {
+        for (network, address, want) in [
+            ("10.0.0.1", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.1.2.3/8", "10.0.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("0.0.0.0/0", "1.2.3.4", true),
+            ("0.0.0.0/0", "::1", false),
+            ("::/0", "1.2.3.4", false),
+            ("::/0", "2001:db8::1", true),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", true),
+            ("::ffff:10.0.0.0/104", "10.9.9.9", true),
+            ("::ffff:10.0.0.1", "10.0.0.1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+        ] {
+            let got = NetworkRange::parse(network).unwrap().contains(address.parse().unwrap());
+            assert_eq!(got, want, "{network} {address}");
         }
     }
 

@@ -8,22 +8,22 @@ use crate::host::{Host, InvalidHostName};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SniPattern(Shape);
 
+/// What a pattern says of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SniShape<'a> {
+    /// It is this one.
+    Exact(&'a str),
+    /// It ends so.
+    Suffix(&'a str),
+    /// It begins so.
+    Prefix(&'a str),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Shape {
     Exact(Box<str>),
     Suffix(Box<str>),
     Prefix(Box<str>),
-}
-
-/// What a pattern asks of a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SniShape<'a> {
-    /// To be this one.
-    Exact(&'a str),
-    /// To end so: what follows `*`.
-    Suffix(&'a str),
-    /// To begin so: what is before `*`.
-    Prefix(&'a str),
 }
 
 impl SniPattern {
@@ -53,8 +53,8 @@ impl SniPattern {
         }))
     }
 
-    /// What it asks of a name.
-    pub const fn shape(&self) -> SniShape<'_> {
+    /// What names it matches, for an index.
+    pub fn shape(&self) -> SniShape<'_> {
         match &self.0 {
             Shape::Exact(name) => SniShape::Exact(name),
             Shape::Suffix(suffix) => SniShape::Suffix(suffix),

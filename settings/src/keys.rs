@@ -160,6 +160,8 @@ keys! {
         "Bodies over 64 KiB in memory at once; more wait.";
     ADMIN_DRAIN_TIMEOUT = "admin.drain_timeout", None, seconds(0), "10s", Control,
         "How long a stopping control plane lets requests finish.";
+    ADMIN_ACCESS_LOG = "admin.access_log", Some("admin_access_log"), Kind::Text, "off", Control,
+        "Where a line about each call of the Admin API goes: `off`, `stdout`, `stderr` or the path of a file.";
 
     STORE_DIR = "store.dir", None, Kind::Path, "equipoise-data", Control,
         "Directory of the durable config; made if it is not there.";
@@ -223,6 +225,10 @@ keys! {
 
     PROXY_LISTEN = "proxy.listen", Some("proxy_listen"), Kind::Listen { proxy: true },
         "0.0.0.0:8000, 0.0.0.0:8443 http2 ssl", Data, "Where clients reach the proxy: addresses, each with flags as in Kong, or `off`.";
+    PROXY_STREAM_LISTEN = "proxy.stream_listen", Some("stream_listen"), Kind::StreamListen, "off", Data,
+        "Where clients reach routes for streams (TCP, TLS with `ssl`, datagrams with `udp` after an address).";
+    PROXY_DATAGRAM_SESSIONS_MAX = "proxy.datagram_sessions_max", None, Kind::Int { min: 1, max: 1_000_000 }, "4096", Data,
+        "Clients over UDP of one worker that are remembered, with a socket each; who is idle longest makes way.";
     PROXY_WORKERS = "proxy.workers", Some("nginx_worker_processes"), Kind::IntOrAuto { min: 1, max: 1024 }, "auto", Data,
         "Threads that carry traffic; auto is one a core.";
     PROXY_CONNECTIONS_MAX = "proxy.connections_max", None, Kind::Int { min: 1, max: 10_000_000 }, "16384", Data,
@@ -273,6 +279,8 @@ keys! {
     PROXY_ERROR_DEFAULT_TYPE = "proxy.error_default_type", Some("error_default_type"),
         Kind::OneOf(&["text/plain", "text/html", "application/json", "application/xml"]), "text/plain", Data,
         "Type of error bodies where the client asks for none.";
+    PROXY_ACCESS_LOG = "proxy.access_log", Some("proxy_access_log"), Kind::Text, "off", Data,
+        "Where a line about each request goes: `off`, `stdout`, `stderr` or the path of a file.";
 
     UPSTREAM_POOL_SIZE = "upstream.pool_size", Some("upstream_keepalive_pool_size"),
         Kind::Int { min: 0, max: 1_000_000 }, "512", Data, "Idle connections to targets that one worker keeps.";
@@ -333,10 +341,16 @@ keys! {
         "Where a node's Status API listens.";
     STATUS_CONNECTIONS_MAX = "status.connections_max", None, Kind::Int { min: 1, max: 100_000 }, "64", Data,
         "Connections to one address of the Status API at once; more wait.";
+    STATUS_ACCESS_LOG = "status.access_log", Some("status_access_log"), Kind::Text, "off", Data,
+        "Where a line about each call of the Status API goes: `off`, `stdout`, `stderr` or the path of a file.";
 
     LOG_LEVEL = "log.level", Some("log_level"), Kind::OneOf(LEVELS), "notice", Every, "Least level that is logged.";
     LOG_FORMAT = "log.format", None, Kind::OneOf(&["text", "json"]), "text", Every,
         "Lines for people, or one JSON object a line.";
+    LOG_ACCESS_FORMAT = "log.access_format", None, Kind::OneOf(&["combined", "json"]), "combined", Every,
+        "Lines of access logs: nginx's `combined` with the request's id, or a JSON object with all there is.";
+    LOG_ACCESS_BUFFER_BYTES = "log.access_buffer_bytes", None, Kind::Size { min: 32 << 10, max: 1 << 30 }, "1m", Every,
+        "What each worker keeps of an access log that cannot be written fast enough; more lines are dropped and counted.";
 }
 
 #[cfg(test)]

@@ -23,8 +23,6 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
         "role" => Treatment::Refused("start equipoise-control-plane or equipoise-data-plane instead"),
         "router_flavor" if value == "traditional_compatible" => Treatment::NoEffect("it is the only flavour"),
         "router_flavor" => Treatment::Refused("only `traditional_compatible` is supported by this version"),
-        "stream_listen" if value == "off" => Treatment::NoEffect("stream routes are not served"),
-        "stream_listen" => Treatment::Refused("stream routes are not supported by this version"),
         "declarative_config" | "declarative_config_string" => {
             Treatment::Refused("loading a declarative file at start is not supported by this version")
         }
@@ -57,7 +55,6 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
 }
 
 const NO_EFFECT: &[&str] = &[
-    "admin_access_log",
     "admin_error_log",
     "admin_gui_api_url",
     "admin_gui_listen",
@@ -85,12 +82,10 @@ const NO_EFFECT: &[&str] = &[
     "nginx_user",
     "plugins",
     "prefix",
-    "proxy_access_log",
     "proxy_error_log",
     "ssl_cipher_suite",
     "ssl_session_tickets",
     "ssl_session_timeout",
-    "status_access_log",
     "status_error_log",
     "tracing_instrumentations",
     "tracing_sampling_rate",

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod access_log;
 pub mod cli;
 pub mod health;
 pub mod keys;
@@ -8,9 +9,11 @@ pub mod listen;
 pub mod logs;
 pub mod signal;
 pub mod source;
+mod stream;
 pub mod value;
 
 pub use keys::{Key, Plane, Process};
 pub use listen::{Keepalive, Listen, ListenFlags};
 pub use source::{Problem, Settings};
+pub use stream::StreamListen;
 pub use value::Value;

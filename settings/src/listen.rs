@@ -172,7 +172,7 @@ const FLAGS: [&str; 9] = [
     "so_keepalive",
 ];
 
-fn listen(text: &str, knows_proxy: bool) -> Result<Listen, String> {
+pub(crate) fn listen(text: &str, knows_proxy: bool) -> Result<Listen, String> {
     let mut words = text.split_whitespace();
     let address = words.next().unwrap_or_default();
     if address.starts_with("unix:") {

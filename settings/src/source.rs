@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::keys::{self, Key, Process};
 use crate::kong::{self, Treatment};
 use crate::listen::Listen;
+use crate::stream::StreamListen;
 use crate::value::{Value, did_you_mean};
 
 /// Where a value comes from, lowest first: a later one wins.
@@ -181,10 +182,13 @@ impl Layers {
                 self.texts.remove(key.name).unwrap_or_else(|| (key.default.to_owned(), Source::Default));
             match key.kind.parse(&text) {
                 Ok(value) if key.plane.means(process) => {
-                    if let Value::Listen(listens) = &value {
-                        let said = listens.iter().find_map(Listen::without_effect);
-                        self.warnings.extend(said.map(|said| format!("{source}: `{}`: {said}", key.name)));
-                    }
+                    let listens: Vec<_> = match &value {
+                        Value::Listen(listens) => listens.iter().collect(),
+                        Value::StreamListen(streams) => streams.iter().map(|one| &one.listen).collect(),
+                        _ => Vec::new(),
+                    };
+                    let said = listens.into_iter().find_map(Listen::without_effect);
+                    self.warnings.extend(said.map(|said| format!("{source}: `{}`: {said}", key.name)));
                     values.insert(key.name, (value, source));
                 }
                 Ok(_) => {}
@@ -348,6 +352,14 @@ impl Settings {
     pub fn listen(&self, key: &Key) -> &[Listen] {
         match self.value(key) {
             Value::Listen(addresses) => addresses,
+            _ => &[],
+        }
+    }
+
+    /// Of a `StreamListen` key; empty for `off`.
+    pub fn stream_listen(&self, key: &Key) -> &[StreamListen] {
+        match self.value(key) {
+            Value::StreamListen(addresses) => addresses,
             _ => &[],
         }
     }

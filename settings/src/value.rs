@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::listen::{Listen, listens};
+use crate::stream::{StreamListen, stream_listens};
 
 /// What a key holds, and so how its text is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub enum Kind {
         /// Whether the flags of the proxy are known: `ssl`, `http2`, `proxy_protocol`.
         proxy: bool,
     },
+    /// Listen addresses for streams, or `off`.
+    StreamListen,
     /// A file or directory.
     Path,
     /// Any text; empty counts as not set.
@@ -79,6 +82,8 @@ pub enum Value {
     List(Vec<String>),
     /// See [`Kind::Listen`]; empty for `off`.
     Listen(Vec<Listen>),
+    /// See [`Kind::StreamListen`]; empty for `off`.
+    StreamListen(Vec<StreamListen>),
     /// See [`Kind::Path`].
     Path(PathBuf),
     /// See [`Kind::Secret`].
@@ -121,6 +126,7 @@ impl Kind {
             Self::OneOf(words) => one_of(text, words).map(Value::Text),
             Self::List => Ok(Value::List(list(text))),
             Self::Listen { proxy } => listens(text, proxy).map(Value::Listen),
+            Self::StreamListen => stream_listens(text).map(Value::StreamListen),
             Self::Path if text.is_empty() => Ok(Value::Unset),
             Self::Path => Ok(Value::Path(PathBuf::from(text))),
             Self::Text if text.is_empty() => Ok(Value::Unset),
@@ -148,6 +154,11 @@ impl fmt::Display for Value {
             Self::Listen(addresses) if addresses.is_empty() => f.write_str("off"),
             Self::Listen(addresses) => {
                 let text: Vec<_> = addresses.iter().map(Listen::to_string).collect();
+                f.write_str(&text.join(", "))
+            }
+            Self::StreamListen(addresses) if addresses.is_empty() => f.write_str("off"),
+            Self::StreamListen(addresses) => {
+                let text: Vec<_> = addresses.iter().map(StreamListen::to_string).collect();
                 f.write_str(&text.join(", "))
             }
             Self::Path(path) => path.display().fmt(f),

@@ -28,6 +28,7 @@ const PURE: &[&str] = &[
     "data-plane/src/table/compile",
     "data-plane/src/proxy/retry",
     "data-plane/src/proxy/rewrite",
+    "data-plane/src/stream_proxy/hello",
     "identity/src/spiffe",
     "identity/src/token",
     "identity/src/certificate",
@@ -59,6 +60,7 @@ const IMPURE: &[&str] = &[
 const SHELLS: &[(&str, &[&str])] = &[
     ("control-plane/src", &["admin", "distribution", "relay"]),
     ("data-plane/src", &["proxy", "sync", "probe", "dns", "status"]),
+    ("data-plane/src", &["stream_proxy", "sync", "probe", "dns", "status"]),
 ];
 
 /// Where wire types may appear.

@@ -5,8 +5,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use equipoise_access_log::Call;
 use http::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -88,7 +89,11 @@ async fn serve_connection(
     // Ends with the connection. At most one lingers: the next request is behind the rest of the one before.
     let lingering = Mutex::new(JoinSet::new());
     let service = service_fn(async |request: Request<Incoming>| {
+        let call = state.pen.as_ref().map(|pen| (pen, Call::of(peer, &request)));
         let Answered { response, unread } = gate::respond(state, peer, request).await;
+        if let Some((pen, call)) = call {
+            call.answered(pen, response.status(), response.body().size_hint().exact().unwrap_or(0));
+        }
         if let Some(unread) = unread {
             let mut lingering = lingering.lock().unwrap_or_else(PoisonError::into_inner);
             while lingering.try_join_next().is_some() {}

@@ -62,6 +62,18 @@ pub const HTTP2_GLITCHES: &str = "equipoise_http2_glitches_total";
 pub const PROXY_HEADERS: &str = "equipoise_proxy_protocol_headers_total";
 /// TLS handshakes of clients by result.
 pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
+/// Lines of the access log that were written.
+pub const ACCESS_LOG_LINES: &str = "equipoise_access_log_lines_total";
+/// Lines of the access log that were dropped: disk, reader or queue had no room.
+pub const ACCESS_LOG_DROPPED: &str = "equipoise_access_log_dropped_total";
+/// Stream sessions by service, route, code and source.
+pub const STREAM_SESSIONS: &str = "kong_stream_sessions_total";
+/// Stream sessions under way by what carries them.
+pub const STREAM_ACTIVE: &str = "equipoise_stream_active_sessions";
+/// Sessions over UDP that made way for newer ones.
+pub const STREAM_EVICTED: &str = "equipoise_stream_evicted_sessions_total";
+/// Datagrams that no session could take, or whose receiver took nothing.
+pub const STREAM_DROPPED: &str = "equipoise_stream_dropped_datagrams_total";
 /// TLS handshakes with targets that came to their end.
 pub const UPSTREAM_HANDSHAKES: &str = "equipoise_upstream_tls_handshakes_total";
 /// TLS handshakes with targets that failed, by reason.

@@ -1,10 +1,14 @@
 //! The node's metrics as Prometheus text.
 
+use std::sync::LazyLock;
+
+use equipoise_access_log::Counts;
+
 use super::node::{ConfigSource, NodeState};
 use super::route::{RouteMetrics, Sum};
 use super::text::{Kind, Text};
 use super::worker::{WorkerSum, Workers};
-use super::{names, process};
+use super::{names, process, session};
 use crate::table::events::Events;
 use crate::table::view::{LoadView, upstream_load};
 use crate::table::{AddressState, Directory, MemberTarget, Members, Table};
@@ -16,20 +20,29 @@ const WORKSPACE: &str = "default";
 /// States of an address, in the order in which their series are written.
 const HEALTH_STATES: [&str; 4] = ["healthchecks_off", "healthy", "unhealthy", "dns_error"];
 
+/// What is counted outside of the config.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted<'a> {
+    /// By the workers.
+    pub workers: &'a Workers,
+    /// By the builder.
+    pub events: &'a Events,
+    /// By the access log, if there is one.
+    pub access_log: Option<Counts>,
+}
+
 /// Renders everything. Cost: O(routes + targets); nothing is locked that a worker needs.
-pub fn render(
-    node: &NodeState,
-    workers: &Workers,
-    table: &Table,
-    directory: &Directory,
-    events: &Events,
-) -> String {
+pub fn render(node: &NodeState, counted: &Counted<'_>, table: &Table, directory: &Directory) -> String {
+    let Counted { workers, events, .. } = *counted;
     let mut text = Text::default();
     let mut sum = WorkerSum::default();
     workers.iter().for_each(|worker| worker.add_to(&mut sum));
     render_node(&mut text, node);
     render_workers(&mut text, node, &sum);
-    render_routes(&mut text, table, sum.unmatched);
+    render_access_log(&mut text, counted.access_log.unwrap_or_default());
+    let sessions = of_streams(table, std::mem::take(&mut sum.unmatched_sessions));
+    render_routes(&mut text, table, std::mem::take(&mut sum.unmatched), &sessions);
+    session::render(&mut text, &sessions, &sum.sessions, WORKSPACE);
     let upstreams_left_out = render_upstreams(&mut text, directory);
     let addresses_left_out = render_health(&mut text, directory, names::SUBJECTS_MAX);
     text.family(names::LEFT_OUT, Kind::Gauge, "What has no series for want of room.");
@@ -88,18 +101,24 @@ fn render_node(text: &mut Text, node: &NodeState) {
 fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     let id = node.id().to_string();
     let [reading, writing, waiting] = sum.states;
+    // Those that are no HTTP are among them.
+    let (accepted, active) = sum.sessions.connections;
     text.family(names::CONNECTIONS, Kind::Gauge, "Client connections by state.");
     let states = [
-        ("accepted", sum.accepted),
-        ("handled", sum.accepted),
+        ("accepted", sum.accepted.saturating_sub(accepted)),
+        ("handled", sum.accepted.saturating_sub(accepted)),
         ("total", sum.requests),
-        ("active", sum.active),
+        ("active", sum.active.saturating_sub(active)),
         ("reading", reading),
         ("writing", writing),
         ("waiting", waiting),
     ];
     for (state, value) in states {
         let labels = [("node_id", &*id), ("subsystem", "http"), ("state", state)];
+        text.sample(names::CONNECTIONS, &labels, value);
+    }
+    for (state, value) in [("accepted", accepted), ("handled", accepted), ("active", active)] {
+        let labels = [("node_id", &*id), ("subsystem", "stream"), ("state", state)];
         text.sample(names::CONNECTIONS, &labels, value);
     }
     text.family(names::REQUESTS, Kind::Gauge, "Requests that came in.");
@@ -161,9 +180,25 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     }
 }
 
-fn render_routes(text: &mut Text, table: &Table, unmatched: Sum) {
+fn render_access_log(text: &mut Text, counts: Counts) {
+    text.family(names::ACCESS_LOG_LINES, Kind::Counter, "Lines that the access log took.");
+    text.sample(names::ACCESS_LOG_LINES, &[], counts.written);
+    text.family(names::ACCESS_LOG_DROPPED, Kind::Counter, "Lines that the access log had no room for.");
+    text.sample(names::ACCESS_LOG_DROPPED, &[], counts.dropped);
+}
+
+/// Routes for streams that had sessions; the first is of those that no route matched.
+fn of_streams(table: &Table, unmatched: Sum) -> Vec<(&RouteMetrics, Sum)> {
+    static NONE: LazyLock<RouteMetrics> = LazyLock::new(RouteMetrics::default);
+    let routes = table.routes.iter().flatten().filter(|route| route.stream.is_some());
+    let routes = routes.map(|route| &*route.metrics).filter_map(|route| Some((route, route.sum()?)));
+    [(&*NONE, unmatched)].into_iter().chain(routes).collect()
+}
+
+fn render_routes(text: &mut Text, table: &Table, unmatched: Sum, sessions: &[(&RouteMetrics, Sum)]) {
     let none = RouteMetrics::default();
-    let routes = table.routes.iter().flatten().map(|route| &*route.metrics);
+    let routes = table.routes.iter().flatten().filter(|route| route.stream.is_none());
+    let routes = routes.map(|route| &*route.metrics);
     let mut series: Vec<(&RouteMetrics, Sum)> =
         routes.filter_map(|route| Some((route, route.sum()?))).collect();
     if !unmatched.codes.is_empty() {
@@ -185,7 +220,7 @@ fn render_routes(text: &mut Text, table: &Table, unmatched: Sum) {
         }
     }
     text.family(names::BANDWIDTH, Kind::Counter, "Bytes from and to clients.");
-    for (route, sum) in &series {
+    for (route, sum) in series.iter().chain(sessions.iter().skip(1)) {
         for (direction, bytes) in [("ingress", sum.ingress_bytes), ("egress", sum.egress_bytes)] {
             let labels = [
                 ("service", route.service()),

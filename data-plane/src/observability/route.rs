@@ -122,7 +122,12 @@ impl Shard {
         self.egress.add(sample.egress_bytes);
     }
 
-    fn count_code(&self, code: u16, source: Source) {
+    pub(super) fn pass(&self, ingress_bytes: u64, egress_bytes: u64) {
+        self.ingress.add(ingress_bytes);
+        self.egress.add(egress_bytes);
+    }
+
+    pub(super) fn count_code(&self, code: u16, source: Source) {
         let key = pack(code, source);
         for cell in &self.codes {
             let held = cell.key.load(Ordering::Relaxed);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::counter::Counter;
 use super::node::NodeState;
 use super::route::{RequestSample, RouteMetrics, Shard, Sum};
+use super::session::{SessionSum, Sessions};
 use crate::tls::Reason;
 
 /// The metric shards of all workers of a node.
@@ -131,6 +132,8 @@ pub struct WorkerMetrics {
     proxy_headers: Counter,
     failed_proxy_headers: Counter,
     unmatched: Box<Shard>,
+    pub(super) sessions: Sessions,
+    pub(super) unmatched_sessions: Box<Shard>,
 }
 
 impl Default for WorkerMetrics {
@@ -167,6 +170,8 @@ impl WorkerMetrics {
             proxy_headers: Counter::default(),
             failed_proxy_headers: Counter::default(),
             unmatched: Box::default(),
+            sessions: Sessions::default(),
+            unmatched_sessions: Box::default(),
         }
     }
 
@@ -203,8 +208,13 @@ impl WorkerMetrics {
     /// A request is done. `route`: [`crate::table::Route::metrics`]; `None` when no route matched.
     pub fn request(&self, route: Option<&RouteMetrics>, sample: &RequestSample) {
         self.requests.add(1);
-        let shard = route.and_then(|route| route.shard(self.index, self.workers));
+        let shard = route.and_then(|route| self.shard_of(route));
         shard.unwrap_or(&self.unmatched).record(sample);
+    }
+
+    /// This worker's share of a route's metrics.
+    pub(super) fn shard_of<'r>(&self, route: &'r RouteMetrics) -> Option<&'r Shard> {
+        route.shard(self.index, self.workers)
     }
 
     /// An attempt after the first begins.
@@ -324,6 +334,8 @@ impl WorkerMetrics {
         sum.proxy_headers += self.proxy_headers.get();
         sum.failed_proxy_headers += self.failed_proxy_headers.get();
         sum.unmatched.merge_shard(&self.unmatched);
+        self.sessions.add_to(&mut sum.sessions);
+        sum.unmatched_sessions.merge_shard(&self.unmatched_sessions);
     }
 }
 
@@ -357,4 +369,6 @@ pub(super) struct WorkerSum {
     pub(super) proxy_headers: u64,
     pub(super) failed_proxy_headers: u64,
     pub(super) unmatched: Sum,
+    pub(super) sessions: SessionSum,
+    pub(super) unmatched_sessions: Sum,
 }

@@ -6,6 +6,7 @@ use super::body::Remains;
 use super::connection::Client;
 use super::error::{self, Circumstances, Problem};
 use super::exchange::{After, Picked, millis};
+use super::finish::{Finished, finish};
 use super::request::Facts;
 use super::worker::Worker;
 use crate::http1::HeadStorage;
@@ -44,7 +45,8 @@ impl Answering<'_> {
 pub fn abandon(client: &Client, worker: &Worker, seen: Answering<'_>) -> After {
     let ingress_bytes = client.head_bytes() as u64;
     let sample = RequestSample { ingress_bytes, ..seen.sample(CLIENT_GONE, Instant::now()) };
-    worker.metrics.request(seen.route.map(|route| &*route.metrics), &sample);
+    let Answering { facts, route, .. } = seen;
+    finish(client, worker, &Finished { facts, route, sample, body_bytes: 0, is_complete: false });
     After::Gone
 }
 
@@ -68,13 +70,20 @@ pub async fn answer(
         egress_bytes: out.len() as u64,
         ..seen.sample(problem.status(), now)
     };
-    worker.metrics.request(route.map(|route| &*route.metrics), &sample);
+    let body_bytes = facts.account.as_ref().map_or(0, |_| body_bytes(&out) as u64);
+    finish(client, worker, &Finished { facts, route, sample, body_bytes, is_complete: is_written });
     worker.buffers.give_back_output(out);
     match (is_written, persists) {
         (true, true) => After::Keep,
         (true, false) => After::Linger,
         (false, _) => After::Gone,
     }
+}
+
+/// What of an answer of ours follows its head.
+fn body_bytes(answer: &[u8]) -> usize {
+    let end = memchr::memmem::find(answer, b"\r\n\r\n");
+    end.map_or(0, |end| answer.len() - end - 4)
 }
 
 fn push_answer(

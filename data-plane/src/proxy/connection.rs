@@ -17,7 +17,7 @@ use crate::observability::ConnectionState;
 
 /// How long a connection that has not asked anything yet, or has sent something that was not read yet, stays open
 /// in a drain: its request may be under way.
-pub(super) const DRAIN_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// How long, and for how many bytes, a connection is read from after its last answer: closing at once would
 /// reset it, and the client might never see the answer.

@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
+use super::account::End;
 use super::answer::{Answering, abandon, answer};
 use super::attempt::{self, Attempt, Failed};
 use super::body::{Body, Remains, read_body};
 use super::connection::Client;
 use super::error::Problem;
+use super::finish::{Finished, finish};
 use super::hash::GivenCookie;
 use super::hedge::{self, Hedge};
-use super::relay::RelayError;
+use super::relay::{Progress, RelayError};
 use super::request::{self, Facts, First, Matched, Opened};
 use super::retry::{self, Fault, Origin, Verdict};
 use super::tunnel;
@@ -141,6 +143,9 @@ async fn proxy(
             },
         };
         let mut picked = Picked { at };
+        if let Some(account) = &facts.account {
+            account.picked(lease.address());
+        }
         seen.picked = Some(picked);
         let mut may_pool = true;
         loop {
@@ -180,6 +185,11 @@ async fn proxy(
                     let verdict = retry::judge(fault, facts.method, sent, origin, retries.left, conditions);
                     debug!(target = %lease.address(), ?fault, ?verdict, "an attempt failed");
                     observe(&lease, fault, origin, picked);
+                    if verdict != Verdict::Reconnect
+                        && let Some(account) = &facts.account
+                    {
+                        account.ended(lease.address(), End::Failed(fault));
+                    }
                     let is_over_budget = verdict == Verdict::Next && !retries.spend(worker, &target);
                     let problem = match if is_over_budget { retry::give_up(fault) } else { verdict } {
                         Verdict::Reconnect => {
@@ -268,6 +278,9 @@ impl Retries {
         }
         debug!(target = %aim.lease.address(), status, "a response is dropped for another attempt");
         aim.lease.observe(Outcome::Replied(status));
+        if let Some(account) = &aim.facts.account {
+            account.ended(aim.lease.address(), End::Replied(status));
+        }
         let took = attempt.head_at.saturating_duration_since(aim.picked.at);
         aim.lease.answered(status, took, attempt.head_at);
         let wish = attempt.retry_after();
@@ -329,7 +342,7 @@ async fn relay(
     })
     .await;
     let is_sent = attempt.is_sent();
-    let mut egress_bytes = attempt.download.progress().written;
+    let Progress { written: mut egress_bytes, mut body_bytes, .. } = attempt.download.progress();
     if egress_bytes == 0 && matches!(ended, Err(RelayError::Body | RelayError::Source)) {
         // It broke before the client saw any of it.
         return answer(client, worker, seen, Problem::BadGateway, Remains::after(is_sent)).await;
@@ -344,10 +357,14 @@ async fn relay(
     let after_websocket = match slot.take_if(|_| is_websocket && ended.is_ok()) {
         None => None,
         Some(attempt) => {
+            if let Some(account) = &facts.account {
+                account.keep_head(client);
+            }
             // Boxed: not every connection's task is to be larger for it.
             let passed = Box::pin(tunnel::run(client, attempt, worker, lease, matched.service)).await;
             ingress_bytes += passed.up;
             egress_bytes += passed.down;
+            body_bytes += passed.down;
             Some(passed.after)
         }
     };
@@ -360,7 +377,12 @@ async fn relay(
         ingress_bytes,
         egress_bytes,
     };
-    worker.metrics.request(Some(&matched.route.metrics), &sample);
+    if let Some(account) = &facts.account {
+        account.ended(lease.address(), End::Replied(status));
+    }
+    let is_complete = ended.is_ok();
+    let route = Some(matched.route);
+    finish(client, worker, &Finished { facts, route, sample, body_bytes, is_complete });
     if let Some(after) = after_websocket {
         return after;
     }

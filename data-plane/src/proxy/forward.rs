@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
+use rustls::ProtocolVersion;
+
 use super::hash::without_cookie;
 use super::settings::{ProxySettings, RealIpHeader, SERVER_TOKEN};
 use crate::http1::{Name, RequestHead, Version, list, push_decimal};
@@ -28,6 +30,7 @@ pub struct Peer {
 struct Tls {
     /// The name that it asked for, in lower case.
     sni: Option<Rc<str>>,
+    version: Option<ProtocolVersion>,
 }
 
 impl Peer {
@@ -52,16 +55,21 @@ impl Peer {
         Self { client, ..self }
     }
 
-    /// The same client, having asked by TLS for this name.
+    /// The same client, having asked by TLS of this version for this name.
     #[must_use]
-    pub fn by_tls(self, sni: Option<&str>) -> Self {
-        Self { tls: Some(Tls { sni: sni.map(|sni| sni.to_ascii_lowercase().into()) }), ..self }
+    pub fn by_tls(self, sni: Option<&str>, version: Option<ProtocolVersion>) -> Self {
+        Self { tls: Some(Tls { sni: sni.map(|sni| sni.to_ascii_lowercase().into()), version }), ..self }
     }
 
     /// The same client, speaking HTTP/2.
     #[must_use]
     pub fn by_http2(self) -> Self {
         Self { is_http2: true, ..self }
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub const fn is_http2(&self) -> bool {
+        self.is_http2
     }
 
     /// Whether it speaks TLS.
@@ -72,6 +80,15 @@ impl Peer {
     /// The name that it asked for in the handshake.
     pub fn sni(&self) -> Option<&str> {
         self.tls.as_ref()?.sni.as_deref()
+    }
+
+    /// Which TLS it speaks, as nginx calls it; empty without.
+    pub fn tls_version(&self) -> &'static str {
+        match self.tls.as_ref().and_then(|tls| tls.version) {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "",
+        }
     }
 
     /// Its address, as text.

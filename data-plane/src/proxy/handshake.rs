@@ -20,8 +20,8 @@ use crate::tls::ALPN_HTTP2;
 const HANDSHAKE: u8 = 22;
 
 /// A connection that has shaken hands.
-pub(super) struct Shaken {
-    pub(super) stream: Stream,
+pub(crate) struct Shaken {
+    pub(crate) stream: Stream,
     /// Who is there.
     pub(super) peer: Peer,
     /// Whether HTTP/2 is spoken, as both ends agreed.
@@ -30,7 +30,7 @@ pub(super) struct Shaken {
 
 /// Shakes hands within the time for a head; `None`: the connection is over. A client that does not speak TLS but HTTP is
 /// told so in clear.
-pub(super) async fn shake(
+pub(crate) async fn shake(
     stream: TcpStream,
     peer: Peer,
     tls: Arc<ServerConfig>,
@@ -63,7 +63,7 @@ pub(super) async fn shake(
             worker.metrics.handshake_done();
             let (_, session) = stream.get_ref();
             let speaks_http2 = session.alpn_protocol() == Some(ALPN_HTTP2);
-            let peer = peer.by_tls(session.server_name());
+            let peer = peer.by_tls(session.server_name(), session.protocol_version());
             Some(Shaken { stream: Stream::accepted_tls(stream), peer, speaks_http2 })
         }
         Some(Err(error)) => {

@@ -86,6 +86,9 @@ impl Hedge<'_> {
                     if let Some((lease, permit)) = self.pick_second(client, worker, &first.lease) {
                         debug!(first = %first.lease.address(), second = %lease.address(), "hedged");
                         worker.metrics.hedged();
+                        if let Some(account) = &self.facts.account {
+                            account.picked(lease.address());
+                        }
                         let picked = Picked { at: Instant::now() };
                         let mut runner = Runner::start(client, worker, &self, lease, picked, None);
                         runner.is_hedge = true;

@@ -26,6 +26,7 @@ use super::timer::Timer;
 use super::worker::Worker;
 use crate::health::is_own;
 use crate::http1::HeadStorage;
+use crate::table::{Lease, Service};
 use crate::tls::{ALPN_HTTP2, HandshakeError, Reason, Terms};
 
 /// The application protocol that is offered to targets.
@@ -43,6 +44,8 @@ pub struct Reach<'a> {
     pub whom: Option<Whom<'a>>,
     /// Whether HTTP/2 is spoken there.
     pub http2: bool,
+    /// The application protocols that are offered.
+    alpn: &'static [&'static [u8]],
 }
 
 /// Who must answer, and on which terms that is found out.
@@ -58,7 +61,21 @@ impl<'a> Reach<'a> {
     pub fn of(client: &Client, aim: &Aim<'a>) -> Self {
         let service = aim.matched.service;
         let whom = service.tls.as_ref().map(|terms| Whom { terms, host: host(client, aim) });
-        Self { address: aim.lease.address(), whom, http2: service.http2 }
+        let alpn = if service.http2 { ALPN_OF_HTTP2 } else { ALPN };
+        Self { address: aim.lease.address(), whom, http2: service.http2, alpn }
+    }
+
+    /// Where a stream goes, which is `service`'s. `sni`: the name that the client has asked for, where that is passed on.
+    pub fn of_stream(service: &'a Service, lease: &'a Lease, sni: Option<&'a str>) -> Self {
+        let own = service.upstream.host_header.as_deref().unwrap_or_else(|| lease.host());
+        let whom = service.tls.as_ref().map(|terms| Whom { terms, host: sni.unwrap_or(own).into() });
+        Self { address: lease.address(), whom, http2: false, alpn: &[] }
+    }
+
+    /// The same address in clear: what is passed on is encrypted already.
+    #[must_use]
+    pub fn in_clear(self) -> Self {
+        Self { whom: None, ..self }
     }
 
     /// Whether a connection with this one, or with nobody in particular, is one that leads there.
@@ -138,7 +155,7 @@ enum Undone {
 ///
 /// Source: `proxy.md` 6.3 and 6.4. A handshake that fails is a connection that failed.
 pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling {
-    let address = reach.address;
+    let (address, alpn) = (reach.address, reach.alpn);
     let timer = worker.timers.timer();
     let http2 = reach.http2.then(|| Rc::clone(&worker.multiplexed));
     let Some(whom) = &reach.whom else {
@@ -156,7 +173,6 @@ pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling 
             Ok(secure) => {
                 let stream = connect(address, &timer, patience).await?;
                 timer.arm(patience);
-                let alpn = if http2.is_some() { ALPN_OF_HTTP2 } else { ALPN };
                 match within(&timer, secure.shake(stream, alpn)).await {
                     Some(Ok(stream)) => {
                         let kind = stream.get_ref().1.handshake_kind();
@@ -202,6 +218,11 @@ impl Undialled {
     /// Logs what failed at TLS: whoever operates this must see why nothing goes through, though not as often as there are
     /// requests.
     pub fn tell(self, worker: &Worker, target: SocketAddr) -> Failure {
+        Failure::Fault(self.tell_fault(worker, target))
+    }
+
+    /// The same, as the retry rules speak of it.
+    pub fn tell_fault(self, worker: &Worker, target: SocketAddr) -> Fault {
         if let Some((Identity { host, .. }, undone)) = self.handshake {
             let error = undone.to_string();
             if worker.may_warn() {
@@ -210,7 +231,7 @@ impl Undialled {
                 debug!(%target, %host, error, "no TLS with a target");
             }
         }
-        Failure::Fault(self.fault)
+        self.fault
     }
 }
 

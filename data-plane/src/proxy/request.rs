@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
+use super::account::Account;
 use super::attempt::{self, Aim};
 use super::body::Body;
 use super::connection::Client;
@@ -45,6 +46,8 @@ pub struct Facts {
     pub expects_continue: bool,
     /// Whether it may be carried out twice.
     pub method: Method,
+    /// For whoever watches; nothing where nobody does.
+    pub account: Option<Box<Account>>,
 }
 
 /// A request's head and who sent it: all that routing and rewriting see of a client. Nothing of it knows how the
@@ -126,6 +129,7 @@ impl Facts {
             framing: Framing::Absent,
             expects_continue: false,
             method: Method::Once,
+            account: Account::open(worker),
         }
     }
 }
@@ -275,6 +279,9 @@ fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Ma
         return refuse(Problem::TooLarge);
     }
     let Some(service) = &route.service else { return refuse(Problem::NoService) };
+    if !service.speaks_http {
+        return refuse(Problem::Pick(PickError::NoPeer));
+    }
     Ok(Matched { route, service, found, table })
 }
 

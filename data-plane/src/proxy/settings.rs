@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use equipoise_access_log::AccessLog;
 use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
@@ -24,12 +25,23 @@ pub struct Listen {
     pub flags: ListenFlags,
     /// How TLS is spoken; `None`: not at all.
     pub tls: Option<Arc<ServerConfig>>,
+    /// What clients come for.
+    pub serves: Serves,
+}
+
+/// What clients come for at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// HTTP.
+    Requests,
+    /// Streams of bytes: TCP, or TLS.
+    Streams,
 }
 
 impl From<SocketAddr> for Listen {
     /// Without TLS.
     fn from(address: SocketAddr) -> Self {
-        Self { address, flags: ListenFlags::default(), tls: None }
+        Self { address, flags: ListenFlags::default(), tls: None, serves: Serves::Requests }
     }
 }
 
@@ -38,6 +50,10 @@ impl From<SocketAddr> for Listen {
 pub struct ProxySettings {
     /// Where clients come in.
     pub listen: Vec<Listen>,
+    /// Where datagrams come in, for streams over UDP.
+    pub datagram_listen: Vec<SocketAddr>,
+    /// Sessions over UDP of a worker; the idlest make way.
+    pub datagram_sessions_max: usize,
     /// Worker threads; each has its own listeners, pool and timers.
     pub workers: usize,
     /// Client connections a worker; more wait in the backlog.
@@ -82,12 +98,16 @@ pub struct ProxySettings {
     pub request_id_upstream: bool,
     /// Type of an error body when the client names none.
     pub error_default_type: ErrorType,
+    /// Where lines about requests go.
+    pub access_log: Option<AccessLog>,
 }
 
 impl Default for ProxySettings {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)).into()],
+            datagram_listen: Vec::new(),
+            datagram_sessions_max: 4096,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             connections_max: 16_384,
             keepalive_requests: 10_000,
@@ -110,6 +130,7 @@ impl Default for ProxySettings {
             response_headers: ResponseHeaders::default(),
             request_id_upstream: true,
             error_default_type: ErrorType::Plain,
+            access_log: None,
         }
     }
 }

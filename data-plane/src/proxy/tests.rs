@@ -1,12 +1,13 @@
 //! Whole exchanges over real sockets: a node with a table built by hand, scripted upstreams, raw clients.
 
+mod access_log;
 mod bad_responses;
 mod bodies;
 mod clients;
 mod counts;
 mod drain;
 mod exchanges;
-mod harness;
+pub(crate) mod harness;
 mod headers;
 mod http2;
 mod http2_targets;

@@ -1,13 +1,14 @@
 //! One worker: a thread with a runtime, listeners, pool and timers of its own. Nothing of it is shared.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use equipoise_access_log::{AccessLog, Pen};
 use equipoise_settings::ListenFlags;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -22,11 +23,13 @@ use super::connection::{self, Client};
 use super::handshake::{self, Shaken};
 use super::http2::Multiplexed;
 use super::pool::Pool;
-use super::settings::ProxySettings;
+use super::settings::{ProxySettings, Serves};
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
 use super::{Bound, Drain, forward::Peer, http2, proxy_header};
 use crate::observability::{NodeState, WorkerMetrics};
+use crate::proxy_protocol::Header;
+use crate::stream_proxy::{self, udp};
 use crate::table::{Active, Reader, Table};
 
 /// How long accepting pauses when the process has no descriptors left.
@@ -37,19 +40,23 @@ const HOUSEKEEPING_TICKS: u32 = 20;
 
 /// What the tasks of one worker share; single-threaded.
 pub struct Worker {
-    pub(super) settings: Arc<ProxySettings>,
-    pub(super) timers: Rc<Timers>,
-    pub(super) buffers: Buffers,
+    pub(crate) settings: Arc<ProxySettings>,
+    pub(crate) timers: Rc<Timers>,
+    pub(crate) buffers: Buffers,
     pub(super) pool: Pool,
     pub(super) multiplexed: Rc<Multiplexed>,
     view: RefCell<View>,
-    pub(super) metrics: Arc<WorkerMetrics>,
-    pub(super) is_draining: Cell<bool>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    /// Of the access log, if there is one.
+    pub(super) pen: Option<Pen>,
+    pub(crate) is_draining: Cell<bool>,
     /// Clients are asked to go elsewhere.
     is_away: Cell<bool>,
     random: RefCell<StdRng>,
     date: RefCell<String>,
     unix_seconds: Cell<u64>,
+    /// The second of the last warning about a stream session.
+    warned_of_sessions: Cell<u64>,
     /// The second of the last warning about a target.
     warned: Cell<u64>,
     connections: Cell<usize>,
@@ -59,7 +66,7 @@ pub struct Worker {
 
 /// A table, to be held by a count of this worker's own: those of the table, its routes and its services lie in memory
 /// that all workers would write to with every request.
-pub(super) struct OwnTable(Arc<Table>);
+pub(crate) struct OwnTable(Arc<Table>);
 
 impl Deref for OwnTable {
     type Target = Table;
@@ -101,7 +108,7 @@ impl Worker {
     }
 
     /// The table in force: a request takes it once, and that one is its table to the end.
-    pub(super) fn table(&self) -> Rc<OwnTable> {
+    pub(crate) fn table(&self) -> Rc<OwnTable> {
         let View { reader, table } = &mut *self.view.borrow_mut();
         let newest = reader.load();
         if !Arc::ptr_eq(newest, &table.0) {
@@ -122,13 +129,18 @@ impl Worker {
     }
 
     /// A random number, evenly spread over its range.
-    pub(super) fn random(&self) -> u32 {
+    pub(crate) fn random(&self) -> u32 {
         self.random.borrow_mut().random()
     }
 
     /// Seconds since 1970, at most a second old.
     pub(super) fn unix_seconds(&self) -> u64 {
         self.unix_seconds.get()
+    }
+
+    /// Whether what a stream session met with may be a warning: once a second, since all of a kind meet with it.
+    pub(crate) fn may_warn_of_sessions(&self) -> bool {
+        self.warned_of_sessions.replace(self.unix_seconds()) != self.unix_seconds()
     }
 
     /// Whether what a request met with may be a warning: once a second, since it meets with it again and again.
@@ -151,8 +163,9 @@ fn unix_seconds() -> u64 {
 /// # Errors
 /// When a listener cannot be handed to the runtime, or when one of the tasks that every connection needs broke off:
 /// without timers or accepting, the rest would only seem to live.
-pub fn run(
+pub(super) fn run(
     listeners: Vec<Bound>,
+    datagrams: Vec<UdpSocket>,
     settings: &Arc<ProxySettings>,
     active: &Active,
     metrics: Arc<WorkerMetrics>,
@@ -170,21 +183,30 @@ pub fn run(
             multiplexed: Rc::new(Multiplexed::new(settings.pool_requests_max)),
             view: RefCell::new(View::new(active.reader())),
             metrics,
+            pen: settings.access_log.as_ref().map(AccessLog::pen),
             is_draining: Cell::new(false),
             is_away: Cell::new(false),
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
             unix_seconds: Cell::new(unix_seconds()),
+            warned_of_sessions: Cell::new(0),
             warned: Cell::new(0),
             connections: Cell::new(0),
             ended: Notify::new(),
         });
         let mut accepting = tokio::task::JoinSet::new();
-        for Bound { listener, flags, tls } in listeners {
+        for Bound { listener, flags, tls, serves } in listeners {
             let listener = TcpListener::from_std(listener)?;
             let port = listener.local_addr().map_or(0, |address| address.port());
-            let way = Way { port: settings.port_maps.public(port), flags, tls };
+            let way = Way { port: settings.port_maps.public(port), flags, tls, serves };
             accepting.spawn_local(accept(Door { listener, way }, Rc::clone(&worker), drain.clone()));
+        }
+        let mut doors = tokio::task::JoinSet::new();
+        let sessions = Rc::new(udp::Sessions::default());
+        for socket in datagrams {
+            let (worker, sessions) = (Rc::clone(&worker), Rc::clone(&sessions));
+            let (opened, draining) = (drain.opened.clone(), drain.token.clone());
+            doors.spawn_local(udp::serve(socket, worker, sessions, opened, draining));
         }
         let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), node));
         tokio::select! {
@@ -192,6 +214,7 @@ pub fn run(
             () = drain.begun() => {}
             _ = &mut ticking => return Err(std::io::Error::other("its timers broke off")),
             Some(_) = accepting.join_next() => return Err(std::io::Error::other("accepting broke off")),
+            Some(_) = doors.join_next() => return Err(std::io::Error::other("receiving datagrams broke off")),
         }
         worker.is_draining.set(true);
         worker.timers.wake_all();
@@ -201,6 +224,7 @@ pub fn run(
             while worker.connections.get() > 0 {
                 worker.ended.notified().await;
             }
+            while doors.join_next().await.is_some() {}
         };
         if tokio::time::timeout_at(drain.deadline().into(), all_ended).await.is_err() {
             warn!(connections = worker.connections.get(), "closing connections that did not finish in time");
@@ -225,6 +249,9 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
             calls = called;
             worker.timers.wake_all();
         }
+        if let Some(pen) = &worker.pen {
+            pen.flush();
+        }
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
             worker.pool.sweep(now, worker.settings.pool_idle_timeout);
@@ -244,11 +271,13 @@ struct Door {
 }
 
 /// How they come in there.
+#[derive(Clone)]
 struct Way {
     /// As clients see it.
     port: u16,
     flags: ListenFlags,
     tls: Option<Arc<ServerConfig>>,
+    serves: Serves,
 }
 
 /// Accepts until drained, and then what is left in the backlog.
@@ -307,6 +336,10 @@ fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) 
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     let counted = Counted(Rc::clone(worker));
+    if way.serves == Serves::Streams {
+        drop(tokio::task::spawn_local(serve_stream(stream, peer, address, way.clone(), counted)));
+        return;
+    }
     drop(match &way.tls {
         tls if way.flags.proxy_protocol => {
             tokio::task::spawn_local(serve_announced(stream, peer, way.flags.http2, tls.clone(), counted))
@@ -331,6 +364,20 @@ async fn serve(stream: TcpStream, peer: Peer, knows_http2: bool, counted: Counte
         // Boxed: not every connection's task is to be larger for it.
         Box::pin(http2::serve(stream, first.into(), peer, worker)).await;
     }
+}
+
+async fn serve_stream(stream: TcpStream, peer: Peer, mut source: SocketAddr, way: Way, counted: Counted) {
+    let Ok(mut destination) = stream.local_addr() else { return };
+    destination.set_port(way.port);
+    if way.flags.proxy_protocol {
+        // Boxed: it is over long before the connection is.
+        match Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await {
+            Some(Header::Proxied { source: said, .. }) if peer.is_trusted() => source = said,
+            Some(_) => {}
+            None => return,
+        }
+    }
+    stream_proxy::serve(stream, (source, destination), way.tls, &counted.0).await;
 }
 
 async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counted: Counted) {

@@ -56,6 +56,8 @@ async fn node() -> Sources {
         active: seams.active.clone(),
         directory,
         events: seams.events,
+        access_log: None,
+        pen: None,
     }
 }
 
@@ -126,6 +128,8 @@ async fn readiness_follows_config_and_drain() {
         active: Active::default(),
         directory: Arc::default(),
         events: Arc::default(),
+        access_log: None,
+        pen: None,
     };
     let answer = ask(&empty, "GET", "/status/ready", "").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "before any config");

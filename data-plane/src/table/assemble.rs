@@ -7,7 +7,7 @@ use equipoise_proto::SniPattern;
 use uuid::Uuid;
 
 use super::compile::{self, CellKey, RootStores, State};
-use super::{Route, Service, Table, Upstream};
+use super::{OfStreams, Route, Service, Table, Upstream};
 use crate::observability::RouteMetrics;
 use crate::tls::{Interned, Terms};
 
@@ -83,13 +83,22 @@ impl Assembly {
 
     /// Builds everything: a router is made at once faster than a route at a time.
     fn fill(&mut self, state: &State) {
-        let served: Vec<_> = state.routes().filter(|(_, route)| self.is_served(route)).collect();
+        let mut served: Vec<_> = state.routes().filter(|(_, route)| self.is_served(route)).collect();
+        // The router is made of the first ones.
+        served.sort_by_key(|(_, route)| route.rule.is_none());
         self.places = served.iter().enumerate().map(|(place, (id, _))| (**id, place)).collect();
         self.free.clear();
-        let routes = served.iter().filter_map(|(id, route)| {
+        let routes = served.iter().map_while(|(id, route)| {
             Some((route.rule.clone()?, Arc::new(self.make_route(**id, route, None))))
         });
-        self.table = Table { snis: self.table.snis.clone(), ..Table::new(routes) };
+        let mut table = Table { snis: self.table.snis.clone(), ..Table::new(routes) };
+        for (place, (id, route)) in served.iter().enumerate() {
+            if place == table.routes.len() {
+                table.routes.push_back(Some(Arc::new(self.make_route(**id, route, None))));
+            }
+            table.streams.set(place, route.stream.clone());
+        }
+        self.table = table;
     }
 
     fn put(&mut self, id: Uuid, route: &compile::Route, is_changed: bool) {
@@ -104,6 +113,7 @@ impl Assembly {
         }
         if is_changed || held.is_none() {
             self.table.router.set(place, route.rule.clone());
+            self.table.streams.set(place, route.stream.clone());
         }
         self.places.insert(id, place);
     }
@@ -111,14 +121,16 @@ impl Assembly {
     fn take_out(&mut self, id: &Uuid) {
         if let Some(place) = self.places.remove(id) {
             self.table.router.set(place, None);
+            self.table.streams.set(place, None);
             self.table.routes.set(place, None);
             self.free.push(place);
         }
     }
 
-    /// Whether the router knows a route: it is for some kind of HTTP, and its service is not switched off.
+    /// Whether a router knows a route: it is for something that is spoken here, and its service is not switched off.
     fn is_served(&self, route: &compile::Route) -> bool {
-        route.rule.is_some() && route.service.is_none_or(|service| self.services.contains_key(&service))
+        (route.rule.is_some() || route.stream.is_some())
+            && route.service.is_none_or(|service| self.services.contains_key(&service))
     }
 
     fn make_route(&self, id: Uuid, route: &compile::Route, before: Option<&Arc<Route>>) -> Route {
@@ -148,6 +160,10 @@ impl Assembly {
             preserve_host: route.preserve_host,
             request_buffering,
             response_buffering: route.response_buffering,
+            stream: route.stream.as_ref().map(|rule| match rule.transports.tls_passthrough {
+                true => OfStreams::Passthrough,
+                false => OfStreams::Plain,
+            }),
             metrics,
         }
     }
@@ -167,6 +183,7 @@ fn make_service(
         connect_timeout: service.connect_timeout,
         write_timeout: service.write_timeout,
         read_timeout: service.read_timeout,
+        speaks_http: service.speaks_http(),
         upstream,
         tls,
         http2: service.is_grpc(),

@@ -10,7 +10,7 @@ use equipoise_proto::NodeId;
 use uuid::Uuid;
 
 use crate::health::Passive;
-use crate::observability::{NodeState, Workers, render};
+use crate::observability::{Counted, NodeState, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::Rule;
 use crate::table::fixture::checked;
@@ -321,6 +321,7 @@ impl Plan {
             connect_timeout: self.timeout,
             write_timeout: self.timeout,
             read_timeout: self.timeout,
+            speaks_http: true,
             upstream: Arc::clone(&upstream),
             tls: self.tls.map(Terms::new),
             http2: self.http2,
@@ -335,6 +336,7 @@ impl Plan {
             preserve_host: self.preserve_host,
             request_buffering: self.request_buffering,
             response_buffering: true,
+            stream: None,
             metrics: Arc::default(),
         };
         let paths =
@@ -366,8 +368,8 @@ impl Node {
     /// The value of a metric whose line begins so; 0 if there is no such line.
     pub fn metric(&self, line: &str) -> f64 {
         let node = NodeState::new(NodeId::new(Uuid::from_u128(3)));
-        let text =
-            render(&node, &self.metrics, &self.active.load(), &Directory::default(), &Default::default());
+        let counted = Counted { workers: &self.metrics, events: &Default::default(), access_log: None };
+        let text = render(&node, &counted, &self.active.load(), &Directory::default());
         let found = text.lines().find(|found| found.starts_with(line));
         found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }

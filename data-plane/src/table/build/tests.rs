@@ -15,6 +15,7 @@ mod algorithms;
 mod certificates;
 mod policies;
 mod returning;
+mod streams;
 mod view;
 
 /// A pick by an algorithm that does not hash.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use equipoise_proto::{
-    self as proto, EntityKind, HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern,
+    self as proto, EntityKind, HeaderName, HeaderPattern, HostPattern, NetworkRange, PathPattern, SniPattern,
     TargetAddress, entity_id, placement::Placement, v1,
 };
 use uuid::Uuid;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::super::members::Terms;
 use super::CompileError;
 use crate::balancer::{Algorithm, HashInput};
+use crate::router::stream::{End, StreamRule, Transports};
 use crate::router::{HeaderRule, Rule};
 
 /// What changes an entity's compiled form: the bytes it came as. They are the replica's own, so that keeping them takes no
@@ -84,6 +85,18 @@ impl Service {
             | v1::Protocol::Unspecified => false,
         }
     }
+
+    /// Whether requests can be sent to it.
+    pub(crate) const fn speaks_http(&self) -> bool {
+        match self.protocol {
+            v1::Protocol::Http | v1::Protocol::Https | v1::Protocol::Grpc | v1::Protocol::Grpcs => true,
+            v1::Protocol::Tcp
+            | v1::Protocol::Tls
+            | v1::Protocol::TlsPassthrough
+            | v1::Protocol::Udp
+            | v1::Protocol::Unspecified => false,
+        }
+    }
 }
 
 /// A route.
@@ -94,6 +107,8 @@ pub struct Route {
     pub(crate) service: Option<Uuid>,
     /// `None` for a route that serves no kind of HTTP.
     pub(crate) rule: Option<Rule>,
+    /// `None` for a route that serves nothing else.
+    pub(crate) stream: Option<StreamRule>,
     pub(crate) allows_plain: bool,
     pub(crate) https_redirect_status: u16,
     pub(crate) strip_path: bool,
@@ -215,6 +230,7 @@ impl Reading {
             wire: Wire::of(wire),
             service,
             rule,
+            stream: self.stream_rule(&read)?,
             allows_plain,
             https_redirect_status,
             strip_path: read.strip_path,
@@ -241,6 +257,40 @@ impl Reading {
             snis: self.each("snis", &read.snis, SniPattern::parse)?,
             regex_priority: read.regex_priority,
         })
+    }
+
+    /// `None` for a route that serves some kind of HTTP only.
+    fn stream_rule(&self, read: &v1::Route) -> Result<Option<StreamRule>, CompileError> {
+        let has = |wanted: v1::Protocol| read.protocols().any(|one| one == wanted);
+        let transports = Transports {
+            tcp: has(v1::Protocol::Tcp),
+            tls: has(v1::Protocol::Tls),
+            tls_passthrough: has(v1::Protocol::TlsPassthrough),
+            udp: has(v1::Protocol::Udp),
+        };
+        if transports == Transports::default() {
+            return Ok(None);
+        }
+        let ends = |field: &'static str, ends: &[v1::Cidr]| -> Result<Vec<End>, CompileError> {
+            ends.iter().map(|end| self.end(field, end)).collect()
+        };
+        Ok(Some(StreamRule {
+            id: self.id,
+            transports,
+            sources: ends("sources", &read.sources)?,
+            destinations: ends("destinations", &read.destinations)?,
+            snis: self.each("snis", &read.snis, SniPattern::parse)?,
+        }))
+    }
+
+    fn end(&self, field: &'static str, end: &v1::Cidr) -> Result<End, CompileError> {
+        let network = end.ip.as_deref().map(NetworkRange::parse).transpose();
+        let network = network.map_err(|error| self.error(field, error))?;
+        let port = end.port.map(|port| self.u16(field, port)).transpose()?;
+        if network.is_none() && port.is_none() {
+            return Err(self.error(field, "neither an address nor a port"));
+        }
+        Ok(End { network, port })
     }
 
     fn each<T, E: ToString>(

@@ -368,11 +368,14 @@ impl State {
 /// The name of a service's protocol that this build cannot speak upstream.
 const fn unsupported(protocol: v1::Protocol) -> Option<&'static str> {
     match protocol {
-        v1::Protocol::Http | v1::Protocol::Https | v1::Protocol::Grpc | v1::Protocol::Grpcs => None,
-        v1::Protocol::Tcp => Some("tcp"),
-        v1::Protocol::Tls => Some("tls"),
+        v1::Protocol::Http
+        | v1::Protocol::Https
+        | v1::Protocol::Grpc
+        | v1::Protocol::Grpcs
+        | v1::Protocol::Tcp
+        | v1::Protocol::Tls
+        | v1::Protocol::Udp => None,
         v1::Protocol::TlsPassthrough => Some("tls_passthrough"),
-        v1::Protocol::Udp => Some("udp"),
         v1::Protocol::Unspecified => Some("unspecified"),
     }
 }

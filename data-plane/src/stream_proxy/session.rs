@@ -1,0 +1,121 @@
+//! One connection: its route, its target, and what is said between the two.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use super::attempt;
+use super::peek;
+use super::relay;
+use super::say;
+use crate::health::Outcome;
+use crate::observability::{SessionKind, Source};
+use crate::proxy::Peer;
+use crate::proxy::handshake;
+use crate::proxy::reach::{self, Reach};
+use crate::proxy::retry::Fault;
+use crate::proxy::stream::Stream;
+use crate::proxy::worker::Worker;
+use crate::router::stream::{StreamQuery, Transport};
+use crate::table::{Lease, OfStreams, Service};
+
+/// Serves a connection to its end: the client's, and where it came in. `tls`: how TLS is spoken where it came in; `None`: not at all.
+pub(crate) async fn serve(
+    stream: TcpStream,
+    (source, destination): (SocketAddr, SocketAddr),
+    tls: Option<Arc<ServerConfig>>,
+    worker: &Worker,
+) {
+    let Some(tls) = tls else {
+        let query = StreamQuery { transport: Transport::Tcp, source, destination, sni: None };
+        let _active = worker.metrics.session_opened(SessionKind::Tcp);
+        return route(stream, &query, None, worker).await;
+    };
+    let _active = worker.metrics.session_opened(SessionKind::Tls);
+    match Box::pin(peek::hello(&stream, worker)).await {
+        Ok(hello) => {
+            let sni = hello.sni.as_deref();
+            let query = StreamQuery { transport: Transport::Tls, source, destination, sni };
+            route(stream, &query, Some(tls), worker).await;
+        }
+        Err(error) => {
+            debug!(%error, client = %source, "a client's handshake cannot be read");
+            worker.metrics.handshake_failed();
+            worker.metrics.session_ended(None, 400, Source::Kong);
+        }
+    }
+}
+
+/// Finds the route, and does as it says.
+async fn route(stream: TcpStream, query: &StreamQuery<'_>, tls: Option<Arc<ServerConfig>>, worker: &Worker) {
+    let StreamQuery { source, destination, .. } = *query;
+    // The route is held and the table is not: a session may last for days.
+    let route = worker.table().resolve_stream(query).cloned();
+    let Some(route) = route else {
+        say::unserved(worker, query, "no route matches a connection");
+        worker.metrics.session_ended(None, 500, Source::Kong);
+        return;
+    };
+    let Some(service) = route.service.clone() else {
+        say::unserved(worker, query, "a connection's route has no service");
+        worker.metrics.session_ended(Some(&route.metrics), 503, Source::Kong);
+        return;
+    };
+    let client = match tls.filter(|_| route.stream == Some(OfStreams::Plain)) {
+        None => Stream::accepted(stream),
+        Some(tls) => {
+            let peer = Peer::new(source, destination.port(), &worker.settings);
+            // Boxed: it is over long before the session is.
+            match Box::pin(handshake::shake(stream, peer, tls, worker)).await {
+                Some(shaken) => shaken.stream,
+                None => {
+                    worker.metrics.session_ended(Some(&route.metrics), 400, Source::Kong);
+                    return;
+                }
+            }
+        }
+    };
+    let (sni, speaks) = (query.sni.filter(|_| route.preserve_host), route.stream.unwrap_or(OfStreams::Plain));
+    let connect = async |lease: &Lease| connect(worker, &service, lease, sni, speaks).await;
+    let reached = Box::pin(attempt::reach(worker, &service, source.ip().to_canonical(), connect)).await;
+    let code = match reached {
+        Ok((lease, upstream)) => {
+            let ended = relay::run(client, upstream, worker, &lease, &service, &route.metrics).await;
+            debug!(client = %source, target = %lease.address(), ?ended, "a connection has ended");
+            200
+        }
+        Err(error) => {
+            say::unreached(worker, source, &route, &error);
+            error.code()
+        }
+    };
+    let source = if code == 200 { Source::Service } else { Source::Kong };
+    worker.metrics.session_ended(Some(&route.metrics), code, source);
+}
+
+/// Connects to the target of `lease`, with TLS where the service speaks that. `sni`: the name to ask for, if not the
+/// target's own.
+async fn connect(
+    worker: &Worker,
+    service: &Service,
+    lease: &Lease,
+    sni: Option<&str>,
+    speaks: OfStreams,
+) -> Result<Stream, Fault> {
+    let started = Instant::now();
+    let mut reach = Reach::of_stream(service, lease, sni);
+    if speaks == OfStreams::Passthrough {
+        reach = reach.in_clear();
+    }
+    let dialled = reach::dial(worker, &reach, service.connect_timeout).await;
+    let stream = dialled.map_err(|undialled| undialled.tell_fault(worker, lease.address()))?;
+    let now = Instant::now();
+    // The reference says so at the end of the session: that may be days later.
+    lease.observe(Outcome::Replied(200));
+    lease.answered(200, now.saturating_duration_since(started), now);
+    Ok(stream)
+}

@@ -1,0 +1,151 @@
+//! Datagrams: what one client sends to one address is a session, which has a target of its own for as long as something
+//! is said.
+//!
+//! A worker has one socket for each address, over which all its clients come and are answered, and one for each session,
+//! connected to the target: so that an answer is known to be that session's, and the system tells who refuses. Nothing
+//! waits for a receiver that takes nothing: a datagram is dropped then, as it might be anywhere on its way.
+
+mod door;
+mod session;
+mod sessions;
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::rc::Rc;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use door::Door;
+pub(crate) use door::{bind, check_free};
+use session::{Session, Unsent};
+pub(crate) use sessions::Sessions;
+
+use super::say;
+use crate::observability::Source;
+use crate::proxy::worker::Worker;
+use crate::router::stream::{StreamQuery, Transport};
+
+/// Largest datagram.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// Datagrams that are taken in one go before others have their turn.
+const TURN_DATAGRAMS: usize = 64;
+
+/// Serves the clients that come in by `socket`, one of those that the workers have for an address, until `draining`, and
+/// then those that are there already, until they have ended.
+///
+/// # Errors
+/// When the socket cannot be handed to the runtime.
+pub(crate) async fn serve(
+    socket: UdpSocket,
+    worker: Rc<Worker>,
+    sessions: Rc<Sessions>,
+    opened: CancellationToken,
+    draining: CancellationToken,
+) -> io::Result<()> {
+    let door = Rc::new(Door::new(socket)?);
+    let mut draining = std::pin::pin!(draining.cancelled());
+    tokio::select! {
+        () = opened.cancelled() => {}
+        () = &mut draining => return Ok(()),
+    }
+    let mut bytes = vec![0; DATAGRAM_BYTES_MAX];
+    let mut is_draining = false;
+    loop {
+        if is_draining && !sessions.has_any() {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = &mut draining, if !is_draining => {
+                is_draining = true;
+                continue;
+            }
+            () = sessions.ended(), if is_draining => continue,
+            readable = door.readable() => readable?,
+        }
+        for _ in 0..TURN_DATAGRAMS {
+            let received = door.receive(&mut bytes, |ends, datagram| {
+                take(&door, &worker, &sessions, ends, datagram, is_draining);
+            });
+            match received {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // What an earlier answer met with on its way to a client.
+                Err(error) if is_of_answers(&error) => {}
+                Err(error) => {
+                    warn!(%error, "cannot receive datagrams");
+                    break;
+                }
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn is_of_answers(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable,
+    };
+    matches!(
+        error.kind(),
+        ConnectionRefused | ConnectionReset | HostUnreachable | Interrupted | NetworkUnreachable
+    )
+}
+
+/// Hands a datagram to its session; it begins one where there is none.
+fn take(
+    door: &Rc<Door>,
+    worker: &Rc<Worker>,
+    sessions: &Rc<Sessions>,
+    ends: Ends,
+    datagram: &[u8],
+    is_draining: bool,
+) {
+    if let Some(session) = sessions.find(&ends) {
+        match session.send(worker, datagram) {
+            Ok(()) => return,
+            // Whoever takes its place may have another target.
+            Err(Unsent::Refused) => sessions.end(&ends),
+        }
+    }
+    if is_draining {
+        worker.metrics.datagram_dropped();
+        return;
+    }
+    let Ends { source, mut destination } = ends;
+    destination.set_port(worker.settings.port_maps.public(destination.port()));
+    let query = StreamQuery { transport: Transport::Udp, source, destination, sni: None };
+    let route = worker.table().resolve_stream(&query).cloned();
+    let Some(route) = route else {
+        say::unserved(worker, &query, "no route matches a datagram");
+        return worker.metrics.session_ended(None, 500, Source::Kong);
+    };
+    if route.service.is_none() {
+        say::unserved(worker, &query, "a datagram's route has no service");
+        return worker.metrics.session_ended(Some(&route.metrics), 503, Source::Kong);
+    }
+    if sessions.make_room(worker.settings.datagram_sessions_max) {
+        worker.metrics.session_evicted();
+    }
+    let session = Session::begin(Rc::clone(door), ends, datagram);
+    sessions.add(ends, Rc::clone(&session));
+    let (worker, sessions) = (Rc::clone(worker), Rc::clone(sessions));
+    // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
+    drop(tokio::task::spawn_local(async move {
+        session::run(&session, &worker, &route).await;
+        sessions.remove(&session);
+    }));
+}
+
+/// The two ends of what a client says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Ends {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+}
+
+/// Told once something ended.
+type Ended = Notify;
