@@ -37,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         name: None,
         service: Some(service),
         allows_plain: true,
+        grpc: None,
         https_redirect_status: 426,
         strip_path: true,
         preserve_host: false,

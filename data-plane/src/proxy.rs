@@ -29,6 +29,7 @@ pub(crate) mod retry;
 pub mod rewrite;
 mod settings;
 pub(crate) mod stream;
+mod template;
 pub(crate) mod timer;
 mod tunnel;
 mod waiting;
@@ -59,6 +60,7 @@ pub use settings::{
     Cidr, ErrorType, InvalidCidr, Listen, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders,
     SERVER_TOKEN, Serves,
 };
+pub use template::{TemplateError, TemplateFiles, Templates};
 
 /// Why the proxy did not start. Nothing of it runs then.
 #[derive(Debug, thiserror::Error)]

@@ -69,6 +69,9 @@ pub enum StartError {
     /// There is no certificate to show to clients, or to targets.
     #[error(transparent)]
     Shown(#[from] ShownError),
+    /// A template of error bodies cannot be used.
+    #[error(transparent)]
+    Template(#[from] proxy::TemplateError),
     /// The node's id cannot be read or kept.
     #[error("the node's id cannot be kept in {directory}")]
     NodeId {
@@ -205,11 +208,13 @@ pub async fn start(
     let (builder, seams) = table::builder(Arc::clone(&state));
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
+    let error_templates = proxy::Templates::load(&settings.error_templates)?;
     let logs = AccessLogs::start(&settings)?;
     let proxy_settings = ProxySettings {
         listen: listen(&settings, &seams.active)?,
         datagram_listen: datagram_listen(&settings).collect(),
         tls: tls.clone(),
+        error_templates,
         access_log: logs.proxy.clone(),
         ..settings.proxy.clone()
     };
@@ -534,6 +539,7 @@ mod tests {
             trust: tls::Trust { system: false, ..tls::Trust::default() },
             verify_targets: false,
             shown_to_targets: None,
+            error_templates: proxy::TemplateFiles::default(),
             dns: dns::Settings::default(),
             dns_sources: dns::Sources { servers: vec![nobody], ..dns::Sources::default() },
         };

@@ -15,7 +15,9 @@ use uuid::Uuid;
 
 use crate::dns;
 use crate::http1::Limits;
-use crate::proxy::{Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
+use crate::proxy::{
+    Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders, TemplateFiles,
+};
 use crate::tls::Trust;
 use crate::tls::server::{PAIRS_MAX, Shown};
 
@@ -46,6 +48,8 @@ pub struct NodeSettings {
     pub stream_listen: Vec<StreamListen>,
     /// What clients who speak TLS are shown.
     pub shown: Shown,
+    /// What error bodies look like.
+    pub error_templates: TemplateFiles,
     /// How long a stop lets requests finish.
     pub drain_timeout: Duration,
     /// Where the Status API listens.
@@ -101,6 +105,12 @@ impl NodeSettings {
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
             stream_listen: settings.stream_listen(&keys::PROXY_STREAM_LISTEN).to_vec(),
             shown: shown(settings)?,
+            error_templates: TemplateFiles {
+                json: settings.path(&keys::PROXY_ERROR_TEMPLATE_JSON).map(PathBuf::from),
+                plain: settings.path(&keys::PROXY_ERROR_TEMPLATE_PLAIN).map(PathBuf::from),
+                html: settings.path(&keys::PROXY_ERROR_TEMPLATE_HTML).map(PathBuf::from),
+                xml: settings.path(&keys::PROXY_ERROR_TEMPLATE_XML).map(PathBuf::from),
+            },
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
             status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
             status_connections_max: settings.number(&keys::STATUS_CONNECTIONS_MAX),
@@ -286,6 +296,7 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         pool_idle_timeout: settings.duration(&keys::UPSTREAM_IDLE_TIMEOUT),
         // Those of the settings are read when the node starts.
         tls: defaults.tls,
+        error_templates: defaults.error_templates,
         port_maps: PortMaps::parse(settings.list(&keys::PROXY_PORT_MAPS))
             .map_err(|rule| settings.problem(&keys::PROXY_PORT_MAPS, rule))?,
         trusted_ips: trusted_ips(settings)?,

@@ -117,6 +117,8 @@ pub struct Route {
     pub service: Option<Arc<Service>>,
     /// Whether plain HTTP is served: false when `protocols` has `https` and not `http`.
     pub allows_plain: bool,
+    /// What it takes where it is for gRPC; `None`: it is for HTTP.
+    pub grpc: Option<GrpcRoute>,
     /// Status that sends a plain request to HTTPS.
     pub https_redirect_status: u16,
     /// Whether the matched prefix is taken off the path.
@@ -132,6 +134,15 @@ pub struct Route {
     pub stream: Option<OfStreams>,
     /// Where its requests, or sessions, are counted.
     pub metrics: Arc<RouteMetrics>,
+}
+
+/// What a route for gRPC takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrpcRoute {
+    /// gRPC, by TLS or not.
+    Any,
+    /// gRPC by TLS.
+    Tls,
 }
 
 /// What a route does with what is no HTTP.

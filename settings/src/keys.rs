@@ -279,6 +279,14 @@ keys! {
     PROXY_ERROR_DEFAULT_TYPE = "proxy.error_default_type", Some("error_default_type"),
         Kind::OneOf(&["text/plain", "text/html", "application/json", "application/xml"]), "text/plain", Data,
         "Type of error bodies where the client asks for none.";
+    PROXY_ERROR_TEMPLATE_JSON = "proxy.error_template_json", Some("error_template_json"), Kind::Path, "", Data,
+        "File of the body of errors as JSON; the first %s is the message, the second the request id.";
+    PROXY_ERROR_TEMPLATE_PLAIN = "proxy.error_template_plain", Some("error_template_plain"), Kind::Path, "", Data,
+        "The same as plain text.";
+    PROXY_ERROR_TEMPLATE_HTML = "proxy.error_template_html", Some("error_template_html"), Kind::Path, "", Data,
+        "The same as HTML.";
+    PROXY_ERROR_TEMPLATE_XML = "proxy.error_template_xml", Some("error_template_xml"), Kind::Path, "", Data,
+        "The same as XML.";
     PROXY_ACCESS_LOG = "proxy.access_log", Some("proxy_access_log"), Kind::Text, "off", Data,
         "Where a line about each request goes: `off`, `stdout`, `stderr` or the path of a file.";
 

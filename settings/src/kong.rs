@@ -32,9 +32,6 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
         "admin_ssl_cert" | "admin_ssl_cert_key" | "status_ssl_cert" | "status_ssl_cert_key" => {
             Treatment::Refused("TLS is not supported here by this version")
         }
-        "error_template_html" | "error_template_json" | "error_template_xml" | "error_template_plain" => {
-            Treatment::Refused("templates of error bodies are not supported by this version")
-        }
         "dns_cache_size" | "resolver_lru_cache_size" | "resolver_mem_cache_size" => {
             Treatment::NoEffect("exactly the names that the config uses are kept")
         }

@@ -16,6 +16,8 @@ pub enum Name {
     ContentLength,
     /// `Content-Type`: the type of error bodies when Accept says nothing.
     ContentType,
+    /// `Date`: each response has one.
+    Date,
     /// `Expect`.
     Expect,
     /// `Host`.
@@ -72,7 +74,7 @@ impl Name {
         let candidates: &[(&str, Self)] = match name.len() {
             2 => &[("te", Self::Te)],
             3 => &[("via", Self::Via)],
-            4 => &[("host", Self::Host)],
+            4 => &[("host", Self::Host), ("date", Self::Date)],
             5 => &[("proxy", Self::Proxy), ("x-pad", Self::XAccel)],
             6 => &[("accept", Self::Accept), ("expect", Self::Expect), ("server", Self::Server)],
             7 => &[("upgrade", Self::Upgrade), ("trailer", Self::Trailer)],

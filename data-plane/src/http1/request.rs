@@ -150,6 +150,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             Name::Other
             | Name::Alias
             | Name::Accept
+            | Name::Date
             | Name::ContentType
             | Name::KeepAlive
             | Name::Proxy
@@ -172,6 +173,14 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             | Name::XRealIp => {}
         }
         Ok(())
+    }
+
+    /// Whether it says that it is gRPC.
+    pub fn is_grpc(&self) -> bool {
+        const TYPE: &[u8] = b"application/grpc";
+        let mut types = self.headers.iter().zip(self.names).filter(|(_, name)| **name == Name::ContentType);
+        let kind = types.next().and_then(|(header, _)| header.value.get(..TYPE.len()));
+        kind.is_some_and(|kind| kind.eq_ignore_ascii_case(TYPE))
     }
 
     /// Whether the connection can carry another request after this one.

@@ -95,13 +95,16 @@ fn push_answer(
     persists: bool,
     now: Instant,
 ) {
-    let Answering { facts, picked, .. } = seen;
+    let Answering { facts, picked, route } = seen;
+    let service = route.and_then(|route| route.service.as_ref());
     let mut storage = HeadStorage::new();
     let head = client.head(&mut storage).ok();
     let circumstances = Circumstances {
         head: head.as_ref(),
         request_id: &facts.request_id,
+        is_http2: client.peer.is_http2(),
         persists,
+        is_http2_upstream: service.is_some_and(|service| service.http2),
         date: &worker.date(),
         elapsed_ms: millis(now.saturating_duration_since(facts.started)),
         proxied: picked.map(|picked| picked.latencies(facts, now)),

@@ -528,6 +528,7 @@ impl Attempt {
             persists: self.client_persists,
             accepts_trailers: facts.accepts_trailers,
             asked_websocket: facts.asks_websocket,
+            date: &worker.date(),
             is_http2: aim.matched.service.http2,
             upstream_ms,
             proxy_ms,

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use super::reply::received_by;
 use super::settings::{ErrorType, ProxySettings, SERVER_TOKEN};
 use crate::http1::{FramingError, HeadError, Refusal, RequestHead, list, push_decimal};
 use crate::table::PickError;
@@ -29,6 +30,12 @@ pub enum Problem {
     UpgradeRequired,
     /// The route wants HTTPS: 301, 302, 307 or 308, to this place.
     Redirect(u16, Vec<u8>),
+    /// The route is for gRPC, which came by HTTP/1: 426.
+    Http2Required,
+    /// The route is for gRPC, and the request is none: 415.
+    NotGrpc,
+    /// The route is for gRPC by TLS, and it came in clear.
+    GrpcInClear,
     /// Nobody to send the request to.
     Pick(PickError),
     /// The same, after another attempt failed: the client is told less.
@@ -57,6 +64,37 @@ impl Problem {
         self.describe().0
     }
 
+    /// What the client is to upgrade to.
+    fn upgrade(&self) -> Option<&'static str> {
+        if *self == Self::UpgradeRequired {
+            return Some("TLS/1.2, HTTP/1.1");
+        }
+        (*self == Self::Http2Required).then_some("HTTP/2")
+    }
+
+    /// What a client of gRPC is told.
+    ///
+    /// Source: Kong 3.10 (`proxy.md` 7.2).
+    fn grpc_status(&self) -> u8 {
+        match self.status() {
+            // It is refused all the same.
+            200 => 1,
+            201..300 => 0,
+            401 => 16,
+            403 => 7,
+            404 => 5,
+            409 => 6,
+            429 => 8,
+            499 => 1,
+            501 => 12,
+            503 => 14,
+            504 => 4,
+            400..500 => 3,
+            500..600 => 13,
+            _ => 2,
+        }
+    }
+
     fn describe(&self) -> (u16, Generator, Cow<'static, str>) {
         use Generator::{Engine, Gateway};
         let (status, generator, message) = match self {
@@ -68,6 +106,9 @@ impl Problem {
             Self::NoRoute => (404, Gateway, "no Route matched with those values"),
             Self::NoService => (503, Gateway, "no Service found with those values"),
             Self::UpgradeRequired => (426, Gateway, "Please use HTTPS protocol"),
+            Self::Http2Required => (426, Gateway, "Please use HTTP2 protocol"),
+            Self::NotGrpc => (415, Gateway, "Non-gRPC request matched gRPC route"),
+            Self::GrpcInClear => (200, Gateway, "gRPC request matched gRPCs route"),
             Self::Redirect(status, _) => (*status, Gateway, ""),
             // No answer in time is told as the failed look-up it is.
             Self::Pick(PickError::Pending) => (503, Gateway, "name resolution failed"),
@@ -125,12 +166,16 @@ pub struct Circumstances<'a> {
     pub head: Option<&'a RequestHead<'a, 'a>>,
     /// 32 hex digits.
     pub request_id: &'a [u8; 32],
+    /// Whether it came by HTTP/2.
+    pub is_http2: bool,
     /// Whether the client may send another request.
     pub persists: bool,
     /// `Date`.
     pub date: &'a str,
     /// Since the request began, in ms.
     pub elapsed_ms: u64,
+    /// Whether the upstream speaks HTTP/2.
+    pub is_http2_upstream: bool,
     /// Where proxying was attempted: ms until the last target was picked, and from then on.
     pub proxied: Option<(u64, u64)>,
 }
@@ -138,11 +183,16 @@ pub struct Circumstances<'a> {
 /// Appends the whole answer.
 pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, settings: &ProxySettings) {
     let (status, generator, message) = problem.describe();
-    let kind = error_type(generator, seen.head, settings.error_default_type);
+    // By HTTP/1 it is no gRPC, whatever it says.
+    let is_grpc =
+        *problem == Problem::GrpcInClear || seen.is_http2 && seen.head.is_some_and(RequestHead::is_grpc);
+    let kind =
+        if is_grpc { ErrorType::Grpc } else { error_type(generator, seen.head, settings.error_default_type) };
     let body = if matches!(problem, Problem::Redirect(..)) {
         String::new()
     } else {
-        body(kind, &message, std::str::from_utf8(seen.request_id).unwrap_or_default())
+        let id = std::str::from_utf8(seen.request_id).unwrap_or_default();
+        settings.error_templates.body(kind, &message, id)
     };
     out.extend_from_slice(b"HTTP/1.1 ");
     push_decimal(out, status.into());
@@ -150,9 +200,9 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
     let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     out.extend_from_slice(reason.unwrap_or_default().as_bytes());
     push(out, "Date", seen.date.as_bytes());
-    if *problem == Problem::UpgradeRequired {
+    if let Some(upgrade) = problem.upgrade() {
         push(out, "Connection", if seen.persists { b"Upgrade" } else { b"Upgrade, close" });
-        push(out, "Upgrade", b"TLS/1.2, HTTP/1.1");
+        push(out, "Upgrade", upgrade.as_bytes());
     } else {
         push(out, "Connection", if seen.persists { b"keep-alive" } else { b"close" });
     }
@@ -162,7 +212,11 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
     if matches!(problem, Problem::QueueFull | Problem::QueueTimedOut) {
         push(out, "Retry-After", b"1");
     }
-    if kind != ErrorType::Grpc {
+    if is_grpc {
+        push(out, "Content-Type", b"application/grpc");
+        push_number(out, "grpc-status", problem.grpc_status().into());
+        push(out, "grpc-message", &grpc_message(&message));
+    } else if kind != ErrorType::Grpc {
         push(out, "Content-Type", content_type(kind).as_bytes());
     }
     out.extend_from_slice(b"\r\nContent-Length: ");
@@ -180,7 +234,8 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
                 push_number(out, "X-Kong-Proxy-Latency", proxy_ms);
             }
             if added.via {
-                out.extend_from_slice(b"\r\nVia: 1.1 ");
+                out.extend_from_slice(b"\r\nVia: ");
+                out.extend_from_slice(received_by(seen.is_http2_upstream));
                 out.extend_from_slice(SERVER_TOKEN.as_bytes());
             }
         }
@@ -258,35 +313,24 @@ const fn content_type(kind: ErrorType) -> &'static str {
     }
 }
 
-fn body(kind: ErrorType, message: &str, id: &str) -> String {
-    match kind {
-        ErrorType::Json => {
-            let message = serde_json::Value::from(message);
-            format!("{{\n  \"message\":{message},\n  \"request_id\":\"{id}\"\n}}")
+/// As gRPC has it: what is not printable is percent-encoded.
+///
+/// Source: gRPC over HTTP/2, `Percent-Encoded`.
+fn grpc_message(message: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(message.len());
+    for byte in message.bytes() {
+        match byte {
+            b' '..=b'$' | b'&'..=b'~' => out.push(byte),
+            _ => out.extend_from_slice(format!("%{byte:02X}").as_bytes()),
         }
-        ErrorType::Plain => format!("{message}\nrequest_id: {id}\n"),
-        ErrorType::Html => format!(
-            "<!doctype html>\n<html>\n  <head>\n    <meta charset=\"utf-8\">\n    <title>Error</title>\n  </head>\n  \
-             <body>\n    <h1>Error</h1>\n    <p>{}.</p>\n    <p>request_id: {id}</p>\n  </body>\n</html>\n",
-            escape_markup(message)
-        ),
-        ErrorType::Xml => format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<error>\n  <message>{}</message>\n  \
-             <requestid>{id}</requestid>\n</error>\n",
-            escape_markup(message)
-        ),
-        ErrorType::Grpc => String::new(),
     }
-}
-
-/// Only what breaks markup: the built-in messages come out as the reference writes them, apostrophes and all.
-fn escape_markup(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::HeadStorage;
 
     #[test]
     fn the_type_wanted_most_wins() {
@@ -312,14 +356,75 @@ mod tests {
         }
     }
 
+    /// What a client of gRPC is told, by HTTP/2 or not.
+    fn told(problem: &Problem, is_http2: bool, head: &str) -> String {
+        let mut storage = HeadStorage::new();
+        let seen = Circumstances {
+            head: Some(&RequestHead::parse(head.as_bytes(), &mut storage).unwrap()),
+            request_id: &[b'a'; 32],
+            is_http2,
+            persists: true,
+            date: "now",
+            elapsed_ms: 1,
+            is_http2_upstream: false,
+            proxied: None,
+        };
+        let mut out = Vec::new();
+        render(&mut out, problem, &seen, &ProxySettings::default());
+        String::from_utf8(out).unwrap()
+    }
+
     #[test]
-    fn a_message_cannot_break_out_of_its_body() {
-        let message = "a \"b\" <c> & 'd'";
-        assert!(body(ErrorType::Json, message, "I").contains("\"message\":\"a \\\"b\\\" <c> & 'd'\""));
-        assert!(body(ErrorType::Html, message, "I").contains("<p>a \"b\" &lt;c&gt; &amp; 'd'.</p>"));
+    fn grpc_is_told_by_headers_and_keeps_the_status() {
+        let grpc = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc+proto\r\nAccept: text/html\r\n\r\n";
+        let resolve = PickError::Resolve { host: "h\u{e4}%".into(), reason: "r".into() };
+        for (problem, status, grpc_status, message) in [
+            (Problem::NoRoute, 404, 5, "no Route matched with those values"),
+            (Problem::NoService, 503, 14, "no Service found with those values"),
+            (Problem::BadGateway, 502, 13, "An invalid response was received from the upstream server"),
+            (Problem::GatewayTimeout, 504, 4, "The upstream server is timing out"),
+            (Problem::TooLarge, 413, 3, "Payload too large"),
+            (Problem::GrpcInClear, 200, 1, "gRPC request matched gRPCs route"),
+            (
+                Problem::Pick(resolve),
+                500,
+                13,
+                "failed the initial dns/balancer resolve for 'h%C3%A4%25' with: r",
+            ),
+        ] {
+            let answer = told(&problem, true, grpc);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            assert!(answer.ends_with("\r\n\r\n"), "no body: {answer}");
+            for line in [
+                "Content-Type: application/grpc",
+                "Content-Length: 0",
+                &format!("grpc-status: {grpc_status}"),
+                &format!("grpc-message: {message}"),
+            ] {
+                assert!(answer.contains(&format!("\r\n{line}\r\n")), "{line}: {answer}");
+            }
+        }
+        let answer = told(&Problem::NoRoute, false, grpc);
         assert!(
-            body(ErrorType::Xml, message, "I").contains("<message>a \"b\" &lt;c&gt; &amp; 'd'</message>")
+            !answer.contains("grpc-status") && answer.contains("text/html"),
+            "by HTTP/1 it is none: {answer}"
         );
+        let other = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert!(!told(&Problem::NoRoute, true, other).contains("grpc-status"));
+    }
+
+    #[test]
+    fn statuses_have_their_meaning_in_grpc() {
+        for (problem, want) in [
+            (Problem::Refused(Refusal::Framing(FramingError::UnknownCoding)), 12),
+            (Problem::Refused(Refusal::Method), 3),
+            (Problem::Body, 3),
+            (Problem::NotGrpc, 3),
+            (Problem::QueueFull, 14),
+            (Problem::Redirect(302, Vec::new()), 2),
+        ] {
+            assert_eq!(problem.grpc_status(), want, "{problem:?}");
+        }
     }
 
     #[test]

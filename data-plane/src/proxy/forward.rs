@@ -67,14 +67,14 @@ impl Peer {
         Self { is_http2: true, ..self }
     }
 
-    /// Whether it speaks HTTP/2.
-    pub const fn is_http2(&self) -> bool {
-        self.is_http2
-    }
-
     /// Whether it speaks TLS.
     pub const fn is_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// Whether it speaks HTTP/2.
+    pub const fn is_http2(&self) -> bool {
+        self.is_http2
     }
 
     /// The name that it asked for in the handshake.
@@ -240,6 +240,7 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
             Name::XKongRequestId => !with.settings.request_id_upstream,
             Name::Other
             | Name::Accept
+            | Name::Date
             | Name::ContentType
             | Name::Server
             | Name::Trailer

@@ -28,6 +28,8 @@ pub struct Reply<'a> {
     pub accepts_trailers: bool,
     /// Whether the client asked for WebSocket: only then is an upgrade to it named.
     pub asked_websocket: bool,
+    /// The time, where the upstream says none.
+    pub date: &'a str,
     /// Whether the upstream speaks HTTP/2.
     pub is_http2: bool,
     /// Ms from the last pick to the response's head.
@@ -50,6 +52,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
     out.extend_from_slice(head.reason.as_bytes());
     let mut has_server = false;
     let mut has_via = false;
+    let mut has_date = false;
     let mut names_upgrade = false;
     for (header, name) in head.headers.iter().zip(head.names) {
         let passes = match name {
@@ -72,6 +75,10 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
             Name::Via => {
                 has_via = true;
                 !with.added.via
+            }
+            Name::Date => {
+                has_date = true;
+                true
             }
             Name::XKongRequestId => !with.added.request_id,
             // Those of another gateway further on pass where ours are switched off.
@@ -118,6 +125,11 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
     if names_upgrade && head.status != 101 {
         out.extend_from_slice(b", Upgrade");
     }
+    // RFC 9110 6.6.1: whoever passes a response on gives it one.
+    if !has_date && head.status >= 200 {
+        out.extend_from_slice(b"\r\nDate: ");
+        out.extend_from_slice(with.date.as_bytes());
+    }
     if with.added.server && !has_server {
         out.extend_from_slice(b"\r\nServer: ");
         out.extend_from_slice(SERVER_TOKEN.as_bytes());
@@ -143,7 +155,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
                 out.extend_from_slice(b", ");
             }
         }
-        out.extend_from_slice(if with.is_http2 { b"2 " } else { b"1.1 ".as_slice() });
+        out.extend_from_slice(received_by(with.is_http2));
         out.extend_from_slice(SERVER_TOKEN.as_bytes());
     }
     if let Some(cookie) = with.cookie {
@@ -155,6 +167,11 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
         out.extend_from_slice(with.request_id);
     }
     out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// How Via names what a response came by.
+pub const fn received_by(is_http2: bool) -> &'static [u8] {
+    if is_http2 { b"2 " } else { b"1.1 " }
 }
 
 impl ReplyBody {

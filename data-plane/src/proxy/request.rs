@@ -19,7 +19,9 @@ use super::worker::Worker;
 use crate::balancer::{HashInput, Session};
 use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version};
 use crate::router::{Headers, Match, Query};
-use crate::table::{Kept, Lease, PickError, Route, Seeker, Service, Sticky, Table, Tried, Turn, Upstream};
+use crate::table::{
+    GrpcRoute, Kept, Lease, PickError, Route, Seeker, Service, Sticky, Table, Tried, Turn, Upstream,
+};
 
 /// What is remembered of a request.
 #[derive(Debug, Clone)]
@@ -273,6 +275,11 @@ fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Ma
     if !route.allows_plain && !is_https(head, peer) {
         return refuse(to_https(route.https_redirect_status, head));
     }
+    if let Some(wanted) = route.grpc
+        && let Some(problem) = not_grpc(wanted, head, peer)
+    {
+        return refuse(problem);
+    }
     if let Framing::Length(length) = head.framing
         && worker.settings.body_bytes_max.is_some_and(|most| length > most)
     {
@@ -299,6 +306,20 @@ fn lower(name: &[u8]) -> Cow<'_, [u8]> {
 fn is_https(head: &RequestHead<'_, '_>, peer: &Peer) -> bool {
     let said = if peer.is_trusted() { forward::values(head, Name::XForwardedProto).next() } else { None };
     said.map_or(peer.is_tls(), |proto| proto.eq_ignore_ascii_case(b"https"))
+}
+
+/// Why a request may not pass by a route for gRPC.
+///
+/// Source: `proxy.md` 3.1, in its order.
+fn not_grpc(wanted: GrpcRoute, head: &RequestHead<'_, '_>, peer: &Peer) -> Option<Problem> {
+    let is_grpc = head.is_grpc();
+    if is_grpc && !peer.is_http2() {
+        return Some(Problem::Http2Required);
+    }
+    if !is_grpc {
+        return Some(Problem::NotGrpc);
+    }
+    (wanted == GrpcRoute::Tls && !is_https(head, peer)).then_some(Problem::GrpcInClear)
 }
 
 fn to_https(status: u16, head: &RequestHead<'_, '_>) -> Problem {
@@ -343,12 +364,14 @@ fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<
     let mut out = worker.buffers.take_output();
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
-    let strip = if route.strip_path && found.prefix_bytes > 0 {
-        Strip::Prefix(found.prefix_bytes)
+    let strips = route.strip_path && found.prefix_bytes > 0 && !service.http2;
+    let strip = if strips { Strip::Prefix(found.prefix_bytes) } else { Strip::Nothing };
+    if service.http2 {
+        // Source: `proxy.md` 2.3.
+        rewrite::push_unchanged(&mut out, head.target.path, head.target.query);
     } else {
-        Strip::Nothing
-    };
-    rewrite::push_target(&mut out, service.path.as_deref(), path, strip, head.target.query);
+        rewrite::push_target(&mut out, service.path.as_deref(), path, strip, head.target.query);
+    }
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match head.host {
         Some(host) if route.preserve_host => out.extend_from_slice(host.text),
@@ -369,4 +392,32 @@ fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<
     };
     forward::push_headers(&mut out, head, &with);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::ProxySettings;
+    use super::*;
+
+    #[test]
+    fn a_route_for_grpc_looks_at_the_version_then_the_type_then_the_scheme() {
+        use GrpcRoute::{Any, Tls};
+        let settings = ProxySettings::default();
+        let client = || Peer::new(([127, 0, 0, 1], 1).into(), 8000, &settings);
+        let grpc = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\n\r\n";
+        let other = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n\r\n";
+        for (name, wanted, peer, head, want) in [
+            ("HTTP/1", Any, client(), grpc, Some(Problem::Http2Required)),
+            ("HTTP/1 in clear", Tls, client(), grpc, Some(Problem::Http2Required)),
+            ("no gRPC, HTTP/1", Tls, client(), other, Some(Problem::NotGrpc)),
+            ("no gRPC, HTTP/2", Tls, client().by_http2(), other, Some(Problem::NotGrpc)),
+            ("in clear", Tls, client().by_http2(), grpc, Some(Problem::GrpcInClear)),
+            ("in clear, where it may be", Any, client().by_http2(), grpc, None),
+            ("by TLS", Tls, client().by_http2().by_tls(None), grpc, None),
+        ] {
+            let mut storage = HeadStorage::new();
+            let head = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
+            assert_eq!(not_grpc(wanted, &head, &peer), want, "{name}");
+        }
+    }
 }

@@ -38,6 +38,15 @@ pub fn push_target(
     }
 }
 
+/// Appends the target as it came.
+pub fn push_unchanged(out: &mut Vec<u8>, path: &[u8], query: Option<&[u8]>) {
+    out.extend_from_slice(path);
+    if let Some(query) = query {
+        out.push(b'?');
+        out.extend_from_slice(query);
+    }
+}
+
 /// The value of X-Forwarded-Prefix: what was stripped, unless that is `/`. Percent-encoded like a path, since what
 /// a regex matched may hold any byte, a line end too; borrowed when that changes nothing.
 pub fn forwarded_prefix(path: &[u8], strip: Strip) -> Option<Cow<'_, [u8]>> {

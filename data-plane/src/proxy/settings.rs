@@ -10,6 +10,7 @@ use equipoise_settings::ListenFlags;
 use rustls::ServerConfig;
 
 use super::http2::Http2Settings;
+use super::template::Templates;
 use crate::http1::Limits;
 use crate::tls;
 
@@ -98,6 +99,8 @@ pub struct ProxySettings {
     pub request_id_upstream: bool,
     /// Type of an error body when the client names none.
     pub error_default_type: ErrorType,
+    /// What error bodies look like.
+    pub error_templates: Templates,
     /// Where lines about requests go.
     pub access_log: Option<AccessLog>,
 }
@@ -130,6 +133,7 @@ impl Default for ProxySettings {
             response_headers: ResponseHeaders::default(),
             request_id_upstream: true,
             error_default_type: ErrorType::Plain,
+            error_templates: Templates::default(),
             access_log: None,
         }
     }

@@ -15,6 +15,7 @@ mod large_heads;
 mod names;
 mod passive;
 mod policies;
+mod protocols;
 mod retries;
 mod tls;
 mod upstream_tls;

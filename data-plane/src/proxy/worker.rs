@@ -1,6 +1,6 @@
 //! One worker: a thread with a runtime, listeners, pool and timers of its own. Nothing of it is shared.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::Deref;
 use std::rc::Rc;
@@ -149,8 +149,8 @@ impl Worker {
     }
 
     /// The time for a Date header, at most a second old.
-    pub(super) fn date(&self) -> String {
-        self.date.borrow().clone()
+    pub(super) fn date(&self) -> Ref<'_, String> {
+        self.date.borrow()
     }
 }
 

@@ -155,6 +155,7 @@ impl Assembly {
             name: route.name.clone(),
             service,
             allows_plain: route.allows_plain,
+            grpc: route.grpc,
             https_redirect_status: route.https_redirect_status,
             strip_path: route.strip_path,
             preserve_host: route.preserve_host,

@@ -14,7 +14,7 @@ use crate::observability::{Counted, NodeState, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::Rule;
 use crate::table::fixture::checked;
-use crate::table::{Active, Directory, Policy, Route, Service, Table, Target, Upstream};
+use crate::table::{Active, Directory, GrpcRoute, Policy, Route, Service, Table, Target, Upstream};
 use crate::tls::{Asked, Terms};
 
 /// Longest wait for anything.
@@ -244,6 +244,7 @@ pub struct Plan {
     pub service_path: Option<&'static str>,
     pub has_service: bool,
     pub allows_plain: bool,
+    pub grpc: Option<GrpcRoute>,
     pub https_redirect_status: u16,
     pub strip_path: bool,
     pub preserve_host: bool,
@@ -274,6 +275,7 @@ impl Default for Plan {
             service_path: None,
             has_service: true,
             allows_plain: true,
+            grpc: None,
             https_redirect_status: 426,
             strip_path: true,
             preserve_host: false,
@@ -331,6 +333,7 @@ impl Plan {
             name: Some("route".into()),
             service: self.has_service.then_some(service),
             allows_plain: self.allows_plain,
+            grpc: self.grpc,
             https_redirect_status: self.https_redirect_status,
             strip_path: self.strip_path,
             preserve_host: self.preserve_host,

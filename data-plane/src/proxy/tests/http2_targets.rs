@@ -228,3 +228,14 @@ fn clients_of_http1_are_served_by_them_too() {
     let refusing = calling().start(&[super::harness::Origin::refusing()]);
     assert_eq!(Line::connect(refusing.address).get("/").status(), 502);
 }
+
+#[test]
+fn the_path_goes_on_as_it_came() {
+    let callee = Callee::new(echo);
+    let node = calling().start(&[callee.address]);
+    for path in ["/a.B/C", "/r/%61//b?x=%20", "/r/a?"] {
+        assert_eq!(node.connect().get(path).status(), 200, "{path}");
+        let seen = callee.seen().pop().unwrap();
+        assert_eq!(seen.uri.path_and_query().unwrap().as_str(), path);
+    }
+}

@@ -12,6 +12,7 @@ use equipoise_proto::{
 };
 use uuid::Uuid;
 
+use super::super::GrpcRoute;
 use super::super::members::Terms;
 use super::CompileError;
 use crate::balancer::{Algorithm, HashInput};
@@ -110,6 +111,7 @@ pub struct Route {
     /// `None` for a route that serves nothing else.
     pub(crate) stream: Option<StreamRule>,
     pub(crate) allows_plain: bool,
+    pub(crate) grpc: Option<GrpcRoute>,
     pub(crate) https_redirect_status: u16,
     pub(crate) strip_path: bool,
     pub(crate) preserve_host: bool,
@@ -224,6 +226,8 @@ impl Reading {
         use v1::Protocol::{Grpc, Grpcs, Http, Https};
         let is_http = serves(&[Http, Https, Grpc, Grpcs]);
         let allows_plain = !serves(&[Https]) || serves(&[Http]);
+        let grpc =
+            serves(&[Grpc, Grpcs]).then(|| if serves(&[Grpc]) { GrpcRoute::Any } else { GrpcRoute::Tls });
         let https_redirect_status = self.u16("https_redirect_status_code", read.https_redirect_status)?;
         let rule = if is_http { Some(self.rule(&read)?) } else { None };
         Ok(Route {
@@ -232,6 +236,7 @@ impl Reading {
             rule,
             stream: self.stream_rule(&read)?,
             allows_plain,
+            grpc,
             https_redirect_status,
             strip_path: read.strip_path,
             preserve_host: read.preserve_host,
