@@ -81,8 +81,6 @@ const NO_EFFECT: &[&str] = &[
     "prefix",
     "proxy_error_log",
     "ssl_cipher_suite",
-    "ssl_session_tickets",
-    "ssl_session_timeout",
     "status_error_log",
     "tracing_instrumentations",
     "tracing_sampling_rate",
