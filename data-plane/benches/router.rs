@@ -6,8 +6,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use equipoise_data_plane::router::{HeaderRule, Headers, Query, Router, Rule};
-use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern};
+use equipoise_data_plane::router::{Flavour, HeaderRule, Headers, Query, Router, Rule};
+use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern};
 use uuid::Uuid;
 
 const SIZES: [usize; 3] = [10, 1_000, 100_000];
@@ -59,7 +59,13 @@ fn tenants(n: usize) -> Rule {
     Rule { headers: vec![header], ..rule(n, None, Some("/".to_owned())) }
 }
 
+fn server_names(n: usize) -> Rule {
+    let sni = SniPattern::parse(&format!("tenant{n}.example.com")).unwrap();
+    Rule { snis: vec![sni], ..rule(n, None, Some("/".to_owned())) }
+}
+
 struct Request {
+    sni: String,
     host: String,
     path: String,
     headers: Tenant,
@@ -73,30 +79,32 @@ fn requests(routes: usize, of: impl Fn(usize) -> (String, String)) -> Vec<Reques
         n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let route = (n >> 33) % routes;
         let (host, path) = of(route);
-        requests.push(Request { host, path, headers: Tenant(format!("tenant-{route}").into_bytes()) });
+        let headers = Tenant(format!("tenant-{route}").into_bytes());
+        requests.push(Request { sni: format!("tenant{route}.example.com"), host, path, headers });
     }
     requests
 }
 
 type Kind = (&'static str, fn(usize) -> Rule, fn(usize) -> (String, String));
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     ("hosts and paths", mixed, |n| {
         (format!("www.tenant{}.example.com", n / 4), format!("/api/v1/orders/{n}"))
     }),
     ("paths only", paths_only, |n| ("a.com".into(), format!("/services/{}/api/v{n}/items/7", n % 97))),
     ("regexes", regexes, |n| ("a.com".into(), format!("/services/s{n}/users/42"))),
     ("header values", tenants, |_| ("a.com".into(), "/items".into())),
+    ("server names", server_names, |_| ("a.com".into(), "/items".into())),
 ];
 
 fn find(router: &Router, request: &Request) -> Option<usize> {
     let query = Query {
-        is_tls: false,
+        is_tls: true,
         method: b"GET",
         host: request.host.as_bytes(),
         port: 8000,
         path: request.path.as_bytes(),
-        sni: None,
+        sni: Some(&request.sni),
         headers: &request.headers,
     };
     router.find(&query).map(|found| found.route)
@@ -109,12 +117,14 @@ fn cpu_time() -> Duration {
 }
 
 fn lookup(criterion: &mut Criterion) {
-    for (name, rule, target) in KINDS {
+    let by_default = KINDS.map(|kind| (Flavour::Compatible, kind));
+    for (flavour, (name, rule, target)) in by_default.into_iter().chain([(Flavour::Traditional, KINDS[0])]) {
+        let name = if flavour == Flavour::Compatible { name } else { "traditional" };
         let mut group = criterion.benchmark_group(format!("router/find, {name}"));
         for size in SIZES {
             // Compiling an expression costs tens of microseconds: fewer of them say as much.
             let size = if name == "regexes" { size.min(10_000) } else { size };
-            let router = Router::new((0..size).map(rule).collect());
+            let router = Router::of(flavour, (0..size).map(rule).collect());
             let requests = requests(size, target);
             assert!(requests.iter().all(|request| find(&router, request).is_some()));
             group.bench_function(BenchmarkId::from_parameter(size), |bencher| {

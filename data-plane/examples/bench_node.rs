@@ -39,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         allows_plain: true,
         grpc: None,
         https_redirect_status: 426,
+        path_handling: Default::default(),
         strip_path: true,
         preserve_host: false,
         request_buffering: true,

@@ -206,6 +206,7 @@ pub async fn start(
     let resolver = resolver(&settings.dns_sources)?;
     let state = Arc::new(NodeState::at(id, &settings.region, &settings.zone));
     let (builder, seams) = table::builder(Arc::clone(&state));
+    let builder = builder.of_flavour(settings.flavour);
     let (fleet, fleet_probes) = table::fleet(id);
     let workers = Workers::new(settings.proxy.workers).of(Arc::clone(&state));
     let error_templates = proxy::Templates::load(&settings.error_templates)?;
@@ -532,6 +533,7 @@ mod tests {
             proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
             stream_listen: Vec::new(),
             shown: Shown::default(),
+            flavour: Default::default(),
             drain_timeout: Duration::from_secs(1),
             status_listen: vec![Listen::from(any)],
             status_connections_max: 8,

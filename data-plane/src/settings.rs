@@ -18,6 +18,7 @@ use crate::http1::Limits;
 use crate::proxy::{
     Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders, TemplateFiles,
 };
+use crate::router::Flavour;
 use crate::tls::Trust;
 use crate::tls::server::{PAIRS_MAX, Shown};
 
@@ -38,6 +39,8 @@ pub struct NodeSettings {
     pub follow: Option<Follow>,
     /// The proxy, but for where it listens, and for its access log.
     pub proxy: ProxySettings,
+    /// By whose rules requests are routed.
+    pub flavour: Flavour,
     /// The access log of the proxy.
     pub access_log: Option<Plan>,
     /// The access log of the Status API.
@@ -100,6 +103,10 @@ impl NodeSettings {
             cache_dir: cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from),
             follow: follow(settings)?,
             proxy: proxy(settings)?,
+            flavour: match settings.text(&keys::ROUTER_FLAVOR) {
+                Some("traditional") => Flavour::Traditional,
+                _ => Flavour::Compatible,
+            },
             access_log: access_log::plan(settings, &keys::PROXY_ACCESS_LOG)?,
             status_access_log: access_log::plan(settings, &keys::STATUS_ACCESS_LOG)?,
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
@@ -497,6 +504,16 @@ mod tests {
         ] {
             assert_eq!(read(&[("KONG_HEADERS", value)]).unwrap().proxy.response_headers, want, "{value}");
         }
+    }
+
+    #[test]
+    fn routes_are_tried_in_the_order_of_a_known_flavour() {
+        for (value, want) in
+            [("traditional", Flavour::Traditional), ("traditional_compatible", Flavour::Compatible)]
+        {
+            assert_eq!(read(&[("KONG_ROUTER_FLAVOR", value)]).unwrap().flavour, want);
+        }
+        assert_eq!(read(&[]).unwrap().flavour, Flavour::Compatible);
     }
 
     #[test]

@@ -41,7 +41,7 @@ use uuid::Uuid;
 
 use crate::observability::RouteMetrics;
 use crate::router::stream::{StreamQuery, StreamRouter};
-use crate::router::{Match, Query, Router, Rule};
+use crate::router::{Flavour, Match, Query, Router, Rule};
 use crate::tls;
 
 pub use crate::health::Outcome;
@@ -77,11 +77,16 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of these routes, each with its rule.
+    /// A table of these routes, each with its rule, by the default flavour.
     pub fn new(routes: impl IntoIterator<Item = (Rule, Arc<Route>)>) -> Self {
+        Self::of(Flavour::default(), routes)
+    }
+
+    /// The same, by this flavour.
+    pub fn of(flavour: Flavour, routes: impl IntoIterator<Item = (Rule, Arc<Route>)>) -> Self {
         let (rules, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
         Self {
-            router: Router::new(rules),
+            router: Router::of(flavour, rules),
             streams: StreamRouter::default(),
             routes: routes.into_iter().map(Some).collect(),
             snis: Snis::default(),
@@ -106,6 +111,18 @@ impl Table {
     }
 }
 
+/// How a service's path and a request's are put together.
+///
+/// Source: `proxy.md` 2.2.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PathHandling {
+    /// With one `/` between them.
+    #[default]
+    V0,
+    /// End to end, but never with two `/`. Only the flavour `traditional` has it.
+    V1,
+}
+
 /// A route as requests need it.
 #[derive(Debug)]
 pub struct Route {
@@ -123,6 +140,8 @@ pub struct Route {
     pub https_redirect_status: u16,
     /// Whether the matched prefix is taken off the path.
     pub strip_path: bool,
+    /// How the service's path and the request's are put together.
+    pub path_handling: PathHandling,
     /// Whether the client's Host goes upstream.
     pub preserve_host: bool,
     /// Whether the request body is read (up to the buffer's size) before an upstream is chosen.

@@ -133,6 +133,16 @@ impl HeaderPattern {
         }
     }
 
+    /// Whether a value is what is written here, a `~*` being no more than that.
+    pub fn is_written(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Literal(literal) => literal.0.as_bytes().eq_ignore_ascii_case(value),
+            Self::Regex(regex) => value
+                .strip_prefix(b"~*")
+                .is_some_and(|rest| rest.eq_ignore_ascii_case(regex.as_str().as_bytes())),
+        }
+    }
+
     /// Whether one value of a request's header matches.
     pub fn matches(&self, value: &[u8]) -> bool {
         match self {

@@ -72,6 +72,12 @@ impl PathRegex {
         (self.0.regex.captures_len() > 1).then(|| self.0.regex.captures(path)).flatten().map(PathCaptures)
     }
 
+    /// Whether it has a possessive quantifier (`a++`). Here it gives back what it took where the rest needs it, in
+    /// PCRE it does not: the path may match here and not there.
+    pub fn is_possessive(&self) -> bool {
+        dialect::is_possessive(&self.0.written)
+    }
+
     /// The names of the named groups.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.regex.capture_names().flatten()

@@ -53,6 +53,19 @@ impl SniPattern {
         }))
     }
 
+    /// Whether it has a wildcard.
+    pub fn is_wildcard(&self) -> bool {
+        self.whole().is_none()
+    }
+
+    /// The one name that it is for; `None` if it has a wildcard.
+    pub fn whole(&self) -> Option<&str> {
+        match &self.0 {
+            Shape::Exact(name) => Some(&**name),
+            Shape::Suffix(_) | Shape::Prefix(_) => None,
+        }
+    }
+
     /// What names it matches, for an index.
     pub fn shape(&self) -> SniShape<'_> {
         match &self.0 {

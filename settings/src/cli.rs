@@ -115,7 +115,7 @@ pub fn announce(title: &str, listeners: &[(&str, SocketAddr)]) {
         writeln!(out, "{title}")?;
         for (name, address) in listeners {
             let scheme = match *name {
-                "cluster" => "",
+                "cluster" | "stream" | "stream tls" | "stream udp" => "",
                 "proxy tls" => "https://",
                 _ => "http://",
             };

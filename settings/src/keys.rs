@@ -223,6 +223,9 @@ keys! {
     NODE_CACHE_DIR = "node.cache_dir", None, Kind::Path, "equipoise-node", NodeApart,
         "Directory in which a node keeps its id and its last config.";
 
+    ROUTER_FLAVOR = "router.flavor", Some("router_flavor"), Kind::Flavor, "traditional_compatible", Every,
+        "Whose order of routes it is: `traditional_compatible` (one priority a route), or `traditional` (Kong before 3.0).";
+
     PROXY_LISTEN = "proxy.listen", Some("proxy_listen"), Kind::Listen { proxy: true },
         "0.0.0.0:8000, 0.0.0.0:8443 http2 ssl", Data, "Where clients reach the proxy: addresses, each with flags as in Kong, or `off`.";
     PROXY_STREAM_LISTEN = "proxy.stream_listen", Some("stream_listen"), Kind::StreamListen, "off", Data,

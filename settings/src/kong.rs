@@ -21,8 +21,6 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
             Treatment::NoEffect("the binary that is started decides the role")
         }
         "role" => Treatment::Refused("start equipoise-control-plane or equipoise-data-plane instead"),
-        "router_flavor" if value == "traditional_compatible" => Treatment::NoEffect("it is the only flavour"),
-        "router_flavor" => Treatment::Refused("only `traditional_compatible` is supported by this version"),
         "declarative_config" | "declarative_config_string" => {
             Treatment::Refused("loading a declarative file at start is not supported by this version")
         }
@@ -108,12 +106,9 @@ mod tests {
 
     #[test]
     fn what_would_do_something_else_is_refused() {
-        for (name, value) in [
-            ("role", "data_plane"),
-            ("router_flavor", "expressions"),
-            ("admin_ssl_cert", "a.pem"),
-            ("resolver_address", "10.0.0.2"),
-        ] {
+        for (name, value) in
+            [("role", "data_plane"), ("admin_ssl_cert", "a.pem"), ("resolver_address", "10.0.0.2")]
+        {
             assert!(matches!(treatment(name, value), Treatment::Refused(_)), "{name}");
         }
         for (name, value) in [("pg_host", "db"), ("dns_no_sync", "off"), ("new_dns_client", "on")] {

@@ -44,6 +44,8 @@ pub enum Kind {
     },
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// A flavour of the reference's router.
+    Flavor,
     /// Comma-separated, or an array in the file.
     List,
     /// Listen addresses with flags, or `off`.
@@ -124,6 +126,7 @@ impl Kind {
             Self::Size { min, max } => size(text, min, max).map(Value::Size),
             Self::Duration { min_ms, max_ms } => duration(text, min_ms, max_ms).map(Value::Duration),
             Self::OneOf(words) => one_of(text, words).map(Value::Text),
+            Self::Flavor => flavor(text).map(Value::Text),
             Self::List => Ok(Value::List(list(text))),
             Self::Listen { proxy } => listens(text, proxy).map(Value::Listen),
             Self::StreamListen => stream_listens(text).map(Value::StreamListen),
@@ -224,6 +227,17 @@ fn one_of(text: &str, words: &[&str]) -> Result<String, String> {
     Err(format!("must be one of {}{}", words.join(", "), did_you_mean(text, words.iter().copied())))
 }
 
+fn flavor(text: &str) -> Result<String, String> {
+    match text {
+        "expressions" => {
+            Err("routes have no expressions in this version: write hosts, paths, methods, headers and snis, \
+                              and take `traditional_compatible`"
+                .to_owned())
+        }
+        _ => one_of(text, &["traditional_compatible", "traditional"]),
+    }
+}
+
 pub(crate) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
@@ -273,6 +287,8 @@ mod tests {
             (Kind::Size { min: 1, max: 9 }, "8q", "such as 512, 8k"),
             (Kind::Size { min: 1, max: 9 }, "99999999999999999999g", "such as 512, 8k"),
             (Kind::Duration { min_ms: 1000, max_ms: 9000 }, "10m", "from 1s to 9s"),
+            (Kind::Flavor, "expressions", "routes have no expressions"),
+            (Kind::Flavor, "traditionel", "did you mean `traditional`"),
             (Kind::OneOf(&["debug", "info"]), "inof", "did you mean `info`"),
             (Kind::Listen { proxy: true }, "localhost:80", "must be an IP address and a port"),
         ];

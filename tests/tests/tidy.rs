@@ -26,6 +26,7 @@ const PURE: &[&str] = &[
     "data-plane/src/health",
     "data-plane/src/http1",
     "data-plane/src/table/compile",
+    "data-plane/src/proxy_protocol",
     "data-plane/src/proxy/retry",
     "data-plane/src/proxy/rewrite",
     "data-plane/src/stream_proxy/hello",

@@ -263,7 +263,10 @@ fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Ma
         is_tls: peer.is_tls(),
         method: head.method.as_bytes(),
         host: head.host.map_or(b"", |host| host.name),
-        port: head.host.and_then(|host| host.port).unwrap_or(peer.port()),
+        port: head
+            .host
+            .and_then(|host| host.port)
+            .unwrap_or(table.router.assumed_port(peer.is_tls(), peer.port())),
         path,
         sni: peer.sni(),
         headers: head,
@@ -370,7 +373,14 @@ fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<
         // Source: `proxy.md` 2.3.
         rewrite::push_unchanged(&mut out, head.target.path, head.target.query);
     } else {
-        rewrite::push_target(&mut out, service.path.as_deref(), path, strip, head.target.query);
+        rewrite::push_target(
+            &mut out,
+            route.path_handling,
+            service.path.as_deref(),
+            path,
+            strip,
+            head.target.query,
+        );
     }
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match head.host {

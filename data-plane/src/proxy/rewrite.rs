@@ -1,10 +1,12 @@
 //! The request's target and Host as the upstream gets them: pure, and nothing allocated but what is appended.
 //!
-//! Source: `proxy.md` 2.2 (path handling `v0`: flavour `traditional_compatible` ignores `v1`) and 4.3.
+//! Source: `proxy.md` 2.2 and 4.3.
 
 use std::borrow::Cow;
 
 use equipoise_proto::path::{escape, is_escaped};
+
+use crate::table::PathHandling;
 
 /// What of a request's path is the route's and does not go on: the bytes that its path matched, or nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,17 +22,21 @@ pub enum Strip {
 /// one.
 pub fn push_target(
     out: &mut Vec<u8>,
+    handling: PathHandling,
     service_path: Option<&str>,
     path: &[u8],
     strip: Strip,
     query: Option<&[u8]>,
 ) {
-    match strip {
-        Strip::Nothing => push_whole(out, service_path.unwrap_or("/"), path),
-        Strip::Prefix(prefix_bytes) => {
-            let rest = path.get(prefix_bytes..).unwrap_or_default();
-            push_stripped(out, service_path.unwrap_or("/"), path, without_climb(rest));
+    let base = service_path.unwrap_or("/");
+    let rest = |prefix_bytes: usize| path.get(prefix_bytes..).unwrap_or_default();
+    match (handling, strip) {
+        (PathHandling::V0, Strip::Nothing) => push_whole(out, base, path),
+        (PathHandling::V0, Strip::Prefix(length)) => {
+            push_stripped(out, base, path, without_climb(rest(length)));
         }
+        (PathHandling::V1, Strip::Nothing) => push_joined(out, base, rest(1)),
+        (PathHandling::V1, Strip::Prefix(length)) => push_joined(out, base, without_climb(rest(length))),
     }
     if let Some(query) = query {
         out.push(b'?');
@@ -72,6 +78,13 @@ fn push_whole(out: &mut Vec<u8>, base: &str, path: &[u8]) {
     } else if path != b"/" {
         escape(path, out);
     }
+}
+
+/// End to end, but for a second `/`.
+fn push_joined(out: &mut Vec<u8>, base: &str, rest: &[u8]) {
+    let base = if rest.starts_with(b"/") { base.strip_suffix('/').unwrap_or(base) } else { base };
+    out.extend_from_slice(base.as_bytes());
+    escape(rest, out);
 }
 
 fn push_stripped(out: &mut Vec<u8>, base: &str, path: &[u8], rest: &[u8]) {

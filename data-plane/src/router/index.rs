@@ -8,12 +8,12 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use equipoise_proto::host::HostShape;
-use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern};
+use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern};
 use foldhash::fast::FixedState;
 
 use super::rank::Rank;
 use super::trie::Trie;
-use super::{HeaderRule, Query, Rule};
+use super::{Flavour, HeaderRule, Query, Rule};
 
 /// One path of one route under one host.
 #[derive(Debug, Clone)]
@@ -56,14 +56,14 @@ enum PathCheck {
 }
 
 impl Candidate {
-    pub(super) fn new(rule: &Arc<Rule>, route: usize, path: Option<usize>) -> Self {
+    pub(super) fn new(flavour: Flavour, rule: &Arc<Rule>, route: usize, path: Option<usize>) -> Self {
         let is_bare = rule.methods.is_empty() && rule.headers.is_empty() && rule.snis.is_empty();
         let check = match path.and_then(|path| rule.paths.get(path)) {
             None => PathCheck::Absent,
             Some(PathPattern::Prefix(prefix)) => PathCheck::Prefix(prefix.as_str().len()),
             Some(PathPattern::Regex(_)) => PathCheck::Regex,
         };
-        let rank = Rank::new(rule, route, path);
+        let rank = Rank::new(flavour, rule, route, path);
         Self { rank, port: None, is_bare, path: check, rule: Arc::clone(rule) }
     }
 
@@ -90,8 +90,9 @@ impl Candidate {
     }
 
     /// Bytes of the path that match, if all of the candidate does.
-    fn check(&self, query: &Query<'_>) -> Option<usize> {
-        let fits = self.port.is_none_or(|port| port == query.port) && (self.is_bare || self.rule.fits(query));
+    fn check(&self, flavour: Flavour, query: &Query<'_>) -> Option<usize> {
+        let fits = self.port.is_none_or(|port| port == query.port)
+            && (self.is_bare || self.rule.fits(flavour, query));
         if !fits {
             return None;
         }
@@ -108,6 +109,7 @@ impl Candidate {
 
 /// The best candidate so far that matches.
 pub(super) struct Best<'r> {
+    pub(super) flavour: Flavour,
     pub(super) rank: Rank,
     pub(super) found: Option<(&'r Candidate, usize)>,
 }
@@ -118,7 +120,7 @@ impl<'r> Best<'r> {
             if candidate.rank <= self.rank {
                 return;
             }
-            if let Some(prefix_bytes) = candidate.check(query) {
+            if let Some(prefix_bytes) = candidate.check(self.flavour, query) {
                 self.rank = candidate.rank;
                 self.found = Some((candidate, prefix_bytes));
                 return;
@@ -158,6 +160,11 @@ impl Group {
         self.count == 0
     }
 
+    /// Another route's candidate with the same path and priority, if there is one.
+    pub(super) fn rival(&self, candidate: &Candidate) -> Option<usize> {
+        self.paths.get(candidate.path_key())?.lists.rival(candidate)
+    }
+
     /// Improves `best` with what is here.
     pub(super) fn find<'r>(&'r self, query: &Query<'_>, best: &mut Best<'r>) {
         if self.top < best.rank.priority() {
@@ -182,6 +189,17 @@ struct Lists {
     /// Those that want one of some literal values of a header, by the first such header: a thousand tenants told
     /// apart by a header cost no more than one.
     by_header: Vec<ByHeader>,
+    /// Of the rest, those that are for certain server names, which only matter over TLS. Boxed: most have none.
+    by_sni: Option<Box<BySni>>,
+}
+
+/// Candidates for whole server names, so that a thousand tenants told apart by name cost no more than one.
+#[derive(Debug, Clone, Default)]
+struct BySni {
+    /// By hash of the name, as in [`ByHeader`].
+    names: HashMap<u64, Vec<Candidate>, FixedState>,
+    /// The same, for requests without TLS: any of them takes those.
+    all: Vec<Candidate>,
 }
 
 #[derive(Debug, Clone)]
@@ -202,7 +220,7 @@ impl Bucket {
     }
 
     fn is_empty(&self) -> bool {
-        self.lists.others.is_empty() && self.lists.by_header.is_empty()
+        self.lists.others.is_empty() && self.lists.by_header.is_empty() && self.lists.by_sni.is_none()
     }
 
     fn find<'r>(&'r self, query: &Query<'_>, best: &mut Best<'r>) {
@@ -216,6 +234,9 @@ impl Bucket {
                 }
             });
         }
+        if let Some(by_sni) = &self.lists.by_sni {
+            best.consider(by_sni.of(query), query);
+        }
         best.consider(&self.lists.others, query);
     }
 }
@@ -223,7 +244,11 @@ impl Bucket {
 impl Lists {
     fn insert(&mut self, candidate: &Candidate) {
         let Some(header) = literal_header(&candidate.rule) else {
-            return insert(&mut self.others, candidate);
+            return if has_whole_names(&candidate.rule) {
+                self.by_sni.get_or_insert_default().insert(candidate);
+            } else {
+                insert(&mut self.others, candidate);
+            };
         };
         let at = self.by_header.iter().position(|by| by.name == header.name).unwrap_or_else(|| {
             self.by_header.push(ByHeader { name: header.name.clone(), values: HashMap::default() });
@@ -236,7 +261,14 @@ impl Lists {
 
     fn remove(&mut self, candidate: &Candidate) {
         let Some(header) = literal_header(&candidate.rule) else {
-            return remove(&mut self.others, candidate);
+            let Some(by_sni) = self.by_sni.as_mut().filter(|_| has_whole_names(&candidate.rule)) else {
+                return remove(&mut self.others, candidate);
+            };
+            by_sni.remove(candidate);
+            if by_sni.all.is_empty() {
+                self.by_sni = None;
+            }
+            return;
         };
         let Some(by) = self.by_header.iter_mut().find(|by| by.name == header.name) else { return };
         for hash in literal_hashes(header) {
@@ -249,6 +281,76 @@ impl Lists {
         }
         self.by_header.retain(|by| !by.values.is_empty());
     }
+}
+
+impl Lists {
+    fn rival(&self, candidate: &Candidate) -> Option<usize> {
+        let in_list = |list: &[Candidate]| {
+            let priority = candidate.rank.priority();
+            let from = list.partition_point(|known| known.rank.priority() > priority);
+            let equals = list.iter().skip(from).take_while(|known| known.rank.priority() == priority);
+            let mut rivals = equals.filter(|known| known.rivals(candidate));
+            rivals.next().map(|rival| rival.rank.route())
+        };
+        let Some(header) = literal_header(&candidate.rule) else {
+            let by_sni = self.by_sni.as_ref().filter(|_| has_whole_names(&candidate.rule));
+            return in_list(by_sni.map_or(&self.others, |by_sni| &by_sni.all));
+        };
+        let by = self.by_header.iter().find(|by| by.name == header.name)?;
+        literal_hashes(header).find_map(|hash| in_list(by.values.get(&hash)?))
+    }
+}
+
+impl Candidate {
+    /// Whether both are of different routes and may well match the same request.
+    fn rivals(&self, other: &Self) -> bool {
+        let (mine, others) = (&self.rule.methods, &other.rule.methods);
+        self.rank.route() != other.rank.route()
+            && self.port == other.port
+            && self.pattern() == other.pattern()
+            && self.rule.headers == other.rule.headers
+            && (mine.is_empty() || others.is_empty() || mine.iter().any(|method| others.contains(method)))
+            && (self.rule.snis.is_empty() || self.rule.snis == other.rule.snis)
+    }
+}
+
+impl BySni {
+    fn insert(&mut self, candidate: &Candidate) {
+        for name in names(&candidate.rule) {
+            insert(self.names.entry(hash(name.as_bytes())).or_default(), candidate);
+        }
+        insert(&mut self.all, candidate);
+    }
+
+    fn remove(&mut self, candidate: &Candidate) {
+        for name in names(&candidate.rule) {
+            let key = hash(name.as_bytes());
+            if let Some(list) = self.names.get_mut(&key) {
+                remove(list, candidate);
+                if list.is_empty() {
+                    self.names.remove(&key);
+                }
+            }
+        }
+        remove(&mut self.all, candidate);
+    }
+
+    /// Those that may take a request.
+    fn of(&self, query: &Query<'_>) -> &[Candidate] {
+        if !query.is_tls {
+            return &self.all;
+        }
+        query.sni.and_then(|sni| self.names.get(&hash(sni.as_bytes()))).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Whether a rule is for server names, of which none has a wildcard.
+fn has_whole_names(rule: &Rule) -> bool {
+    !rule.snis.is_empty() && rule.snis.iter().all(|sni| !sni.is_wildcard())
+}
+
+fn names(rule: &Rule) -> impl Iterator<Item = &str> {
+    rule.snis.iter().filter_map(SniPattern::whole)
 }
 
 fn insert(list: &mut Vec<Candidate>, candidate: &Candidate) {

@@ -5,17 +5,18 @@ use std::cmp::Reverse;
 use equipoise_proto::PathPattern;
 use uuid::Uuid;
 
-use super::Rule;
+use super::{Flavour, Rule, traditional};
 
 /// Place of one path of one route in the order of trial: the greatest that matches wins.
 ///
-/// Source: `proxy.md` 1.4. A route with several paths is taken apart, one part for each length of prefix and one
-/// for all regexes, and each part has its own priority.
+/// Source: `proxy.md` 1.4, and for the flavour `traditional` 1.5. A route with several paths is taken apart: by flavour, one
+/// part for each length of prefix and one for all regexes, or one for each path; and each part has its own priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     priority: u64,
-    /// Ties: the larger id. A part of a route taken apart has an id of its own, derived from the route's.
-    id: Uuid,
+    /// Ties: the larger id. A part of a route taken apart has an id of its own, derived from the route's. In the flavour
+    /// `traditional` it is made of the route's age.
+    tie: Uuid,
     /// Two rules with one id do not occur in a config; the order is total all the same.
     route: Reverse<usize>,
     /// Of several regexes of one route, the first in its list.
@@ -25,18 +26,19 @@ pub(super) struct Rank {
 impl Rank {
     /// Below everything.
     pub(super) const LOWEST: Self =
-        Self { priority: 0, id: Uuid::nil(), route: Reverse(usize::MAX), path: Reverse(Some(usize::MAX)) };
+        Self { priority: 0, tie: Uuid::nil(), route: Reverse(usize::MAX), path: Reverse(Some(usize::MAX)) };
 
     /// Of the path with this index in `rule`; `None` for a rule without paths.
-    pub(super) fn new(rule: &Rule, route: usize, path: Option<usize>) -> Self {
+    pub(super) fn new(flavour: Flavour, rule: &Rule, route: usize, path: Option<usize>) -> Self {
         let pattern = path.and_then(|path| rule.paths.get(path));
-        let part = pattern.map(part);
-        let is_split = rule.paths.iter().any(|other| Some(self::part(other)) != part);
-        let id = match part {
-            Some(part) if is_split => part_id(&rule.id, part),
-            Some(_) | None => rule.id,
+        let (priority, tie) = match (flavour, pattern) {
+            (Flavour::Compatible, Some(pattern)) if rule.paths.len() > 1 => {
+                (priority(rule, Some(pattern)), part_id(&rule.id, pattern))
+            }
+            (Flavour::Compatible, pattern) => (priority(rule, pattern), rule.id),
+            (Flavour::Traditional, pattern) => (traditional::priority(rule, pattern), traditional::tie(rule)),
         };
-        Self { priority: priority(rule, pattern), id, route: Reverse(route), path: Reverse(path) }
+        Self { priority, tie, route: Reverse(route), path: Reverse(path) }
     }
 
     /// What counts most of it.
@@ -55,25 +57,16 @@ impl Rank {
     }
 }
 
-/// What one part of a route taken apart has in common.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Length(usize),
-    Regex,
-}
+/// Of what the reference derives the ids of parts.
+const PARTS: Uuid = Uuid::from_u128(0x7f14_5bf9_0dce_4f91_98eb_debb_ce4b_9f6b);
 
-fn part(pattern: &PathPattern) -> Part {
-    match pattern {
-        PathPattern::Prefix(prefix) => Part::Length(prefix.as_str().len()),
-        PathPattern::Regex(_) => Part::Regex,
-    }
-}
-
-fn part_id(id: &Uuid, part: Part) -> Uuid {
-    match part {
-        Part::Length(length) => Uuid::new_v5(id, length.to_string().as_bytes()),
-        Part::Regex => Uuid::new_v5(id, b"regex"),
-    }
+/// The reference's id of the part that a path is in: by its length, or that of all regexes. So ties fall as they do there.
+fn part_id(id: &Uuid, pattern: &PathPattern) -> Uuid {
+    let name = match pattern {
+        PathPattern::Prefix(prefix) => format!("{id}#{}", prefix.as_str().len()),
+        PathPattern::Regex(_) => format!("{id}#true"),
+    };
+    Uuid::new_v5(&PARTS, name.as_bytes())
 }
 
 /// Bits 61–63 number of attributes, 60 whether hosts are all without wildcard, 52–59 number of headers, 51
@@ -103,7 +96,7 @@ pub(super) fn priority(rule: &Rule, path: Option<&PathPattern>) -> u64 {
 /// Where `regex_priority` 0 is.
 pub(super) const REGEX_PRIORITY_ZERO: u32 = 1 << 31;
 
-fn shifted(regex_priority: i64) -> u32 {
+pub(super) fn shifted(regex_priority: i64) -> u32 {
     let clamped = regex_priority.clamp(i64::from(i32::MIN), i64::from(i32::MAX));
     let shifted = clamped + i64::from(REGEX_PRIORITY_ZERO);
     u32::try_from(shifted).expect("clamped to the range of i32 and shifted by 2^31")

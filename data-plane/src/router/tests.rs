@@ -184,6 +184,130 @@ fn a_tie_goes_to_the_larger_id() {
 }
 
 #[test]
+fn a_tie_between_parts_of_routes_falls_as_in_the_reference() {
+    // Several paths make parts, with ids of their own: v5 of what is written here, computed by another program.
+    let id = Uuid::from_u128(1);
+    for (path, want) in
+        [("/abcd", "f5714171-d2c1-5250-9eb2-9dbf65efb4d6"), ("~/a", "e82c364f-32ea-5f67-a3db-9feed6885b48")]
+    {
+        let rule = Rule { id, ..rule(1, &format!("path={path} path=/other")) };
+        let shown = format!("{:?}", Rank::new(Flavour::Compatible, &rule, 0, Some(0)));
+        assert!(shown.contains(want), "{path}: {shown}");
+    }
+    // Of one path there are no parts.
+    let whole = Rank::new(Flavour::Compatible, &rule(1, "path=/abcd"), 0, Some(0));
+    assert!(format!("{whole:?}").contains("00000000-0000-0000-0000-000000000001"), "{whole:?}");
+}
+
+#[test]
+fn the_older_flavour_has_an_order_of_its_own() {
+    // The first of each pair wins in `traditional`, the second by default, if it says so.
+    for (winner, loser, is_other_way_round) in [
+        ("host=*.a.com", "path=/", true),
+        ("host=*.a.com:8000", "host=x.a.com", true),
+        ("host=*.a.com path=/", "method=GET path=/foo", true),
+        ("header:x=1", "path=/foo", false),
+        ("path=/foo", "method=GET", false),
+        ("path=~/f", "path=/foo", false),
+        ("path=~/f priority=1", "path=~/foo", false),
+        ("path=/foo", "path=/fo", false),
+        ("header:x=1 header:y=1", "header:x=1", false),
+        ("path=/ method=GET", "host=x.a.com", false),
+    ] {
+        let headers = Lines(&[("X", "1"), ("Y", "1")]);
+        let query = query("x.a.com", "/foo/bar", &headers);
+        for turn in [[winner, loser], [loser, winner]] {
+            let find = |flavour| {
+                let rules = (1..).zip(turn).map(|(id, text)| rule(id, text)).collect();
+                turn[Router::of(flavour, rules).find(&query).unwrap().route]
+            };
+            assert_eq!(find(Flavour::Traditional), winner, "{winner} before {loser}");
+            let want = if is_other_way_round { loser } else { winner };
+            assert_eq!(find(Flavour::Compatible), want, "{winner} and {loser} by default");
+        }
+    }
+}
+
+#[test]
+fn the_older_route_wins_a_tie_in_the_older_flavour() {
+    for (ages, want) in [([5, 6], 0), ([6, 5], 1), ([-1, 0], 0), ([7, 7], 1)] {
+        let rules =
+            (1..).zip(ages).map(|(id, created_at_s)| Rule { created_at_s, ..rule(id << 64, "host=x.a.com") });
+        let router = Router::of(Flavour::Traditional, rules.collect());
+        let headers = Lines(&[]);
+        assert_eq!(router.find(&query("x.a.com", "/", &headers)).unwrap().route, want, "{ages:?}");
+    }
+}
+
+#[test]
+fn the_flavours_differ_in_what_matches() {
+    type Case<'a> = (&'a str, &'a str, u16, &'a [(&'a str, &'a str)], bool, bool);
+    let cases: &[Case<'_>] = &[
+        ("host=*.a.com", ".a.com", 1, &[], true, false),
+        ("host=*.a.com", "x.a.com", 1, &[], true, true),
+        ("host=*.a.com:1", "x.a.com", 1, &[], true, true),
+        ("host=*.a.com:2", "x.a.com", 1, &[], false, false),
+        (r"header:x=~*^b\D+$ header:x=red", "", 1, &[("X", "BLUE")], true, false),
+        (r"header:x=~*^b\D+$ header:x=red", "", 1, &[("X", r"~*^B\D+$")], false, true),
+        (r"header:x=~*^b\D+$ header:x=red", "", 1, &[("X", "Red")], true, true),
+        (r"header:x=~*^b\D+$", "", 1, &[("X", "BLUE")], true, true),
+        ("path=~/a|/b", "", 1, &[], false, false),
+    ];
+    for (text, host, port, headers, by_default, in_traditional) in cases {
+        for (flavour, want) in [(Flavour::Compatible, by_default), (Flavour::Traditional, in_traditional)] {
+            let headers = Lines(headers);
+            let query = Query { port: *port, ..query(host, "/zzz/b", &headers) };
+            let found = Router::of(flavour, vec![rule(1, text)]).find(&query);
+            assert_eq!(found.is_some(), *want, "{flavour:?}: {text} on {host} {:?}", headers.0);
+        }
+    }
+    for (flavour, want) in [(Flavour::Compatible, true), (Flavour::Traditional, false)] {
+        let router = Router::of(flavour, vec![rule(1, "sni=*.a.com")]);
+        let headers = Lines(&[]);
+        let query = Query { is_tls: true, sni: Some("x.a.com"), ..query("h", "/", &headers) };
+        assert_eq!(router.find(&query).is_some(), want, "{flavour:?}");
+        let router = Router::of(flavour, vec![rule(1, "sni=x.a.com.")]);
+        assert!(router.find(&query).is_some(), "a trailing dot of the entry counts for nothing");
+    }
+    for (flavour, is_tls, want) in [
+        (Flavour::Compatible, false, 9000),
+        (Flavour::Compatible, true, 9000),
+        (Flavour::Traditional, false, 80),
+        (Flavour::Traditional, true, 443),
+    ] {
+        assert_eq!(Router::of(flavour, Vec::new()).assumed_port(is_tls, 9000), want);
+    }
+}
+
+#[test]
+fn routes_that_only_a_tie_break_tells_apart_are_found() {
+    for (first, second, want) in [
+        ("host=a.com path=/a", "host=a.com path=/a", true),
+        ("path=/a method=GET", "path=/a method=GET method=POST", true),
+        ("path=/a method=GET", "path=/a method=POST", false),
+        ("path=/a", "path=/a/b", false),
+        ("path=/a", "path=/b", false),
+        ("path=/a", "path=/a method=GET", false),
+        ("host=a.com:1", "host=a.com:2", false),
+        ("host=*.a.com", "host=*.a.com", true),
+        ("host=a.*", "host=a.*", true),
+        ("header:x=1", "header:x=1", true),
+        ("header:x=1", "header:x=2", false),
+        ("header:x=~*1", "header:x=~*2", false),
+        ("path=~/a", "path=~/a", true),
+        ("path=~/a", "path=~/b", false),
+        ("sni=a.com path=/", "sni=b.com path=/", false),
+    ] {
+        let router = router(&[first, second]);
+        assert_eq!(
+            [router.rival(0), router.rival(1)],
+            if want { [Some(1), Some(0)] } else { [None; 2] },
+            "{first}, {second}"
+        );
+    }
+}
+
+#[test]
 fn groups_of_a_regex_are_read_on_demand() {
     let router = router(&[r"path=/plain path=~/users/(?<id>\d+)(/x)?"]);
     let headers = Lines(&[]);

@@ -77,6 +77,20 @@ impl<V> Trie<V> {
     }
 }
 
+impl<V> Trie<V> {
+    /// What is stored under exactly `key`.
+    pub(super) fn get(&self, key: &[u8]) -> Option<&V> {
+        let mut node = &self.0;
+        let mut rest = key;
+        while !rest.is_empty() {
+            let branch = node.branch(rest)?;
+            rest = rest.get(branch.label.len()..)?;
+            node = &branch.node;
+        }
+        node.value.as_ref()
+    }
+}
+
 impl<V: Clone + Default> Trie<V> {
     /// What is stored under `key`; the default value if there is nothing yet.
     pub(super) fn entry(&mut self, key: &[u8]) -> &mut V {
@@ -237,6 +251,19 @@ mod tests {
         assert_eq!(found(&trie, "/abcd"), [(4, 3), (2, 1), (0, 2)]);
         assert_eq!(found(&trie, "/ab"), [(2, 1), (0, 2)]);
         assert_eq!(found(&trie, ""), [(0, 2)]);
+    }
+
+    #[test]
+    fn a_key_is_found_whole_or_not_at_all() {
+        let mut trie = Trie::default();
+        for (key, value) in [("/a", 1), ("/abc", 3)] {
+            *trie.entry(key.as_bytes()) = value;
+        }
+        for (key, want) in
+            [("/a", Some(1)), ("/abc", Some(3)), ("/ab", None), ("/abcd", None), ("", None), ("/b", None)]
+        {
+            assert_eq!(trie.get(key.as_bytes()).copied(), want, "{key}");
+        }
     }
 
     #[test]

@@ -3,17 +3,19 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use equipoise_proto::SniPattern;
+use equipoise_proto::{PathPattern, SniPattern};
 use uuid::Uuid;
 
 use super::compile::{self, CellKey, RootStores, State};
-use super::{OfStreams, Route, Service, Table, Upstream};
+use super::{OfStreams, PathHandling, Route, Service, Table, Upstream};
 use crate::observability::RouteMetrics;
+use crate::router::Flavour;
 use crate::tls::{Interned, Terms};
 
 /// The services and routes of the table in force.
 #[derive(Debug, Default)]
 pub(super) struct Assembly {
+    flavour: Flavour,
     services: HashMap<Uuid, Arc<Service>>,
     table: Table,
     /// Where each route is in the table.
@@ -27,7 +29,15 @@ pub(super) struct Assembly {
     stores: RootStores,
 }
 
+/// How many routes are warned of at one update, for each reason.
+const WARNED: usize = 10;
+
 impl Assembly {
+    /// Of nothing yet, whose router is of this flavour.
+    pub(super) fn of(flavour: Flavour) -> Self {
+        Self { flavour, ..Self::default() }
+    }
+
     /// Makes the table in which these services, routes and SNIs are as `state` has them. The router changes only
     /// where the set of routes or their conditions did. Cost: O(the services, their routes, the routes).
     pub(super) fn assemble(
@@ -62,6 +72,8 @@ impl Assembly {
                 }
             }
         }
+        self.warn_of_rivals(routes);
+        warn_of_possessive(state, routes);
         self.show(state, snis);
         self.table.clone()
     }
@@ -81,6 +93,17 @@ impl Assembly {
         }
     }
 
+    /// Names routes among those that changed which somebody else's could stand in for: who wins then looks random to people.
+    fn warn_of_rivals(&self, changed: &BTreeSet<Uuid>) {
+        let rivals = changed.iter().filter_map(|id| {
+            let rival = self.table.router.rival(*self.places.get(id)?)?;
+            Some((id, self.table.routes.get(rival)?.as_ref()?.id))
+        });
+        for (route, rival) in rivals.take(WARNED) {
+            tracing::warn!(%route, %rival, "two routes match the same requests with equal priority: the winner is as good as random");
+        }
+    }
+
     /// Builds everything: a router is made at once faster than a route at a time.
     fn fill(&mut self, state: &State) {
         let mut served: Vec<_> = state.routes().filter(|(_, route)| self.is_served(route)).collect();
@@ -91,7 +114,7 @@ impl Assembly {
         let routes = served.iter().map_while(|(id, route)| {
             Some((route.rule.clone()?, Arc::new(self.make_route(**id, route, None))))
         });
-        let mut table = Table { snis: self.table.snis.clone(), ..Table::new(routes) };
+        let mut table = Table { snis: self.table.snis.clone(), ..Table::of(self.flavour, routes) };
         for (place, (id, route)) in served.iter().enumerate() {
             if place == table.routes.len() {
                 table.routes.push_back(Some(Arc::new(self.make_route(**id, route, None))));
@@ -158,6 +181,10 @@ impl Assembly {
             grpc: route.grpc,
             https_redirect_status: route.https_redirect_status,
             strip_path: route.strip_path,
+            path_handling: match self.flavour {
+                Flavour::Traditional => route.path_handling,
+                Flavour::Compatible => PathHandling::V0,
+            },
             preserve_host: route.preserve_host,
             request_buffering,
             response_buffering: route.response_buffering,
@@ -167,6 +194,21 @@ impl Assembly {
             }),
             metrics,
         }
+    }
+}
+
+/// Names routes among those that changed whose paths may match more here than in the reference.
+fn warn_of_possessive(state: &State, changed: &BTreeSet<Uuid>) {
+    let is_possessive = |path: &PathPattern| match path {
+        PathPattern::Regex(regex) => regex.is_possessive(),
+        PathPattern::Prefix(_) => false,
+    };
+    let found = changed.iter().filter(|id| {
+        let rule = state.route(id).and_then(|route| route.rule.as_ref());
+        rule.is_some_and(|rule| rule.paths.iter().any(is_possessive))
+    });
+    for route in found.take(WARNED) {
+        tracing::warn!(%route, "a possessive quantifier in a path is an ordinary one here: the path may match more");
     }
 }
 

@@ -30,6 +30,7 @@ use super::reaper::Reaper;
 use super::report::Reports;
 use super::upstream::{PickError, Upstream};
 use crate::observability::NodeState;
+use crate::router::Flavour;
 
 /// How often states of removed targets are looked through.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
@@ -145,6 +146,13 @@ pub fn builder(node: Arc<NodeState>) -> (Builder, Seams) {
 }
 
 impl Builder {
+    /// One whose tables route by this flavour. To be said before it runs.
+    #[must_use]
+    pub fn of_flavour(mut self, flavour: Flavour) -> Self {
+        self.core.assembly = Assembly::of(flavour);
+        self
+    }
+
     /// Works until nobody can send updates any more.
     pub async fn run(mut self) {
         let mut forget = tokio::time::interval(FORGET_EVERY);

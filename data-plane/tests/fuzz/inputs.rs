@@ -23,6 +23,10 @@ impl Inputs {
         Self { rng: StdRng::seed_from_u64(seed), wholes: PATHS, parts: PATH_PARTS }
     }
 
+    pub fn proxy_headers(seed: u64) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), wholes: PROXY_HEADERS, parts: PROXY_PARTS }
+    }
+
     fn pick(&mut self, of: &'static [&'static [u8]]) -> &'static [u8] {
         of[self.rng.random_range(0..of.len())]
     }
@@ -143,6 +147,38 @@ const PARTS: &[&[u8]] = &[
     b"*",
     b"-",
     b"hello",
+];
+
+const PROXY_HEADERS: &[&[u8]] = &[
+    b"PROXY TCP4 9.9.9.9 127.0.0.1 4369 80\r\n",
+    b"PROXY TCP6 ::9 ::1 4369 80\r\n",
+    b"PROXY UNKNOWN\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c\x09\x09\x09\x09\x7f\x00\x00\x01\x11\x11\x00\x50",
+    b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00",
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x11\x09\x09\x09\x09\x7f\x00\x00\x01\x11\x11\x00\x50\x04\x00\x02ab",
+];
+
+const PROXY_PARTS: &[&[u8]] = &[
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b" ",
+    b"PROXY ",
+    b"TCP4",
+    b"TCP6",
+    b"UNKNOWN",
+    b"0",
+    b"65536",
+    b"::",
+    b"1.2.3.4",
+    b"\0",
+    b"\xff\xff",
+    b"\x03\x00\x04",
+    b"\x21\x11",
+    b"\x20",
+    b"\x00\x0c",
+    b"\x31",
+    b"GET / HTTP/1.1\r\n\r\n",
 ];
 
 const PATHS: &[&[u8]] = &[

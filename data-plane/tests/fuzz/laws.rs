@@ -7,6 +7,7 @@ mod peer;
 
 pub use paths::paths;
 
+use equipoise_data_plane::proxy_protocol;
 use message::{Message, Side, ours};
 
 /// Requests one behind the other: where this codec and hyper's server both take a message, they have read the same one.
@@ -28,6 +29,25 @@ pub fn cuts(data: &[u8]) {
     for side in [Side::Requests, Side::Responses] {
         let whole = message::events(side, std::iter::once(data));
         assert_eq!(message::events(side, data.chunks(piece)), whole, "in pieces of {piece}");
+    }
+}
+
+/// A header of the PROXY protocol comes out the same however its bytes are cut: of one that is whole every part needs more, and
+/// what is refused stays refused.
+pub fn proxy_headers(data: &[u8]) {
+    let whole = proxy_protocol::parse(data);
+    if let Ok(Some((_, length))) = whole {
+        assert!(length <= data.len() && length <= proxy_protocol::BYTES_MAX, "{length} bytes");
+        for cut in 0..length {
+            assert_eq!(proxy_protocol::parse(&data[..cut]), Ok(None), "after {cut} bytes");
+        }
+        assert_eq!(proxy_protocol::parse(&data[..length]), whole, "what follows counts");
+    }
+    let mut refused = None;
+    for cut in 0..=data.len() {
+        let part = proxy_protocol::parse(&data[..cut]);
+        assert!(refused.is_none() || part.is_err(), "refused after {refused:?} bytes, and taken after {cut}");
+        refused = refused.or(part.is_err().then_some(cut));
     }
 }
 

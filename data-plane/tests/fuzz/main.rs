@@ -63,6 +63,11 @@ fn messages_come_out_the_same_however_they_are_cut() {
 }
 
 #[test]
+fn proxy_headers_come_out_the_same_however_they_are_cut() {
+    hold("PROXY headers", laws::proxy_headers, Inputs::proxy_headers(seed()), 20_000);
+}
+
+#[test]
 fn no_path_leads_out_of_what_was_routed() {
     hold("paths", laws::paths, Inputs::paths(seed()), 20_000);
 }

@@ -2,6 +2,7 @@
 
 use equipoise_data_plane::http1::{HeadStorage, RequestHead};
 use equipoise_data_plane::proxy::rewrite::{Strip, push_target};
+use equipoise_data_plane::table::PathHandling;
 use equipoise_proto::path::{escape, normalise, resolve};
 
 /// Normalising is idempotent, what goes upstream is what was matched, and no upstream finds itself outside of what was matched,
@@ -22,14 +23,16 @@ pub fn paths(data: &[u8]) {
             assert!(found.starts_with(prefix), "{} leads out of {}", show(&sent), show(prefix));
         }
         for stripped in 0..path.len() {
-            let mut sent = Vec::new();
-            push_target(&mut sent, Some("/srv"), &path, Strip::Prefix(stripped), None);
-            assert!(
-                read(&sent).starts_with(b"/srv"),
-                "{} without {stripped} is {}",
-                show(&path),
-                show(&sent)
-            );
+            for handling in [PathHandling::V0, PathHandling::V1] {
+                let mut sent = Vec::new();
+                push_target(&mut sent, handling, Some("/srv"), &path, Strip::Prefix(stripped), None);
+                assert!(
+                    read(&sent).starts_with(b"/srv"),
+                    "{} without {stripped} is {} ({handling:?})",
+                    show(&path),
+                    show(&sent)
+                );
+            }
         }
     }
 }

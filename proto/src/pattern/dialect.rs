@@ -30,6 +30,28 @@ pub(super) fn translate(pcre: &str) -> Result<String, &'static str> {
     Ok(out)
 }
 
+/// Whether a quantifier is followed by a `+`: possessive in PCRE, a repetition of a repetition here, which may match more.
+pub(super) fn is_possessive(pcre: &str) -> bool {
+    let mut text = pcre.chars().peekable();
+    let mut after_quantifier = false;
+    let mut in_braces = false;
+    while let Some(next) = text.next() {
+        let was_quantifier = std::mem::replace(&mut after_quantifier, matches!(next, '*' | '+' | '?'));
+        match next {
+            '\\' => drop(text.next()),
+            '[' => drop(class(&mut text, &mut String::new())),
+            // Behind a group's bracket it is none.
+            '(' if text.peek() == Some(&'?') => drop(text.next()),
+            '{' => in_braces = matches!(brace_of(&text), Brace::Quantifier),
+            '}' => after_quantifier = std::mem::take(&mut in_braces),
+            '+' if was_quantifier => return true,
+            '?' if was_quantifier => after_quantifier = false,
+            _ => {}
+        }
+    }
+    false
+}
+
 /// Whether PCRE would take what the parser stumbled over.
 pub(super) fn is_pcre(error: &ErrorKind) -> bool {
     matches!(
@@ -104,16 +126,36 @@ fn flags(text: &Text<'_>) -> Result<(), &'static str> {
 
 /// A `{` outside a class; what follows it stays in `text`.
 fn brace(text: &Text<'_>, out: &mut String) -> Result<(), &'static str> {
+    match brace_of(text) {
+        Brace::WithoutLeast => return Err("{,n} is not supported, write {0,n}"),
+        Brace::Quantifier => out.push('{'),
+        Brace::Literal => out.push_str("\\{"),
+    }
+    Ok(())
+}
+
+/// What a `{` begins.
+enum Brace {
+    /// `{,3}`
+    WithoutLeast,
+    /// `{1}`, `{1,}`, `{1,2}`
+    Quantifier,
+    /// Nothing.
+    Literal,
+}
+
+fn brace_of(text: &Text<'_>) -> Brace {
     let inside: String = text.clone().take_while(|next| *next != '}').collect();
     let is_closed = text.clone().nth(inside.chars().count()) == Some('}');
     let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     let (from, to) = inside.split_once(',').map_or((&*inside, None), |(from, to)| (from, Some(to)));
     if is_closed && from.is_empty() && to.is_some_and(is_number) {
-        return Err("{,n} is not supported, write {0,n}");
+        Brace::WithoutLeast
+    } else if is_closed && is_number(from) && to.is_none_or(|to| to.is_empty() || is_number(to)) {
+        Brace::Quantifier
+    } else {
+        Brace::Literal
     }
-    let is_quantifier = is_closed && is_number(from) && to.is_none_or(|to| to.is_empty() || is_number(to));
-    out.push_str(if is_quantifier { "{" } else { "\\{" });
-    Ok(())
 }
 
 /// One thing in a class.

@@ -50,6 +50,28 @@ fn what_pcre_and_this_engine_read_alike_matches_alike() {
 }
 
 #[test]
+fn possessive_quantifiers_are_told() {
+    for (regex, want) in [
+        ("/a++", true),
+        ("/a*+b", true),
+        ("/a?+", true),
+        ("/a{1,2}+", true),
+        ("/(ab)++", true),
+        ("/a+", false),
+        ("/a+?b+", false),
+        ("/a+b+", false),
+        (r"/a\++", false),
+        ("/[a+]+", false),
+        ("/[*+]", false),
+        ("/v{x}+", false),
+        ("/(?:a)+", false),
+        ("/(?i)+a", false),
+    ] {
+        assert_eq!(dialect::is_possessive(regex), want, "{regex}");
+    }
+}
+
+#[test]
 fn what_this_engine_has_not_is_refused_by_name() {
     for (regex, part) in [
         ("/(?=a)", "look-around"),

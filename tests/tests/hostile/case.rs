@@ -8,6 +8,7 @@ use std::path::Path;
 use toml::Table;
 
 use crate::bytes::{Step, bytes, steps};
+use crate::frames;
 
 /// One raw input, and what is required.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Case {
     pub(crate) client: Ipv4Addr,
     pub(crate) port: Port,
     pub(crate) send: Vec<Step>,
+    /// Whether that is HTTP/2, and read as such.
+    pub(crate) is_frames: bool,
     /// What the upstream says to it; `None`: a good answer.
     pub(crate) reply: Option<Vec<Step>>,
     /// Whether a connection that carried this reply may carry another request.
@@ -41,12 +44,18 @@ pub(crate) struct Case {
 pub(crate) enum Port {
     Clear,
     Tls,
+    /// Behind a header of the PROXY protocol.
+    Proxied,
+    /// In clear, where HTTP/2 is spoken by prior knowledge.
+    Http2,
 }
 
 /// What the client has to see.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Want {
     pub(crate) statuses: Vec<u16>,
+    /// Of HTTP/2, as [`frames::events`] writes them: one of each list.
+    pub(crate) events: Vec<Vec<String>>,
     pub(crate) end: End,
 }
 
@@ -69,7 +78,7 @@ pub(crate) enum End {
 
 impl Want {
     fn read(text: &str) -> Result<Self, String> {
-        let mut want = Self { statuses: Vec::new(), end: End::Any };
+        let mut want = Self { statuses: Vec::new(), events: Vec::new(), end: End::Any };
         for word in text.split_whitespace() {
             match word {
                 "close" => want.end = End::Close,
@@ -78,6 +87,9 @@ impl Want {
                 "open" => want.end = End::Open,
                 "alert" => want.end = End::Alert,
                 "any" => want.end = End::Any,
+                events if events.contains([':', '|']) => {
+                    want.events.push(events.split('|').map(ToOwned::to_owned).collect());
+                }
                 status => match status.parse() {
                     Ok(status) => want.statuses.push(status),
                     Err(_) => return Err(format!("`want` knows no `{status}`")),
@@ -130,6 +142,7 @@ const KEYS: &[&str] = &[
     "source",
     "port",
     "send",
+    "frames",
     "reply",
     "reusable",
     "want",
@@ -175,13 +188,17 @@ fn read(area: &str, case: &Table, client: Ipv4Addr) -> Result<Case, String> {
         port: match text("port")? {
             None | Some("clear") => Port::Clear,
             Some("tls") => Port::Tls,
+            Some("proxied") => Port::Proxied,
+            Some("http2") => Port::Http2,
             Some(other) => return Err(format!("no port `{other}`")),
         },
-        send: match text("send")? {
-            Some(send) => steps(send, client)?,
-            None if reply.is_some() => steps(r"GET /reply HTTP/1.1\r\nHost: a.com\r\n\r\n", client)?,
-            None => return Err("`send` is missing".to_owned()),
+        send: match (text("send")?, text("frames")?) {
+            (Some(send), None) => steps(send, client)?,
+            (None, Some(frames)) => frames::steps(frames, client)?,
+            (None, None) if reply.is_some() => steps(r"GET /reply HTTP/1.1\r\nHost: a.com\r\n\r\n", client)?,
+            _ => return Err("either `send` or `frames`".to_owned()),
         },
+        is_frames: text("frames")?.is_some(),
         reply,
         is_reusable: flag("reusable")?,
         want: Want::read(needed("want")?)?,

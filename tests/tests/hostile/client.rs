@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 use crate::answers::{Answer, answers};
 use crate::bytes::{Step, show};
 use crate::case::{Case, End};
+use crate::frames;
 
 /// Longest wait for anything that the node does. Its own deadlines are shorter.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -20,6 +21,10 @@ const SMALL_WINDOW: usize = 4 * 1024;
 
 /// What is sent to see that the node still serves.
 const GOOD: &[u8] = b"GET /good HTTP/1.1\r\nHost: a.com\r\n\r\n";
+
+/// The stream of a good request over HTTP/2: higher than any of the data.
+const GOOD_STREAM: u32 = 1_000_001;
+const GOOD_EVENT: &str = "1000001:200";
 
 /// Sends a case and a good request after it.
 ///
@@ -50,6 +55,9 @@ fn send(case: &Case, address: SocketAddr) -> Result<(), String> {
         match step {
             Step::Send(bytes) => line.write(bytes),
             Step::Pause(pause) => std::thread::sleep(*pause),
+            Step::Await(count) if case.is_frames => line.wait(|heard| {
+                heard.has_ended || frames::events(&heard.bytes).is_ok_and(|found| found.len() >= *count)
+            }),
             Step::Await(count) => line.wait(|heard| {
                 heard.has_ended || heard.answers(is_head).is_ok_and(|found| found.len() >= *count)
             }),
@@ -63,6 +71,9 @@ fn send(case: &Case, address: SocketAddr) -> Result<(), String> {
         }
     }
     line.start_to_read();
+    if case.is_frames {
+        return judge_frames(case, &mut line);
+    }
     let wanted = case.want.statuses.len();
     let mut heard = line.wait_for(case.want.end, wanted, is_head);
     if case.want.end == End::Open && !heard.has_ended {
@@ -105,6 +116,46 @@ fn judge(case: &Case, heard: &Heard, is_head: bool) -> Result<(), String> {
         return Err(format!("it says `{}`", show(hidden)));
     }
     Ok(())
+}
+
+/// The same over HTTP/2: each wanted event comes, and no answer that is not wanted.
+fn judge_frames(case: &Case, line: &mut Line) -> Result<(), String> {
+    let want = &case.want;
+    let is_wanted = |found: &[String], one_of: &[String]| one_of.iter().any(|event| found.contains(event));
+    let has_all = |heard: &Heard| match frames::events(&heard.bytes) {
+        Ok(found) => want.events.iter().all(|one_of| is_wanted(&found, one_of)),
+        Err(_) => true,
+    };
+    line.wait(|heard| heard.has_ended || (has_all(heard) && want.end != End::Close));
+    if want.end == End::Open && !line.heard().has_ended {
+        line.write(&frames::good(GOOD_STREAM));
+        let is_good = |heard: &Heard| {
+            frames::events(&heard.bytes).is_ok_and(|found| found.iter().any(|event| event == GOOD_EVENT))
+        };
+        line.wait(|heard| heard.has_ended || is_good(heard));
+    }
+    let heard = line.heard();
+    let found = frames::events(&heard.bytes)?;
+    if let Some(missing) = want.events.iter().find(|one_of| !is_wanted(&found, one_of)) {
+        return Err(format!("none of {missing:?} among {found:?}"));
+    }
+    let is_answer =
+        |event: &str| event.rsplit(':').next().is_some_and(|status| status.parse::<u16>().is_ok());
+    let unwanted = found.iter().find(|event| {
+        is_answer(event)
+            && *event != GOOD_EVENT
+            && !want.events.iter().flatten().any(|wanted| wanted == *event)
+    });
+    if let Some(unwanted) = unwanted {
+        return Err(format!("{unwanted} among {found:?}"));
+    }
+    match want.end {
+        End::Open if !found.iter().any(|event| event == GOOD_EVENT) => {
+            Err(format!("no good answer among {found:?}"))
+        }
+        End::Close if !heard.has_ended => Err(format!("it stays open after {found:?}")),
+        _ => Ok(()),
+    }
 }
 
 /// What holds for every answer: at most one length, and a last one says that it is.

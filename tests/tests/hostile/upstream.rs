@@ -287,7 +287,7 @@ impl Shared {
             }
             Value::Path => value.starts_with('/') && !value.contains(' '),
             Value::Via => value.split_once(' ').is_some_and(|(version, by)| {
-                matches!(version, "1" | "1.1") && by.starts_with("kong/") && !by.contains([',', ' '])
+                matches!(version, "1" | "1.1" | "2") && by.starts_with("kong/") && !by.contains([',', ' '])
             }),
             Value::Id => value.len() == 32 && value.bytes().all(|byte| byte.is_ascii_hexdigit()),
         }

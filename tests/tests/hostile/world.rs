@@ -16,8 +16,6 @@ use crate::upstream::{Record, Reply, Upstream};
 const ARGUMENTS: &[&str] = &[
     "--admin-listen",
     "127.0.0.1:0",
-    "--proxy-listen",
-    "127.0.0.1:0, 127.0.0.1:0 ssl",
     "--status-listen",
     "127.0.0.1:0",
     "--proxy-workers",
@@ -34,12 +32,20 @@ const ARGUMENTS: &[&str] = &[
     "1m",
 ];
 
+/// Where the proxy listens: in clear, by TLS, and behind the PROXY protocol.
+const LISTEN: &str = "127.0.0.1:0, 127.0.0.1:0 ssl, 127.0.0.1:0 proxy_protocol";
+
+/// The same, and where HTTP/2 is spoken without TLS.
+const LISTEN_HTTP2: &str = "127.0.0.1:0, 127.0.0.1:0 ssl, 127.0.0.1:0 proxy_protocol, 127.0.0.1:0 http2";
+
 /// Resident memory that all cases together may take: more is a buffer without a bound.
 const MEMORY_KIB_MAX: u64 = 300 * 1024;
 
 /// One node for all cases.
 pub(crate) struct World {
     process: Process,
+    /// Of the proxy, in the order of [`LISTEN_HTTP2`].
+    listeners: Vec<SocketAddr>,
     /// Behind `/`.
     requests: Upstream,
     /// Behind `/reply`: what it says may spoil a connection, which the others must not share.
@@ -60,8 +66,11 @@ impl World {
         let requests = Upstream::start(HashMap::new())?;
         let replies = Upstream::start(cases.iter().filter_map(reply).collect())?;
         let dir = tempfile::tempdir()?;
-        let process = Process::start("equipoise", dir.path(), ARGUMENTS)?;
-        let ports = vec![process.address("proxy").port(), process.address("proxy tls").port()];
+        let has_http2 = cases.iter().any(|case| case.port == Port::Http2);
+        let listen = ["--proxy-listen", if has_http2 { LISTEN_HTTP2 } else { LISTEN }];
+        let process = Process::start("equipoise", dir.path(), &[ARGUMENTS, &listen].concat())?;
+        let listeners = listeners(&process.log());
+        let ports: Vec<_> = listeners.iter().map(SocketAddr::port).collect();
         let mut admin = process.client("admin");
         eventually("the node to connect", PATIENCE, || {
             let nodes = admin.get("/clustering/data-planes").ok()?.json();
@@ -79,15 +88,17 @@ impl World {
             let route = format!("paths[]={path}&strip_path=false{more}");
             write(&mut admin, "POST", &format!("/services/{name}/routes"), &route, 201);
         }
-        Ok(Self { process, requests, replies, _dir: dir })
+        Ok(Self { process, listeners, requests, replies, _dir: dir })
     }
 
     /// Where a case is sent.
     pub(crate) fn address(&self, port: Port) -> SocketAddr {
-        self.process.address(match port {
-            Port::Clear => "proxy",
-            Port::Tls => "proxy tls",
-        })
+        self.listeners[match port {
+            Port::Clear => 0,
+            Port::Tls => 1,
+            Port::Proxied => 2,
+            Port::Http2 => 3,
+        }]
     }
 
     /// Checks that the process is none the worse for it, ends it, and gives all that reached the upstreams.
@@ -112,6 +123,12 @@ impl World {
         records.sort_by_key(|record| record.at);
         Ok(records)
     }
+}
+
+/// Where the proxy listens, as a process says it: `  proxy   http://127.0.0.1:8000`, by whatever name.
+fn listeners(log: &str) -> Vec<SocketAddr> {
+    let lines = log.lines().filter(|line| line.starts_with("  proxy"));
+    lines.filter_map(|line| line.rsplit(['/', ' ']).next()?.parse().ok()).collect()
 }
 
 /// What of `records` came from this case, without its good requests. A request that the node repeats on a new connection, because

@@ -33,6 +33,13 @@ pub fn push_request(out: &mut Vec<u8>, parts: &request::Parts, has_body: bool) -
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.push(b' ');
     let authority = parts.uri.authority().map(|authority| authority.as_str());
+    // Of a request whose scheme is none of HTTP's the codec sees just that, and refuses it as it does in HTTP/1. The scheme of one
+    // without an authority is not told.
+    let scheme = parts.uri.scheme_str().unwrap_or_default();
+    if authority.is_some() && !matches!(scheme, "http" | "https") && parts.uri.path_and_query().is_some() {
+        out.extend_from_slice(scheme.as_bytes());
+        out.extend_from_slice(b"://");
+    }
     match parts.uri.path_and_query() {
         Some(path) => out.extend_from_slice(path.as_str().as_bytes()),
         // CONNECT; it is refused, but by those who refuse it in HTTP/1.
@@ -222,6 +229,16 @@ mod tests {
         RequestHead::parse(other.as_bytes(), &mut storage).unwrap_err();
         let alone = written(http::Request::get("/").header("host", "b.com"), false);
         assert_eq!(alone, "GET / HTTP/1.1\r\nhost: b.com\r\n\r\n");
+    }
+
+    #[test]
+    fn a_scheme_that_is_none_of_http_is_refused() {
+        let head = written(http::Request::get("ftp://a.com/x"), false);
+        let mut storage = HeadStorage::new();
+        RequestHead::parse(head.as_bytes(), &mut storage).unwrap_err();
+        let head = written(http::Request::get("https://a.com/x"), false);
+        let mut storage = HeadStorage::new();
+        RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::harness::*;
 use crate::proxy::{PortMaps, RealIpHeader};
 use crate::proxy_protocol::tests::v2;
+use crate::router::Flavour;
+use crate::table::PathHandling;
 
 fn trusting(blocks: &[&str], header: RealIpHeader, is_recursive: bool) -> Plan {
     let mut plan = Plan::default();
@@ -222,6 +224,32 @@ fn a_mapped_port_is_what_upstreams_are_told_and_hosts_are_matched_with() {
         assert_eq!(with_port.status(), 200, "what the client says wins");
         assert!(origin.seen()[0].contains(&format!("X-Forwarded-Port: {public}\r\n")), "{:?}", origin.seen());
     }
+}
+
+#[test]
+fn the_older_flavour_assumes_the_port_of_the_scheme_and_joins_paths_its_own_way() {
+    for (flavour, host, want) in [
+        (Flavour::Traditional, "a.com:80", 200),
+        (Flavour::Traditional, "a.com:443", 404),
+        (Flavour::Compatible, "a.com:80", 404),
+    ] {
+        let origin = Origin::saying("fine");
+        let node = Plan { flavour, hosts: vec![host], ..Plan::default() }.start(&[origin.address]);
+        assert_eq!(
+            node.connect().ask("GET / HTTP/1.1\r\nHost: a.com\r\n\r\n").status(),
+            want,
+            "{flavour:?} {host}"
+        );
+    }
+    let plan = Plan {
+        flavour: Flavour::Traditional,
+        path_handling: PathHandling::V1,
+        path: Some("/r"),
+        service_path: Some("/srv"),
+        ..Plan::default()
+    };
+    let seen = seen(plan, "GET /rx HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(seen.head.starts_with("GET /srvx HTTP/1.1\r\n"), "{}", seen.head);
 }
 
 #[test]

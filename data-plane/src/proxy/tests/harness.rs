@@ -12,9 +12,11 @@ use uuid::Uuid;
 use crate::health::Passive;
 use crate::observability::{Counted, NodeState, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
-use crate::router::Rule;
+use crate::router::{Flavour, Rule};
 use crate::table::fixture::checked;
-use crate::table::{Active, Directory, GrpcRoute, Policy, Route, Service, Table, Target, Upstream};
+use crate::table::{
+    Active, Directory, GrpcRoute, PathHandling, Policy, Route, Service, Table, Target, Upstream,
+};
 use crate::tls::{Asked, Terms};
 
 /// Longest wait for anything.
@@ -258,6 +260,8 @@ pub struct Plan {
     /// In place of the target's address.
     pub host_header: Option<&'static str>,
     pub hosts: Vec<&'static str>,
+    pub flavour: Flavour,
+    pub path_handling: PathHandling,
 }
 
 impl Default for Plan {
@@ -287,6 +291,8 @@ impl Default for Plan {
             tls: None,
             host_header: None,
             hosts: Vec::new(),
+            flavour: Flavour::default(),
+            path_handling: PathHandling::default(),
         }
     }
 }
@@ -336,6 +342,7 @@ impl Plan {
             grpc: self.grpc,
             https_redirect_status: self.https_redirect_status,
             strip_path: self.strip_path,
+            path_handling: self.path_handling,
             preserve_host: self.preserve_host,
             request_buffering: self.request_buffering,
             response_buffering: true,
@@ -347,7 +354,7 @@ impl Plan {
         let hosts =
             self.hosts.iter().map(|host| equipoise_proto::HostPattern::parse(host).unwrap()).collect();
         let rule = Rule { id: route.id, hosts, paths, snis: self.snis, ..Rule::default() };
-        Parts { table: Table::new([(rule, Arc::new(route))]), targets, upstream }
+        Parts { table: Table::of(self.flavour, [(rule, Arc::new(route))]), targets, upstream }
     }
 }
 

@@ -111,6 +111,20 @@ fn the_client_is_the_last_untrusted_address_of_a_recursive_list() {
 }
 
 #[test]
+fn the_host_is_that_of_the_target_that_is_tried() {
+    let origin = Origin::saying("fine");
+    let node = Node::with(&[Origin::refusing(), origin.address]);
+    let mut client = node.connect();
+    // One of the two begins with the target that refuses.
+    for _ in 0..2 {
+        assert_eq!(client.get("/").status(), 200);
+    }
+    let host = format!("\r\nHost: {}\r\n", origin.address);
+    assert!(origin.seen().iter().all(|seen| seen.contains(&host)), "{:?}", origin.seen());
+    assert_eq!(origin.seen().len(), 2);
+}
+
+#[test]
 fn the_host_follows_the_route() {
     for (name, preserve_host, want) in [("kept", true, "Ex.com:99"), ("replaced", false, "127.0.0.1:")] {
         let plan = Plan { preserve_host, ..Plan::default() };

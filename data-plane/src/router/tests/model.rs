@@ -56,14 +56,15 @@ fn some(of: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>>
 }
 
 fn rules() -> impl Strategy<Value = Vec<Rule>> {
-    let one = (some(HOSTS), some(PATHS), some(METHODS), some(HEADERS), some(SNIS), -1..2_i64, 0..4_u128);
-    let one = one.prop_map(|(hosts, paths, methods, headers, snis, regex_priority, id)| {
+    let one =
+        (some(HOSTS), some(PATHS), some(METHODS), some(HEADERS), some(SNIS), -1..2_i64, 0..4_u128, 0..3_i64);
+    let one = one.prop_map(|(hosts, paths, methods, headers, snis, regex_priority, id, created_at_s)| {
         let words =
             [("host=", hosts), ("path=", paths), ("method=", methods), ("header:", headers), ("sni=", snis)];
         let words =
             words.iter().flat_map(|(key, values)| values.iter().map(move |value| format!("{key}{value}")));
         let text = words.collect::<Vec<_>>().join(" ");
-        Rule { regex_priority, ..rule(id, &text) }
+        Rule { regex_priority, created_at_s, ..rule(id << 64, &text) }
     });
     prop::collection::vec(one, 0..12)
 }
@@ -78,7 +79,10 @@ fn request() -> impl Strategy<Value = Request> {
         select(&[80, 8000, 1][..]),
         "(/[abc]{0,2}){1,3}",
         select(&[None, Some("a.com"), Some("b.com"), Some("c.org")][..]),
-        subsequence(&[("x", "1"), ("x", "2"), ("X", "3"), ("y", "a"), ("z", "bab")][..], 0..4),
+        subsequence(
+            &[("x", "1"), ("x", "2"), ("X", "3"), ("y", "a"), ("z", "bab"), ("x", "~*^[12]$")][..],
+            0..4,
+        ),
     )
         .prop_map(|(is_tls, method, host, port, path, sni, headers)| Request {
             is_tls,
@@ -91,27 +95,97 @@ fn request() -> impl Strategy<Value = Request> {
         })
 }
 
+/// The order of `proxy.md` 1.5, one criterion after the other.
+type Order = (usize, u32, bool, bool, bool, usize, i64, usize, std::cmp::Reverse<i64>, Uuid);
+
+fn traditional_order(rule: &Rule, path: Option<&PathPattern>) -> Order {
+    let used = [
+        (64, !rule.hosts.is_empty()),
+        (32, !rule.headers.is_empty()),
+        (16, path.is_some()),
+        (8, !rule.methods.is_empty()),
+        (4, !rule.snis.is_empty()),
+    ];
+    let used: Vec<_> = used.into_iter().filter(|(_, is_used)| *is_used).map(|(bit, _)| bit).collect();
+    let is_wildcard = rule.hosts.iter().any(HostPattern::is_wildcard);
+    let (is_regex, regex_priority, length) = match path {
+        Some(PathPattern::Regex(_)) => (true, rule.regex_priority, 0),
+        Some(PathPattern::Prefix(prefix)) => (false, 0, prefix.as_str().len()),
+        None => (false, 0, 0),
+    };
+    (
+        used.len(),
+        used.iter().sum(),
+        rule.hosts.iter().any(|host| host.is_wildcard() && host.port().is_some()),
+        !rule.hosts.is_empty() && !is_wildcard,
+        is_regex,
+        rule.headers.len(),
+        regex_priority,
+        length,
+        std::cmp::Reverse(rule.created_at_s),
+        rule.id,
+    )
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum ModelRank {
+    Compatible(Rank),
+    Traditional(Order, std::cmp::Reverse<usize>, std::cmp::Reverse<Option<usize>>),
+}
+
+fn is_host(flavour: Flavour, pattern: &HostPattern, host: &str, port: u16) -> bool {
+    let shown = pattern.to_string();
+    let name = shown.strip_suffix(&format!(":{port}")).unwrap_or(&shown);
+    // `*` alone for nothing.
+    let is_empty_wildcard = pattern.is_wildcard() && name.trim_matches('*') == host;
+    pattern.matches(host.as_bytes(), port) && (flavour == Flavour::Compatible || !is_empty_wildcard)
+}
+
 /// Every attribute, one after the other; for each path that matches, its rank.
-fn matches(rule: &Rule, route: usize, request: &Request) -> Vec<(Rank, Match)> {
+fn matches(flavour: Flavour, rule: &Rule, route: usize, request: &Request) -> Vec<(ModelRank, Match)> {
     let host = request.host.to_ascii_lowercase();
     let host = host.strip_suffix('.').unwrap_or(&host);
     let values = |name: &HeaderName| {
         let of_name = |(known, _): &&(&str, &str)| known.eq_ignore_ascii_case(name.as_str());
         request.headers.iter().filter(of_name).map(|(_, value)| value.as_bytes()).collect::<Vec<_>>()
     };
-    let is_host =
-        rule.hosts.is_empty() || rule.hosts.iter().any(|h| h.matches(host.as_bytes(), request.port));
+    let is_host = rule.hosts.is_empty()
+        || rule.hosts.iter().any(|pattern| is_host(flavour, pattern, host, request.port));
     let is_method = rule.methods.is_empty() || rule.methods.iter().any(|method| **method == *request.method);
     let is_sni = !request.is_tls
         || rule.snis.is_empty()
-        || request.sni.is_some_and(|sni| rule.snis.iter().any(|wanted| wanted.matches(sni)));
+        || request.sni.is_some_and(|sni| {
+            let mut snis = rule.snis.iter();
+            snis.any(|wanted| match flavour {
+                Flavour::Compatible => wanted.matches(sni),
+                Flavour::Traditional => wanted.to_string() == sni,
+            })
+        });
     let is_header = rule.headers.iter().all(|header| {
-        values(&header.name).iter().any(|value| header.values.iter().any(|wanted| wanted.matches(value)))
+        values(&header.name).iter().any(|value| {
+            header.values.iter().any(|wanted| match (flavour, header.values.len()) {
+                (Flavour::Traditional, 2..) => {
+                    wanted.to_string().eq_ignore_ascii_case(std::str::from_utf8(value).unwrap())
+                }
+                _ => wanted.matches(value),
+            })
+        })
     });
     if !(is_host && is_method && is_sni && is_header) {
         return Vec::new();
     }
-    let of = |path, prefix_bytes| (Rank::new(rule, route, path), Match { route, prefix_bytes, path });
+    let of = |path: Option<usize>, prefix_bytes| {
+        let pattern = path.map(|path| &rule.paths[path]);
+        let rank = match flavour {
+            Flavour::Compatible => ModelRank::Compatible(Rank::new(flavour, rule, route, path)),
+            Flavour::Traditional => ModelRank::Traditional(
+                traditional_order(rule, pattern),
+                std::cmp::Reverse(route),
+                std::cmp::Reverse(path),
+            ),
+        };
+        (rank, Match { route, prefix_bytes, path })
+    };
     if rule.paths.is_empty() {
         return vec![of(None, 0)];
     }
@@ -124,9 +198,9 @@ fn matches(rule: &Rule, route: usize, request: &Request) -> Vec<(Rank, Match)> {
     matching.collect()
 }
 
-fn expected(rules: &[Option<Rule>], request: &Request) -> Option<Match> {
+fn expected(flavour: Flavour, rules: &[Option<Rule>], request: &Request) -> Option<Match> {
     let all = rules.iter().enumerate().flat_map(|(route, rule)| {
-        rule.as_ref().map(|rule| matches(rule, route, request)).unwrap_or_default()
+        rule.as_ref().map(|rule| matches(flavour, rule, route, request)).unwrap_or_default()
     });
     all.max_by_key(|(rank, _)| *rank).map(|(_, found)| found)
 }
@@ -148,23 +222,25 @@ proptest! {
 
     #[test]
     fn the_index_finds_what_a_linear_search_finds(
+        flavour in select(&[Flavour::Compatible, Flavour::Traditional][..]),
         rules in rules(),
         requests in prop::collection::vec(request(), 1..8),
     ) {
-        let router = Router::new(rules.clone());
+        let router = Router::of(flavour, rules.clone());
         let rules: Vec<_> = rules.into_iter().map(Some).collect();
         for request in requests {
-            prop_assert_eq!(found(&router, &request), expected(&rules, &request), "{:?}", request);
+            prop_assert_eq!(found(&router, &request), expected(flavour, &rules, &request), "{:?}", request);
         }
     }
 
     #[test]
     fn routes_set_one_by_one_are_as_good_as_a_new_router(
+        flavour in select(&[Flavour::Compatible, Flavour::Traditional][..]),
         rules in rules(),
         steps in prop::collection::vec((0..12_usize, any::<prop::sample::Index>(), any::<bool>()), 0..24),
         requests in prop::collection::vec(request(), 1..6),
     ) {
-        let mut router = Router::new(rules.clone());
+        let mut router = Router::of(flavour, rules.clone());
         let spare = rules.clone();
         let mut rules: Vec<_> = rules.into_iter().map(Some).collect();
         for (route, of, is_removal) in steps {
@@ -176,7 +252,7 @@ proptest! {
             rules[route] = rule;
         }
         for request in requests {
-            prop_assert_eq!(found(&router, &request), expected(&rules, &request), "{:?}", request);
+            prop_assert_eq!(found(&router, &request), expected(flavour, &rules, &request), "{:?}", request);
         }
     }
 }

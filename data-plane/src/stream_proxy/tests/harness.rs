@@ -131,6 +131,7 @@ impl Node {
                 allows_plain: true,
                 https_redirect_status: 426,
                 strip_path: true,
+                path_handling: crate::table::PathHandling::V0,
                 preserve_host: plan.preserve_host,
                 request_buffering: true,
                 response_buffering: true,

@@ -18,6 +18,7 @@ use super::CompileError;
 use crate::balancer::{Algorithm, HashInput};
 use crate::router::stream::{End, StreamRule, Transports};
 use crate::router::{HeaderRule, Rule};
+use crate::table::PathHandling;
 
 /// What changes an entity's compiled form: the bytes it came as. They are the replica's own, so that keeping them takes no
 /// more than a checksum of them would.
@@ -114,6 +115,7 @@ pub struct Route {
     pub(crate) grpc: Option<GrpcRoute>,
     pub(crate) https_redirect_status: u16,
     pub(crate) strip_path: bool,
+    pub(crate) path_handling: PathHandling,
     pub(crate) preserve_host: bool,
     pub(crate) request_buffering: bool,
     pub(crate) response_buffering: bool,
@@ -239,6 +241,10 @@ impl Reading {
             grpc,
             https_redirect_status,
             strip_path: read.strip_path,
+            path_handling: match read.path_handling() {
+                v1::route::PathHandling::V0 => PathHandling::V0,
+                v1::route::PathHandling::V1 => PathHandling::V1,
+            },
             preserve_host: read.preserve_host,
             request_buffering: read.request_buffering,
             response_buffering: read.response_buffering,
@@ -261,6 +267,7 @@ impl Reading {
             headers: read.headers.iter().map(header).collect::<Result<_, _>>()?,
             snis: self.each("snis", &read.snis, SniPattern::parse)?,
             regex_priority: read.regex_priority,
+            created_at_s: read.created_at,
         })
     }
 
