@@ -5,10 +5,12 @@ mod command;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Command;
+use clap::{ArgMatches, Command};
 use equipoise_control_plane::{run, settings::ControlPlaneSettings};
 use equipoise_settings::cli::{self, Start};
-use equipoise_settings::{Process, Settings, health, keys, logs, signal::StopSignals};
+use equipoise_settings::notify::notify;
+use equipoise_settings::signal::{Asked, StopSignals};
+use equipoise_settings::{Process, Settings, health, keys, logs, reload};
 
 /// Gives back what an import took, which glibc's does not.
 #[global_allocator]
@@ -29,14 +31,14 @@ fn main() -> ExitCode {
             }
             match command::run(&settings, &matches) {
                 Some(done) => cli::exit_code(done),
-                None => cli::exit_code(serve(&settings, *plane)),
+                None => cli::exit_code(serve(*settings, *plane, &matches)),
             }
         }
     }
 }
 
-fn serve(settings: &Settings, plane: ControlPlaneSettings) -> anyhow::Result<()> {
-    logs::start(settings);
+fn serve(mut settings: Settings, plane: ControlPlaneSettings, matches: &ArgMatches) -> anyhow::Result<()> {
+    logs::start(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let mut signals = StopSignals::new().context("signals cannot be taken over")?;
@@ -45,8 +47,28 @@ fn serve(settings: &Settings, plane: ControlPlaneSettings) -> anyhow::Result<()>
             control.admin_addresses().iter().map(|address| ("admin", *address)).collect();
         listeners.extend(control.cluster_addresses().iter().map(|address| ("cluster", *address)));
         cli::announce(concat!("Equipoise control plane ", env!("CARGO_PKG_VERSION")), &listeners);
-        let signal = signals.next().await;
-        tracing::info!(signal, "stopping");
+        notify("READY=1");
+        loop {
+            match signals.asked().await {
+                Asked::Stop(signal) => {
+                    tracing::info!(signal, "stopping");
+                    break;
+                }
+                Asked::Reload => {
+                    let read = reload::read(
+                        matches,
+                        Process::ControlPlane,
+                        std::env::vars_os(),
+                        ControlPlaneSettings::read,
+                    );
+                    if let Some((new, _)) = read {
+                        reload::report(&mut settings, &new, &[]);
+                    }
+                }
+                Asked::TakeOver => tracing::info!(signal = "SIGUSR2", "has no effect"),
+            }
+        }
+        notify("STOPPING=1");
         signals.stop(control.stop()).await;
         Ok(())
     })

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod balancer;
+pub mod descriptors;
 pub mod dns;
 pub mod health;
 pub mod http1;
@@ -15,4 +16,6 @@ pub mod status;
 mod stream_proxy;
 pub mod sync;
 pub mod table;
+pub mod takeover;
 pub mod tls;
+pub mod watchdog;

@@ -19,6 +19,7 @@ pub(crate) mod handshake;
 mod hash;
 mod hedge;
 mod http2;
+pub(crate) mod in_force;
 mod pool;
 mod proxy_header;
 pub(crate) mod reach;
@@ -40,6 +41,7 @@ pub(crate) mod tests;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -50,9 +52,11 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::error;
 
+use self::in_force::Newest;
 use crate::observability::Workers;
 use crate::stream_proxy;
 use crate::table::Active;
+use crate::takeover::Sockets;
 
 pub(crate) use forward::Peer;
 pub use http2::Http2Settings;
@@ -79,10 +83,25 @@ pub enum StartError {
     Worker(#[source] io::Error),
 }
 
+/// How long after the deadline of a drain a worker may take to end: one that has stalled never does.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
+
+/// What listening sockets of the proxy are called where they are handed over.
+const SOCKETS: &str = "proxy";
+const STREAM_SOCKETS: &str = "stream";
+const DATAGRAM_SOCKETS: &str = "datagram";
+
+/// How long an idle connection may still ask after a handover: whoever is silent for longer asks seldom.
+const IDLE_GRACE: Duration = Duration::from_secs(5);
+
+/// Pause between two looks at a worker that ends.
+const JOIN_PAUSE: Duration = Duration::from_millis(2);
+
 /// A proxy at work. Dropping it stops it at once; [`Running::drain`] stops it well.
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    settings: Newest,
     datagram_addresses: Vec<SocketAddr>,
     drain: Drain,
     ended: CancellationToken,
@@ -95,63 +114,88 @@ pub struct Running {
 /// # Errors
 /// When an address cannot be listened on or a thread cannot be started.
 pub fn start(settings: ProxySettings, active: &Active, metrics: &Workers) -> Result<Running, StartError> {
-    let running = start_closed(settings, active, metrics)?;
+    let running = start_closed(settings, &mut Sockets::default(), active, metrics)?;
     running.open();
     Ok(running)
 }
 
-/// The same, but nobody accepts before [`Running::open`]: connections wait in the kernel.
+/// The same, but nobody accepts before [`Running::open`]: connections wait in the kernel. Where `sockets` has those of a
+/// process before, none is opened.
 ///
 /// # Errors
 /// When an address cannot be listened on or a thread cannot be started.
 pub fn start_closed(
     settings: ProxySettings,
+    sockets: &mut Sockets,
     active: &Active,
     metrics: &Workers,
 ) -> Result<Running, StartError> {
     let workers = settings.workers.max(1);
     let mut addresses = Vec::new();
     let mut listeners: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
-    for listen in &settings.listen {
+    for (place, listen) in settings.listen.iter().enumerate() {
+        let refused = |source| StartError::Listen { address: listen.address, source };
         let mut address = listen.address;
-        check_free(address, &listen.flags).map_err(|source| StartError::Listen { address, source })?;
-        for of_worker in &mut listeners {
-            let bind = || -> io::Result<(TcpListener, SocketAddr)> {
-                let listener = bind(address, &listen.flags)?;
-                let bound = listener.local_addr()?;
-                Ok((listener, bound))
-            };
-            let (listener, bound) = bind().map_err(|source| StartError::Listen { address, source })?;
-            address = bound;
-            of_worker.push(Bound {
-                listener,
-                flags: listen.flags,
-                tls: listen.tls.clone(),
-                serves: listen.serves,
-            });
+        let mut is_first = true;
+        let open = || -> io::Result<OwnedFd> {
+            if std::mem::replace(&mut is_first, false) {
+                check_free(address, &listen.flags)?;
+            }
+            let listener = bind(address, &listen.flags)?;
+            address = listener.local_addr()?;
+            Ok(listener.into())
+        };
+        let name = match listen.serves {
+            Serves::Requests => SOCKETS,
+            Serves::Streams => STREAM_SOCKETS,
+        };
+        let shared = sockets.group(name, listen.address, workers, open).map_err(refused)?;
+        for (of_worker, sockets) in listeners.iter_mut().zip(shared) {
+            for socket in sockets {
+                let listener = TcpListener::from(socket);
+                address = listener.local_addr().map_err(refused)?;
+                let tls = listen.tls.clone();
+                of_worker.push(Bound { listener, flags: listen.flags, tls, serves: listen.serves, place });
+            }
         }
         addresses.push(address);
     }
     let mut datagram_addresses = Vec::new();
     let mut datagrams: Vec<Vec<UdpSocket>> = (0..workers).map(|_| Vec::new()).collect();
     for listen in &settings.datagram_listen {
+        let refused = |source| StartError::Listen { address: *listen, source };
         let mut address = *listen;
-        stream_proxy::udp::check_free(address).map_err(|source| StartError::Listen { address, source })?;
-        for of_worker in &mut datagrams {
-            let socket = stream_proxy::udp::bind(address);
-            let bound = socket.and_then(|socket| socket.local_addr().map(|address| (socket, address)));
-            let (socket, bound) = bound.map_err(|source| StartError::Listen { address, source })?;
-            address = bound;
-            of_worker.push(socket);
+        let mut is_first = true;
+        let open = || -> io::Result<OwnedFd> {
+            if std::mem::replace(&mut is_first, false) {
+                stream_proxy::udp::check_free(address)?;
+            }
+            let socket = stream_proxy::udp::bind(address)?;
+            address = socket.local_addr()?;
+            Ok(socket.into())
+        };
+        let shared = sockets.group(DATAGRAM_SOCKETS, *listen, workers, open).map_err(refused)?;
+        for (of_worker, sockets) in datagrams.iter_mut().zip(shared) {
+            for socket in sockets {
+                let socket = UdpSocket::from(socket);
+                address = socket.local_addr().map_err(refused)?;
+                of_worker.push(socket);
+            }
         }
         datagram_addresses.push(address);
     }
-    let settings = Arc::new(settings);
+    let settings = Newest::new(settings);
     let ended = CancellationToken::new();
-    let mut running =
-        Running { addresses, datagram_addresses, drain: Drain::default(), ended, workers: Vec::new() };
+    let mut running = Running {
+        addresses,
+        settings,
+        datagram_addresses,
+        drain: Drain::default(),
+        ended,
+        workers: Vec::new(),
+    };
     for (index, (listeners, datagrams)) in listeners.into_iter().zip(datagrams).enumerate() {
-        let (settings, active, drain) = (Arc::clone(&settings), active.clone(), running.drain.clone());
+        let (settings, active, drain) = (running.settings.clone(), active.clone(), running.drain.clone());
         let node = metrics.node().cloned();
         let metrics = metrics.get(index).cloned().unwrap_or_default();
         let thread = std::thread::Builder::new().name(format!("proxy-{index}"));
@@ -159,7 +203,7 @@ pub fn start_closed(
         let handle = thread.spawn(move || {
             // Also when it panics.
             let _ended = ended;
-            if let Err(error) = worker::run(listeners, datagrams, &settings, &active, metrics, node, &drain) {
+            if let Err(error) = worker::run(listeners, datagrams, settings, &active, metrics, node, &drain) {
                 error!(%error, worker = index, "a proxy worker stopped");
             }
         });
@@ -169,6 +213,24 @@ pub fn start_closed(
 }
 
 impl Running {
+    /// Puts other settings in force, within a tick of each worker and for requests from then on, and for handshakes what is
+    /// to be shown where TLS is spoken. What a proxy starts with stays: where it listens, its workers, and the descriptors
+    /// that clients may take.
+    pub fn reload(&self, settings: ProxySettings, shown: Vec<Option<Arc<ServerConfig>>>) {
+        let now = self.settings.load();
+        let settings = ProxySettings {
+            listen: now.listen.clone(),
+            datagram_listen: now.datagram_listen.clone(),
+            workers: now.workers,
+            descriptors_for_clients: now.descriptors_for_clients,
+            tls: now.tls.clone(),
+            error_templates: now.error_templates.clone(),
+            access_log: now.access_log.clone(),
+            ..settings
+        };
+        self.settings.store(settings, shown);
+    }
+
     /// Lets the workers accept.
     pub fn open(&self) {
         self.drain.opened.cancel();
@@ -196,13 +258,30 @@ impl Running {
     }
 
     /// Stops accepting, closes idle connections, and lets requests in flight finish, until `deadline` at the
-    /// latest. Returns when all workers have ended.
-    pub async fn drain(mut self, deadline: Instant) {
-        self.drain.begin(deadline);
+    /// latest. Returns when all workers have ended, but for those that do not move any more.
+    pub async fn drain(self, deadline: Instant) {
+        self.end(deadline, None).await;
+    }
+
+    /// The same where another process has the listeners from now on. Connections that are idle may ask once more and
+    /// are told with the answer: a request that meets a closing connection would fail, for no reason that its client
+    /// could see.
+    pub async fn hand_over(self, deadline: Instant) {
+        self.end(deadline, Some(IDLE_GRACE)).await;
+    }
+
+    async fn end(mut self, deadline: Instant, idle_grace: Option<Duration>) {
+        self.drain.begin(deadline, idle_grace);
         let workers = std::mem::take(&mut self.workers);
         let joined = tokio::task::spawn_blocking(move || {
+            // One that has stalled never ends: it is not waited for without end.
             for worker in workers {
-                if worker.join().is_err() {
+                while !worker.is_finished() && Instant::now() < deadline + STALLED_AFTER {
+                    std::thread::sleep(JOIN_PAUSE);
+                }
+                if !worker.is_finished() {
+                    error!("a proxy worker does not stop: it is not waited for any longer");
+                } else if worker.join().is_err() {
                     error!("a proxy worker panicked");
                 }
             }
@@ -215,7 +294,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.drain.begin(Instant::now());
+        self.drain.begin(Instant::now(), None);
     }
 }
 
@@ -227,6 +306,8 @@ struct Bound {
     /// How TLS is spoken with whoever comes in there.
     tls: Option<Arc<ServerConfig>>,
     serves: Serves,
+    /// Which one in the settings it is of.
+    place: usize,
 }
 
 /// Tells the workers to begin, and to stop.
@@ -234,13 +315,20 @@ struct Bound {
 struct Drain {
     opened: CancellationToken,
     token: CancellationToken,
-    deadline: Arc<OnceLock<Instant>>,
+    terms: Arc<OnceLock<Terms>>,
+}
+
+/// How a drain goes.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    deadline: Instant,
+    idle_grace: Option<Duration>,
 }
 
 impl Drain {
     /// The first call counts.
-    fn begin(&self, deadline: Instant) {
-        self.deadline.get_or_init(|| deadline);
+    fn begin(&self, deadline: Instant, idle_grace: Option<Duration>) {
+        self.terms.get_or_init(|| Terms { deadline, idle_grace });
         self.token.cancel();
     }
 
@@ -254,7 +342,13 @@ impl Drain {
     }
 
     fn deadline(&self) -> Instant {
-        self.deadline.get().copied().unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
+        let terms = self.terms.get();
+        terms.map_or_else(|| Instant::now() + Duration::from_secs(1), |terms| terms.deadline)
+    }
+
+    /// How long idle connections may still ask; `None`: they are closed at once.
+    fn idle_grace(&self) -> Option<Duration> {
+        self.terms.get().and_then(|terms| terms.idle_grace)
     }
 }
 

@@ -1,22 +1,26 @@
 //! A whole node: binds the listeners, loads its cache, follows a control plane, serves until told to stop.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use equipoise_access_log::{AccessLog, OpenError, Plan, SharedPen};
 use equipoise_follower::fallback::Fallback;
 use equipoise_follower::{
-    Address, Cache, CacheError, ControlPlane, Membership, MembershipError, Role, node_id,
+    Address, Beside, Cache, CacheError, ControlPlane, Loaded, Membership, MembershipError, Role, node_id,
 };
 use equipoise_proto::NodeId;
+use equipoise_settings::notify::notify;
 use equipoise_settings::{Listen, StreamListen};
 use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,9 +30,10 @@ use crate::proxy::{ProxySettings, Serves};
 use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
 use crate::table::{self, Active, Seams};
+use crate::takeover::{Offer, Predecessor, Sockets, Successor, TakeoverError};
 use crate::tls::server::{ShownError, http1_only};
 use crate::tls::{self, TrustError};
-use crate::{dns, probe, proxy, status};
+use crate::{dns, probe, proxy, status, watchdog};
 
 /// Why a node cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +68,9 @@ pub enum StartError {
         #[source]
         source: CacheError,
     },
+    /// The node that runs does not go.
+    #[error("cannot take the place of the running node")]
+    Takeover(#[from] TakeoverError),
     /// A file of trusted certificates cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -91,8 +99,30 @@ pub struct Node {
     proxy: proxy::Running,
     status_addresses: Vec<SocketAddr>,
     settings: NodeSettings,
+    handover: Handover,
     tasks: Tasks,
     logs: AccessLogs,
+}
+
+/// What a handover needs.
+struct Handover {
+    offering: CancellationToken,
+    /// An error once the sockets are let go of.
+    offered: oneshot::Receiver<()>,
+    following: CancellationToken,
+    answering: CancellationToken,
+    /// An error once nobody is followed any more.
+    followed: oneshot::Receiver<()>,
+    /// Completes when nothing is written to the cache any more.
+    cache_ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+    lock: Option<OwnedFd>,
+    successors: tokio::sync::Mutex<mpsc::Receiver<Successor>>,
+}
+
+impl fmt::Debug for Handover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handover").field("lock", &self.lock).finish_non_exhaustive()
+    }
 }
 
 /// A part of the node that the rest cannot do without broke off.
@@ -102,6 +132,9 @@ pub struct Ended(&'static str);
 
 /// How long what is left may take to stop after the drain.
 const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// How long a stop waits for its handles on the sockets to go: a successor may be spoken to.
+const LET_GO_MAX: Duration = Duration::from_millis(200);
 
 /// The tasks of a node. None of them ends before the node stops; one that does is noticed.
 #[derive(Debug)]
@@ -136,6 +169,15 @@ impl Tasks {
 
     fn has_ended(&self) -> bool {
         self.ended.borrow().is_some()
+    }
+
+    async fn finish(&self) {
+        self.stopping.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(STOP_MAX, self.tracker.wait()).await.is_err() {
+            tracing::warn!("not all of the node stopped in time: the rest is cut off");
+            self.abort();
+        }
     }
 
     fn abort(&self) {
@@ -177,12 +219,32 @@ pub async fn start(
     settings: NodeSettings,
     pipe: Option<mpsc::Sender<DuplexStream>>,
 ) -> Result<Node, StartError> {
+    start_after(settings, pipe, None).await
+}
+
+/// The same in the place of a node that runs: with its sockets, and once it has gone. Until then it serves.
+///
+/// # Errors
+/// As of [`start`], and when that node does not go; then it goes on.
+pub async fn start_after(
+    settings: NodeSettings,
+    pipe: Option<mpsc::Sender<DuplexStream>>,
+    mut predecessor: Option<Predecessor>,
+) -> Result<Node, StartError> {
+    let groups = predecessor.as_mut().map(Predecessor::groups);
+    let mut sockets = Sockets::inherited(groups.unwrap_or_default());
     let directory = settings.cache_dir.display().to_string();
     let mut tasks = Tasks::new();
     // Before anything is opened. It reads many files, beside the cache.
     let trust = settings.trust.clone();
     let trusting = tokio::task::spawn_blocking(move || trust.load());
-    let opened = Cache::open(settings.cache_dir.clone(), &tasks.tracker).await;
+    let (opened, beside) = match &predecessor {
+        None => (Cache::open(settings.cache_dir.clone(), &tasks.tracker).await, None),
+        Some(_) => {
+            let (cache, loaded, beside) = Cache::beside(settings.cache_dir.clone(), &tasks.tracker).await;
+            (Ok((cache, loaded)), Some(beside))
+        }
+    };
     let roots = match trusting.await {
         Ok(roots) => roots?,
         Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
@@ -201,7 +263,7 @@ pub async fn start(
     };
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let (control_planes, membership) = followed(&settings, pipe, id, &hostname)?;
-    let status_listeners = bind_status(&settings.status_listen)?;
+    let status_listeners = bind_status(&settings.status_listen, &mut sockets)?;
     let status_addresses: Vec<_> = status_listeners.iter().flat_map(TcpListener::local_addr).collect();
     let resolver = resolver(&settings.dns_sources)?;
     let state = Arc::new(NodeState::at(id, &settings.region, &settings.zone));
@@ -215,11 +277,12 @@ pub async fn start(
         listen: listen(&settings, &seams.active)?,
         datagram_listen: datagram_listen(&settings).collect(),
         tls: tls.clone(),
+        descriptors_for_clients: settings.descriptors.raise(),
         error_templates,
         access_log: logs.proxy.clone(),
         ..settings.proxy.clone()
     };
-    let proxy = proxy::start_closed(proxy_settings, &seams.active, &workers)?;
+    let proxy = proxy::start_closed(proxy_settings, &mut sockets, &seams.active, &workers)?;
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
     let stopping = tasks.stopping.clone();
@@ -236,8 +299,15 @@ pub async fn start(
             }
         }
     });
+    tasks.spawn(
+        "a proxy worker that stalls",
+        watchdog::run(workers.clone(), Arc::clone(&state), settings.watchdog, stopping.clone()),
+    );
     // Until the config of the cache is in force, every request would be told that there is no route.
-    if loaded.replica.is_some() {
+    let has_config = loaded.replica.is_some();
+    if predecessor.is_some() {
+        // It opens once that has gone.
+    } else if has_config {
         tasks.spawn("opening the proxy", {
             let (state, open, stopping) = (Arc::clone(&state), proxy.opener(), stopping.clone());
             async move {
@@ -254,6 +324,8 @@ pub async fn start(
     tasks.spawn("the table builder", builder.run());
     let probe_settings = probe::Settings { probes_max: settings.probes_max };
     tasks.spawn("probing", probe::run(probes, probe_settings, tls, fleet_probes, stopping.clone()));
+    // In a handover these end before the rest.
+    let (following, answering) = (stopping.child_token(), stopping.child_token());
     let resolving =
         dns::run(names, answers, resolver, settings.dns.clone(), Arc::clone(&state), stopping.clone());
     tasks.spawn("resolving names", resolving);
@@ -268,22 +340,23 @@ pub async fn start(
             access_log: logs.proxy.clone(),
             pen: logs.status.as_ref().map(|log| Arc::new(SharedPen::new(log.pen()))),
         };
-        tasks.spawn(
-            "the Status API",
-            status::serve(listener, settings.status_connections_max, sources, stopping.clone()),
-        );
+        let answer = status::serve(listener, settings.status_connections_max, sources, answering.clone());
+        tasks.spawn("the Status API", until_stopped(answer, answering.clone(), stopping.clone()));
     }
     tasks.spawn("the log of events", {
         let stopping = stopping.clone();
         async move { events.log(&stopping).await }
     });
     let (marks, mark_queue) = mpsc::channel(table::MARKS_MAX);
-    tasks.spawn("setting health by hand", table::carry_marks(mark_queue, Arc::clone(&directory)));
+    // Whoever is followed sends them.
+    let carrying = table::carry_marks(mark_queue, Arc::clone(&directory));
+    tasks.spawn("setting health by hand", until_stopped(carrying, following.clone(), stopping.clone()));
     let places = settings.follow.as_ref().and_then(|follow| follow.fallback.clone());
     let fallback = places.zip(membership.clone()).map(|(places, own)| Fallback::new(places, own));
     let link =
         settings.follow.as_ref().map(|follow| equipoise_follower::Settings::home_after(follow.home_after));
     let link = link.unwrap_or_default();
+    let (begin, until) = predecessor.as_ref().map(|_| oneshot::channel()).unzip();
     let parts = sync::Parts {
         settings: sync::Settings { link, ..sync::Settings::default() },
         identity: Identity {
@@ -297,8 +370,9 @@ pub async fn start(
         control_planes,
         membership,
         fallback,
-        cache,
+        cache: cache.clone(),
         loaded,
+        until,
         updates,
         reports,
         fleet,
@@ -306,8 +380,120 @@ pub async fn start(
         marks,
         node: Arc::clone(&state),
     };
-    tasks.spawn("following the control plane", sync::run(parts, stopping));
-    Ok(Node { id, state, proxy, status_addresses, settings, tasks, logs })
+    let (ending, followed) = oneshot::channel::<()>();
+    let follow = {
+        let following = following.clone();
+        async move {
+            // Dropped at the end: that is the news.
+            let _ending = ending;
+            Box::pin(sync::run(parts, following)).await;
+        }
+    };
+    tasks.spawn("following the control plane", until_stopped(follow, following.clone(), stopping));
+    if let (Some(predecessor), Some(beside), Some(begin)) = (predecessor, beside, begin) {
+        let taken = take_over(predecessor, beside, begin, &state, has_config).await;
+        if let Err(error) = taken {
+            // Nothing of this process may go on beside the one that serves.
+            tasks.stopping.cancel();
+            tasks.abort();
+            return Err(error);
+        }
+        proxy.open();
+    }
+    let cache_ended = Box::pin(cache.ended());
+    let lock = cache.lock().map_err(|source| StartError::Takeover(source.into()))?;
+    drop(cache);
+    let Offered { offering, offered, successors } = offer(&settings, sockets, &mut tasks);
+    Ok(Node {
+        id,
+        state,
+        proxy,
+        status_addresses,
+        settings,
+        handover: Handover {
+            offering,
+            offered,
+            following,
+            answering,
+            followed,
+            cache_ended,
+            lock,
+            successors,
+        },
+        tasks,
+        logs,
+    })
+}
+
+/// Runs `task` to its end; where `token` ended it, that is no reason for the node to stop as well.
+async fn until_stopped(
+    task: impl Future<Output = ()>,
+    token: CancellationToken,
+    stopping: CancellationToken,
+) {
+    task.await;
+    if token.is_cancelled() {
+        stopping.cancelled().await;
+    }
+}
+
+/// Waits until this node could serve as the one before does, and for that to go.
+async fn take_over(
+    predecessor: Predecessor,
+    beside: Beside,
+    begin: oneshot::Sender<Loaded>,
+    state: &NodeState,
+    has_config: bool,
+) -> Result<(), StartError> {
+    if has_config {
+        let in_force = tokio::time::timeout(OPENING_MAX, in_force(state)).await;
+        in_force.map_err(|_| unready("the config of the cache is not in force in time"))?;
+    }
+    let ready = tokio::task::spawn_blocking(move || predecessor.ready()).await;
+    let lock = ready.map_err(|error| StartError::Takeover(io::Error::other(error).into()))??;
+    let lock = lock.ok_or_else(|| unready("it gave no lock of its cache directory"))?;
+    let loaded =
+        beside.open(lock).await.map_err(|error| StartError::Takeover(io::Error::other(error).into()))?;
+    // An error: following broke off, which is noticed.
+    drop(begin.send(loaded));
+    Ok(())
+}
+
+fn unready(why: &'static str) -> StartError {
+    StartError::Takeover(io::Error::other(why).into())
+}
+
+/// The sockets on offer.
+struct Offered {
+    offering: CancellationToken,
+    offered: oneshot::Receiver<()>,
+    successors: tokio::sync::Mutex<mpsc::Receiver<Successor>>,
+}
+
+/// Offers the sockets to whoever takes over, where that is possible; else they are nobody's but the workers'.
+fn offer(settings: &NodeSettings, sockets: Sockets, tasks: &mut Tasks) -> Offered {
+    let (offering, kept) = (tasks.stopping.child_token(), sockets.into_kept());
+    let (ending, offered) = oneshot::channel::<()>();
+    let (ready, successors) = mpsc::channel(1);
+    if let Some(terms) = &settings.takeover {
+        match Offer::new(&terms.socket, kept, terms.patience) {
+            Ok(offer) => {
+                let running = offer.run(ready, offering.clone());
+                let running = async move {
+                    // Dropped at the end: that is the news.
+                    let _ending = ending;
+                    running.await;
+                };
+                let running = until_stopped(running, offering.clone(), tasks.stopping.clone());
+                tasks.spawn("offering the sockets to a successor", running);
+            }
+            Err(error) => {
+                let socket = terms.socket.display();
+                tracing::warn!(%error, %socket, "no other process can take over from this one");
+            }
+        }
+    }
+    Offered { offering, offered, successors: tokio::sync::Mutex::new(successors) }
 }
 
 impl Node {
@@ -343,6 +529,70 @@ impl Node {
         }
     }
 
+    /// Puts in force what of these settings can be while the node runs ([`RELOADED`](crate::settings::RELOADED)), the
+    /// certificates in their files included.
+    ///
+    /// # Errors
+    /// When the certificates cannot be shown; nothing has changed then.
+    pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ShownError> {
+        // Where it listens stays.
+        let (shown, now) = (new.shown.clone(), self.settings.clone());
+        let loading = tokio::task::spawn_blocking(move || listen(&NodeSettings { shown, ..now }));
+        let listens = match loading.await {
+            Ok(listens) => listens?,
+            Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
+        };
+        let shown = listens.into_iter().map(|listen| listen.tls).collect();
+        self.proxy.reload(new.proxy.clone(), shown);
+        self.reopen_logs();
+        let NodeSettings { proxy, shown, drain_timeout, drain_delay, .. } = new;
+        self.settings = NodeSettings { proxy, shown, drain_timeout, drain_delay, ..self.settings.clone() };
+        Ok(())
+    }
+
+    /// Waits for a process that is ready to take over.
+    pub async fn successor(&self) -> Successor {
+        match self.handover.successors.lock().await.recv().await {
+            Some(successor) => successor,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives all to `successor`: stops following and writing, lets it begin, and lets requests finish.
+    ///
+    /// # Errors
+    /// When it is gone, a moment after it was ready; the node has stopped all the same.
+    pub async fn hand_over(self, successor: Successor) -> Result<(), Ended> {
+        let Self { handover, state, proxy, settings, tasks, logs, .. } = self;
+        let Handover { offering, following, answering, followed, cache_ended, lock, .. } = handover;
+        following.cancel();
+        let written = async {
+            // An error says that it has ended.
+            drop(followed.await);
+            cache_ended.await;
+        };
+        if tokio::time::timeout(STOP_MAX, written).await.is_err() {
+            tracing::warn!("the cache is not written to its end in time");
+        }
+        let gone = successor.go(lock.as_ref());
+        drop(lock);
+        offering.cancel();
+        answering.cancel();
+        state.drain();
+        tasks.draining.cancel();
+        match &gone {
+            Ok(()) => {
+                notify(&format!("MAINPID={}", successor.pid));
+                tracing::info!(pid = successor.pid, "handed over; finishing what is under way");
+            }
+            Err(error) => tracing::error!(%error, "the successor is gone: stopping without one"),
+        }
+        proxy.hand_over(Instant::now() + settings.drain_timeout).await;
+        tasks.finish().await;
+        logs.close().await;
+        gone.map_err(|_| Ended("the successor"))
+    }
+
     /// Opens the files of access logs anew, as after their rotation.
     pub fn reopen_logs(&self) {
         self.logs.each(AccessLog::reopen);
@@ -353,29 +603,19 @@ impl Node {
         // What broke off may have done so for the config in force: that is not called good then.
         let has_ended = self.tasks.has_ended();
         self.state.drain();
+        // Whoever sends clients here has time to see that they are not to come any more.
+        tokio::time::sleep(self.settings.drain_delay).await;
         self.tasks.draining.cancel();
+        // Its handles on the sockets go first: what comes into one that nobody accepts from would be reset.
+        self.handover.offering.cancel();
+        // An error says that they are gone.
+        drop(tokio::time::timeout(LET_GO_MAX, self.handover.offered).await);
         self.proxy.drain(Instant::now() + self.settings.drain_timeout).await;
         if has_ended {
             self.tasks.abort();
         }
-        self.tasks.stopping.cancel();
-        self.tasks.tracker.close();
-        if tokio::time::timeout(STOP_MAX, self.tasks.tracker.wait()).await.is_err() {
-            tracing::warn!("not all of the node stopped in time: the rest is cut off");
-            self.tasks.abort();
-        }
-        // The workers are gone, and have handed over what they had. A reader that stopped is not waited for longer.
-        let logs = self.logs;
-        let closing = tokio::task::spawn_blocking(move || {
-            logs.each(|log| {
-                if !log.close(LOG_CLOSE_MAX) {
-                    tracing::warn!("an access log did not take all its lines in time");
-                }
-            });
-        });
-        if closing.await.is_err() {
-            tracing::error!("closing the access logs failed");
-        }
+        self.tasks.finish().await;
+        self.logs.close().await;
     }
 }
 
@@ -402,6 +642,20 @@ impl AccessLogs {
             _ => status_access_log.as_ref().map(start).transpose()?,
         };
         Ok(Self { proxy, status })
+    }
+
+    /// Once the workers are gone, and have handed over what they had. A reader that stopped is not waited for longer.
+    async fn close(self) {
+        let closing = tokio::task::spawn_blocking(move || {
+            self.each(|log| {
+                if !log.close(LOG_CLOSE_MAX) {
+                    tracing::warn!("an access log did not take all its lines in time");
+                }
+            });
+        });
+        if closing.await.is_err() {
+            tracing::error!("closing the access logs failed");
+        }
     }
 
     fn each(&self, act: impl Fn(&AccessLog)) {
@@ -463,12 +717,13 @@ const OPENING_MAX: Duration = Duration::from_secs(60);
 
 /// Waits until the config of the cache is in force, or is not to be waited for any longer.
 async fn opening(state: &NodeState) {
-    let deadline = Instant::now() + OPENING_MAX;
+    if tokio::time::timeout(OPENING_MAX, in_force(state)).await.is_err() {
+        tracing::warn!("the config of the cache is not in force yet; the proxy opens without");
+    }
+}
+
+async fn in_force(state: &NodeState) {
     while !state.has_table() {
-        if Instant::now() >= deadline {
-            tracing::warn!("the config of the cache is not in force yet; the proxy opens without");
-            return;
-        }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -483,19 +738,28 @@ fn resolver(sources: &dns::Sources) -> Result<dns::Resolver, StartError> {
     }
 }
 
-fn bind_status(listens: &[Listen]) -> Result<Vec<TcpListener>, StartError> {
-    let bind = |listen: &Listen| -> io::Result<TcpListener> {
+/// What listening sockets of the Status API are called where they are handed over.
+const STATUS_SOCKETS: &str = "status";
+
+fn bind_status(listens: &[Listen], sockets: &mut Sockets) -> Result<Vec<TcpListener>, StartError> {
+    let open = |listen: &Listen| -> io::Result<OwnedFd> {
         let socket = Socket::new(Domain::for_address(listen.address), Type::STREAM.nonblocking(), None)?;
         // A restart must not wait for old connections to be forgotten; a second process is still refused.
         socket.set_reuse_address(true)?;
         proxy::set_flags(&socket, listen.address, &listen.flags)?;
         socket.bind(&listen.address.into())?;
         socket.listen(proxy::backlog(&listen.flags))?;
-        TcpListener::from_std(socket.into())
+        Ok(socket.into())
     };
-    let named =
-        |listen| bind(listen).map_err(|source| StartError::Status { address: listen.address, source });
-    listens.iter().map(named).collect()
+    let mut bound = Vec::new();
+    for listen in listens {
+        let named = |source| StartError::Status { address: listen.address, source };
+        let shared = sockets.group(STATUS_SOCKETS, listen.address, 1, || open(listen)).map_err(named)?;
+        for socket in shared.into_iter().flatten() {
+            bound.push(TcpListener::from_std(socket.into()).map_err(named)?);
+        }
+    }
+    Ok(bound)
 }
 
 #[cfg(test)]
@@ -507,6 +771,8 @@ mod tests {
     use super::*;
     use equipoise_follower::settings::Mtls;
 
+    use crate::descriptors::Descriptors;
+    use crate::takeover;
     use crate::tls::server::Shown;
 
     const DEADLINE: Duration = Duration::from_secs(60);
@@ -535,6 +801,13 @@ mod tests {
             shown: Shown::default(),
             flavour: Default::default(),
             drain_timeout: Duration::from_secs(1),
+            drain_delay: Duration::ZERO,
+            watchdog: watchdog::Settings::default(),
+            descriptors: Descriptors::default(),
+            takeover: Some(takeover::Terms {
+                socket: directory.join("takeover.sock"),
+                patience: Duration::from_secs(60),
+            }),
             status_listen: vec![Listen::from(any)],
             status_connections_max: 8,
             probes_max: 4,

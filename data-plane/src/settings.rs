@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use equipoise_access_log::Plan;
@@ -13,14 +13,17 @@ use equipoise_proto::NodeId;
 use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, access_log, keys};
 use uuid::Uuid;
 
+use crate::descriptors::Descriptors;
 use crate::dns;
 use crate::http1::Limits;
 use crate::proxy::{
     Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders, TemplateFiles,
 };
 use crate::router::Flavour;
+use crate::takeover;
 use crate::tls::Trust;
 use crate::tls::server::{PAIRS_MAX, Shown};
+use crate::watchdog;
 
 /// How a node starts.
 #[derive(Debug, Clone)]
@@ -55,6 +58,14 @@ pub struct NodeSettings {
     pub error_templates: TemplateFiles,
     /// How long a stop lets requests finish.
     pub drain_timeout: Duration,
+    /// How long a stopping node goes on before that, while it says that it is not ready.
+    pub drain_delay: Duration,
+    /// When a worker counts as stalled.
+    pub watchdog: watchdog::Settings,
+    /// How another process may take over; `None`: not at all, where both planes share one.
+    pub takeover: Option<takeover::Terms>,
+    /// How many descriptors the process has, and who gets them.
+    pub descriptors: Descriptors,
     /// Where the Status API listens.
     pub status_listen: Vec<Listen>,
     /// Connections to one of its addresses at once.
@@ -86,6 +97,35 @@ pub struct Follow {
     pub home_after: Duration,
 }
 
+/// What a running node puts in force when it reads its settings again.
+pub static RELOADED: &[&Key] = &[
+    &keys::PROXY_CONNECTIONS_MAX,
+    &keys::PROXY_CLIENT_BODY_BYTES_MAX,
+    &keys::PROXY_CLIENT_BODY_BUFFER_BYTES,
+    &keys::PROXY_HEADER_BYTES_MAX,
+    &keys::PROXY_LINE_BYTES_MAX,
+    &keys::PROXY_HEADERS_MAX,
+    &keys::PROXY_HEADER_TIMEOUT,
+    &keys::PROXY_BODY_TIMEOUT,
+    &keys::PROXY_SEND_TIMEOUT,
+    &keys::PROXY_IDLE_TIMEOUT,
+    &keys::PROXY_REQUESTS_MAX,
+    &keys::PROXY_DRAIN_TIMEOUT,
+    &keys::PROXY_DRAIN_DELAY,
+    &keys::PROXY_TRUSTED_IPS,
+    &keys::PROXY_REAL_IP_HEADER,
+    &keys::PROXY_REAL_IP_RECURSIVE,
+    &keys::PROXY_HEADERS,
+    &keys::PROXY_HEADERS_UPSTREAM,
+    &keys::PROXY_ERROR_DEFAULT_TYPE,
+    &keys::UPSTREAM_POOL_SIZE,
+    &keys::UPSTREAM_REQUESTS_MAX,
+    &keys::UPSTREAM_IDLE_TIMEOUT,
+    &keys::TLS_CERT,
+    &keys::TLS_CERT_KEY,
+    &keys::TLS_PROTOCOLS,
+];
+
 impl NodeSettings {
     /// Takes what concerns a node.
     ///
@@ -94,13 +134,15 @@ impl NodeSettings {
     pub fn read(settings: &Settings) -> Result<Self, Problem> {
         let id = settings.text(&keys::NODE_ID).map(|text| Uuid::parse_str(text).map(NodeId::new)).transpose();
         let cache_dir = settings.path(&keys::NODE_CACHE_DIR);
+        let cache_dir = cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from);
         let place = Place::read(settings)?;
         Ok(Self {
             id: id.map_err(|_| settings.problem(&keys::NODE_ID, "must be a UUID"))?,
             region: place.region,
             zone: place.zone,
             labels: place.labels,
-            cache_dir: cache_dir.map_or_else(|| PathBuf::from("equipoise-node"), PathBuf::from),
+            takeover: takeover(settings, &cache_dir),
+            cache_dir,
             follow: follow(settings)?,
             proxy: proxy(settings)?,
             flavour: match settings.text(&keys::ROUTER_FLAVOR) {
@@ -119,6 +161,15 @@ impl NodeSettings {
                 xml: settings.path(&keys::PROXY_ERROR_TEMPLATE_XML).map(PathBuf::from),
             },
             drain_timeout: settings.duration(&keys::PROXY_DRAIN_TIMEOUT),
+            drain_delay: settings.duration(&keys::PROXY_DRAIN_DELAY),
+            watchdog: watchdog::Settings {
+                patience: settings.duration(&keys::WATCHDOG_TIMEOUT),
+                action: match settings.text(&keys::WATCHDOG_ACTION) {
+                    Some("restart") => watchdog::Action::Restart,
+                    _ => watchdog::Action::Log,
+                },
+            },
+            descriptors: Descriptors::read(settings)?,
             status_listen: settings.listen(&keys::STATUS_LISTEN).to_vec(),
             status_connections_max: settings.number(&keys::STATUS_CONNECTIONS_MAX),
             probes_max: settings.number(&keys::PROBE_CONCURRENCY_MAX),
@@ -145,6 +196,15 @@ fn follow(settings: &Settings) -> Result<Option<Follow>, Problem> {
     let fallback = fallback(settings, &mtls)?;
     let home_after = settings.duration(&keys::CLUSTER_HOME_AFTER);
     Ok(Some(Follow { control_planes, mtls, fallback, home_after }))
+}
+
+fn takeover(settings: &Settings, cache_dir: &Path) -> Option<takeover::Terms> {
+    settings.get(&keys::NODE_TAKEOVER_TIMEOUT)?;
+    let socket = settings.path(&keys::NODE_TAKEOVER_SOCKET).map(PathBuf::from);
+    Some(takeover::Terms {
+        socket: socket.unwrap_or_else(|| cache_dir.join("takeover.sock")),
+        patience: settings.duration(&keys::NODE_TAKEOVER_TIMEOUT),
+    })
 }
 
 /// The word for the authorities that the system trusts.
@@ -279,6 +339,7 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         datagram_sessions_max: settings.number(&keys::PROXY_DATAGRAM_SESSIONS_MAX),
         workers: workers.and_then(Result::ok).unwrap_or(defaults.workers),
         connections_max: settings.number(&keys::PROXY_CONNECTIONS_MAX),
+        descriptors_for_clients: defaults.descriptors_for_clients,
         keepalive_requests: settings.number(&keys::PROXY_REQUESTS_MAX),
         head_limits: Limits {
             line_bytes_max: settings.number(&keys::PROXY_LINE_BYTES_MAX),

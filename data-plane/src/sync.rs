@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use equipoise_follower::fallback::Fallback;
 use equipoise_follower::{Cache, ControlPlane, Loaded, Membership};
 use equipoise_proto::NodeId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -81,6 +81,8 @@ pub struct Parts {
     pub cache: Cache,
     /// What it held.
     pub loaded: Loaded,
+    /// Until the process before has gone: what its cache holds then. Nobody is followed before; `None`: there is none.
+    pub until: Option<oneshot::Receiver<Loaded>>,
     /// To the table builder.
     pub updates: Updates,
     /// What the node sees of its targets.
@@ -99,9 +101,17 @@ pub struct Parts {
 /// until the table builder is gone.
 pub async fn run(parts: Parts, stop: CancellationToken) {
     let Parts { settings, identity, control_planes, membership, fallback, cache, loaded, .. } = parts;
-    let Parts { updates, reports, directory, fleet, marks, node, .. } = parts;
+    let Parts { until, updates, reports, directory, fleet, marks, node, .. } = parts;
+    let begun = CancellationToken::new();
     let (channels, channel) = watch::channel(None);
-    let keeper = keep(membership, channel.clone(), settings, Arc::clone(&node));
+    let keeper = {
+        let (begun, keeping) =
+            (begun.clone(), keep(membership, channel.clone(), settings, Arc::clone(&node)));
+        async move {
+            begun.cancelled().await;
+            keeping.await;
+        }
+    };
     let (questions, asked) = mpsc::channel(inspect::QUESTIONS_MAX);
     let witness = inspect::Witness { node: Arc::clone(&node), directory };
     let sources = report::Sources { reports: &reports, findings: Arc::clone(&fleet.findings), witness };
@@ -118,7 +128,12 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     tokio::select! {
         () = stop.cancelled() => cache.stop().await,
         // Nobody makes tables any more: perhaps because of the config, so nothing is called good.
-        () = link.run(loaded.replica, fallback) => {}
+        () = async {
+            if link.start(loaded.replica, until).await {
+                begun.cancel();
+                link.run(fallback).await;
+            }
+        } => {}
         // Neither ends by itself: they have a link to wait for.
         () = reporter => {}
         () = keeper => {}

@@ -16,9 +16,11 @@ mod entry;
 mod keeper;
 mod replay;
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -89,6 +91,16 @@ enum Command {
     Stop { done: oneshot::Sender<()> },
 }
 
+/// The cache of a directory that another process still uses.
+#[derive(Debug)]
+pub struct Beside {
+    directory: PathBuf,
+    tasks: TaskTracker,
+    queue: mpsc::Receiver<Command>,
+    changes: watch::Receiver<Option<Replica>>,
+    handle: Handle,
+}
+
 /// A handle on the cache; without a directory it does nothing.
 #[derive(Debug, Clone)]
 pub struct Cache(Option<Handle>);
@@ -100,6 +112,55 @@ struct Handle {
     in_force: watch::Sender<Option<Replica>>,
     /// Something was not written in time: what follows it is of no use before the writer has taken note.
     is_behind: Arc<AtomicBool>,
+    /// Another process has the directory as yet: nothing is written.
+    is_beside: Arc<AtomicBool>,
+    /// Held in common with whoever takes over.
+    lock: Arc<OnceLock<File>>,
+}
+
+impl Handle {
+    fn new() -> (Self, mpsc::Receiver<Command>, watch::Receiver<Option<Replica>>) {
+        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
+        let (in_force, changes) = watch::channel(None);
+        let handle = Self {
+            commands,
+            in_force,
+            is_behind: Arc::default(),
+            is_beside: Arc::default(),
+            lock: Arc::default(),
+        };
+        (handle, queue, changes)
+    }
+
+    fn keep(
+        &self,
+        disk: disk::Disk,
+        tasks: &TaskTracker,
+        queue: mpsc::Receiver<Command>,
+        changes: watch::Receiver<Option<Replica>>,
+    ) -> Result<(), CacheError> {
+        let lock = disk.share_lock().map_err(CacheError::Io)?;
+        // The first one: a cache is opened once.
+        self.lock.get_or_init(|| lock);
+        tasks.spawn(keeper::run(disk, queue, changes, Arc::clone(&self.is_behind)));
+        Ok(())
+    }
+}
+
+impl Beside {
+    /// Takes the directory over: `lock` is the one that [`Cache::lock`] of the process before gave, which writes nothing
+    /// any more. Gives what the directory holds now.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn open(self, lock: OwnedFd) -> Result<Loaded, CacheError> {
+        let Self { directory, tasks, queue, changes, handle } = self;
+        let opened = tokio::task::spawn_blocking(move || disk::Disk::open_locked(&directory, lock.into()));
+        let (disk, loaded) = opened.await.map_err(|error| CacheError::Io(std::io::Error::other(error)))??;
+        handle.keep(disk, &tasks, queue, changes)?;
+        handle.is_beside.store(false, Ordering::Release);
+        Ok(loaded)
+    }
 }
 
 impl Cache {
@@ -112,11 +173,41 @@ impl Cache {
     pub async fn open(directory: PathBuf, tasks: &TaskTracker) -> Result<(Self, Loaded), CacheError> {
         let opened = tokio::task::spawn_blocking(move || disk::Disk::open(&directory)).await;
         let (disk, loaded) = opened.map_err(|error| CacheError::Io(std::io::Error::other(error)))??;
-        let (commands, queue) = mpsc::channel(COMMANDS_MAX);
-        let (in_force, changes) = watch::channel(None);
-        let is_behind = Arc::new(AtomicBool::new(false));
-        tasks.spawn(keeper::run(disk, queue, changes, Arc::clone(&is_behind)));
-        Ok((Self(Some(Handle { commands, in_force, is_behind })), loaded))
+        let (handle, queue, changes) = Handle::new();
+        handle.keep(disk, tasks, queue, changes)?;
+        Ok((Self(Some(handle)), loaded))
+    }
+
+    /// Reads what a cache holds that another process still uses, whose place this one is about to take. Nothing is
+    /// written before [`Beside::open`].
+    pub async fn beside(directory: PathBuf, tasks: &TaskTracker) -> (Self, Loaded, Beside) {
+        let (handle, queue, changes) = Handle::new();
+        handle.is_beside.store(true, Ordering::Release);
+        let looked_at = directory.clone();
+        let peeked = tokio::task::spawn_blocking(move || disk::Disk::peek(&looked_at)).await;
+        // A panic there costs what was to be read, which comes again with the directory itself.
+        let loaded = Loaded { replica: peeked.ok().flatten(), condemned: None };
+        let beside = Beside { directory, tasks: tasks.clone(), queue, changes, handle: handle.clone() };
+        (Self(Some(handle)), loaded, beside)
+    }
+
+    /// The lock on the directory, for the process that takes over; `None` where there is no cache.
+    ///
+    /// # Errors
+    /// When there is no descriptor for it.
+    pub fn lock(&self) -> std::io::Result<Option<OwnedFd>> {
+        let lock = self.0.as_ref().and_then(|handle| handle.lock.get());
+        lock.map(|lock| lock.try_clone().map(OwnedFd::from)).transpose()
+    }
+
+    /// Completes when nothing is written any more: all other handles are gone, and what they asked for is done.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let in_force = self.0.as_ref().map(|handle| handle.in_force.clone());
+        async move {
+            if let Some(in_force) = in_force {
+                in_force.closed().await;
+            }
+        }
     }
 
     /// No cache: a node that starts without a control plane has nothing.
@@ -171,6 +262,9 @@ impl Cache {
 impl Handle {
     /// Whether it was done in time.
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> bool {
+        if self.is_beside.load(Ordering::Acquire) {
+            return true;
+        }
         let (done, mut wait) = oneshot::channel();
         let answered = async {
             // An error: the writer is gone, and with it the cache.

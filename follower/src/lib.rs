@@ -16,7 +16,7 @@ mod connect;
 use std::time::Duration;
 
 pub use address::{Address, InvalidAddress};
-pub use cache::{Cache, CacheError, Loaded, Pending};
+pub use cache::{Beside, Cache, CacheError, Loaded, Pending};
 pub use connect::{ConnectError, ControlPlane};
 pub use equipoise_identity::Role;
 pub use membership::{Applicant, Membership, MembershipError, StaticFiles};

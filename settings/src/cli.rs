@@ -65,6 +65,21 @@ pub fn start<T>(
     Start::Run(Box::new(settings), Box::new(plane), matches)
 }
 
+/// Reads file and environment again, with the flags that the process was started with; nothing else comes of it.
+///
+/// # Errors
+/// All that is wrong with them.
+pub fn reread<T>(
+    matches: &ArgMatches,
+    process: Process,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    typed: impl FnOnce(&Settings) -> Result<T, Problem>,
+) -> Result<(Settings, T), Vec<Problem>> {
+    let settings = read(matches, process, environment)?;
+    let typed = typed(&settings).map_err(|problem| vec![problem])?;
+    Ok((settings, typed))
+}
+
 fn refused<T>(problems: &[Problem]) -> Start<T> {
     for problem in problems {
         to_stderr(format_args!("error: {problem}"));

@@ -223,6 +223,11 @@ keys! {
     NODE_CACHE_DIR = "node.cache_dir", None, Kind::Path, "equipoise-node", NodeApart,
         "Directory in which a node keeps its id and its last config.";
 
+    NODE_TAKEOVER_SOCKET = "node.takeover_socket", None, Kind::Path, "", NodeApart,
+        "Unix socket where a new process takes over from this one; empty: takeover.sock in the cache directory.";
+    NODE_TAKEOVER_TIMEOUT = "node.takeover_timeout", None, seconds(1000), "60s", NodeApart,
+        "How long a new process may take until it is ready to take over; then this one goes on.";
+
     ROUTER_FLAVOR = "router.flavor", Some("router_flavor"), Kind::Flavor, "traditional_compatible", Every,
         "Whose order of routes it is: `traditional_compatible` (one priority a route), or `traditional` (Kong before 3.0).";
 
@@ -236,6 +241,11 @@ keys! {
         "Threads that carry traffic; auto is one a core.";
     PROXY_CONNECTIONS_MAX = "proxy.connections_max", None, Kind::Int { min: 1, max: 10_000_000 }, "16384", Data,
         "Client connections of one worker at once; more wait in the kernel's queue.";
+    PROXY_DESCRIPTORS_MAX = "proxy.descriptors_max", Some("nginx_main_worker_rlimit_nofile"),
+        Kind::IntOrAuto { min: 64, max: 1 << 30 }, "auto", Data,
+        "File descriptors that the process asks the system for; auto is all that it may have.";
+    PROXY_DESCRIPTORS_RESERVE = "proxy.descriptors_reserve", None, Kind::IntOrAuto { min: 0, max: 1 << 30 }, "auto", Data,
+        "How many of them clients may not take, so that targets can still be reached; auto is a quarter, half is the most.";
     PROXY_CLIENT_BODY_BYTES_MAX = "proxy.client_body_bytes_max", Some("nginx_http_client_max_body_size"),
         Kind::Size { min: 0, max: 1 << 50 }, "0", Data, "Largest request body; 0 is no limit.";
     PROXY_CLIENT_BODY_BUFFER_BYTES = "proxy.client_body_buffer_bytes", Some("client_body_buffer_size"),
@@ -267,6 +277,8 @@ keys! {
         "Requests that a client may take back, more than it has let end, before its connection is ended.";
     PROXY_DRAIN_TIMEOUT = "proxy.drain_timeout", Some("nginx_main_worker_shutdown_timeout"), seconds(0), "30s", Data,
         "How long a stopping node lets requests finish.";
+    PROXY_DRAIN_DELAY = "proxy.drain_delay", None, seconds(0), "0s", Data,
+        "How long a stopping node still accepts while it says that it is not ready, so that balancers before it can notice.";
     PROXY_PORT_MAPS = "proxy.port_maps", Some("port_maps"), Kind::List, "", Data,
         "Ports that something in front maps, clients' and then the listener's: `80:8000, 443:8443`.";
     PROXY_TRUSTED_IPS = "proxy.trusted_ips", Some("trusted_ips"), Kind::List, "", Data,
@@ -328,6 +340,11 @@ keys! {
         "Longest pause before a name without addresses is asked for again; its servers may name a shorter one.";
     DNS_ERROR_TTL = "dns.error_ttl", Some("dns_error_ttl"), seconds(100), "1s", Data,
         "Pause after a failed look-up; it doubles up to dns.not_found_ttl.";
+
+    WATCHDOG_TIMEOUT = "watchdog.timeout", None, seconds(0), "10s", Data,
+        "How long a worker may do nothing at all, not even tick, until it counts as stalled; 0 looks after none.";
+    WATCHDOG_ACTION = "watchdog.action", None, Kind::OneOf(&["log", "restart"]), "log", Data,
+        "What follows then: a line in the log, or the end of the process with an error after the others have drained.";
 
     PROBE_CONCURRENCY_MAX = "probe.concurrency_max", None, Kind::Int { min: 1, max: 100_000 }, "256", Data,
         "Active health checks of this node at once.";

@@ -73,7 +73,6 @@ const NO_EFFECT: &[&str] = &[
     "nginx_http_client_body_buffer_size",
     "nginx_http_client_header_buffer_size",
     "nginx_http_large_client_header_buffers",
-    "nginx_main_worker_rlimit_nofile",
     "nginx_user",
     "plugins",
     "prefix",

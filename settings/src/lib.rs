@@ -7,6 +7,8 @@ pub mod keys;
 pub mod kong;
 pub mod listen;
 pub mod logs;
+pub mod notify;
+pub mod reload;
 pub mod signal;
 pub mod source;
 mod stream;

@@ -1,7 +1,9 @@
 //! Logs: lines for people on a terminal, JSON on request.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt;
 
@@ -10,14 +12,48 @@ use crate::source::Settings;
 
 /// Starts logging to standard error. Call once, before the first thing worth logging.
 pub fn start(settings: &Settings) {
-    let level = level(settings.text(&keys::LOG_LEVEL).unwrap_or_default());
-    let builder = fmt().with_writer(|| Lossy(io::stderr())).with_max_level(level);
-    let result = match settings.text(&keys::LOG_FORMAT) {
-        Some("json") => builder.json().flatten_event(true).with_current_span(false).try_init(),
-        _ => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
-    };
-    // Only fails if a subscriber is there already, and then somebody else decides where logs go.
-    drop(result);
+    let filter = filter(settings);
+    let builder = fmt().with_writer(|| Lossy(io::stderr()));
+    // `try_init` only fails if a subscriber is there already, and then somebody else decides where logs go.
+    if settings.text(&keys::LOG_FORMAT) == Some("json") {
+        let builder = builder.json().flatten_event(true).with_current_span(false);
+        let builder = builder.with_env_filter(filter).with_filter_reloading();
+        let handle = builder.reload_handle();
+        keep(builder.try_init().is_ok(), move |filter| handle.reload(filter).unwrap_or_default());
+    } else {
+        let builder = builder.with_ansi(std::io::stderr().is_terminal()).with_target(false);
+        let builder = builder.with_env_filter(filter).with_filter_reloading();
+        let handle = builder.reload_handle();
+        keep(builder.try_init().is_ok(), move |filter| handle.reload(filter).unwrap_or_default());
+    }
+    // A panic is told like everything else, with its place, and where it was met by whoever copes with it.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let thread = std::thread::current();
+        let why = panic.payload_as_str();
+        tracing::error!(place, why, thread = thread.name(), "a defect of this program: it panicked");
+    }));
+}
+
+/// Puts the level of these settings in force.
+pub fn reload(settings: &Settings) {
+    if let Some(set) = LEVEL.get() {
+        set(filter(settings));
+    }
+}
+
+/// How the level is set while the process runs.
+static LEVEL: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
+fn keep(is_ours: bool, set: impl Fn(EnvFilter) + Send + Sync + 'static) {
+    if is_ours {
+        // The first one: logging starts once.
+        LEVEL.get_or_init(|| Box::new(set));
+    }
+}
+
+fn filter(settings: &Settings) -> EnvFilter {
+    EnvFilter::default().add_directive(level(settings.text(&keys::LOG_LEVEL).unwrap_or_default()).into())
 }
 
 /// Drops what cannot be written: a full disk or a dead pipe behind the log must not end a process, nor any of its

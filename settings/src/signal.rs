@@ -1,4 +1,4 @@
-//! How a process is asked to stop, and what it does not die of.
+//! How a process is asked to stop, to read its settings again or to give way, and what it does not die of.
 
 use std::future::Future;
 use std::io;
@@ -8,16 +8,29 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// SIGXFSZ: a file grew past its limit. Taken over, the write fails instead, and its caller copes.
 const FILE_TOO_LARGE: i32 = 25;
 
+/// What a process is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// To end, once what is under way is done; by this signal.
+    Stop(&'static str),
+    /// To read its settings again (SIGHUP).
+    Reload,
+    /// To start its program anew and to let that take over (SIGUSR2, as of nginx).
+    TakeOver,
+}
+
 /// The signals that a process takes over. Made before the first listener, so that none is missed.
 pub struct StopSignals {
     stopping: [(&'static str, Signal); 3],
-    ignored: [(&'static str, Signal); 3],
+    reload: Signal,
+    take_over: Signal,
+    ignored: Signal,
     _file_too_large: Signal,
 }
 
 impl StopSignals {
-    /// Takes them over: SIGTERM, SIGINT and SIGQUIT stop a process; SIGHUP (a closed terminal), SIGUSR1 and SIGUSR2
-    /// (log rotation, an upgrade of the reference) do not. Must be called within a tokio runtime.
+    /// Takes them over: SIGTERM, SIGINT and SIGQUIT stop a process; SIGHUP, SIGUSR2 and SIGUSR1 (log rotation) do not.
+    /// Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When the system refuses.
@@ -29,28 +42,36 @@ impl StopSignals {
                 named("SIGINT", SignalKind::interrupt())?,
                 named("SIGQUIT", SignalKind::quit())?,
             ],
-            ignored: [
-                named("SIGHUP", SignalKind::hangup())?,
-                named("SIGUSR1", SignalKind::user_defined1())?,
-                named("SIGUSR2", SignalKind::user_defined2())?,
-            ],
+            reload: signal(SignalKind::hangup())?,
+            take_over: signal(SignalKind::user_defined2())?,
+            ignored: signal(SignalKind::user_defined1())?,
             _file_too_large: signal(SignalKind::from_raw(FILE_TOO_LARGE))?,
         })
     }
 
+    /// Waits for the next one and says what it asks for; one without effect is logged.
+    pub async fn asked(&mut self) -> Asked {
+        let Self { stopping: [terminate, interrupt, quit], reload, take_over, ignored, .. } = self;
+        loop {
+            tokio::select! {
+                _ = terminate.1.recv() => return Asked::Stop(terminate.0),
+                _ = interrupt.1.recv() => return Asked::Stop(interrupt.0),
+                _ = quit.1.recv() => return Asked::Stop(quit.0),
+                _ = reload.recv() => return Asked::Reload,
+                _ = take_over.recv() => return Asked::TakeOver,
+                _ = ignored.recv() => tracing::info!(signal = "SIGUSR1", "has no effect"),
+            }
+        }
+    }
+
     /// Waits for the next one that stops and gives its name; others are logged and have no effect.
     pub async fn next(&mut self) -> &'static str {
-        let Self { stopping: [terminate, interrupt, quit], ignored: [hangup, first, second], .. } = self;
         loop {
-            let ignored = tokio::select! {
-                _ = terminate.1.recv() => return terminate.0,
-                _ = interrupt.1.recv() => return interrupt.0,
-                _ = quit.1.recv() => return quit.0,
-                _ = hangup.1.recv() => hangup.0,
-                _ = first.1.recv() => first.0,
-                _ = second.1.recv() => second.0,
-            };
-            tracing::info!(signal = ignored, "has no effect");
+            match self.asked().await {
+                Asked::Stop(signal) => return signal,
+                Asked::Reload => tracing::info!(signal = "SIGHUP", "has no effect"),
+                Asked::TakeOver => tracing::info!(signal = "SIGUSR2", "has no effect"),
+            }
         }
     }
 

@@ -282,6 +282,23 @@ impl Settings {
         self.values.get(key.name)
     }
 
+    /// The keys whose values differ in `other`, in the order of the table.
+    pub fn changed<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'static Key> + 'a {
+        keys::ALL.iter().copied().filter(|key| self.value(key) != other.value(key))
+    }
+
+    /// Takes the value of a key from `other`.
+    pub fn adopt(&mut self, other: &Self, key: &Key) {
+        if let Some((name, value)) = other.values.get_key_value(key.name) {
+            self.values.insert(name, value.clone());
+        }
+    }
+
+    /// The value of a key as text, for people: never a secret.
+    pub fn shown(&self, key: &Key) -> String {
+        self.value(key).to_string()
+    }
+
     /// Whether nobody set this key.
     pub fn is_default(&self, key: &Key) -> bool {
         self.get(key).is_none_or(|(_, source)| *source == Source::Default)

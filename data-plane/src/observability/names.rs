@@ -62,6 +62,12 @@ pub const HTTP2_GLITCHES: &str = "equipoise_http2_glitches_total";
 pub const PROXY_HEADERS: &str = "equipoise_proxy_protocol_headers_total";
 /// TLS handshakes of clients by result.
 pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
+/// Connections that ended because their task panicked.
+pub const PANICS: &str = "equipoise_connection_panics_total";
+/// Times that accepting paused for want of descriptors.
+pub const ACCEPT_PAUSES: &str = "equipoise_accept_pauses_total";
+/// Times that a worker stalled.
+pub const STALLS: &str = "equipoise_worker_stalls_total";
 /// Lines of the access log that were written.
 pub const ACCESS_LOG_LINES: &str = "equipoise_access_log_lines_total";
 /// Lines of the access log that were dropped: disk, reader or queue had no room.

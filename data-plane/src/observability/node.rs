@@ -65,6 +65,7 @@ pub struct NodeState {
     restorations: AtomicU64,
     dns_answers: AtomicU64,
     dns_failures: AtomicU64,
+    stalls: AtomicU64,
 }
 
 impl NodeState {
@@ -94,6 +95,7 @@ impl NodeState {
             restorations: AtomicU64::new(0),
             dns_answers: AtomicU64::new(0),
             dns_failures: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
         }
     }
 
@@ -214,6 +216,10 @@ impl NodeState {
         self.dns_failures.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn worker_stalled(&self) {
+        self.stalls.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn apply_time(&self) -> Duration {
         Duration::from_micros(self.apply_micros.load(Ordering::Relaxed))
     }
@@ -226,6 +232,7 @@ impl NodeState {
             restorations: self.restorations.load(Ordering::Relaxed),
             dns_answers: self.dns_answers.load(Ordering::Relaxed),
             dns_failures: self.dns_failures.load(Ordering::Relaxed),
+            stalls: self.stalls.load(Ordering::Relaxed),
         }
     }
 }
@@ -239,4 +246,5 @@ pub(super) struct NodeCounts {
     pub(super) restorations: u64,
     pub(super) dns_answers: u64,
     pub(super) dns_failures: u64,
+    pub(super) stalls: u64,
 }

@@ -86,6 +86,7 @@ fn render_node(text: &mut Text, node: &NodeState) {
     counter(names::CONFIG_REFUSED, "Changes refused.", counts.refused);
     counter(names::EJECTIONS, "Targets that stopped being available.", counts.ejections);
     counter(names::RESTORATIONS, "Targets that became available again.", counts.restorations);
+    counter(names::STALLS, "Times that a worker stalled.", counts.stalls);
     text.family(names::DNS_LOOKUPS, Kind::Counter, "Look-ups of names.");
     text.sample(names::DNS_LOOKUPS, &[("result", "answered")], counts.dns_answers);
     text.sample(names::DNS_LOOKUPS, &[("result", "failed")], counts.dns_failures);
@@ -157,6 +158,10 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.family(names::HANDSHAKES, Kind::Counter, "TLS handshakes of clients, by how they ended.");
     text.sample(names::HANDSHAKES, &[("result", "done")], sum.handshakes);
     text.sample(names::HANDSHAKES, &[("result", "failed")], sum.failed_handshakes);
+    text.family(names::PANICS, Kind::Counter, "Connections that a defect of this program ended.");
+    text.sample(names::PANICS, &[], sum.panics);
+    text.family(names::ACCEPT_PAUSES, Kind::Counter, "Pauses of accepting for want of descriptors.");
+    text.sample(names::ACCEPT_PAUSES, &[], sum.accept_pauses);
     text.family(names::HTTP2_REQUESTS, Kind::Counter, "Requests that came by HTTP/2.");
     text.sample(names::HTTP2_REQUESTS, &[], sum.http2_streams);
     text.family(

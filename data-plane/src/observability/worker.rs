@@ -1,6 +1,7 @@
 //! What one worker counts.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::counter::Counter;
 use super::node::NodeState;
@@ -39,9 +40,7 @@ impl Workers {
     pub fn connections(&self) -> Connections {
         let mut sum = WorkerSum::default();
         self.iter().for_each(|worker| worker.add_to(&mut sum));
-        let [reading, writing, waiting] = sum.states;
-        let WorkerSum { accepted, active, requests, .. } = sum;
-        Connections { accepted, active, reading, writing, waiting, requests }
+        sum.connections()
     }
 
     /// All of them.
@@ -125,6 +124,12 @@ pub struct WorkerMetrics {
     pool_misses: Counter,
     handshakes: Counter,
     failed_handshakes: Counter,
+    panics: Counter,
+    accept_pauses: Counter,
+    /// Ticks of its timers.
+    beats: Counter,
+    /// The thread that serves; 0: none does.
+    thread: AtomicI32,
     http2: Http2Counters,
     upstream_handshakes: Counter,
     resumed_handshakes: Counter,
@@ -163,6 +168,10 @@ impl WorkerMetrics {
             pool_misses: Counter::default(),
             handshakes: Counter::default(),
             failed_handshakes: Counter::default(),
+            panics: Counter::default(),
+            accept_pauses: Counter::default(),
+            beats: Counter::default(),
+            thread: AtomicI32::new(0),
             http2: Http2Counters::default(),
             upstream_handshakes: Counter::default(),
             resumed_handshakes: Counter::default(),
@@ -270,6 +279,43 @@ impl WorkerMetrics {
         self.failed_handshakes.add(1);
     }
 
+    /// A connection's task panicked, which ended that connection and nothing else.
+    pub fn connection_panicked(&self) {
+        self.panics.add(1);
+    }
+
+    /// Accepting pauses: there are no descriptors, or none left for clients.
+    pub fn accept_paused(&self) {
+        self.accept_pauses.add(1);
+    }
+
+    /// The worker's timers have ticked.
+    pub fn beat(&self) {
+        self.beats.add(1);
+    }
+
+    /// Ticks since the start.
+    pub fn beats(&self) -> u64 {
+        self.beats.get()
+    }
+
+    /// The thread that serves from now on; `None`: none does any more.
+    pub fn set_thread(&self, thread: Option<i32>) {
+        self.thread.store(thread.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The thread that serves, as the kernel numbers it; `None` before the start and after the end.
+    pub fn thread(&self) -> Option<i32> {
+        Some(self.thread.load(Ordering::Relaxed)).filter(|thread| *thread != 0)
+    }
+
+    /// Connections and requests of this worker.
+    pub fn connections(&self) -> Connections {
+        let mut sum = WorkerSum::default();
+        self.add_to(&mut sum);
+        sum.connections()
+    }
+
     /// A request came on a stream of HTTP/2.
     pub fn http2_stream(&self) {
         self.http2.streams.add(1);
@@ -322,6 +368,8 @@ impl WorkerMetrics {
         sum.pool_misses += self.pool_misses.get();
         sum.handshakes += self.handshakes.get();
         sum.failed_handshakes += self.failed_handshakes.get();
+        sum.panics += self.panics.get();
+        sum.accept_pauses += self.accept_pauses.get();
         sum.http2_streams += self.http2.streams.get();
         sum.http2_broken += self.http2.broken.get();
         sum.http2_calmed += self.http2.calmed.get();
@@ -358,6 +406,8 @@ pub(super) struct WorkerSum {
     pub(super) pool_misses: u64,
     pub(super) handshakes: u64,
     pub(super) failed_handshakes: u64,
+    pub(super) panics: u64,
+    pub(super) accept_pauses: u64,
     pub(super) http2_streams: u64,
     pub(super) http2_broken: u64,
     pub(super) http2_calmed: u64,
@@ -371,4 +421,12 @@ pub(super) struct WorkerSum {
     pub(super) unmatched: Sum,
     pub(super) sessions: SessionSum,
     pub(super) unmatched_sessions: Sum,
+}
+
+impl WorkerSum {
+    const fn connections(&self) -> Connections {
+        let [reading, writing, waiting] = self.states;
+        let Self { accepted, active, requests, .. } = *self;
+        Connections { accepted, active, reading, writing, waiting, requests }
+    }
 }

@@ -89,12 +89,16 @@ impl Client {
                     self.timer.arm(worker.settings.header_timeout);
                 }
             } else if worker.is_draining.get() {
+                let grace = worker.idle_grace();
                 match *reading {
-                    Reading::Idle if self.stream.is_surely_quiet() => return Poll::Ready(Incoming::Gone),
+                    Reading::Idle if grace.is_none() && self.stream.is_surely_quiet() => {
+                        return Poll::Ready(Incoming::Gone);
+                    }
                     // A request that has reached this node is answered, seen by the runtime or not.
                     Reading::First | Reading::Idle => {
+                        let grace = grace.filter(|_| *reading == Reading::Idle);
                         *reading = Reading::InDrain;
-                        self.timer.arm(DRAIN_GRACE);
+                        self.timer.arm(grace.unwrap_or(DRAIN_GRACE));
                     }
                     Reading::InDrain | Reading::Head => {}
                 }

@@ -80,6 +80,8 @@ pub(super) async fn refuse(client: &mut Client, worker: &Worker, problem: Proble
 
 /// Serves the request whose head the client's buffer holds.
 pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> After {
+    #[cfg(test)]
+    super::tests::harness::misbehave(client);
     let table = worker.table();
     let Opened { facts, matched } = request::open(&table, client, worker, is_last);
     let (matched, first) = match matched {

@@ -2,7 +2,7 @@
 
 mod lru;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::BuildHasher as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -40,14 +40,31 @@ type Place = (SocketAddr, u64);
 pub struct Pool {
     idle: RefCell<Lru<Place, Idle>>,
     hasher: RandomState,
-    size: usize,
-    requests_max: u32,
+    size: Cell<usize>,
+    requests_max: Cell<u32>,
 }
 
 impl Pool {
     /// Keeps at most `size` connections, each for at most `requests_max` requests.
     pub fn new(size: usize, requests_max: u32) -> Self {
-        Self { idle: RefCell::default(), hasher: RandomState::default(), size, requests_max }
+        Self {
+            idle: RefCell::default(),
+            hasher: RandomState::default(),
+            size: Cell::new(size),
+            requests_max: Cell::new(requests_max),
+        }
+    }
+
+    /// Puts other bounds in force; what is idle above them goes.
+    pub fn resize(&self, size: usize, requests_max: u32) {
+        self.size.set(size);
+        self.requests_max.set(requests_max);
+        let mut idle = self.idle.borrow_mut();
+        while idle.len() > size
+            && let Some(Idle { connection, .. }) = idle.pop_oldest()
+        {
+            connection.stream.close();
+        }
     }
 
     /// A live connection to `reach`, if one is idle.
@@ -66,12 +83,12 @@ impl Pool {
     /// Keeps a connection that has just carried a request to its end. When full, the one that waits longest
     /// gives way.
     pub fn put(&self, address: SocketAddr, connection: Pooled, now: Instant) {
-        if self.size == 0 || connection.requests >= self.requests_max {
+        if self.size.get() == 0 || connection.requests >= self.requests_max.get() {
             return connection.stream.close();
         }
         let place = (address, connection.stream.identity().map_or(0, |identity| self.hash(identity.parts())));
         let mut idle = self.idle.borrow_mut();
-        if idle.len() >= self.size
+        if idle.len() >= self.size.get()
             && let Some(Idle { connection, .. }) = idle.pop_oldest()
         {
             connection.stream.close();

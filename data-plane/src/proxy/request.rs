@@ -423,7 +423,7 @@ mod tests {
             ("no gRPC, HTTP/2", Tls, client().by_http2(), other, Some(Problem::NotGrpc)),
             ("in clear", Tls, client().by_http2(), grpc, Some(Problem::GrpcInClear)),
             ("in clear, where it may be", Any, client().by_http2(), grpc, None),
-            ("by TLS", Tls, client().by_http2().by_tls(None), grpc, None),
+            ("by TLS", Tls, client().by_http2().by_tls(None, None), grpc, None),
         ] {
             let mut storage = HeadStorage::new();
             let head = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();

@@ -1,6 +1,7 @@
 //! What the proxy is started with.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::RawFd;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub struct ProxySettings {
     pub workers: usize,
     /// Client connections a worker; more wait in the backlog.
     pub connections_max: usize,
+    /// From this number on a descriptor is none for clients: accepting pauses.
+    pub descriptors_for_clients: RawFd,
     /// Requests on one client connection; the last one is answered with `Connection: close`.
     pub keepalive_requests: u32,
     /// Bounds of a request's head, and of a response's.
@@ -113,6 +116,7 @@ impl Default for ProxySettings {
             datagram_sessions_max: 4096,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             connections_max: 16_384,
+            descriptors_for_clients: RawFd::MAX,
             keepalive_requests: 10_000,
             head_limits: Limits { line_bytes_max: 8 * 1024, head_bytes_max: 32 * 1024, headers_max: 100 },
             header_timeout: Duration::from_secs(60),

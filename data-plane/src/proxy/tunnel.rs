@@ -1,5 +1,5 @@
 //! A connection that speaks WebSocket: bytes both ways, until one side ends it, nothing moves for too long, or this
-//! node stops.
+//! node stops or is drained by hand.
 //!
 //! The bytes pass as they are; only where each frame ends is followed, so that both sides can be told that this node goes
 //! away (RFC 6455 7.4.1: 1001) instead of being cut off.
@@ -187,6 +187,8 @@ pub async fn run(
     buffer.release();
     idle.arm(service.read_timeout);
     let mut is_closing = false;
+    // One that begins while clients are asked to go elsewhere came nevertheless: it is not sent away at once.
+    let was_away = worker.is_away();
     let after = poll_fn(|cx| {
         loop {
             let moved = (
@@ -209,7 +211,8 @@ pub async fn run(
             if is_closing && up.has_said_all() && down.has_said_all() {
                 return Poll::Ready(After::Close);
             }
-            if is_closing || !(worker.is_draining.get() || lease.is_cut()) {
+            let is_sent_away = worker.is_away() && !was_away;
+            if is_closing || !(worker.is_draining.get() || is_sent_away || lease.is_cut()) {
                 return Poll::Pending;
             }
             let are_told = (up.close(), down.close());

@@ -3,6 +3,7 @@
 use std::cell::{Cell, Ref, RefCell};
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::Deref;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,31 +17,38 @@ use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::buffer::Buffers;
 use super::connection::{self, Client};
 use super::handshake::{self, Shaken};
 use super::http2::Multiplexed;
+use super::in_force::{InForce, Newest, Shown};
 use super::pool::Pool;
-use super::settings::{ProxySettings, Serves};
+use super::settings::Serves;
 use super::stream::Stream;
 use super::timer::{TICK, Timers};
 use super::{Bound, Drain, forward::Peer, http2, proxy_header};
+use crate::descriptors::lowest_free;
 use crate::observability::{NodeState, WorkerMetrics};
 use crate::proxy_protocol::Header;
 use crate::stream_proxy::{self, udp};
 use crate::table::{Active, Reader, Table};
 
-/// How long accepting pauses when the process has no descriptors left.
+/// How long accepting pauses when the process has no descriptors left, or none for clients.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pauses follow each other as long as clients come; each of them in the log would say nothing new.
+const PAUSES_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 /// How often the pool is swept and the table's handle refreshed.
 const HOUSEKEEPING_TICKS: u32 = 20;
 
 /// What the tasks of one worker share; single-threaded.
 pub struct Worker {
-    pub(crate) settings: Arc<ProxySettings>,
+    pub(crate) settings: InForce,
+    /// How TLS is spoken since a reload, in place of what the listeners were started with.
+    shown: RefCell<Option<Arc<Shown>>>,
     pub(crate) timers: Rc<Timers>,
     pub(crate) buffers: Buffers,
     pub(super) pool: Pool,
@@ -52,6 +60,10 @@ pub struct Worker {
     pub(crate) is_draining: Cell<bool>,
     /// Clients are asked to go elsewhere.
     is_away: Cell<bool>,
+    /// How long an idle connection may still ask in a drain; `None`: it is closed at once.
+    idle_grace: Cell<Option<Duration>>,
+    /// When a pause of accepting was in the log last.
+    pause_logged: Cell<Option<Instant>>,
     random: RefCell<StdRng>,
     date: RefCell<String>,
     unix_seconds: Cell<u64>,
@@ -105,6 +117,23 @@ impl Worker {
     /// Whether connections are to end with the request at hand.
     pub(super) fn lets_go(&self) -> bool {
         self.is_draining.get() || self.is_away.get()
+    }
+
+    /// How long a connection that is idle when the worker drains may still ask; `None`: it is closed at once.
+    pub(super) fn idle_grace(&self) -> Option<Duration> {
+        self.idle_grace.get()
+    }
+
+    /// How TLS is spoken with whoever comes in there now.
+    fn shown(&self, way: &Way) -> Option<Arc<ServerConfig>> {
+        way.tls.as_ref()?;
+        let reloaded = self.shown.borrow().as_ref().and_then(|shown| shown.get(way.place).cloned().flatten());
+        reloaded.or_else(|| way.tls.clone())
+    }
+
+    /// Whether clients were asked to go elsewhere while all goes on here.
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away.get()
     }
 
     /// The table in force: a request takes it once, and that one is its table to the end.
@@ -166,7 +195,7 @@ fn unix_seconds() -> u64 {
 pub(super) fn run(
     listeners: Vec<Bound>,
     datagrams: Vec<UdpSocket>,
-    settings: &Arc<ProxySettings>,
+    newest: Newest,
     active: &Active,
     metrics: Arc<WorkerMetrics>,
     node: Option<Arc<NodeState>>,
@@ -174,9 +203,13 @@ pub(super) fn run(
 ) -> std::io::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    metrics.set_thread(Some(rustix::thread::gettid().as_raw_nonzero().get()));
+    let _serving = Serving(Arc::clone(&metrics));
+    let settings = newest.load();
     runtime.block_on(async {
         let worker = Rc::new(Worker {
-            settings: Arc::clone(settings),
+            settings: InForce::new(settings),
+            shown: RefCell::new(newest.shown()),
             timers: Timers::new(Instant::now()),
             buffers: Buffers::default(),
             pool: Pool::new(settings.pool_size, settings.pool_requests_max),
@@ -186,6 +219,8 @@ pub(super) fn run(
             pen: settings.access_log.as_ref().map(AccessLog::pen),
             is_draining: Cell::new(false),
             is_away: Cell::new(false),
+            idle_grace: Cell::new(None),
+            pause_logged: Cell::new(None),
             random: RefCell::new(StdRng::from_rng(&mut rand::rng())),
             date: RefCell::new(httpdate::fmt_http_date(SystemTime::now())),
             unix_seconds: Cell::new(unix_seconds()),
@@ -195,10 +230,10 @@ pub(super) fn run(
             ended: Notify::new(),
         });
         let mut accepting = tokio::task::JoinSet::new();
-        for Bound { listener, flags, tls, serves } in listeners {
+        for Bound { listener, flags, tls, serves, place } in listeners {
             let listener = TcpListener::from_std(listener)?;
             let port = listener.local_addr().map_or(0, |address| address.port());
-            let way = Way { port: settings.port_maps.public(port), flags, tls, serves };
+            let way = Way { port: settings.port_maps.public(port), flags, tls, serves, place };
             accepting.spawn_local(accept(Door { listener, way }, Rc::clone(&worker), drain.clone()));
         }
         let mut doors = tokio::task::JoinSet::new();
@@ -208,7 +243,7 @@ pub(super) fn run(
             let (opened, draining) = (drain.opened.clone(), drain.token.clone());
             doors.spawn_local(udp::serve(socket, worker, sessions, opened, draining));
         }
-        let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), node));
+        let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), newest, node));
         tokio::select! {
             biased;
             () = drain.begun() => {}
@@ -216,6 +251,7 @@ pub(super) fn run(
             Some(_) = accepting.join_next() => return Err(std::io::Error::other("accepting broke off")),
             Some(_) = doors.join_next() => return Err(std::io::Error::other("receiving datagrams broke off")),
         }
+        worker.idle_grace.set(drain.idle_grace());
         worker.is_draining.set(true);
         worker.timers.wake_all();
         // Listeners first: what is in their backlog still becomes a connection.
@@ -234,7 +270,16 @@ pub(super) fn run(
     })
 }
 
-async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
+/// Nobody waits for ticks of a worker that has ended.
+struct Serving(Arc<WorkerMetrics>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.set_thread(None);
+    }
+}
+
+async fn tick(worker: Rc<Worker>, newest: Newest, node: Option<Arc<NodeState>>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0_u32;
@@ -243,7 +288,18 @@ async fn tick(worker: Rc<Worker>, node: Option<Arc<NodeState>>) {
         interval.tick().await;
         let now = Instant::now();
         worker.timers.advance(now);
-        worker.is_away.set(node.as_ref().is_some_and(|node| node.is_away()));
+        worker.metrics.beat();
+        let settings = newest.load();
+        if worker.settings.swap(settings) {
+            *worker.shown.borrow_mut() = newest.shown();
+            worker.pool.resize(settings.pool_size, settings.pool_requests_max);
+            // There may be room for more connections.
+            worker.ended.notify_waiters();
+        }
+        let is_away = node.as_ref().is_some_and(|node| node.is_away() || node.is_draining());
+        if worker.is_away.replace(is_away) != is_away {
+            worker.timers.wake_all();
+        }
         let called = worker.view.borrow().reader.calls();
         if called != calls {
             calls = called;
@@ -278,6 +334,8 @@ struct Way {
     flags: ListenFlags,
     tls: Option<Arc<ServerConfig>>,
     serves: Serves,
+    /// Which listener of the settings it is.
+    place: usize,
 }
 
 /// Accepts until drained, and then what is left in the backlog.
@@ -286,7 +344,8 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
     let mut begun = std::pin::pin!(drain.begun());
     tokio::select! {
         () = drain.opened.cancelled() => {}
-        () = &mut begun => return accept_rest(door, &worker),
+        // Nothing was promised to who waits there, and another process may be about to accept them.
+        () = &mut begun => return,
     }
     loop {
         while worker.connections.get() >= worker.settings.connections_max && !drain.has_begun() {
@@ -300,16 +359,42 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
             accepted = door.listener.accept() => accepted,
             () = &mut begun => return accept_rest(door, &worker),
         };
-        match accepted {
-            Ok((stream, address)) => open(stream, address, &door.way, &worker),
-            Err(error) if is_peers_fault(&error) => {}
-            Err(error) => {
-                warn!(%error, "cannot accept connections; trying again");
-                tokio::select! {
-                    () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                    () = &mut begun => return accept_rest(door, &worker),
-                }
+        let shortage = match accepted {
+            Ok((stream, address)) => {
+                let is_last = stream.as_raw_fd() >= worker.settings.descriptors_for_clients;
+                open(stream, address, &door.way, &worker);
+                is_last.then_some(None)
             }
+            Err(error) if is_peers_fault(&error) => None,
+            Err(error) => Some(Some(error)),
+        };
+        if let Some(error) = shortage {
+            tokio::select! {
+                () = pause(&door.listener, &worker, error) => {}
+                () = &mut begun => return accept_rest(door, &worker),
+            }
+        }
+    }
+}
+
+/// Waits until there are descriptors for clients again; clients wait in the kernel's queue meanwhile. `error`: why
+/// nobody could be accepted; `None`: the last descriptor for clients was given away.
+async fn pause(listener: &TcpListener, worker: &Worker, error: Option<std::io::Error>) {
+    worker.metrics.accept_paused();
+    let now = Instant::now();
+    let last = worker.pause_logged.get();
+    if last.is_none_or(|last| now.saturating_duration_since(last) >= PAUSES_LOGGED_EVERY) {
+        worker.pause_logged.set(Some(now));
+        match error {
+            Some(error) => warn!(%error, "cannot accept connections; trying again"),
+            None => warn!("no descriptors left for clients: accepting pauses"),
+        }
+    }
+    loop {
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+        let most = worker.settings.descriptors_for_clients;
+        if lowest_free(listener).is_some_and(|free| free < most) {
+            return;
         }
     }
 }
@@ -336,16 +421,18 @@ fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) 
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     let counted = Counted(Rc::clone(worker));
+    let tls = worker.shown(way);
     if way.serves == Serves::Streams {
-        drop(tokio::task::spawn_local(serve_stream(stream, peer, address, way.clone(), counted)));
+        let way = Way { tls, ..way.clone() };
+        drop(tokio::task::spawn_local(serve_stream(stream, peer, address, way, counted)));
         return;
     }
-    drop(match &way.tls {
+    drop(match tls {
         tls if way.flags.proxy_protocol => {
-            tokio::task::spawn_local(serve_announced(stream, peer, way.flags.http2, tls.clone(), counted))
+            tokio::task::spawn_local(serve_announced(stream, peer, way.flags.http2, tls, counted))
         }
         None => tokio::task::spawn_local(serve(stream, peer, way.flags.http2, counted)),
-        Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, Arc::clone(tls), counted)),
+        Some(tls) => tokio::task::spawn_local(serve_tls(stream, peer, tls, counted)),
     });
 }
 
@@ -415,6 +502,12 @@ struct Counted(Rc<Worker>);
 impl Drop for Counted {
     fn drop(&mut self) {
         let Worker { connections, ended, metrics, .. } = &*self.0;
+        // Nothing else of this worker is touched: the task is dropped with all that it holds, its lease included. Where
+        // it happened was said by the hook.
+        if std::thread::panicking() {
+            metrics.connection_panicked();
+            error!("a connection was ended by a defect of this program; all others go on");
+        }
         metrics.connection_closed();
         connections.set(connections.get().saturating_sub(1));
         ended.notify_waiters();

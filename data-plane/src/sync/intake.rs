@@ -72,6 +72,11 @@ impl Intake {
         self.condemned.as_ref()
     }
 
+    /// The same, learnt later.
+    pub(super) fn condemn(&mut self, condemned: Option<Position>) {
+        self.condemned = condemned;
+    }
+
     /// Another content was applied: the condemned revision is history.
     pub(super) fn pardon(&mut self) {
         self.condemned = None;

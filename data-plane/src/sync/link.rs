@@ -9,7 +9,7 @@ use equipoise_follower::backoff::Backoff;
 use equipoise_follower::fallback::Fallback;
 use equipoise_follower::home::first_is_good;
 use equipoise_follower::replica::position;
-use equipoise_follower::{ConnectError, ControlPlane, Partial, Replica, WINDOW};
+use equipoise_follower::{ConnectError, ControlPlane, Loaded, Partial, Replica, WINDOW};
 use equipoise_proto::v1::cluster_client::ClusterClient;
 use equipoise_proto::{PROTOCOL, PROTOCOL_MIN, Position, entity_id, v1};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -123,18 +123,40 @@ impl Link {
         }
     }
 
-    /// Starts with what the cache held, then follows a control plane for good; where none answers and nothing was cached,
-    /// from a fallback snapshot meanwhile. Ends when nobody makes tables.
-    pub(super) async fn run(&mut self, cached: Option<Replica>, fallback: Option<Fallback>) {
-        if let Some(cached) = cached {
-            match self.intake.clone().start(cached).await {
-                Ok(done) => self.applied(done, ConfigSource::Cache),
-                Err(NotDone { why: Why::Gone, .. }) => return,
-                Err(refused) => {
-                    warn!(why = ?refused.why, "the cached config is refused: starting without it");
-                }
+    /// Starts with what the cache held; where a process before still has that, with what it holds once that is gone. False
+    /// when nobody makes tables.
+    pub(super) async fn start(
+        &mut self,
+        cached: Option<Replica>,
+        until: Option<oneshot::Receiver<Loaded>>,
+    ) -> bool {
+        if !self.serve(cached).await {
+            return false;
+        }
+        let Some(until) = until else { return true };
+        // An error: this process will not take over, and is about to end.
+        let Ok(Loaded { replica, condemned }) = until.await else { return std::future::pending().await };
+        self.intake.condemn(condemned);
+        let position = |replica: &Option<Replica>| replica.as_ref().map(|replica| *replica.position());
+        position(&replica) == position(&self.replica) || self.serve(replica).await
+    }
+
+    /// False when nobody makes tables.
+    async fn serve(&mut self, cached: Option<Replica>) -> bool {
+        let Some(cached) = cached else { return true };
+        match self.intake.clone().start(cached).await {
+            Ok(done) => self.applied(done, ConfigSource::Cache),
+            Err(NotDone { why: Why::Gone, .. }) => return false,
+            Err(refused) => {
+                warn!(why = ?refused.why, "the cached config is refused: starting without it");
             }
         }
+        true
+    }
+
+    /// Follows a control plane for good; where none answers and nothing was cached, from a fallback snapshot meanwhile. Ends
+    /// when nobody makes tables.
+    pub(super) async fn run(&mut self, fallback: Option<Fallback>) {
         if self.replica.is_none()
             && let Some(fallback) = fallback
         {

@@ -5,11 +5,13 @@ mod demo;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Command;
+use clap::{ArgMatches, Command};
 use equipoise_control_plane::settings::ControlPlaneSettings;
-use equipoise_data_plane::settings::NodeSettings;
+use equipoise_data_plane::settings::{NodeSettings, RELOADED};
 use equipoise_settings::cli::{self, Start};
-use equipoise_settings::{Problem, Process, Settings, health, keys, logs, signal::StopSignals};
+use equipoise_settings::notify::notify;
+use equipoise_settings::signal::{Asked, StopSignals};
+use equipoise_settings::{Problem, Process, Settings, health, keys, logs, reload};
 use tokio::sync::mpsc;
 
 /// Pipes that may wait to be taken: the node opens one at a time.
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
                 control.store.directory = DEMO_DIRECTORY.into();
                 node.cache_dir = control.store.directory.join("node");
             }
-            cli::exit_code(serve(&settings, (control, node), mode))
+            cli::exit_code(serve(*settings, &matches, (control, node), mode))
         }
     }
 }
@@ -64,20 +66,26 @@ fn read(settings: &Settings) -> Result<(ControlPlaneSettings, NodeSettings), Pro
 }
 
 fn serve(
-    settings: &Settings,
+    settings: Settings,
+    matches: &ArgMatches,
     (control, node): (ControlPlaneSettings, NodeSettings),
     mode: Mode,
 ) -> anyhow::Result<()> {
-    logs::start(settings);
+    logs::start(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(run(control, node, mode))
+    runtime.block_on(run(settings, matches, (control, node), mode))
 }
 
-async fn run(control: ControlPlaneSettings, node: NodeSettings, mode: Mode) -> anyhow::Result<()> {
+async fn run(
+    mut settings: Settings,
+    matches: &ArgMatches,
+    (control, node): (ControlPlaneSettings, NodeSettings),
+    mode: Mode,
+) -> anyhow::Result<()> {
     let mut signals = StopSignals::new().context("signals cannot be taken over")?;
     let (pipe, pipes) = mpsc::channel(PIPES_WAITING);
     let control = equipoise_control_plane::run::start(control, Some(pipes)).await?;
-    let node = match equipoise_data_plane::run::start(node, Some(pipe)).await {
+    let mut node = match equipoise_data_plane::run::start(node, Some(pipe)).await {
         Ok(node) => node,
         Err(error) => {
             control.stop().await;
@@ -88,34 +96,50 @@ async fn run(control: ControlPlaneSettings, node: NodeSettings, mode: Mode) -> a
     listeners.extend(node.proxy_listeners());
     listeners.extend(node.status_addresses().iter().map(|address| ("status", *address)));
     cli::announce(concat!("Equipoise ", env!("CARGO_PKG_VERSION")), &listeners);
-    let demo = async {
-        match (
-            mode,
-            control.admin_addresses().first(),
-            node.proxy_listeners().find(|(name, _)| *name == "proxy").map(|(_, address)| address),
-        ) {
+    let admin = control.admin_addresses().first().copied();
+    let proxy = node.proxy_listeners().find(|(name, _)| *name == "proxy").map(|(_, address)| address);
+    let demo = async move {
+        match (mode, admin, proxy) {
             (Mode::Demo, Some(admin), Some(proxy)) => {
-                let targets = demo::set_up(*admin).await?;
-                demo::show(*admin, proxy, targets).await;
+                let targets = demo::set_up(admin).await?;
+                demo::show(admin, proxy, targets).await;
             }
             (Mode::Demo, _, _) => anyhow::bail!("the demo needs admin.listen and proxy.listen"),
             (Mode::Serve, _, _) => {}
         }
         std::future::pending::<anyhow::Result<()>>().await
     };
-    let result = tokio::select! {
-        signal = signals.next() => {
-            tracing::info!(signal, "draining");
-            Ok(())
+    notify("READY=1");
+    let mut demo = std::pin::pin!(demo);
+    let result = loop {
+        let asked = tokio::select! {
+            asked = signals.asked() => asked,
+            ended = node.ended() => break Err(ended.into()),
+            result = &mut demo => break result,
+        };
+        match asked {
+            Asked::Stop(signal) => {
+                tracing::info!(signal, "draining");
+                break Ok(());
+            }
+            Asked::Reload => {
+                let read = reload::read(matches, Process::Standalone, std::env::vars_os(), read);
+                if let Some((new, (_, of_node))) = read {
+                    match node.reload(of_node).await {
+                        Ok(()) => reload::report(&mut settings, &new, RELOADED),
+                        Err(error) => reload::refused(&anyhow::Error::from(error)),
+                    }
+                }
+            }
+            Asked::TakeOver => tracing::info!(signal = "SIGUSR2", "has no effect"),
         }
-        ended = node.ended() => Err(ended.into()),
-        result = demo => result,
     };
+    notify("STOPPING=1");
     let stop = async {
         // The node first: it drains its clients with the config it has.
         node.stop().await;
         control.stop().await;
     };
-    signals.stop(stop).await;
+    signals.stop(Box::pin(stop)).await;
     result
 }

@@ -57,6 +57,15 @@ struct Generation {
     tail: Option<Tail>,
 }
 
+/// What the files of a generation hold.
+struct Found {
+    state: State,
+    /// Of its snapshot.
+    compressed_bytes: u64,
+    /// Of its tail, as far as it is whole.
+    valid_bytes: u64,
+}
+
 /// What was written down and is not in force yet.
 #[derive(Debug, Default)]
 enum Written {
@@ -82,7 +91,7 @@ pub(super) struct Disk {
     /// Deaths since something was good.
     deaths: u32,
     /// Locked; the lock ends with the process at the latest.
-    _lock: File,
+    lock: Option<File>,
 }
 
 impl Disk {
@@ -91,6 +100,31 @@ impl Disk {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(directory).map_err(CacheError::Io)?;
         let lock = lock(directory)?;
+        Self::open_locked(directory, lock)
+    }
+
+    /// The newest config that can be read, of a directory that another process uses. Nothing is changed there; what it
+    /// writes meanwhile may be torn at its end, and is left out.
+    pub(super) fn peek(directory: &Path) -> Option<Replica> {
+        let disk = Self {
+            directory: directory.to_owned(),
+            generations: Vec::new(),
+            written: Written::Nothing,
+            suspect: None,
+            deaths: 0,
+            lock: None,
+        };
+        let numbers = numbers(directory).unwrap_or_default();
+        numbers.into_iter().rev().find_map(|number| Some(disk.look(number).ok()?.state.replica))
+    }
+
+    /// A second handle on the lock: it is held until the last one is gone, in whatever process.
+    pub(super) fn share_lock(&self) -> io::Result<File> {
+        self.lock.as_ref().ok_or(io::ErrorKind::NotFound)?.try_clone()
+    }
+
+    /// The same with a lock that is held already.
+    pub(super) fn open_locked(directory: &Path, lock: File) -> Result<(Self, Loaded), CacheError> {
         let numbers = numbers(directory).map_err(CacheError::Io)?;
         let found = |number| Generation { number, is_good: false, tail: None };
         let mut disk = Self {
@@ -99,7 +133,7 @@ impl Disk {
             written: Written::Nothing,
             suspect: None,
             deaths: 0,
-            _lock: lock,
+            lock: Some(lock),
         };
         let loaded = disk.load();
         Ok((disk, loaded))
@@ -314,6 +348,18 @@ impl Disk {
     }
 
     fn read(&self, generation: u64) -> io::Result<(State, Tail)> {
+        let Found { state, compressed_bytes, valid_bytes } = self.look(generation)?;
+        // Opened without truncating: the valid part stays.
+        let path = self.tail_path(generation);
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(path)?;
+        file.set_len(valid_bytes)?;
+        io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+        let tail = Tail { file, bytes: valid_bytes, bytes_max: TAIL_BYTES_MIN.max(compressed_bytes) };
+        Ok((state, tail))
+    }
+
+    /// Reads and changes nothing.
+    fn look(&self, generation: u64) -> io::Result<Found> {
         let damaged = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
         let snapshot =
             read_bounded(&self.snapshot_path(generation), SNAPSHOT_COMPRESSED_BYTES_MAX + HEAD_BYTES_MAX)?;
@@ -341,14 +387,11 @@ impl Disk {
                 "the end of the cached config is torn or damaged"
             );
         }
-        // Opened without truncating: the valid part stays.
-        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(path)?;
-        let valid = u64::try_from(valid).unwrap_or(u64::MAX);
-        file.set_len(valid)?;
-        io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
-        let compressed = u64::try_from(rest.len()).unwrap_or(u64::MAX);
-        let tail = Tail { file, bytes: valid, bytes_max: TAIL_BYTES_MIN.max(compressed) };
-        Ok((replay(replica, entries), tail))
+        Ok(Found {
+            state: replay(replica, entries),
+            compressed_bytes: u64::try_from(rest.len()).unwrap_or(u64::MAX),
+            valid_bytes: u64::try_from(valid).unwrap_or(u64::MAX),
+        })
     }
 
     /// Whether it was written whole.

@@ -451,3 +451,37 @@ async fn a_disk_that_hangs_costs_the_cache_and_not_the_config() {
     close(cache, tasks).await;
     assert_eq!(loaded_revision(directory.path()).await, Some(5));
 }
+
+#[tokio::test]
+async fn a_process_that_takes_over_reads_beside_and_writes_only_with_the_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path(), 3).await;
+    let (old, loaded, tasks) = open(directory.path()).await;
+    let before = files(directory.path());
+    let new_tasks = TaskTracker::new();
+    let (new, seen, beside) = Cache::beside(directory.path().to_owned(), &new_tasks).await;
+    assert_eq!(seen.replica.as_ref().map(|replica| replica.position().revision.get()), Some(3));
+    // Whatever it is told meanwhile, it writes nothing and nobody waits.
+    new.starting().await;
+    let seen = seen.replica.unwrap();
+    put(&new, &seen, snapshot(&seen)).await;
+    new.dropped();
+    assert_eq!(files(directory.path()), before);
+    // The old one has something newer still.
+    let (pending, fourth) = delta(&loaded.replica.unwrap(), 4, b"four");
+    put(&old, &fourth, pending).await;
+    old.stop().await;
+    let (ended, lock) = (old.ended(), old.lock().unwrap().unwrap());
+    close(old, tasks).await;
+    ended.await;
+    let refused = Cache::open(directory.path().to_owned(), &TaskTracker::new()).await;
+    assert!(matches!(refused, Err(CacheError::InUse)), "the lock is held all the time");
+    let held = beside.open(lock).await.unwrap().replica.unwrap();
+    assert_eq!(held.position().revision.get(), 4);
+    new.starting().await;
+    new.applied(held.clone());
+    let (pending, fifth) = delta(&held, 5, b"five");
+    put(&new, &fifth, pending).await;
+    close(new, new_tasks).await;
+    assert_eq!(loaded_revision(directory.path()).await, Some(5));
+}

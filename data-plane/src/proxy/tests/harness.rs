@@ -10,7 +10,7 @@ use equipoise_proto::NodeId;
 use uuid::Uuid;
 
 use crate::health::Passive;
-use crate::observability::{Counted, NodeState, Workers, render};
+use crate::observability::{Counted, NodeState, WorkerMetrics, Workers, render};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::{Flavour, Rule};
 use crate::table::fixture::checked;
@@ -233,6 +233,7 @@ pub struct Node {
     pub running: Running,
     pub targets: Vec<Arc<Target>>,
     pub upstream: Arc<Upstream>,
+    pub state: Arc<NodeState>,
     active: Active,
     metrics: Workers,
 }
@@ -305,9 +306,10 @@ impl Plan {
         let Parts { table, targets, upstream } = self.parts(targets);
         let active = Active::default();
         active.swap(Arc::new(table));
-        let metrics = Workers::new(workers);
+        let state = Arc::new(NodeState::new(NodeId::new(Uuid::from_u128(3))));
+        let metrics = Workers::new(workers).of(Arc::clone(&state));
         let running = start(settings, &active, &metrics).unwrap();
-        Node { address: running.addresses()[0], running, targets, upstream, active, metrics }
+        Node { address: running.addresses()[0], running, targets, upstream, state, active, metrics }
     }
 
     fn parts(self, targets: &[SocketAddr]) -> Parts {
@@ -377,11 +379,15 @@ impl Node {
 
     /// The value of a metric whose line begins so; 0 if there is no such line.
     pub fn metric(&self, line: &str) -> f64 {
-        let node = NodeState::new(NodeId::new(Uuid::from_u128(3)));
         let counted = Counted { workers: &self.metrics, events: &Default::default(), access_log: None };
-        let text = render(&node, &counted, &self.active.load(), &Directory::default());
+        let text = render(&self.state, &counted, &self.active.load(), &Directory::default());
         let found = text.lines().find(|found| found.starts_with(line));
         found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// What a worker counts.
+    pub fn worker(&self, index: usize) -> Arc<WorkerMetrics> {
+        Arc::clone(self.metrics.get(index).unwrap())
     }
 
     /// Puts another plan in force, but for its settings.
@@ -408,4 +414,18 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::yield_now();
     }
+}
+
+/// What a test makes the pipeline do: `X-Test-Panic` ends it, `X-Test-Stall: <ms>` holds up its worker.
+pub(in crate::proxy) fn misbehave(client: &crate::proxy::connection::Client) {
+    let mut storage = crate::http1::HeadStorage::default();
+    let Ok(head) = client.head(&mut storage) else { return };
+    let stalled = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("x-test-stall"));
+    if let Some(ms) = stalled.and_then(|header| std::str::from_utf8(header.value).ok()?.parse().ok()) {
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+    assert!(
+        !head.headers.iter().any(|header| header.name.eq_ignore_ascii_case("x-test-panic")),
+        "a test asked for this panic"
+    );
 }

@@ -129,6 +129,7 @@ impl Node {
                 name: Some(name.into()),
                 service: plan.has_service.then_some(service),
                 allows_plain: true,
+                grpc: None,
                 https_redirect_status: 426,
                 strip_path: true,
                 path_handling: crate::table::PathHandling::V0,

@@ -248,6 +248,7 @@ pub(super) async fn rig(directory: Option<&Path>) -> Rig {
         fallback: None,
         cache,
         loaded,
+        until: None,
         updates,
         reports: Arc::clone(&reports),
         fleet,
