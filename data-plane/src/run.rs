@@ -98,6 +98,7 @@ pub struct Node {
     state: Arc<NodeState>,
     proxy: proxy::Running,
     status_addresses: Vec<SocketAddr>,
+    active: Active,
     settings: NodeSettings,
     handover: Handover,
     tasks: Tasks,
@@ -283,6 +284,7 @@ pub async fn start_after(
         ..settings.proxy.clone()
     };
     let proxy = proxy::start_closed(proxy_settings, &mut sockets, &seams.active, &workers)?;
+    let shown_by = seams.active.clone();
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
     let stopping = tasks.stopping.clone();
@@ -409,6 +411,7 @@ pub async fn start_after(
         state,
         proxy,
         status_addresses,
+        active: shown_by,
         settings,
         handover: Handover {
             offering,
@@ -536,8 +539,8 @@ impl Node {
     /// When the certificates cannot be shown; nothing has changed then.
     pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ShownError> {
         // Where it listens stays.
-        let (shown, now) = (new.shown.clone(), self.settings.clone());
-        let loading = tokio::task::spawn_blocking(move || listen(&NodeSettings { shown, ..now }));
+        let (shown, now, active) = (new.shown.clone(), self.settings.clone(), self.active.clone());
+        let loading = tokio::task::spawn_blocking(move || listen(&NodeSettings { shown, ..now }, &active));
         let listens = match loading.await {
             Ok(listens) => listens?,
             Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
