@@ -18,6 +18,9 @@ const COMMITS_EACH: usize = 500;
 #[expect(clippy::unnecessary_wraps, reason = "the signature is that of an encoder")]
 fn encode(entity: &Entity) -> Option<Wire> {
     let kind = match entity.kind {
+        Kind::Certificate => EntityKind::Certificate,
+        Kind::Sni => EntityKind::Sni,
+        Kind::CaCertificate => EntityKind::CaCertificate,
         Kind::Service => EntityKind::Service,
         Kind::Route => EntityKind::Route,
         Kind::Upstream => EntityKind::Upstream,

@@ -29,7 +29,7 @@ use crate::observability::{NodeState, Workers};
 use crate::proxy::{ProxySettings, Serves};
 use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
-use crate::table::{self, Seams};
+use crate::table::{self, Active, Seams};
 use crate::takeover::{Offer, Predecessor, Sockets, Successor, TakeoverError};
 use crate::tls::server::{ShownError, http1_only};
 use crate::tls::{self, TrustError};
@@ -98,6 +98,7 @@ pub struct Node {
     state: Arc<NodeState>,
     proxy: proxy::Running,
     status_addresses: Vec<SocketAddr>,
+    active: Active,
     settings: NodeSettings,
     handover: Handover,
     tasks: Tasks,
@@ -292,7 +293,7 @@ pub async fn start_after(
     let spans = tracer.as_ref().and_then(|tracer| tracer.queue.clone());
     let proxy_settings = ProxySettings {
         tracer,
-        listen: listen(&settings)?,
+        listen: listen(&settings, &seams.active)?,
         datagram_listen: datagram_listen(&settings).collect(),
         tls: tls.clone(),
         descriptors_for_clients: settings.descriptors.raise(),
@@ -301,6 +302,7 @@ pub async fn start_after(
         ..settings.proxy.clone()
     };
     let proxy = proxy::start_closed(proxy_settings, &mut sockets, &seams.active, &workers)?;
+    let shown_by = seams.active.clone();
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
     let stopping = tasks.stopping.clone();
@@ -428,6 +430,7 @@ pub async fn start_after(
         state,
         proxy,
         status_addresses,
+        active: shown_by,
         settings,
         handover: Handover {
             offering,
@@ -555,8 +558,8 @@ impl Node {
     /// When the certificates cannot be shown; nothing has changed then.
     pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ShownError> {
         // Where it listens stays.
-        let (shown, now) = (new.shown.clone(), self.settings.clone());
-        let loading = tokio::task::spawn_blocking(move || listen(&NodeSettings { shown, ..now }));
+        let (shown, now, active) = (new.shown.clone(), self.settings.clone(), self.active.clone());
+        let loading = tokio::task::spawn_blocking(move || listen(&NodeSettings { shown, ..now }, &active));
         let listens = match loading.await {
             Ok(listens) => listens?,
             Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
@@ -683,10 +686,10 @@ impl AccessLogs {
 }
 
 /// Where the proxy listens, for requests and then for streams, with what it shows where TLS is spoken.
-fn listen(settings: &NodeSettings) -> Result<Vec<proxy::Listen>, ShownError> {
+fn listen(settings: &NodeSettings, active: &Active) -> Result<Vec<proxy::Listen>, ShownError> {
     let streams = settings.stream_listen.iter().filter(|one| !one.udp).map(|one| &one.listen);
     let speaks_tls = settings.proxy_listen.iter().chain(streams.clone()).any(|listen| listen.tls);
-    let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir)).transpose()?;
+    let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir, active.clone())).transpose()?;
     let first_only = tls.as_ref().map(|tls| http1_only(tls));
     let of = |listen: &Listen, tls: &Option<Arc<ServerConfig>>, serves| proxy::Listen {
         address: listen.address,

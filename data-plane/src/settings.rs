@@ -235,7 +235,13 @@ fn shown(settings: &Settings) -> Result<Shown, Problem> {
         return Err(settings.problem(&keys::TLS_CERT, format!("at most {PAIRS_MAX} files")));
     }
     let key = &keys::TLS_PROTOCOLS;
-    let mut shown = Shown { pairs: Vec::new(), tls12: false, tls13: false };
+    let mut shown = Shown {
+        pairs: Vec::new(),
+        tls12: false,
+        tls13: false,
+        tickets: settings.bool(&keys::TLS_SESSION_TICKETS),
+        session_timeout: settings.duration(&keys::TLS_SESSION_TIMEOUT),
+    };
     for version in settings.text(key).unwrap_or_default().split_whitespace() {
         match version {
             "TLSv1.2" => shown.tls12 = true,

@@ -26,6 +26,7 @@ mod policy;
 mod reaper;
 mod report;
 mod serving;
+mod snis;
 mod tally;
 mod target;
 mod upstream;
@@ -58,6 +59,7 @@ pub use plan::{Names, ProbePlan, Probes, SharedPlan, SharedTarget};
 pub use policy::{Hedging, Limits, Policy, RetryOn, RetryPolicy, Secure, Sticky};
 pub use report::{AddressReport, AddressState, Reports, TargetReport};
 pub use serving::{Group, Serving};
+pub use snis::{Shown, Snis};
 pub use target::{Lease, Target};
 pub use upstream::{Kept, PickError, Seeker, Tried, Turn, Upstream};
 
@@ -70,6 +72,8 @@ pub struct Table {
     pub streams: StreamRouter,
     /// By the routers' places; those that no route has are empty.
     pub routes: Vector<Option<Arc<Route>>>,
+    /// What clients are shown by the names that they ask for.
+    pub snis: Snis,
 }
 
 impl Table {
@@ -85,6 +89,7 @@ impl Table {
             router: Router::of(flavour, rules),
             streams: StreamRouter::default(),
             routes: routes.into_iter().map(Some).collect(),
+            snis: Snis::default(),
         }
     }
 

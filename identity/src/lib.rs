@@ -4,6 +4,7 @@ pub mod authority;
 pub mod certificate;
 pub mod files;
 pub mod key;
+pub mod pair;
 pub mod seal;
 pub mod spiffe;
 pub mod tls;

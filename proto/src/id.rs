@@ -58,6 +58,12 @@ pub fn entity_id(bytes: &[u8]) -> Result<Uuid, InvalidId> {
 /// kinds before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EntityKind {
+    /// A certificate with its key.
+    Certificate,
+    /// The name that clients ask for a certificate by.
+    Sni,
+    /// An authority that services can trust.
+    CaCertificate,
     /// Where requests go: a host (perhaps an upstream's name), port, path and timeouts.
     Service,
     /// Which requests go to a service.
@@ -72,11 +78,23 @@ pub enum EntityKind {
 
 impl EntityKind {
     /// Every kind, in reference order.
-    pub const ALL: [Self; 5] = [Self::Service, Self::Route, Self::Upstream, Self::Target, Self::Policy];
+    pub const ALL: [Self; 8] = [
+        Self::Certificate,
+        Self::Sni,
+        Self::CaCertificate,
+        Self::Service,
+        Self::Route,
+        Self::Upstream,
+        Self::Target,
+        Self::Policy,
+    ];
 
     /// The singular name that messages use.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Certificate => "certificate",
+            Self::Sni => "sni",
+            Self::CaCertificate => "ca_certificate",
             Self::Service => "service",
             Self::Route => "route",
             Self::Upstream => "upstream",
@@ -88,6 +106,9 @@ impl EntityKind {
     /// Reads a kind from the wire; `None` for one that this build does not know.
     pub fn from_wire(kind: i32) -> Option<Self> {
         match v1::EntityKind::try_from(kind) {
+            Ok(v1::EntityKind::Certificate) => Some(Self::Certificate),
+            Ok(v1::EntityKind::Sni) => Some(Self::Sni),
+            Ok(v1::EntityKind::CaCertificate) => Some(Self::CaCertificate),
             Ok(v1::EntityKind::Service) => Some(Self::Service),
             Ok(v1::EntityKind::Route) => Some(Self::Route),
             Ok(v1::EntityKind::Upstream) => Some(Self::Upstream),
@@ -100,6 +121,9 @@ impl EntityKind {
     /// The number that crosses the wire.
     pub const fn to_wire(self) -> v1::EntityKind {
         match self {
+            Self::Certificate => v1::EntityKind::Certificate,
+            Self::Sni => v1::EntityKind::Sni,
+            Self::CaCertificate => v1::EntityKind::CaCertificate,
             Self::Service => v1::EntityKind::Service,
             Self::Route => v1::EntityKind::Route,
             Self::Upstream => v1::EntityKind::Upstream,
@@ -116,7 +140,7 @@ impl fmt::Display for EntityKind {
 }
 
 /// One changed entity.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its kind.
     pub kind: EntityKind,
@@ -124,4 +148,12 @@ pub struct Record {
     pub id: Uuid,
     /// The bytes of its `proto::v1` message; `None`: it is deleted.
     pub wire: Option<bytes::Bytes>,
+}
+
+impl fmt::Debug for Record {
+    /// Without the bytes: some hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.wire.as_ref().map(bytes::Bytes::len);
+        write!(f, "Record({} {}, {bytes:?} bytes)", self.kind, self.id)
+    }
 }

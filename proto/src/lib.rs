@@ -27,5 +27,5 @@ pub use protocol::{
     PROTOCOL, PROTOCOL_MIN, PROTOCOL_OF_AWAY, PROTOCOL_OF_INSPECT, PROTOCOL_OF_RELAYS, highest_common,
     min_protocol,
 };
-pub use sni::SniPattern;
+pub use sni::{SniPattern, SniShape};
 pub use target::TargetAddress;

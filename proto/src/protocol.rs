@@ -8,7 +8,7 @@ use crate::placement::Placement;
 use crate::{EntityKind, v1};
 
 /// Newest version of the contract that this build speaks.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// Oldest version of the contract that this build speaks.
 pub const PROTOCOL_MIN: u32 = 1;
@@ -39,6 +39,7 @@ pub fn min_protocol(kind: EntityKind, wire: Option<&[u8]>) -> u32 {
         (EntityKind::Target, Some(wire)) if is_placed(wire) => 2,
         (EntityKind::Service | EntityKind::Route | EntityKind::Upstream | EntityKind::Target, _) => 1,
         (EntityKind::Policy, _) => 2,
+        (EntityKind::Certificate | EntityKind::Sni | EntityKind::CaCertificate, _) => 6,
     }
 }
 

@@ -355,6 +355,11 @@ keys! {
         "PEM files of their keys, in the same order.";
     TLS_PROTOCOLS = "tls.protocols", Some("ssl_protocols"), Kind::Text, "TLSv1.2 TLSv1.3", Data,
         "Versions of TLS that clients may speak.";
+    TLS_SESSION_TICKETS = "tls.session_tickets", Some("ssl_session_tickets"), Kind::Bool, "on", Data,
+        "Whether clients resume sessions by tickets, whose keys rotate; off: by a cache of each node's own, of 10,240 sessions.";
+    TLS_SESSION_TIMEOUT = "tls.session_timeout", Some("ssl_session_timeout"),
+        Kind::Duration { min_ms: 10_000, max_ms: 7 * DAY_MS }, "1d", Data,
+        "Longest that a ticket is good for; 12 h are never passed.";
     TLS_TRUSTED_CERTIFICATES = "tls.trusted_certificates", Some("lua_ssl_trusted_certificate"), Kind::List, "system",
         Data, "Authorities whose certificates targets may show, unless their service names others: `system`, and PEM files.";
     TLS_VERIFY_DEPTH = "tls.verify_depth", Some("lua_ssl_verify_depth"), Kind::Int { min: 0, max: 100 }, "1", Data,

@@ -78,8 +78,6 @@ const NO_EFFECT: &[&str] = &[
     "prefix",
     "proxy_error_log",
     "ssl_cipher_suite",
-    "ssl_session_tickets",
-    "ssl_session_timeout",
     "status_error_log",
     "untrusted_lua",
     "vaults",

@@ -32,7 +32,7 @@ impl Standalone {
         Self::start_with(&[])
     }
 
-    /// Starts one with an empty store and more arguments.
+    /// Starts one with an empty store and more arguments, which take the place of the usual ones.
     ///
     /// # Errors
     /// When it does not start.
@@ -58,7 +58,9 @@ impl Standalone {
     /// # Errors
     /// When it does not start.
     pub fn start_again(&mut self) -> Result<()> {
-        let arguments = [&ARGUMENTS, self.more].concat();
+        let said = |pair: &&[&str]| pair.first().is_some_and(|flag| self.more.contains(flag));
+        let usual = ARGUMENTS.chunks(2).filter(|pair| !said(pair)).flatten();
+        let arguments: Vec<_> = usual.chain(self.more).collect();
         let process = Process::start("equipoise", self.dir.path(), &arguments)?;
         // Before that, no write waits for it.
         wait_for_node(&process);

@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+use std::sync::OnceLock;
+
 use equipoise_control_plane::distribution::encode;
 use equipoise_control_plane::model::{
     Body, Change, Config, Context, Effect, Key, Kind, Mutation, Op, Parent,
@@ -203,6 +205,9 @@ fn value() -> impl Strategy<Value = Value> {
 /// Fields of a kind that nodes are sent, as `a.b`.
 const fn fields(kind: Kind) -> &'static [&'static str] {
     match kind {
+        Kind::Certificate => &["cert", "key", "cert_alt", "key_alt", "snis", "tags"],
+        Kind::Sni => &["name", "certificate", "tags"],
+        Kind::CaCertificate => &["cert", "cert_digest", "tags"],
         Kind::Service => &[
             "name",
             "protocol",
@@ -297,10 +302,30 @@ const fn fields(kind: Kind) -> &'static [&'static str] {
     }
 }
 
+/// PEM of certificates with their keys, which are authorities as well.
+fn pairs() -> &'static [(String, String)] {
+    static PAIRS: OnceLock<Vec<(String, String)>> = OnceLock::new();
+    let made = |_| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    PAIRS.get_or_init(|| (0..8).map(made).collect())
+}
+
 /// A few fields of a body that a kind would otherwise take, one of them mostly wrong: alone it is seen.
 fn body(kind: Kind) -> impl Strategy<Value = Body> {
     // Of names that are unique, many, or few would be accepted.
-    let sound = "[a-z]{1,3}".prop_map(move |name| match kind {
+    let sound = ("[a-z]{1,3}", 0..8_usize).prop_map(move |(name, number)| match kind {
+        Kind::Certificate => {
+            let (cert, key) = &pairs()[number];
+            json!({"cert": cert, "key": key, "snis": [name]})
+        }
+        Kind::Sni => {
+            json!({"name": name, "certificate": {"id": Uuid::from_u128(number as u128).to_string()}})
+        }
+        Kind::CaCertificate => json!({"cert": pairs()[number].0}),
         Kind::Service => json!({"host": "a"}),
         Kind::Route => json!({"paths": ["/"]}),
         Kind::Upstream => json!({"name": name}),
@@ -338,7 +363,10 @@ fn key(kind: Kind) -> impl Strategy<Value = Key> {
     let name = prop::sample::select(vec!["a", "u", "b.example.com"]);
     let name = name.prop_map(move |name| match kind {
         Kind::Policy => Key::Only,
-        Kind::Service | Kind::Route | Kind::Upstream | Kind::Target => Key::parse(kind, name).unwrap(),
+        Kind::CaCertificate => Key::Id(Uuid::nil()),
+        Kind::Certificate | Kind::Sni | Kind::Service | Kind::Route | Kind::Upstream | Kind::Target => {
+            Key::parse(kind, name).unwrap()
+        }
     });
     prop_oneof![3 => (1_u128..8).prop_map(|id| Key::Id(Uuid::from_u128(id))), 1 => name]
 }
@@ -363,7 +391,13 @@ fn change() -> impl Strategy<Value = Change> {
                 field: "service",
             }))
             .boxed(),
-            Kind::Service | Kind::Upstream => Just(None).boxed(),
+            Kind::Sni => prop::option::of(key(Kind::Certificate).prop_map(|key| Parent {
+                kind: Kind::Certificate,
+                key,
+                field: "certificate",
+            }))
+            .boxed(),
+            Kind::Certificate | Kind::CaCertificate | Kind::Service | Kind::Upstream => Just(None).boxed(),
         };
         (op, parent).prop_map(move |(op, parent)| Change { kind, op, parent })
     })

@@ -104,7 +104,14 @@ async fn one(
         Verb::Get => {
             let head = state.store.head();
             let found = head.config.find(kind, &key, parent.as_ref());
-            return found.map(|entity| Reply::json(StatusCode::OK, entity.json())).ok_or(Refusal::NotFound);
+            let missing = || match &parent {
+                None => Refusal::unread(kind, &key),
+                Some(parent) if head.config.get(parent.kind, &parent.key).is_none() => {
+                    Refusal::missing(parent.kind, &parent.key)
+                }
+                Some(_) => Refusal::NotFound,
+            };
+            return found.map(|entity| Reply::json(StatusCode::OK, entity.json())).ok_or_else(missing);
         }
         Verb::Put => Op::Put(key, to_body(&mut asked, kind)?),
         Verb::Patch => Op::Patch(key, to_body(&mut asked, kind)?),

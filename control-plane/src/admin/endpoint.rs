@@ -263,7 +263,36 @@ struct ReferencePaths {
 /// What each kind adds to the table. A new kind does not compile until it has answered here.
 const fn declaration(kind: Kind) -> Declaration {
     match kind {
-        Kind::Service | Kind::Upstream => Declaration { top_level: Presence::Present, references: &[] },
+        Kind::Certificate | Kind::CaCertificate => {
+            Declaration { top_level: Presence::Present, references: &[] }
+        }
+        Kind::Sni => Declaration {
+            top_level: Presence::Present,
+            references: &[ReferencePaths {
+                field: "certificate",
+                parent: Kind::Certificate,
+                nested: Nested::Many("snis"),
+                foreign: Presence::Absent,
+            }],
+        },
+        Kind::Service => Declaration {
+            top_level: Presence::Present,
+            references: &[ReferencePaths {
+                field: "client_certificate",
+                parent: Kind::Certificate,
+                nested: Nested::Many("services"),
+                foreign: Presence::Present,
+            }],
+        },
+        Kind::Upstream => Declaration {
+            top_level: Presence::Present,
+            references: &[ReferencePaths {
+                field: "client_certificate",
+                parent: Kind::Certificate,
+                nested: Nested::Many("upstreams"),
+                foreign: Presence::Present,
+            }],
+        },
         Kind::Route => Declaration {
             top_level: Presence::Present,
             references: &[ReferencePaths {

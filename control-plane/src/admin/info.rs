@@ -193,7 +193,8 @@ pub(super) async fn validate(asked: Asked) -> Result<Reply, Refusal> {
             Payload::Json(sent) => body.extend(sent),
             Payload::Form(pairs) => body.extend(form::decode(Inference::Plain, Brackets::Split, &pairs)?),
         }
-        model::validate(kind, body)
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        model::validate(kind, body, u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
     };
     Ok(match tokio::task::spawn_blocking(judge).await {
         Ok(verdict) => verdict.map(|()| Reply::message(StatusCode::OK, "schema validation successful"))?,

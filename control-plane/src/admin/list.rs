@@ -79,13 +79,20 @@ pub(super) fn children_page(
     parent: &Key,
 ) -> Result<Page, Refusal> {
     let config = state.store.head().config;
-    let parent = config.get(reference.parent, parent).ok_or(Refusal::NotFound)?.id;
+    let found = config.get(reference.parent, parent);
+    let parent = found.ok_or_else(|| Refusal::missing(reference.parent, parent))?.id;
     // Has no effect here, but its syntax is checked.
     tags_argument(asked).map(TagFilter::parse).transpose()?;
     let size = text(asked, "size");
     let size = match reference.child {
         Kind::Target => PageSize::parse_lenient(size)?,
-        Kind::Service | Kind::Route | Kind::Upstream | Kind::Policy => PageSize::parse(size)?,
+        Kind::Certificate
+        | Kind::Sni
+        | Kind::CaCertificate
+        | Kind::Service
+        | Kind::Route
+        | Kind::Upstream
+        | Kind::Policy => PageSize::parse(size)?,
     };
     config.page_of_children(reference.child, reference.field, parent, size, text(asked, "offset"))
 }

@@ -29,6 +29,9 @@ const HTTPS_REDIRECT_STATUS: u32 = 426;
 pub fn encode(entity: &Entity) -> Option<Wire> {
     let body = &entity.body();
     let (kind, bytes) = match entity.kind {
+        Kind::Certificate => (EntityKind::Certificate, certificate(body).encode_to_vec()),
+        Kind::Sni => (EntityKind::Sni, sni(body).encode_to_vec()),
+        Kind::CaCertificate => (EntityKind::CaCertificate, ca_certificate(body).encode_to_vec()),
         Kind::Service => (EntityKind::Service, service(body).encode_to_vec()),
         Kind::Route => (EntityKind::Route, route(body).encode_to_vec()),
         Kind::Upstream => (EntityKind::Upstream, upstream::upstream(body).encode_to_vec()),
@@ -36,6 +39,27 @@ pub fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Policy => (EntityKind::Policy, policy::policy(body).encode_to_vec()),
     };
     Some(Wire { kind, bytes: bytes.into() })
+}
+
+/// Without the names, which are entities of their own.
+fn certificate(body: &Body) -> v1::Certificate {
+    v1::Certificate {
+        cert: text(body, "cert").unwrap_or_default(),
+        key: text(body, "key").unwrap_or_default(),
+        cert_alt: text(body, "cert_alt").unwrap_or_default(),
+        key_alt: text(body, "key_alt").unwrap_or_default(),
+    }
+}
+
+fn sni(body: &Body) -> v1::Sni {
+    v1::Sni {
+        name: text(body, "name").unwrap_or_default(),
+        certificate: reference(body, "certificate").unwrap_or_default(),
+    }
+}
+
+fn ca_certificate(body: &Body) -> v1::CaCertificate {
+    v1::CaCertificate { cert: text(body, "cert").unwrap_or_default() }
 }
 
 fn service(body: &Body) -> v1::Service {

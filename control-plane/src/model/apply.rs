@@ -1,5 +1,8 @@
 //! From a config and a change to the next config.
 
+mod listing;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use equipoise_proto::limits::ENTITIES_MAX;
@@ -18,7 +21,8 @@ impl Config {
     /// # Errors
     /// When a check refuses it; `self` is what stays in force.
     pub fn apply(&self, change: Change, context: &mut Context<'_>) -> Result<(Self, Effect), Refusal> {
-        let mut draft = Draft { config: self.clone(), mutations: Vec::new(), context };
+        let mut draft =
+            Draft { config: self.clone(), mutations: Vec::new(), relist: BTreeSet::new(), context };
         let (kind, parent) = (change.kind, change.parent.as_ref());
         let answer = match change.op {
             Op::Create(body) => Answer::Entity(draft.create(kind, parent, body)?),
@@ -29,12 +33,13 @@ impl Config {
                 Answer::Entity(draft.put_referenced(kind, parent, &key, field, body)?)
             }
             Op::PatchReferenced(key, field, body) => {
-                let child = draft.config.find(kind, &key, parent).ok_or(Refusal::NotFound)?;
+                let child = draft.config.find(kind, &key, parent).ok_or(Refusal::missing(kind, &key))?;
                 let (referenced, id) = referenced(child, field)?;
                 let id = id.ok_or(Refusal::NotFound)?;
                 Answer::Entity(draft.patch(referenced, None, &Key::Id(id), body)?)
             }
         };
+        draft.relist();
         Ok((draft.config, Effect { answer, mutations: draft.mutations }))
     }
 }
@@ -43,6 +48,8 @@ impl Config {
 struct Draft<'a, 'c> {
     config: Config,
     mutations: Vec<Mutation>,
+    /// Whose children came, went or got another name.
+    relist: BTreeSet<(Kind, Uuid)>,
     context: &'a mut Context<'c>,
 }
 
@@ -67,7 +74,7 @@ impl Draft<'_, '_> {
         if self.config.by_id(kind, id).is_some() {
             return Err(ErrorObject::primary_key_violation(id).into());
         }
-        self.write(None, (kind, id, body))
+        self.write_listing(None, (kind, id, body))
     }
 
     fn put(
@@ -98,13 +105,16 @@ impl Draft<'_, '_> {
             }
         };
         if let Key::Name(name) = key {
-            let Some(EndpointKey::Global(field)) = schema.endpoint_key else { return Err(Refusal::NotFound) };
-            body.insert(field.to_owned(), name.clone().into());
+            match schema.endpoint_key {
+                Some(EndpointKey::Global(field)) => drop(body.insert(field.to_owned(), name.clone().into())),
+                Some(EndpointKey::Listed(listed)) => listing::add_name(&mut body, listed, name),
+                Some(EndpointKey::Nested(..)) | None => return Err(Refusal::NotFound),
+            }
         }
         let stored = before.as_ref().map(|before| before.body());
         self.complete(schema, &mut body, stored.as_ref().map_or(Before::Nothing, Before::Replaced));
         let body = schema.insert(body, self.stamp(id))?;
-        self.write(before, (kind, id, body))
+        self.write_listing(before, (kind, id, body))
     }
 
     fn patch(
@@ -121,16 +131,16 @@ impl Draft<'_, '_> {
                 (None, Key::Name(name), Some(EndpointKey::Global(field))) => {
                     ErrorObject::no_such_name(field, name).into()
                 }
-                (None, Key::Name(_), Some(EndpointKey::Nested(..)) | None)
+                (None, Key::Name(_), Some(EndpointKey::Nested(..) | EndpointKey::Listed(_)) | None)
                 | (None, Key::Only, _)
-                | (Some(_), _, _) => Refusal::NotFound,
+                | (Some(_), _, _) => Refusal::missing(kind, key),
             });
         };
         self.resolve(schema, &mut body)?;
         self.complete(schema, &mut body, Before::Merged);
         let body = schema.update(&before.body(), body, self.stamp(before.id))?;
         let after = (kind, before.id, body);
-        self.write(Some(before), after)
+        self.write_listing(Some(before), after)
     }
 
     fn delete(&mut self, kind: Kind, parent: Option<&Parent>, key: &Key) -> Result<Answer, Refusal> {
@@ -139,7 +149,11 @@ impl Draft<'_, '_> {
             (None, Some(parent))
                 if *key == Key::Only && self.config.get(parent.kind, &parent.key).is_some() => {}
             (None, Some(_)) => return Err(Refusal::NotFound),
-            (None, None) => {}
+            (None, None) => match Refusal::missing(kind, key) {
+                // Whatever never was is gone as well.
+                Refusal::NotFound => {}
+                other => return Err(other),
+            },
         }
         Ok(Answer::Deleted)
     }
@@ -168,11 +182,13 @@ impl Draft<'_, '_> {
     fn remove(&mut self, entity: &Arc<Entity>) -> Result<(), Refusal> {
         for kind in Kind::ALL {
             for (field, referenced, on_delete) in Schema::of(kind).foreign() {
-                if referenced.kind() != Some(entity.kind) {
+                if referenced != entity.kind {
                     continue;
                 }
                 let children: Vec<_> = match on_delete {
-                    OnDelete::Cascade => self.config.index.children(kind, field, entity.id).collect(),
+                    OnDelete::Cascade | OnDelete::CascadeUnsaid => {
+                        self.config.index.children(kind, field, entity.id).collect()
+                    }
                     OnDelete::Restrict if self.config.index.child_count(kind, field, entity.id) > 0 => {
                         return Err(ErrorObject::still_referenced(entity.kind, kind).into());
                     }
@@ -182,6 +198,13 @@ impl Draft<'_, '_> {
                     if let Some(child) = self.config.by_id(kind, id).cloned() {
                         self.remove(&child)?;
                     }
+                }
+            }
+            for (field, listed) in &Schema::of(kind).id_lists {
+                let child = self.config.index.children(kind, field, entity.id).next();
+                if let Some(child) = child.filter(|_| *listed == entity.kind) {
+                    let error = ErrorObject::still_listed((entity.kind, entity.id), (kind, child));
+                    return Err(error.into());
                 }
             }
         }
@@ -212,8 +235,7 @@ impl Draft<'_, '_> {
         }
         for (field, referenced, _) in Schema::of(*kind).foreign() {
             let Some(to) = reference(body, field) else { continue };
-            let is_there = referenced.kind().is_some_and(|kind| self.config.by_id(kind, to).is_some());
-            if !is_there {
+            if self.config.by_id(referenced, to).is_none() {
                 let collection = referenced.collection();
                 return Err(ErrorObject::dangling_foreign_key(field, &to.to_string(), collection).into());
             }
@@ -242,6 +264,7 @@ impl Draft<'_, '_> {
     }
 
     fn commit(&mut self, mutation: Mutation) {
+        self.note_lists(&mutation);
         self.config.restore(&mutation);
         self.mutations.push(mutation);
     }
@@ -259,7 +282,8 @@ impl Draft<'_, '_> {
     /// Points the foreign field at the parent that the path names.
     fn force_parent(&self, parent: Option<&Parent>, body: &mut Body) -> Result<(), Refusal> {
         if let Some(parent) = parent {
-            let id = self.config.get(parent.kind, &parent.key).ok_or(Refusal::NotFound)?.id;
+            let missing = || Refusal::missing(parent.kind, &parent.key);
+            let id = self.config.get(parent.kind, &parent.key).ok_or_else(missing)?.id;
             body.insert(parent.field.to_owned(), json!({ "id": id.to_string() }));
         }
         Ok(())
@@ -268,8 +292,7 @@ impl Draft<'_, '_> {
     /// Replaces references by name with references by id.
     fn resolve(&self, schema: &Schema, body: &mut Body) -> Result<(), Refusal> {
         let mut errors = Map::new();
-        for (field, referenced, _) in schema.foreign() {
-            let Some(kind) = referenced.kind() else { continue };
+        for (field, kind, _) in schema.foreign() {
             let Some(Value::Object(part)) = body.get(field) else { continue };
             if part.get("id").is_some_and(|id| !id.is_null()) {
                 continue;
@@ -308,6 +331,5 @@ fn refused(field: &str, error: Value) -> Refusal {
 fn referenced(child: &Entity, field: &str) -> Result<(Kind, Option<Uuid>), Refusal> {
     let (_, referenced, _) =
         Schema::of(child.kind).foreign().find(|(name, _, _)| *name == field).ok_or(Refusal::NotFound)?;
-    let kind = referenced.kind().ok_or(Refusal::NotFound)?;
-    Ok((kind, reference(&child.body(), field)))
+    Ok((referenced, reference(&child.body(), field)))
 }

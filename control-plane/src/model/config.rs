@@ -25,6 +25,10 @@ impl Config {
             Key::Name(name) => match Schema::of(kind).endpoint_key? {
                 EndpointKey::Global(field) => self.by_unique(kind, &[(field, name)]),
                 EndpointKey::Nested(..) => None,
+                EndpointKey::Listed(listed) => {
+                    let child = self.by_unique(listed.child, &[(listed.name, name)])?;
+                    self.by_id(kind, index::reference(&child.body(), listed.parent)?)
+                }
             },
             Key::Only => None,
         }
@@ -38,7 +42,8 @@ impl Config {
             (Key::Name(name), Some(EndpointKey::Nested(above, field))) => {
                 self.by_unique(kind, &[(field, name), (above, &id.to_string())])?
             }
-            (Key::Name(_), Some(EndpointKey::Global(_)) | None) | (Key::Id(_), _) => self.get(kind, key)?,
+            (Key::Name(_), Some(EndpointKey::Global(_) | EndpointKey::Listed(_)) | None)
+            | (Key::Id(_), _) => self.get(kind, key)?,
             (Key::Only, _) => self.by_id(kind, id)?,
         };
         (index::reference(&found.body(), parent.field) == Some(id)).then_some(found)
@@ -48,7 +53,7 @@ impl Config {
     pub fn referenced(&self, kind: Kind, key: &Key, field: &str) -> Option<&Arc<Entity>> {
         let id = index::reference(&self.get(kind, key)?.body(), field)?;
         let (_, referenced, _) = Schema::of(kind).foreign().find(|(name, _, _)| *name == field)?;
-        self.entities.get(&(referenced.kind()?, id))
+        self.entities.get(&(referenced, id))
     }
 
     /// All entities of a kind, ascending by id.

@@ -10,7 +10,7 @@ mod export;
 mod invalid;
 mod replace;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -117,7 +117,29 @@ impl Declarative {
             }
         }
         report.finish()?;
+        list_children(&mut entities);
         Ok(Self { entities })
+    }
+}
+
+/// Fills in the lists of children's names, which a document has as entities.
+fn list_children(entities: &mut [Declared]) {
+    for kind in Kind::ALL {
+        let Some(listed) = Schema::of(kind).listed() else { continue };
+        let mut names: HashMap<Uuid, BTreeSet<String>> = HashMap::new();
+        for child in entities.iter().filter(|one| one.entity.kind == listed.child) {
+            let body = child.entity.body();
+            let name = body.get(listed.name).and_then(Value::as_str).map(str::to_owned);
+            if let Some((parent, name)) = index::reference(&body, listed.parent).zip(name) {
+                names.entry(parent).or_default().insert(name);
+            }
+        }
+        for one in entities.iter_mut().filter(|one| one.entity.kind == kind) {
+            let mut body = one.entity.body();
+            let list = names.remove(&one.entity.id).unwrap_or_default().into_iter().collect();
+            body.insert(listed.field.to_owned(), list);
+            one.entity = Entity::new(kind, one.entity.id, &body);
+        }
     }
 }
 
@@ -158,7 +180,7 @@ fn remarks(body: &Body) -> Result<(), (&'static str, &'static str)> {
 fn nested(kind: Kind) -> impl Iterator<Item = (Kind, &'static str, &'static str)> {
     Kind::ALL.into_iter().flat_map(move |child| {
         let schema = Schema::of(child);
-        let fields = schema.foreign().filter(move |(_, referenced, _)| referenced.kind() == Some(kind));
+        let fields = schema.foreign().filter(move |(_, referenced, _)| *referenced == kind);
         fields.map(move |(field, _, _)| {
             let is_only = schema.only_of == Some(field);
             (child, field, if is_only { child.singular() } else { child.collection() })
@@ -307,7 +329,7 @@ fn resolve(item: &mut Item, names: &Names) -> Map<String, Value> {
     let mut errors = Map::new();
     for (field, referenced, _) in Schema::of(item.kind).foreign() {
         let Some(reference) = item.body.get(field).filter(|reference| !reference.is_null()) else { continue };
-        match referenced.kind().and_then(|kind| names.find(kind, reference)) {
+        match names.find(referenced, reference) {
             Some(id) => {
                 item.body.insert(field.to_owned(), serde_json::json!({ "id": id.to_string() }));
             }
@@ -342,7 +364,7 @@ fn id(item: &Item, names: &mut Names) -> Uuid {
             let above = index::reference(&item.body, above);
             above.zip(text(field)).map(|(above, text)| format!("{above}:{text}"))
         }
-        None => None,
+        Some(EndpointKey::Listed(_)) | None => None,
     };
     if let Some(key) = key {
         return Uuid::new_v5(&of, key.as_bytes());

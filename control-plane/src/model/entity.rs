@@ -1,6 +1,7 @@
 //! The kinds of entity, and one entity.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
@@ -15,6 +16,12 @@ pub type Body = Map<String, Value>;
 /// The kinds of entity this build knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
+    /// `/certificates`
+    Certificate,
+    /// `/snis`
+    Sni,
+    /// `/ca_certificates`
+    CaCertificate,
     /// `/services`
     Service,
     /// `/routes`
@@ -29,11 +36,23 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in reference order: a kind refers only to kinds before it.
-    pub const ALL: [Self; 5] = [Self::Service, Self::Route, Self::Upstream, Self::Target, Self::Policy];
+    pub const ALL: [Self; 8] = [
+        Self::Certificate,
+        Self::Sni,
+        Self::CaCertificate,
+        Self::Service,
+        Self::Route,
+        Self::Upstream,
+        Self::Target,
+        Self::Policy,
+    ];
 
     /// Collection name as in paths, messages and `/schemas/{name}`.
     pub const fn collection(self) -> &'static str {
         match self {
+            Self::Certificate => "certificates",
+            Self::Sni => "snis",
+            Self::CaCertificate => "ca_certificates",
             Self::Service => "services",
             Self::Route => "routes",
             Self::Upstream => "upstreams",
@@ -45,6 +64,9 @@ impl Kind {
     /// One of them, as in reports and in paths to an only child.
     pub const fn singular(self) -> &'static str {
         match self {
+            Self::Certificate => "certificate",
+            Self::Sni => "sni",
+            Self::CaCertificate => "ca_certificate",
             Self::Service => "service",
             Self::Route => "route",
             Self::Upstream => "upstream",
@@ -82,14 +104,18 @@ impl Key {
         let schema = Schema::of(kind);
         match schema.endpoint_key {
             Some(EndpointKey::Nested(..)) => {}
-            Some(EndpointKey::Global(field)) => {
-                let verdict = schema.field(field).map_or(Ok(()), |field| field.check_text(segment));
-                verdict.map_err(|error| ErrorObject::invalid_unique(field, error))?;
-            }
+            Some(EndpointKey::Global(field)) => check_name(kind, field, segment)?,
+            Some(EndpointKey::Listed(listed)) => check_name(listed.child, listed.name, segment)?,
             None => return Err(ErrorObject::invalid_primary_key().into()),
         }
         Ok(Self::Name(segment.to_owned()))
     }
+}
+
+/// Checks a path segment as the validator of a field does.
+fn check_name(kind: Kind, field: &'static str, segment: &str) -> Result<(), Refusal> {
+    let verdict = Schema::of(kind).field(field).map_or(Ok(()), |field| field.check_text(segment));
+    verdict.map_err(|error| ErrorObject::invalid_unique(field, error).into())
 }
 
 /// The id that a string in the one form that Kong takes (36 characters) stands for.
@@ -101,7 +127,7 @@ pub(super) fn uuid(text: &str) -> Option<Uuid> {
 ///
 /// What the Admin API returns for it is kept as text: as a tree of values it takes five to ten times the memory, and most
 /// who ask for it want the text.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Entity {
     /// Its kind.
     pub kind: Kind,
@@ -136,6 +162,13 @@ impl Entity {
     pub fn body(&self) -> Body {
         // It was an object when it came.
         serde_json::from_str(self.json.get()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Entity {
+    /// Without what operators wrote: private keys are in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Entity({} {})", self.kind.singular(), self.id)
     }
 }
 

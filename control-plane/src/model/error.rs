@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::{Kind, dump};
+use super::schema::Schema;
+use super::{Key, Kind, dump};
 
 /// A change that is not made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -11,6 +12,9 @@ pub enum Refusal {
     /// Plain `{"message":"Not found"}`, 404.
     #[error("not found")]
     NotFound,
+    /// Plain `{"message":"SNI not found"}`, 404: a certificate by a name that no SNI has.
+    #[error("SNI not found")]
+    NoSni,
     /// A structured error of the data layer.
     #[error("{}", .0.message)]
     Object(Box<ErrorObject>),
@@ -20,7 +24,7 @@ impl Refusal {
     /// The HTTP status it is answered with.
     pub fn status(&self) -> u16 {
         match self {
-            Self::NotFound => 404,
+            Self::NotFound | Self::NoSni => 404,
             Self::Object(error) => error.status(),
         }
     }
@@ -29,7 +33,26 @@ impl Refusal {
     pub fn to_json(&self) -> Value {
         match self {
             Self::NotFound => json!({ "message": "Not found" }),
+            Self::NoSni => json!({ "message": "SNI not found" }),
             Self::Object(error) => error.to_json(),
+        }
+    }
+}
+
+impl Refusal {
+    /// A path names an entity that is not there, as a parent or to do something with it.
+    pub fn missing(kind: Kind, key: &Key) -> Self {
+        match key {
+            Key::Name(_) if Schema::of(kind).listed().is_some() => Self::NoSni,
+            Key::Id(_) | Key::Name(_) | Key::Only => Self::NotFound,
+        }
+    }
+
+    /// A path asks for an entity that is not there.
+    pub fn unread(kind: Kind, key: &Key) -> Self {
+        match key {
+            Key::Id(id) if Schema::of(kind).listed().is_some() => ErrorObject::no_such_id(*id).into(),
+            Key::Id(_) | Key::Name(_) | Key::Only => Self::missing(kind, key),
         }
     }
 }
@@ -76,6 +99,8 @@ pub enum ErrorCode {
     InvalidOptions,
     /// 13
     ForeignKeysUnresolved,
+    /// 19
+    ReferencedByOthers,
 }
 
 impl ErrorCode {
@@ -93,6 +118,7 @@ impl ErrorCode {
             Self::InvalidUnique(_) => 10,
             Self::InvalidOptions => 11,
             Self::ForeignKeysUnresolved => 13,
+            Self::ReferencedByOthers => 19,
         }
     }
 
@@ -110,6 +136,7 @@ impl ErrorCode {
             Self::InvalidUnique(field) => format!("invalid unique {field}"),
             Self::InvalidOptions => "invalid options".to_owned(),
             Self::ForeignKeysUnresolved => "foreign keys unresolved".to_owned(),
+            Self::ReferencedByOthers => "referenced by others".to_owned(),
         }
     }
 
@@ -126,7 +153,8 @@ impl ErrorCode {
             | Self::InvalidSize
             | Self::InvalidUnique(_)
             | Self::InvalidOptions
-            | Self::ForeignKeysUnresolved => 400,
+            | Self::ForeignKeysUnresolved
+            | Self::ReferencedByOthers => 400,
         }
     }
 }
@@ -192,6 +220,15 @@ impl ErrorObject {
             message: format!("an existing '{child}' entity references this '{parent}' entity"),
             fields: Some(json!({ "@referenced_by": child })),
         }
+    }
+
+    /// Code 19: a list of ids still names it.
+    pub fn still_listed(parent: (Kind, Uuid), child: (Kind, Uuid)) -> Self {
+        let ((parent, id), (child, by)) = (parent, child);
+        let what = parent.singular().replace('_', " ");
+        let collection = child.collection();
+        let message = format!("{what} {id} is still referenced by {collection} (id = {by})");
+        Self { code: ErrorCode::ReferencedByOthers, message, fields: None }
     }
 
     /// Code 5; `key` holds all parts of the key.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::number::number;
-use super::schema::{Field, Referenced, Schema, Shape};
+use super::schema::{Field, Schema, Shape};
 use super::{Body, ErrorObject, Kind, Refusal};
 
 /// Parts of one key; a deeper one is taken literally, so that no key can exhaust the stack.
@@ -295,10 +295,10 @@ fn infer_plain(value: &mut Value) {
     }
 }
 
-fn infer_reference(referenced: Referenced, value: &mut Value) {
+fn infer_reference(referenced: Kind, value: &mut Value) {
     let Value::Object(map) = value else { return };
     for (key, value) in map {
-        match referenced.kind().and_then(|kind| Schema::of(kind).field(key)) {
+        match Schema::of(referenced).field(key) {
             // A reference inside of a reference is not followed.
             Some(field) if !matches!(field.shape(), Shape::Foreign { .. }) => infer(field, value),
             Some(_) | None if value == "" => *value = Value::Null,

@@ -1,5 +1,6 @@
 //! Where entities are found other than by id.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -165,10 +166,15 @@ impl Places {
             let parent = reference(&body, field)?;
             Some(Child { kind: entity.kind, field, parent, rank, id: entity.id })
         });
+        let listed = schema.id_lists.iter().flat_map(|(field, _)| {
+            // One that is named twice counts once.
+            let ids: BTreeSet<_> = listed_ids(&body, field).collect();
+            ids.into_iter().map(|parent| Child { kind: entity.kind, field, parent, rank, id: entity.id })
+        });
         let tags = body.get("tags").and_then(Value::as_array).into_iter().flatten();
         Self {
             unique: unique_keys(entity.kind, &body).map(|(key, _)| key).collect(),
-            children: children.collect(),
+            children: children.chain(listed).collect(),
             tags: tags.filter_map(Value::as_str).map(Into::into).collect(),
         }
     }
@@ -196,6 +202,12 @@ pub(super) fn unique_key(kind: Kind, fields: &[(&str, &str)]) -> Option<UniqueKe
         let parts: Vec<_> = key.iter().map(|name| value_of(name)).collect::<Option<_>>()?;
         (parts.len() == fields.len()).then(|| (kind, at, parts.join(SEPARATOR).into()))
     })
+}
+
+/// What a field lists that holds ids.
+fn listed_ids<'a>(body: &'a Body, field: &str) -> impl Iterator<Item = Uuid> + 'a {
+    let items = body.get(field).and_then(Value::as_array).into_iter().flatten();
+    items.filter_map(Value::as_str).filter_map(uuid)
 }
 
 /// What a foreign field refers to.

@@ -2,6 +2,7 @@
 //!
 //! A further entity costs a file in `schema/` and a line in [`Schema::of`]; the engine knows no entity.
 
+mod certificates;
 mod check;
 mod describe;
 mod engine;
@@ -26,33 +27,6 @@ pub(super) use field::{Field, Named, OnDelete, Shape};
 pub(super) use rule::{Pattern, Rule};
 
 use super::{Body, ErrorObject, Kind, Refusal};
-
-/// What a foreign field refers to. Certificates have no kind yet: every reference to one dangles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Referenced {
-    /// Entities of a kind.
-    Kind(Kind),
-    /// A collection that this build has not.
-    Absent(&'static str),
-}
-
-impl Referenced {
-    /// The kind, if there is one.
-    pub(super) const fn kind(self) -> Option<Kind> {
-        match self {
-            Self::Kind(kind) => Some(kind),
-            Self::Absent(_) => None,
-        }
-    }
-
-    /// Name of the collection.
-    pub(super) const fn collection(self) -> &'static str {
-        match self {
-            Self::Kind(kind) => kind.collection(),
-            Self::Absent(name) => name,
-        }
-    }
-}
 
 /// Everything that is particular to a kind of entity.
 #[derive(Debug)]
@@ -79,6 +53,8 @@ pub(super) struct Schema {
     pub(super) only_of: Option<&'static str>,
     /// Completes the body of a write with what cannot come from defaults.
     pub(super) complete: Option<Complete>,
+    /// Fields that list ids of a kind, which need not be there; an entity that is listed cannot be deleted.
+    pub(super) id_lists: Vec<(&'static str, Kind)>,
 }
 
 /// Completes the body of a write: what is stored so far, whether it is replaced, where fresh ids come from.
@@ -105,6 +81,21 @@ pub(super) enum EndpointKey {
     Global(&'static str),
     /// Unique among the children of a parent: (foreign field, field), taken from paths as it is.
     Nested(&'static str, &'static str),
+    /// Any of the names of its children.
+    Listed(Listed),
+}
+
+/// A field that lists the names of an entity's children, and by which they are made and removed. In answers they are sorted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// The field.
+    pub(super) field: &'static str,
+    /// The children's kind.
+    pub(super) child: Kind,
+    /// Their foreign field.
+    pub(super) parent: &'static str,
+    /// Their name, unique among all.
+    pub(super) name: &'static str,
 }
 
 /// What PUT does.
@@ -163,12 +154,18 @@ pub(super) struct Stamp {
 impl Schema {
     /// The schema of a kind.
     pub(super) fn of(kind: Kind) -> &'static Self {
+        static CERTIFICATES: LazyLock<Schema> = LazyLock::new(certificates::certificates);
+        static SNIS: LazyLock<Schema> = LazyLock::new(certificates::snis);
+        static CA_CERTIFICATES: LazyLock<Schema> = LazyLock::new(certificates::ca_certificates);
         static SERVICES: LazyLock<Schema> = LazyLock::new(services::schema);
         static ROUTES: LazyLock<Schema> = LazyLock::new(routes::schema);
         static UPSTREAMS: LazyLock<Schema> = LazyLock::new(upstreams::schema);
         static TARGETS: LazyLock<Schema> = LazyLock::new(targets::schema);
         static POLICIES: LazyLock<Schema> = LazyLock::new(policies::schema);
         match kind {
+            Kind::Certificate => &CERTIFICATES,
+            Kind::Sni => &SNIS,
+            Kind::CaCertificate => &CA_CERTIFICATES,
             Kind::Service => &SERVICES,
             Kind::Route => &ROUTES,
             Kind::Upstream => &UPSTREAMS,
@@ -191,6 +188,7 @@ impl Schema {
             children_max: None,
             only_of: None,
             complete: None,
+            id_lists: Vec::new(),
         };
         for check in &mut schema.checks {
             if let Check::Conditional(conditional) = check {
@@ -225,6 +223,14 @@ impl Schema {
         self
     }
 
+    /// The names of children that an entity lists, if it does.
+    pub(super) const fn listed(&self) -> Option<Listed> {
+        match self.endpoint_key {
+            Some(EndpointKey::Listed(listed)) => Some(listed),
+            Some(EndpointKey::Global(_) | EndpointKey::Nested(..)) | None => None,
+        }
+    }
+
     /// The declaration of a field.
     pub(super) fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|(known, _)| *known == name).map(|(_, field)| field)
@@ -237,7 +243,7 @@ impl Schema {
     }
 
     /// Foreign fields: name, what they refer to, what its deletion does.
-    pub(super) fn foreign(&self) -> impl Iterator<Item = (&'static str, Referenced, OnDelete)> {
+    pub(super) fn foreign(&self) -> impl Iterator<Item = (&'static str, Kind, OnDelete)> {
         self.fields.iter().filter_map(|(name, field)| match &field.shape {
             Shape::Foreign { referenced, on_delete } => Some((*name, *referenced, *on_delete)),
             Shape::String
@@ -372,7 +378,7 @@ impl Schema {
 fn is_last(check: &Check) -> bool {
     match check {
         Check::Custom(custom) => custom.when == When::NoOtherError,
-        Check::Conditional(_) | Check::AtLeastOneOf(_) | Check::Distinct(_) => false,
+        Check::Conditional(_) | Check::AtLeastOneOf(_) | Check::AllOrNone(_) | Check::Distinct(_) => false,
     }
 }
 
@@ -396,13 +402,13 @@ pub fn schema_json(kind: Kind) -> Value {
     describe::schema(Schema::of(kind))
 }
 
-/// What `POST /schemas/{entity}/validate` checks: an insert, without uniqueness and references.
+/// What `POST /schemas/{entity}/validate` checks: an insert at a moment, without uniqueness and references.
 ///
 /// # Errors
 /// Code 2.
-pub fn validate(kind: Kind, body: Body) -> Result<(), Refusal> {
-    // Any moment and id will do: nothing is stored.
-    let stamp = Stamp { now_ms: 1000, id: Uuid::nil() };
+pub fn validate(kind: Kind, body: Body, now_ms: u64) -> Result<(), Refusal> {
+    // Any id will do: nothing is stored.
+    let stamp = Stamp { now_ms, id: Uuid::nil() };
     Schema::of(kind).insert(body, stamp).map(drop).map_err(Refusal::from)
 }
 

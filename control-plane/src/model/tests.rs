@@ -52,6 +52,7 @@ impl World {
         let kind = |at: usize| Kind::from_collection(segments[at]).unwrap();
         let nested = |child| match (kind(0), child) {
             (Kind::Service, Kind::Route) => "service",
+            (Kind::Certificate, Kind::Sni) => "certificate",
             (Kind::Upstream, Kind::Target | Kind::Policy) => "upstream",
             other => panic!("{other:?}"),
         };
@@ -104,6 +105,22 @@ impl World {
         assert_eq!(self.config, before, "{call}: a refused change changes nothing");
         (refusal.status(), refusal.to_json())
     }
+}
+
+/// At the moment at which a world begins.
+fn validate(kind: Kind, body: Body) -> Result<(), Refusal> {
+    super::validate(kind, body, 1_700_000_000_000)
+}
+
+/// A certificate and its key, the same at each call, of which it takes time to make one.
+fn pem_pair() -> (String, String) {
+    static PAIR: std::sync::OnceLock<(String, String)> = std::sync::OnceLock::new();
+    let made = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    PAIR.get_or_init(made).clone()
 }
 
 fn id(n: u128) -> String {

@@ -91,6 +91,9 @@ fn record_bytes(wire: &bytes::Bytes) -> u64 {
 /// The wire kind of a kind; `None` for those that nodes do not get.
 const fn wire_kind(kind: Kind) -> Option<EntityKind> {
     match kind {
+        Kind::Certificate => Some(EntityKind::Certificate),
+        Kind::Sni => Some(EntityKind::Sni),
+        Kind::CaCertificate => Some(EntityKind::CaCertificate),
         Kind::Service => Some(EntityKind::Service),
         Kind::Route => Some(EntityKind::Route),
         Kind::Upstream => Some(EntityKind::Upstream),
@@ -252,6 +255,9 @@ mod tests {
         let stored =
             Kind::ALL.map(|kind| (kind.collection(), wire_kind(kind).map(|kind| kind.to_wire() as i32)));
         let want = [
+            ("certificates", Some(6)),
+            ("snis", Some(7)),
+            ("ca_certificates", Some(8)),
             ("services", Some(1)),
             ("routes", Some(2)),
             ("upstreams", Some(3)),

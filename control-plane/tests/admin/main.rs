@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 mod balancer;
+mod certificates;
 mod cluster;
 mod config;
 mod crud;

@@ -14,6 +14,9 @@ use uuid::Uuid;
 /// JSON in place of protobuf: to the store, bytes are bytes.
 pub fn encode(entity: &Entity) -> Option<Wire> {
     let kind = match entity.kind {
+        Kind::Certificate => EntityKind::Certificate,
+        Kind::Sni => EntityKind::Sni,
+        Kind::CaCertificate => EntityKind::CaCertificate,
         Kind::Service => EntityKind::Service,
         Kind::Route => EntityKind::Route,
         Kind::Upstream => EntityKind::Upstream,

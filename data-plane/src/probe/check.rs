@@ -153,7 +153,10 @@ async fn shake_hands(
 ) -> Result<TlsStream<TcpStream>, Failure> {
     let name = terms.sni.as_deref().or(plan.host_header.as_deref()).unwrap_or_else(|| target.host());
     let name = server_name(name).ok_or(Failure::Name)?;
-    let config = if terms.is_verified { tls.verifying(None) } else { tls.unverifying(None) };
+    let config = match (terms.is_verified, plan.client.as_ref()) {
+        (true, shown) => tls.verifying(shown),
+        (false, shown) => tls.unverifying(shown),
+    };
     let alpn = alpn.into_iter().map(Into::into).collect();
     within(plan.active.timeout, TlsConnector::from(config).with_alpn(alpn).connect(name, stream)).await
 }

@@ -191,8 +191,14 @@ mod tests {
             let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
             let active = Active { path: "/c?d".into(), headers, ..tcp_checks() };
             let host_header = host_header.map(Into::into);
-            let plan =
-                ProbePlan { upstream: "u".into(), active, host_header, targets: Vec::new(), shared: None };
+            let plan = ProbePlan {
+                upstream: "u".into(),
+                active,
+                host_header,
+                client: None,
+                targets: Vec::new(),
+                shared: None,
+            };
             assert_eq!(request(&target, &plan, version), want, "{name}");
         }
     }

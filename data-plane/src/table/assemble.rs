@@ -3,15 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use equipoise_proto::PathPattern;
-use rustls::RootCertStore;
+use equipoise_proto::{PathPattern, SniPattern};
 use uuid::Uuid;
 
-use super::compile::{self, CellKey, State};
+use super::compile::{self, CellKey, RootStores, State};
 use super::{OfStreams, PathHandling, Route, Service, Table, Upstream};
 use crate::observability::RouteMetrics;
 use crate::router::Flavour;
-use crate::tls::{Asked, Interned, Terms};
+use crate::tls::{Interned, Terms};
 
 /// The services and routes of the table in force.
 #[derive(Debug, Default)]
@@ -23,8 +22,11 @@ pub(super) struct Assembly {
     places: HashMap<Uuid, usize>,
     /// Places in the table that no route has.
     free: Vec<usize>,
+    /// By what name the table has each SNI.
+    snis: HashMap<Uuid, SniPattern>,
     /// What services ask of TLS.
     terms: Interned,
+    stores: RootStores,
 }
 
 /// How many routes are warned of at one update, for each reason.
@@ -36,13 +38,14 @@ impl Assembly {
         Self { flavour, ..Self::default() }
     }
 
-    /// Makes the table in which these services and routes are as `state` has them. The router changes only
+    /// Makes the table in which these services, routes and SNIs are as `state` has them. The router changes only
     /// where the set of routes or their conditions did. Cost: O(the services, their routes, the routes).
     pub(super) fn assemble(
         &mut self,
         state: &State,
         services: &BTreeSet<Uuid>,
         routes: &BTreeSet<Uuid>,
+        snis: &BTreeSet<Uuid>,
         cell: impl Fn(&CellKey) -> Option<Arc<Upstream>>,
     ) -> Table {
         let mut affected = routes.clone();
@@ -50,7 +53,8 @@ impl Assembly {
             affected.extend(state.routes_of(id));
             let compiled = state.service(id).filter(|service| service.is_enabled).and_then(|service| {
                 let upstream = cell(&state.cell_of(service))?;
-                let tls = service.is_tls().then(|| self.terms.get(&asked(service)));
+                let tls =
+                    service.is_tls().then(|| self.terms.get(&state.asked_of(service, &mut self.stores)));
                 Some(Arc::new(make_service(*id, service, upstream, tls)))
             });
             match compiled {
@@ -70,7 +74,23 @@ impl Assembly {
         }
         self.warn_of_rivals(routes);
         warn_of_possessive(state, routes);
+        self.show(state, snis);
         self.table.clone()
+    }
+
+    /// All names are given up before any is taken, so that they can be exchanged.
+    fn show(&mut self, state: &State, snis: &BTreeSet<Uuid>) {
+        for id in snis {
+            if let Some(name) = self.snis.remove(id) {
+                self.table.snis.set(&name, None);
+            }
+        }
+        for id in snis {
+            if let Some((name, shown)) = state.shown(id) {
+                self.table.snis.set(name, Some(Arc::clone(shown)));
+                self.snis.insert(*id, name.clone());
+            }
+        }
     }
 
     /// Names routes among those that changed which somebody else's could stand in for: who wins then looks random to people.
@@ -94,7 +114,7 @@ impl Assembly {
         let routes = served.iter().map_while(|(id, route)| {
             Some((route.rule.clone()?, Arc::new(self.make_route(**id, route, None))))
         });
-        let mut table = Table::of(self.flavour, routes);
+        let mut table = Table { snis: self.table.snis.clone(), ..Table::of(self.flavour, routes) };
         for (place, (id, route)) in served.iter().enumerate() {
             if place == table.routes.len() {
                 table.routes.push_back(Some(Arc::new(self.make_route(**id, route, None))));
@@ -190,13 +210,6 @@ fn warn_of_possessive(state: &State, changed: &BTreeSet<Uuid>) {
     for route in found.take(WARNED) {
         tracing::warn!(%route, "a possessive quantifier in a path is an ordinary one here: the path may match more");
     }
-}
-
-/// What a service asks of TLS.
-fn asked(service: &compile::Service) -> Asked {
-    // Whom a service names has to be there: nobody is trusted in their place.
-    let authorities = (!service.ca_certificates.is_empty()).then(|| Arc::new(RootCertStore::empty()));
-    Asked { verify: service.tls_verify, depth: service.tls_verify_depth, authorities, certificate: None }
 }
 
 fn make_service(

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use equipoise_proto::Position;
 use imbl::OrdMap;
+use rustls::sign::CertifiedKey;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
@@ -260,9 +261,10 @@ impl Core {
         now: Instant,
     ) -> Result<oneshot::Receiver<()>, CompileError> {
         let compiled = compile(&self.state, update)?;
-        let Dirty { cells, services, routes } = compiled.dirty;
+        // What uses credentials is dirty by itself.
+        let Dirty { cells, services, routes, snis, credentials: _ } = compiled.dirty;
         let previous = std::mem::replace(&mut self.state, compiled.state);
-        let is_structural = !services.is_empty() || !routes.is_empty();
+        let is_structural = !services.is_empty() || !routes.is_empty() || !snis.is_empty();
         let mut gone = Vec::new();
         let mut superseded = Vec::new();
         for key in &cells {
@@ -276,7 +278,7 @@ impl Core {
             services.extend(cells.iter().flat_map(|key| self.state.services_of(key)));
             let live = &self.live;
             let cell = |key: &CellKey| live.get(key).map(|cell| Arc::clone(&cell.upstream));
-            let table = self.assembly.assemble(&self.state, &services, &routes, cell);
+            let table = self.assembly.assemble(&self.state, &services, &routes, &snis, cell);
             self.reaper.drop_later(self.active.swap(Arc::new(table)));
         }
         // Requests that wait in a cell that is no longer in any table wait in its successor from now on.
@@ -316,12 +318,14 @@ impl Core {
         let before = self.live.get(key).map(|cell| Arc::clone(&cell.upstream))?;
         let members_before = before.members();
         let ids_before = target_ids(&members_before);
-        let host_header = rebuilt.host_header.clone();
+        let (host_header, client) = (rebuilt.host_header.clone(), rebuilt.client.clone());
         let mut superseded = None;
-        // Where services use the cell, a change of its name or host header is structural already.
-        let is_renamed = before.name != rebuilt.name || before.host_header != rebuilt.host_header;
+        // Where services use the cell, a change of its name, host header or certificate is structural already.
+        let is_renamed = before.name != rebuilt.name
+            || before.host_header != rebuilt.host_header
+            || before.client.as_ref().map(Arc::as_ptr) != client.as_ref().map(Arc::as_ptr);
         if is_new || is_structural || is_renamed {
-            let after = Upstream::after(&before, rebuilt.name, rebuilt.host_header, rebuilt.members);
+            let after = Upstream::after(&before, rebuilt);
             self.live.replace(key, Arc::clone(&after));
             self.list(key, &after);
             superseded = Some((before, after));
@@ -329,7 +333,7 @@ impl Core {
             self.reaper.drop_later(before.store(rebuilt.members));
         }
         let members = self.live.get(key).map(|cell| cell.upstream.members())?;
-        self.wish_probes(key, &members, host_header);
+        self.wish_probes(key, &members, (host_header, client));
         self.note(key, ids_before, &members);
         self.note_changes(key, &members_before, &members);
         superseded
@@ -405,7 +409,8 @@ impl Core {
             self.note_changes(&key, &before, &members);
             self.reaper.drop_later(before);
             // The prober looks again: a target is now in the other set.
-            self.wish_probes(&key, &members, upstream.host_header.clone());
+            let own = (upstream.host_header.clone(), upstream.client.clone());
+            self.wish_probes(&key, &members, own);
         }
         self.warm_up();
     }
@@ -476,7 +481,12 @@ impl Core {
         });
     }
 
-    fn wish_probes(&self, key: &CellKey, members: &Members, host_header: Option<Box<str>>) {
+    fn wish_probes(
+        &self,
+        key: &CellKey,
+        members: &Members,
+        (host_header, client): (Option<Box<str>>, Option<Arc<CertifiedKey>>),
+    ) {
         let plan = members.checks().filter(|checks| checks.active.is_on()).map(|checks| {
             let upstream = self.live.get(key).and_then(|cell| cell.upstream.name.clone());
             let (targets, shared) = whom(key, members);
@@ -484,6 +494,7 @@ impl Core {
                 upstream: upstream.unwrap_or_default(),
                 active: checks.active.clone(),
                 host_header,
+                client,
                 targets,
                 shared,
             })

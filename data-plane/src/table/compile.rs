@@ -4,22 +4,28 @@
 //! upstream. [`compile`] either gives a whole next [`State`] with what became [`Dirty`], or says which entity
 //! is to blame; the state before stays as it was. The builder then makes tables and cells of it.
 
+mod certificate;
 mod checks;
+mod credentials;
 mod entity;
 mod policy;
 mod state;
+mod tls;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use equipoise_proto::EntityKind;
+use rustls::sign::CertifiedKey;
 use uuid::Uuid;
 
+pub use certificate::{CaCertificate, Certificate, Sni};
 pub use entity::{Host, Route, Service, Target, Upstream};
 pub use equipoise_proto::Record;
 pub use policy::Policy;
 pub use state::State;
+pub use tls::RootStores;
 
 use entity::Reading;
 
@@ -78,6 +84,8 @@ pub enum CellSpec {
         targets: Vec<(Uuid, Arc<Target>)>,
         /// Its policy, if it has one.
         policy: Option<Arc<Policy>>,
+        /// What its targets are shown, if they are shown something.
+        client: Option<Arc<CertifiedKey>>,
     },
     /// One target.
     Implicit {
@@ -111,6 +119,14 @@ impl CellSpec {
         }
     }
 
+    /// What its targets are shown.
+    pub(super) const fn client(&self) -> Option<&Arc<CertifiedKey>> {
+        match self {
+            Self::Upstream { client, .. } => client.as_ref(),
+            Self::Implicit { .. } | Self::Unsupported { .. } => None,
+        }
+    }
+
     /// How it balances and checks.
     pub(super) fn terms(&self) -> Terms {
         match self {
@@ -130,12 +146,20 @@ pub struct Dirty {
     pub services: BTreeSet<Uuid>,
     /// Routes that came, changed or went.
     pub routes: BTreeSet<Uuid>,
+    /// SNIs that came, changed, went or got another certificate.
+    pub snis: BTreeSet<Uuid>,
+    /// Certificates and authorities that came, changed or went.
+    pub credentials: BTreeSet<Uuid>,
 }
 
 impl Dirty {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.cells.is_empty() && self.services.is_empty() && self.routes.is_empty()
+        self.cells.is_empty()
+            && self.services.is_empty()
+            && self.routes.is_empty()
+            && self.snis.is_empty()
+            && self.credentials.is_empty()
     }
 }
 
@@ -200,6 +224,9 @@ enum Entity {
     Upstream(Arc<Upstream>),
     Target(Arc<Target>),
     Policy(Arc<Policy>),
+    Certificate(Arc<Certificate>),
+    Sni(Arc<Sni>),
+    CaCertificate(Arc<CaCertificate>),
 }
 
 fn read(reading: &Reading, wire: &Bytes) -> Result<Entity, CompileError> {
@@ -209,5 +236,8 @@ fn read(reading: &Reading, wire: &Bytes) -> Result<Entity, CompileError> {
         EntityKind::Upstream => Entity::Upstream(Arc::new(reading.upstream(wire)?)),
         EntityKind::Target => Entity::Target(Arc::new(reading.target(wire)?)),
         EntityKind::Policy => Entity::Policy(Arc::new(reading.policy(wire)?)),
+        EntityKind::Certificate => Entity::Certificate(Arc::new(reading.certificate(wire)?)),
+        EntityKind::Sni => Entity::Sni(Arc::new(reading.sni(wire)?)),
+        EntityKind::CaCertificate => Entity::CaCertificate(Arc::new(reading.ca_certificate(wire)?)),
     })
 }

@@ -140,6 +140,38 @@ pub(crate) fn outlier_policy(upstream: u128, errors: u32, base_ejection_ms: u64)
     })
 }
 
+/// A certificate for a name, as it is stored; another one each time.
+pub(crate) fn pem_pair(name: &str) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+pub(crate) fn certificate(number: u128, (cert, key): &(String, String)) -> Record {
+    certificate_with(number, |certificate| {
+        (certificate.cert, certificate.key) = (cert.clone(), key.clone());
+    })
+}
+
+pub(crate) fn certificate_with(number: u128, change: impl FnOnce(&mut v1::Certificate)) -> Record {
+    let mut certificate = v1::Certificate::default();
+    change(&mut certificate);
+    record(EntityKind::Certificate, number, &certificate)
+}
+
+pub(crate) fn sni(number: u128, name: &str, certificate: u128) -> Record {
+    let sni = v1::Sni { name: name.into(), certificate: wire_id(certificate) };
+    record(EntityKind::Sni, number, &sni)
+}
+
+pub(crate) fn authority(number: u128, cert: &str) -> Record {
+    record(EntityKind::CaCertificate, number, &v1::CaCertificate { cert: cert.into() })
+}
+
+pub(crate) fn wire_ids(numbers: &[u128]) -> Vec<bytes::Bytes> {
+    numbers.iter().map(|number| wire_id(*number)).collect()
+}
+
 /// Passive checks that eject after so many TCP failures and let back in after one success.
 pub(crate) fn passive(upstream: &mut v1::Upstream, tcp_failures: u32) {
     let checks = upstream.healthchecks.get_or_insert_default();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use equipoise_proto::placement::{Placement, TargetState};
 use rand::Rng;
+use rustls::sign::CertifiedKey;
 use uuid::Uuid;
 
 use super::changes::{Bell, Changes};
@@ -132,6 +133,7 @@ struct Answered {
 pub(super) struct Rebuilt {
     pub(super) name: Option<Box<str>>,
     pub(super) host_header: Option<Box<str>>,
+    pub(super) client: Option<Arc<CertifiedKey>>,
     pub(super) members: Members,
 }
 
@@ -251,7 +253,7 @@ impl Live {
             }
             Err(error) => Members::refused(error),
         };
-        let rebuilt = Rebuilt { name, host_header, members };
+        let rebuilt = Rebuilt { name, host_header, client: spec.client().cloned(), members };
         if self.retired.0.get(key).is_some_and(HashMap::is_empty) {
             self.retired.0.remove(key);
         }

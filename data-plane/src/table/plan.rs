@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use rustls::sign::CertifiedKey;
 use uuid::Uuid;
 
 use super::compile::CellKey;
@@ -28,6 +29,8 @@ pub struct ProbePlan {
     pub active: Active,
     /// Replaces the target's host in the Host header.
     pub host_header: Option<Box<str>>,
+    /// What targets are shown in TLS.
+    pub client: Option<Arc<CertifiedKey>>,
     /// Whom: addresses with weight. Where it is shared, those too that this node does not use.
     pub targets: Vec<Arc<Target>>,
     /// How it is shared with other nodes; `None`: not at all.

@@ -5,10 +5,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use rustls::sign::CertifiedKey;
 use tokio::sync::Notify;
 
 use super::clock;
 use super::gate::Gate;
+use super::live::Rebuilt;
 use super::members::{Members, Readiness, Terms};
 use super::policy::{Policy, Sticky};
 use super::serving::{Cursor, Picking, Serving, Unpicked};
@@ -22,6 +24,8 @@ pub struct Upstream {
     pub name: Option<Box<str>>,
     /// Replaces the target's name in the Host header.
     pub host_header: Option<Box<str>>,
+    /// What its targets are shown in TLS, where the service says nothing else.
+    pub client: Option<Arc<CertifiedKey>>,
     members: ArcSwap<Members>,
     cursor: Cursor,
     /// Shared with the cells before and after this one.
@@ -160,23 +164,19 @@ impl Upstream {
         host_header: Option<Box<str>>,
         members: Members,
     ) -> Arc<Self> {
-        Arc::new(Self::of(name, host_header, members, Arc::default()))
+        Arc::new(Self::of(Rebuilt { name, host_header, client: None, members }, Arc::default()))
     }
 
-    fn of(name: Option<Box<str>>, host_header: Option<Box<str>>, members: Members, gate: Arc<Gate>) -> Self {
+    fn of(rebuilt: Rebuilt, gate: Arc<Gate>) -> Self {
+        let Rebuilt { name, host_header, client, members } = rebuilt;
         let members = ArcSwap::from_pointee(members);
         let (cursor, changed, successor) = (Cursor::default(), Notify::new(), OnceLock::new());
-        Self { name, host_header, members, cursor, gate, changed, successor }
+        Self { name, host_header, client, members, cursor, gate, changed, successor }
     }
 
     /// A cell that takes the place of `before`: it goes on in its turn, and with its counts.
-    pub(super) fn after(
-        before: &Self,
-        name: Option<Box<str>>,
-        host_header: Option<Box<str>>,
-        members: Members,
-    ) -> Arc<Self> {
-        let cell = Self::of(name, host_header, members, Arc::clone(&before.gate));
+    pub(super) fn after(before: &Self, rebuilt: Rebuilt) -> Arc<Self> {
+        let cell = Self::of(rebuilt, Arc::clone(&before.gate));
         cell.cursor.continue_from(&before.cursor);
         Arc::new(cell)
     }

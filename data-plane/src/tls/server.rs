@@ -1,4 +1,5 @@
-//! TLS towards clients: certificates out of files, or one of the node's own.
+//! TLS towards clients: certificates of the config by the name that a client asks for; else those of the settings' files,
+//! or one of the node's own.
 
 use std::fs;
 use std::io;
@@ -9,15 +10,20 @@ use std::time::{Duration, SystemTime};
 
 use equipoise_identity::files::{read, write_private};
 use rcgen::{CertificateParams, DnType, KeyPair};
+use rustls::crypto::GetRandomFailed;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
+};
 use rustls::sign::CertifiedKey;
+use rustls::ticketer::TicketRotator;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
 use super::ALPN_HTTP2;
+use crate::table::Active;
 
 /// The certificate of the node's own and its key, in the cache directory.
 const OWN: &str = "default-tls.pem";
@@ -27,6 +33,12 @@ const OWN_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 60 * 60);
 
 /// What may be spoken after the handshake (RFC 7301), HTTP/2 where the listener has it.
 const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// How long the library's tickets are made with one key.
+const ROTATION_SECONDS: u32 = 6 * 60 * 60;
+
+/// Sessions that are kept where there are no tickets: some 10 MiB, what the reference keeps.
+const SESSIONS_MAX: usize = 10_240;
 
 /// Most certificates that a node shows without being asked for a name: one for each type of key.
 pub const PAIRS_MAX: usize = 8;
@@ -40,11 +52,16 @@ pub struct Shown {
     pub tls12: bool,
     /// Whether TLS 1.3 is spoken.
     pub tls13: bool,
+    /// Whether sessions are resumed by tickets; else by a cache.
+    pub tickets: bool,
+    /// How long a ticket is good for at most.
+    pub session_timeout: Duration,
 }
 
 impl Default for Shown {
     fn default() -> Self {
-        Self { pairs: Vec::new(), tls12: true, tls13: true }
+        let session_timeout = Duration::from_secs(24 * 60 * 60);
+        Self { pairs: Vec::new(), tls12: true, tls13: true, tickets: true, session_timeout }
     }
 }
 
@@ -92,11 +109,12 @@ pub enum ShownError {
 }
 
 impl Shown {
-    /// Reads the files; the node's own certificate is in `directory`, which may be made.
+    /// Reads the files; the node's own certificate is in `directory`, which may be made. Names are looked up in `table`
+    /// as it is at each handshake.
     ///
     /// # Errors
     /// When a file cannot be used, or the node's own certificate cannot be kept.
-    pub fn load(&self, directory: &Path) -> Result<Arc<ServerConfig>, ShownError> {
+    pub fn load(&self, directory: &Path, table: Active) -> Result<Arc<ServerConfig>, ShownError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let keys = if self.pairs.is_empty() {
             vec![own(&directory.join(OWN), &provider)?]
@@ -113,12 +131,51 @@ impl Shown {
             .with_protocol_versions(versions)
             .expect("the provider knows TLS 1.2 and 1.3")
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Certificates { default: keys }));
+            .with_cert_resolver(Arc::new(Certificates { table, default: keys }));
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
-        // Sessions are resumed by tickets, whose keys rotate: no state of them is kept.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(ShownError::Tickets)?;
+        if self.tickets {
+            // No state is kept.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.ticketer = ticketer(self.session_timeout).map_err(ShownError::Tickets)?;
+        } else {
+            config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+        }
         Ok(Arc::new(config))
+    }
+}
+
+/// Makes tickets that are good for `timeout` at most: a key makes them for half of that, and opens them for as long again.
+fn ticketer(timeout: Duration) -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    let half = u32::try_from(timeout.as_secs() / 2).unwrap_or(u32::MAX).max(1);
+    if half >= ROTATION_SECONDS {
+        return aws_lc_rs::Ticketer::new();
+    }
+    let rotating = TicketRotator::new(half, || {
+        let ticketer = aws_lc_rs::Ticketer::new().map_err(|_| GetRandomFailed)?;
+        Ok(Box::new(Tickets(ticketer)))
+    })?;
+    Ok(Arc::new(rotating))
+}
+
+/// The library's own, in a box.
+#[derive(Debug)]
+struct Tickets(Arc<dyn ProducesTickets>);
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        self.0.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.0.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.0.encrypt(plain)
+    }
+
+    fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(cipher)
     }
 }
 
@@ -132,14 +189,22 @@ pub fn http1_only(config: &ServerConfig) -> Arc<ServerConfig> {
 /// What is shown to whom.
 #[derive(Debug)]
 struct Certificates {
-    /// To everybody: the first whose key the client can verify.
+    /// By name.
+    table: Active,
+    /// To whoever asks for no name that is known.
     default: Vec<Arc<CertifiedKey>>,
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls has taken out what does not go with the client's cipher suites.
         let is_known = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        self.default.iter().find(is_known).cloned()
+        let table = self.table.load();
+        // rustls has checked that it is a name, and made it lower case.
+        let name = hello.server_name().map(|name| name.strip_suffix('.').unwrap_or(name));
+        let shown = table.snis.find(name).map_or(&*self.default, |shown| shown);
+        // Of a name that is known no other certificate would be taken: none is shown where no key is.
+        shown.iter().find(is_known).cloned()
     }
 }
 
@@ -211,15 +276,26 @@ mod tests {
     fn a_node_keeps_the_certificate_that_it_made() {
         let directory = tempfile::tempdir().unwrap();
         let cache = directory.path().join("cache");
-        Shown::default().load(&cache).unwrap();
+        Shown::default().load(&cache, Active::default()).unwrap();
         let path = cache.join(OWN);
         let made = fs::read(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        Shown::default().load(&cache).unwrap();
+        Shown::default().load(&cache, Active::default()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), made);
         fs::write(&path, "-----BEGIN NONSENSE-----").unwrap();
-        let error = Shown::default().load(&cache).unwrap_err();
+        let error = Shown::default().load(&cache, Active::default()).unwrap_err();
         assert!(error.to_string().contains(OWN), "{error}");
+    }
+
+    #[test]
+    fn tickets_are_good_for_no_longer_than_they_may_be() {
+        for (seconds, want) in [(10, 10), (3_600, 3_600), (43_200, 43_200), (604_800, 43_200)] {
+            let tickets = ticketer(Duration::from_secs(seconds)).unwrap();
+            assert_eq!(tickets.lifetime(), want, "{seconds}");
+            let sealed = tickets.encrypt(b"session").unwrap();
+            assert_eq!(tickets.decrypt(&sealed).as_deref(), Some(&b"session"[..]));
+            assert_eq!(ticketer(Duration::from_secs(seconds)).unwrap().decrypt(&sealed), None);
+        }
     }
 
     #[test]
@@ -230,7 +306,7 @@ mod tests {
             pairs: vec![a.clone(), (certificate.to_owned(), key.to_owned())],
             ..Shown::default()
         };
-        let load = |shown: Shown| shown.load(directory.path()).map(drop);
+        let load = |shown: Shown| shown.load(directory.path(), Active::default()).map(drop);
         load(shown(&b.0, &b.1)).unwrap();
         for (name, certificate, key, wanted) in [
             ("no such file", Path::new("/nowhere.crt"), &*b.1, "/nowhere.crt"),

@@ -29,6 +29,9 @@ fn row(kind: Kind, body: &Body) -> Value {
         .filter(|(name, value)| !is_untold(name, value))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
+    if let Some(listed) = schema.listed() {
+        row.remove(listed.field);
+    }
     for (field, _, _) in schema.foreign() {
         if let Some(id) = row.get(field).and_then(|reference| reference.get("id")).cloned() {
             row.insert(field.to_owned(), id);

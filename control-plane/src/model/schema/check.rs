@@ -12,6 +12,8 @@ pub(in crate::model) enum Check {
     Conditional(Box<Conditional>),
     /// Not all of them may be empty.
     AtLeastOneOf(Vec<&'static str>),
+    /// Either all of them are empty or none is.
+    AllOrNone(Vec<&'static str>),
     /// No two of them may be equal, unless null.
     Distinct(Vec<&'static str>),
     /// Anything else.
@@ -128,6 +130,12 @@ impl Check {
                 fails.then(|| {
                     format!("{prefix}at least one of these fields must be non-empty: {}", quoted(fields))
                 })
+            }
+            Self::AllOrNone(fields) => {
+                let runs = !fields.iter().any(|field| errors.contains_key(*field));
+                let empty = fields.iter().filter(|field| body.get(**field).is_none_or(is_empty)).count();
+                let fails = runs && empty != 0 && empty != fields.len();
+                fails.then(|| format!("all or none of these fields must be set: {}", quoted(fields)))
             }
             Self::Distinct(fields) => {
                 if fields.iter().any(|field| errors.contains_key(*field)) {

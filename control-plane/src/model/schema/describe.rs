@@ -30,6 +30,9 @@ fn field(field: &Field) -> Value {
     if field.unique {
         put("unique", true.into());
     }
+    for remark in &field.remarks {
+        put(remark, true.into());
+    }
     for rule in &field.rules {
         if let Some((key, value)) = self::rule(rule) {
             put(key, value);
@@ -54,7 +57,9 @@ fn shape(shape: &Shape) -> Map<String, Value> {
             ("record", json!({ "fields": self::fields(fields), "entity_checks": checks(of_record) }))
         }
         Shape::Foreign { referenced, on_delete } => match on_delete {
-            OnDelete::Restrict => ("foreign", json!({ "reference": referenced.collection() })),
+            OnDelete::Restrict | OnDelete::CascadeUnsaid => {
+                ("foreign", json!({ "reference": referenced.collection() }))
+            }
             OnDelete::Cascade => {
                 ("foreign", json!({ "reference": referenced.collection(), "on_delete": "cascade" }))
             }
@@ -127,6 +132,7 @@ fn checks(checks: &[Check]) -> Value {
         .filter_map(|check| match check {
             Check::Conditional(check) => Some(json!({ "conditional": conditional(check) })),
             Check::AtLeastOneOf(fields) => Some(json!({ "at_least_one_of": fields })),
+            Check::AllOrNone(fields) => Some(json!({ "mutually_required": fields })),
             Check::Distinct(fields) => Some(json!({ "distinct": fields })),
             Check::Custom(custom) if !custom.is_shown => None,
             Check::Custom(custom) if custom.runs_with_missing_fields => Some(json!({

@@ -102,7 +102,7 @@ impl Shape {
                 let errors = check_fields(fields, checks, map, Op::Insert);
                 if errors.is_empty() { Ok(()) } else { Err(Value::Object(errors)) }
             }
-            (Self::Foreign { referenced, .. }, value) => check_foreign(referenced.kind(), value),
+            (Self::Foreign { referenced, .. }, value) => check_foreign(*referenced, value),
             (Self::String | Self::Integer | Self::Number | Self::Boolean, _)
             | (Self::Array(_) | Self::Set(_) | Self::Map { .. } | Self::Record { .. }, _) => Ok(()),
         }
@@ -224,17 +224,17 @@ fn check_map(keys: &Field, values: &Field, map: &mut Body) -> Result<(), Value> 
 }
 
 /// Stores `{"id":…}` only. A reference without id is judged as a part of what it refers to.
-fn check_foreign(referenced: Option<Kind>, value: &mut Value) -> Result<(), Value> {
+fn check_foreign(referenced: Kind, value: &mut Value) -> Result<(), Value> {
     let Value::Object(reference) = value else { return Err(missing_key()) };
     match reference.get("id") {
         Some(Value::String(text)) if uuid(text).is_some() => {
             *value = json!({ "id": text.to_ascii_lowercase() });
             Ok(())
         }
-        Some(Value::Null) | None => match referenced.map(|kind| Schema::of(kind).check_part(reference)) {
-            Some(errors) if !errors.is_empty() => Err(Value::Object(errors)),
-            Some(_) | None => Err(missing_key()),
-        },
+        Some(Value::Null) | None => {
+            let errors = Schema::of(referenced).check_part(reference);
+            if errors.is_empty() { Err(missing_key()) } else { Err(Value::Object(errors)) }
+        }
         Some(_) => Err(json!({ "id": "expected a valid UUID" })),
     }
 }

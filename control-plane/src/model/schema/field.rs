@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::Check;
 use super::rule::Rule;
-use super::{Check, Referenced};
+use crate::model::Kind;
 
 /// A named field.
 pub(in crate::model) type Named = (&'static str, Field);
@@ -25,6 +26,8 @@ pub(in crate::model) struct Field {
     pub(super) rules: Vec<Rule>,
     /// The stored form of an accepted text; `None` keeps it.
     pub(super) canonical: Option<fn(&str) -> Option<String>>,
+    /// What else `/schemas` says of it; it means nothing here.
+    pub(super) remarks: Vec<&'static str>,
 }
 
 /// Types of values.
@@ -46,7 +49,7 @@ pub(in crate::model) enum Shape {
         checks: Vec<Check>,
     },
     Foreign {
-        referenced: Referenced,
+        referenced: Kind,
         on_delete: OnDelete,
     },
 }
@@ -58,6 +61,8 @@ pub(in crate::model) enum OnDelete {
     Restrict,
     /// It takes this entity with it.
     Cascade,
+    /// It takes this entity with it, of which `/schemas` is silent.
+    CascadeUnsaid,
 }
 
 impl Field {
@@ -70,6 +75,7 @@ impl Field {
             unique: false,
             rules: Vec::new(),
             canonical: None,
+            remarks: Vec::new(),
         }
     }
 
@@ -115,12 +121,22 @@ impl Field {
         Self::record(fields).default(Value::Object(Map::new())).required()
     }
 
-    pub(super) const fn foreign(referenced: Referenced) -> Self {
+    pub(super) const fn foreign(referenced: Kind) -> Self {
         Self::new(Shape::Foreign { referenced, on_delete: OnDelete::Restrict })
     }
 
-    pub(super) const fn owner(referenced: Referenced) -> Self {
+    pub(super) const fn owner(referenced: Kind) -> Self {
         Self::new(Shape::Foreign { referenced, on_delete: OnDelete::Cascade })
+    }
+
+    /// Goes with the entity that it refers to.
+    pub(super) const fn belonging(referenced: Kind) -> Self {
+        Self::new(Shape::Foreign { referenced, on_delete: OnDelete::CascadeUnsaid })
+    }
+
+    pub(super) fn remark(mut self, remark: &'static str) -> Self {
+        self.remarks.push(remark);
+        self
     }
 
     pub(super) fn checks(mut self, more: Vec<Check>) -> Self {

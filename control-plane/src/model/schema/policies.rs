@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::format::{EMPTY_SEGMENTS, id, path, seconds, tags};
-use super::{Before, Body, Check, Custom, Fault, Field, Named, Pattern, Referenced, Rule, Schema, When};
+use super::{Before, Body, Check, Custom, Fault, Field, Named, Pattern, Rule, Schema, When};
 use crate::model::{Kind, patterns};
 
 /// The longest time, in seconds: as far as timers of the reference reach.
@@ -31,7 +31,7 @@ pub(super) fn schema() -> Schema {
         id(),
         seconds("created_at"),
         seconds("updated_at"),
-        ("upstream", Field::owner(Referenced::Kind(Kind::Upstream)).required()),
+        ("upstream", Field::owner(Kind::Upstream).required()),
         ("algorithm", Field::string().one_of(&["peak-ewma", "sticky-sessions"])),
         ("sticky", sticky()),
         ("hash_balance_factor", Field::number().between(0, FACTOR_MAX).default(0).required()),

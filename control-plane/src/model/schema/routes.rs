@@ -5,9 +5,7 @@ use serde_json::{Value, json};
 
 use super::engine::is_empty;
 use super::format::{EMPTY_SEGMENTS, header_name, id, name, port, protocol, seconds, tags};
-use super::{
-    Body, Check, Custom, EndpointKey, Fault, Field, If, Named, Pattern, Referenced, Rule, Schema, Then, When,
-};
+use super::{Body, Check, Custom, EndpointKey, Fault, Field, If, Named, Pattern, Rule, Schema, Then, When};
 use crate::model::{Kind, patterns};
 
 const GROUPS: [&[&str]; 4] =
@@ -34,7 +32,7 @@ pub(super) fn schema() -> Schema {
         ("request_buffering", flag(true)),
         ("response_buffering", flag(true)),
         tags(),
-        ("service", Field::foreign(Referenced::Kind(Kind::Service))),
+        ("service", Field::foreign(Kind::Service)),
         ("snis", list(Field::set(Field::string().custom(patterns::wildcard_sni)))),
         ("sources", list(peers())),
         ("destinations", list(peers())),

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::format::{id, name, path, port, protocol, seconds, tags, uuid};
-use super::{Body, Check, EndpointKey, Field, If, Referenced, Schema, Shorthand, Then};
+use super::{Body, Check, EndpointKey, Field, If, Schema, Shorthand, Then};
 use crate::model::number::number;
-use crate::model::patterns;
+use crate::model::{Kind, patterns};
 
 pub(super) fn schema() -> Schema {
     // Milliseconds, as far as timers of the reference reach.
@@ -24,7 +24,7 @@ pub(super) fn schema() -> Schema {
         ("write_timeout", timeout()),
         ("read_timeout", timeout()),
         tags(),
-        ("client_certificate", Field::foreign(Referenced::Absent("certificates"))),
+        ("client_certificate", Field::foreign(Kind::Certificate)),
         ("tls_verify", Field::boolean()),
         ("tls_verify_depth", Field::integer().between(0, 64).default(Value::Null)),
         ("ca_certificates", Field::array(uuid())),
@@ -37,6 +37,7 @@ pub(super) fn schema() -> Schema {
     }
     Schema {
         endpoint_key: Some(EndpointKey::Global("name")),
+        id_lists: vec![("ca_certificates", Kind::CaCertificate)],
         shorthands: vec![Shorthand { name: "url", field: Field::string(), expand: expand_url }],
         ..Schema::new(fields, checks)
     }

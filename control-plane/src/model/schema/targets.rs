@@ -4,7 +4,7 @@ use equipoise_proto::limits::UPSTREAM_TARGETS_MAX;
 use serde_json::{Map, Value};
 
 use super::format::{fractional_seconds, id, tags};
-use super::{Body, Check, Custom, EndpointKey, Fault, Field, Order, Put, Referenced, Schema, When};
+use super::{Body, Check, Custom, EndpointKey, Fault, Field, Order, Put, Schema, When};
 use crate::model::{Kind, patterns};
 
 pub(super) fn schema() -> Schema {
@@ -12,7 +12,7 @@ pub(super) fn schema() -> Schema {
         id(),
         fractional_seconds("created_at"),
         fractional_seconds("updated_at"),
-        ("upstream", Field::owner(Referenced::Kind(Kind::Upstream)).required()),
+        ("upstream", Field::owner(Kind::Upstream).required()),
         ("target", Field::string().custom(patterns::target).canonical(patterns::stored_target).required()),
         ("weight", Field::integer().between(0, 65_535).default(100)),
         tags(),

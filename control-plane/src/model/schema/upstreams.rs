@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::format::{header_name, id, path, seconds, tags};
-use super::{Body, Check, EndpointKey, Field, If, Named, Referenced, Rule, Schema, Shorthand, Then};
-use crate::model::patterns;
+use super::{Body, Check, EndpointKey, Field, If, Named, Rule, Schema, Shorthand, Then};
+use crate::model::{Kind, patterns};
 
 const HASH_INPUTS: [&str; 8] =
     ["none", "consumer", "ip", "header", "cookie", "path", "query_arg", "uri_capture"];
@@ -32,7 +32,7 @@ pub(super) fn schema() -> Schema {
         ("healthchecks", healthchecks()),
         tags(),
         ("host_header", Field::string().custom(patterns::host_port)),
-        ("client_certificate", Field::foreign(Referenced::Absent("certificates"))),
+        ("client_certificate", Field::foreign(Kind::Certificate)),
         ("use_srv_name", Field::boolean().default(false)),
     ];
     let shorthand = |name, expand| Shorthand { name, field: Field::string(), expand };

@@ -23,6 +23,14 @@ fn calls() -> impl Strategy<Value = Vec<(String, Value)>> {
             json!({"hedging": {"enabled": true}})
         }
     });
+    let names = prop::collection::btree_set(prop::sample::select(vec!["a", "b", "c", "*.a"]), 0..3);
+    let certificate = names.clone().prop_map(|snis| {
+        let (cert, key) = pem_pair();
+        json!({"cert": cert, "key": key, "snis": snis})
+    });
+    let listing =
+        prop_oneof![names.prop_map(|snis| json!({"snis": snis})), Just(json!({"snis": null, "tags": ["a"]}))];
+    let sni = name.clone().prop_map(|name| json!({"name": name}));
     let call = |pattern: &'static str, body: BoxedStrategy<Value>| {
         let name = prop::sample::select(vec!["a", "b", "c"]);
         (name.clone(), name, body)
@@ -48,7 +56,14 @@ fn calls() -> impl Strategy<Value = Vec<(String, Value)>> {
         call("DELETE /upstreams/{x}/targets/{y}:8000", empty.clone()),
         call("PUT /upstreams/{x}/policy", policy.clone().boxed()),
         call("PATCH /upstreams/{x}/policy", policy.boxed()),
-        call("DELETE /upstreams/{x}/policy", empty),
+        call("DELETE /upstreams/{x}/policy", empty.clone()),
+        call("POST /certificates", certificate.clone().boxed()),
+        call("PUT /certificates/{x}", certificate.boxed()),
+        call("PATCH /certificates/{x}", listing.boxed()),
+        call("DELETE /certificates/{x}", empty.clone()),
+        call("POST /certificates/{x}/snis", sni.clone().boxed()),
+        call("PATCH /snis/{x}", sni.boxed()),
+        call("DELETE /snis/{x}", empty),
     ];
     prop::collection::vec(one, 1..40)
 }
@@ -72,6 +87,12 @@ proptest! {
                 replayed.restore(mutation);
             }
             prop_assert_eq!(&replayed, &world.config, "{}", call);
+            for certificate in world.config.iter(Kind::Certificate) {
+                let snis = world.config.children(Kind::Sni, "certificate", certificate.id);
+                let mut names: Vec<_> = snis.iter().map(|sni| sni.body()["name"].clone()).collect();
+                names.sort_by(|one, other| one.as_str().cmp(&other.as_str()));
+                prop_assert_eq!(&certificate.body()["snis"], &Value::from(names), "{}", call);
+            }
             let mut rebuilt = Config::default();
             for entity in all(&world.config) {
                 rebuilt.restore(&Mutation { before: None, after: Some(entity) });
@@ -88,8 +109,7 @@ proptest! {
         }
         for entity in all(&world.config) {
             prop_assert_eq!(validate(entity.kind, entity.body()), Ok(()));
-            for (field, referenced, _) in schema::Schema::of(entity.kind).foreign() {
-                let Some(kind) = referenced.kind() else { continue };
+            for (field, kind, _) in schema::Schema::of(entity.kind).foreign() {
                 let referenced = world.config.referenced(entity.kind, &Key::Id(entity.id), field);
                 prop_assert_eq!(referenced.map(|e| e.kind), entity.body()[field].is_object().then_some(kind));
             }

@@ -105,7 +105,14 @@ pub(super) async fn probed(
 ) -> Found {
     let target = Target::new(address, host);
     let host_header = host_header.map(Into::into);
-    let plan = ProbePlan { upstream: "u".into(), active, host_header, targets: Vec::new(), shared: None };
+    let plan = ProbePlan {
+        upstream: "u".into(),
+        active,
+        host_header,
+        client: None,
+        targets: Vec::new(),
+        shared: None,
+    };
     check(&target, &plan, tls, version).await
 }
 

@@ -65,6 +65,7 @@ fn plan(active: Active, targets: &[Arc<Target>]) -> Arc<ProbePlan> {
         upstream: "u".into(),
         active,
         host_header: None,
+        client: None,
         targets: targets.to_vec(),
         shared: None,
     })

@@ -12,6 +12,7 @@ use crate::observability::NodeState;
 use crate::router::{Headers, Query};
 
 mod algorithms;
+mod certificates;
 mod policies;
 mod returning;
 mod streams;

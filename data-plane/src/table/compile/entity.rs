@@ -65,6 +65,8 @@ pub struct Service {
     pub(crate) tls_verify_depth: Option<usize>,
     /// Who is trusted in place of whom the settings name; without any, those are.
     pub(crate) ca_certificates: Box<[Uuid]>,
+    /// What its targets are shown.
+    pub(super) client_certificate: Option<Uuid>,
 }
 
 impl Service {
@@ -126,6 +128,7 @@ pub struct Upstream {
     pub(crate) name: Arc<str>,
     pub(crate) host_header: Option<Box<str>>,
     pub(crate) uses_srv_name: bool,
+    pub(super) client_certificate: Option<Uuid>,
     pub(crate) terms: Terms,
 }
 
@@ -189,6 +192,7 @@ impl Reading {
         if read.path.as_ref().is_some_and(|path| !path.starts_with('/')) {
             return Err(self.error("path", "should start with /"));
         }
+        let client_certificate = self.reference("client_certificate", read.client_certificate.as_ref())?;
         Ok(Service {
             wire: Wire::of(wire),
             name: named(read.name),
@@ -202,6 +206,7 @@ impl Reading {
             write_timeout: Duration::from_millis(read.write_timeout_ms.into()),
             read_timeout: Duration::from_millis(read.read_timeout_ms.into()),
             is_enabled: read.enabled,
+            client_certificate,
             tls_verify: read.tls_verify,
             tls_verify_depth: read.tls_verify_depth.map(|depth| usize::try_from(depth).unwrap_or(usize::MAX)),
             ca_certificates: read
@@ -212,10 +217,13 @@ impl Reading {
         })
     }
 
+    fn reference(&self, field: &'static str, id: Option<&Bytes>) -> Result<Option<Uuid>, CompileError> {
+        id.map(|id| entity_id(id)).transpose().map_err(|error| self.error(field, error))
+    }
+
     pub(super) fn route(&self, wire: &Bytes) -> Result<Route, CompileError> {
         let read: v1::Route = self.decode(wire)?;
-        let service = read.service.as_ref().map(|id| entity_id(id)).transpose();
-        let service = service.map_err(|error| self.error("service", error))?;
+        let service = self.reference("service", read.service.as_ref())?;
         let serves = |protocols: &[v1::Protocol]| read.protocols().any(|one| protocols.contains(&one));
         use v1::Protocol::{Grpc, Grpcs, Http, Https};
         let is_http = serves(&[Http, Https, Grpc, Grpcs]);
@@ -337,6 +345,7 @@ impl Reading {
             name: read.name.into(),
             host_header: read.host_header.filter(|header| !header.is_empty()).map(Into::into),
             uses_srv_name: read.use_srv_name,
+            client_certificate: self.reference("client_certificate", read.client_certificate.as_ref())?,
             terms: Terms {
                 checks: checks.map(Arc::new),
                 threshold_percent,

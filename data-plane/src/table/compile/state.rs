@@ -8,11 +8,12 @@ use imbl::shared_ptr::DefaultSharedPtr;
 use imbl::{GenericHashMap, OrdMap, OrdSet};
 use uuid::Uuid;
 
+use super::credentials::Credentials;
 use super::entity::{Host, Reading, Route, Service, Target, Upstream};
 use super::{CellKey, CellSpec, CompileError, Dirty, Entity, Policy};
 
 /// Its keys come from operators, so that a hash against hostile ones would cost a start without need.
-type Map<K, V> = GenericHashMap<K, V, foldhash::fast::RandomState, DefaultSharedPtr>;
+pub(super) type Map<K, V> = GenericHashMap<K, V, foldhash::fast::RandomState, DefaultSharedPtr>;
 
 /// A compiled config. Cloning is O(1).
 #[derive(Debug, Clone, Default)]
@@ -23,6 +24,7 @@ pub struct State {
     targets: Map<Uuid, Arc<Target>>,
     /// By the id of their upstream, which is theirs.
     policies: Map<Uuid, Arc<Policy>>,
+    pub(super) credentials: Credentials,
     upstream_by_name: Map<Arc<str>, Uuid>,
     services_by_host: Map<Arc<str>, OrdSet<Uuid>>,
     routes_by_service: Map<Uuid, OrdSet<Uuid>>,
@@ -30,11 +32,19 @@ pub struct State {
     targets_by_upstream: Map<Uuid, OrdMap<(i64, Uuid), Arc<Target>>>,
 }
 
-fn add<K: std::hash::Hash + Eq + Clone, V: Ord + Clone>(index: &mut Map<K, OrdSet<V>>, key: K, value: V) {
+pub(super) fn add<K: std::hash::Hash + Eq + Clone, V: Ord + Clone>(
+    index: &mut Map<K, OrdSet<V>>,
+    key: K,
+    value: V,
+) {
     index.entry(key).or_default().insert(value);
 }
 
-fn take<K: std::hash::Hash + Eq + Clone, V: Ord + Clone>(index: &mut Map<K, OrdSet<V>>, key: &K, value: &V) {
+pub(super) fn take<K: std::hash::Hash + Eq + Clone, V: Ord + Clone>(
+    index: &mut Map<K, OrdSet<V>>,
+    key: &K,
+    value: &V,
+) {
     if let Some(set) = index.get_mut(key) {
         set.remove(value);
         if set.is_empty() {
@@ -47,6 +57,10 @@ impl State {
     /// A service by id.
     pub fn service(&self, id: &Uuid) -> Option<&Arc<Service>> {
         self.services.get(id)
+    }
+
+    pub(super) fn upstream_named(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.get(self.upstream_by_name.get(name)?)
     }
 
     /// A route by id.
@@ -66,7 +80,7 @@ impl State {
         let upstreams = self.upstreams.keys().map(|id| (EntityKind::Upstream, *id));
         let targets = self.targets.keys().map(|id| (EntityKind::Target, *id));
         let policies = self.policies.keys().map(|id| (EntityKind::Policy, *id));
-        services.chain(routes).chain(upstreams).chain(targets).chain(policies)
+        services.chain(routes).chain(upstreams).chain(targets).chain(policies).chain(self.credentials.ids())
     }
 
     /// Routes of a service.
@@ -110,6 +124,7 @@ impl State {
                 let targets = self.targets_by_upstream.get(id).into_iter().flatten();
                 let targets = targets.map(|((_, id), target)| (*id, Arc::clone(target)));
                 Some(CellSpec::Upstream {
+                    client: self.client_of(upstream),
                     upstream: Arc::clone(upstream),
                     targets: targets.collect(),
                     policy: self.policies.get(id).cloned(),
@@ -143,6 +158,9 @@ impl State {
             EntityKind::Upstream => self.upstreams.get(id).map(|held| &held.wire),
             EntityKind::Target => self.targets.get(id).map(|held| &held.wire),
             EntityKind::Policy => self.policies.get(id).map(|held| &held.wire),
+            EntityKind::Certificate => self.credentials.certificates.get(id).map(|held| &held.wire),
+            EntityKind::Sni => self.credentials.snis.get(id).map(|held| &held.wire),
+            EntityKind::CaCertificate => self.credentials.authorities.get(id).map(|held| &held.wire),
         };
         held.is_some_and(|held| held.is(wire))
     }
@@ -150,8 +168,12 @@ impl State {
     pub(super) fn remove(&mut self, entity: &Reading, dirty: &mut Dirty) {
         let id = entity.id;
         match entity.kind {
+            EntityKind::Certificate => self.credentials.remove_certificate(id, dirty),
+            EntityKind::Sni => self.credentials.remove_sni(id, dirty),
+            EntityKind::CaCertificate => self.credentials.remove_authority(id, dirty),
             EntityKind::Service => {
                 if let Some(service) = self.services.remove(&id) {
+                    self.credentials.forget_service(id, &service);
                     take(&mut self.services_by_host, &service.host, &id);
                     dirty.services.insert(id);
                 }
@@ -166,6 +188,7 @@ impl State {
             }
             EntityKind::Upstream => {
                 if let Some(upstream) = self.upstreams.remove(&id) {
+                    self.credentials.forget_upstream(id, &upstream);
                     self.upstream_by_name.remove(&upstream.name);
                     dirty.cells.insert(CellKey::Upstream(id));
                 }
@@ -197,7 +220,11 @@ impl State {
     ) -> Result<(), CompileError> {
         let id = reading.id;
         match entity {
+            Entity::Certificate(certificate) => self.credentials.insert_certificate(id, certificate, dirty),
+            Entity::Sni(sni) => self.credentials.insert_sni(reading, sni, dirty)?,
+            Entity::CaCertificate(authority) => self.credentials.insert_authority(id, authority, dirty),
             Entity::Service(service) => {
+                self.credentials.note_service(id, &service);
                 add(&mut self.services_by_host, Arc::clone(&service.host), id);
                 dirty.services.insert(id);
                 self.services.insert(id, service);
@@ -214,6 +241,7 @@ impl State {
                 if let Some(other) = before {
                     return Err(reading.error("name", format!("upstream {other} has it too")));
                 }
+                self.credentials.note_upstream(id, &upstream);
                 dirty.cells.insert(CellKey::Upstream(id));
                 self.upstreams.insert(id, upstream);
             }
@@ -231,15 +259,18 @@ impl State {
         Ok(())
     }
 
-    /// Follows the joins: services whose host gained or lost an upstream are dirty, and so are the cells
+    /// Follows the joins: what uses a certificate or an authority that is dirty is so too, services whose host gained or lost an upstream are dirty, and so are the cells
     /// that dirty services had and have.
     pub(super) fn rejoin(&self, previous: &Self, dirty: &mut Dirty) {
+        self.rejoin_credentials(dirty);
         let upstreams: Vec<_> = dirty.cells.iter().cloned().collect();
         for cell in &upstreams {
             let CellKey::Upstream(id) = cell else { continue };
             let (before, after) = (previous.upstreams.get(id), self.upstreams.get(id));
             let is_same = |before: &Arc<Upstream>, after: &Arc<Upstream>| {
-                before.name == after.name && before.host_header == after.host_header
+                before.name == after.name
+                    && before.host_header == after.host_header
+                    && before.client_certificate == after.client_certificate
             };
             if before.zip(after).is_some_and(|(before, after)| is_same(before, after)) {
                 continue;
@@ -257,6 +288,19 @@ impl State {
                 // A cell does not change by who uses it: only one that nobody used before or uses now does.
                 dirty.cells.extend(before.filter(|cell| self.cell(cell).is_none()));
                 dirty.cells.extend(after.filter(|cell| previous.is_idle(cell)));
+            }
+        }
+    }
+
+    fn rejoin_credentials(&self, dirty: &mut Dirty) {
+        for id in &dirty.credentials {
+            dirty.snis.extend(self.credentials.snis_of(id));
+            dirty.services.extend(self.credentials.services_of(id));
+            for upstream in self.credentials.upstreams_of(id) {
+                dirty.cells.insert(CellKey::Upstream(upstream));
+                let name = self.upstreams.get(&upstream).map(|upstream| &upstream.name);
+                let services = name.and_then(|name| self.services_by_host.get(name));
+                dirty.services.extend(services.into_iter().flatten().copied());
             }
         }
     }
@@ -301,7 +345,20 @@ impl State {
                         return Err(policy(*id).error("upstream", format!("there is no upstream {id}")));
                     }
                 }
-                EntityKind::Service | EntityKind::Upstream | EntityKind::Target => {}
+                EntityKind::Service => {
+                    let certificate = self.services.get(id).and_then(|service| service.client_certificate);
+                    certificate.map_or(Ok(()), |id| self.credentials.check_certificate(&id))?;
+                }
+                EntityKind::Upstream => {
+                    let certificate = self.upstreams.get(id).and_then(|upstream| upstream.client_certificate);
+                    certificate.map_or(Ok(()), |id| self.credentials.check_certificate(&id))?;
+                }
+                EntityKind::Certificate => self.credentials.check_certificate(id)?,
+                EntityKind::Sni => {
+                    let certificate = self.credentials.snis.get(id).map(|sni| sni.certificate);
+                    certificate.map_or(Ok(()), |id| self.credentials.check_certificate(&id))?;
+                }
+                EntityKind::CaCertificate | EntityKind::Target => {}
             }
         }
         Ok(())
