@@ -11,7 +11,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::uri::Scheme;
 use tokio::io::ReadBuf;
 
-use super::head::{self, END};
+use super::head;
 use super::incoming::Incoming;
 use super::io_error;
 use super::multiplex::Place;
@@ -114,20 +114,14 @@ impl ClientStream {
         match &mut self.request {
             Request::Body(body) => body.poll_write(cx, bytes),
             Request::Head(text) | Request::Waiting(text) => {
-                let before = text.len();
-                text.extend_from_slice(bytes);
-                // The end may have begun in what was there before.
-                let from = before.saturating_sub(END.len() - 1);
-                let found = memchr::memmem::find(text.get(from..).unwrap_or_default(), END);
-                let Some(end) = found.map(|at| from + at + END.len()) else {
-                    return Poll::Ready(Ok(bytes.len()));
-                };
-                text.truncate(end);
-                self.request = Request::Waiting(std::mem::take(text));
-                if let Poll::Ready(Err(error)) = self.poll_begin(cx) {
-                    return Poll::Ready(Err(error));
+                let (taken, is_whole) = head::gather(text, bytes);
+                if is_whole {
+                    self.request = Request::Waiting(std::mem::take(text));
+                    if let Poll::Ready(Err(error)) = self.poll_begin(cx) {
+                        return Poll::Ready(Err(error));
+                    }
                 }
-                Poll::Ready(Ok(end - before))
+                Poll::Ready(Ok(taken))
             }
         }
     }

@@ -12,7 +12,23 @@ use http::{Method, request, response};
 use crate::http1::{Header, Name, RequestHead, ResponseHead, push_decimal};
 
 /// The end of a head in HTTP/1.1.
-pub const END: &[u8] = b"\r\n\r\n";
+const END: &[u8] = b"\r\n\r\n";
+
+/// Adds to `text`, a head in the making, what of `bytes` belongs to it. Gives how many bytes that are, and whether the
+/// head is whole.
+pub fn gather(text: &mut Vec<u8>, bytes: &[u8]) -> (usize, bool) {
+    let before = text.len();
+    text.extend_from_slice(bytes);
+    // The end may have begun in what was there before.
+    let from = before.saturating_sub(END.len() - 1);
+    match memchr::memmem::find(text.get(from..).unwrap_or_default(), END) {
+        None => (bytes.len(), false),
+        Some(at) => {
+            text.truncate(from + at + END.len());
+            (text.len() - before, true)
+        }
+    }
+}
 
 /// How the body of a message is framed as HTTP/1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,6 +269,22 @@ mod tests {
         let mut out = Vec::new();
         assert_eq!(push_response(&mut out, &parts, true, false), Coding::Plain);
         assert_eq!(out, b"HTTP/1.1 200 \r\nx-a: 1\r\nx-a: 2\r\ncontent-length: 2\r\n\r\n");
+    }
+
+    #[test]
+    fn a_head_is_gathered_however_it_is_cut() {
+        let all = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody";
+        for cut in 0..all.len() {
+            let (mut text, mut taken, mut is_whole) = (Vec::new(), 0, false);
+            for piece in [&all[..cut], &all[cut..]] {
+                if !is_whole {
+                    let (length, whole) = gather(&mut text, piece);
+                    (taken, is_whole) = (taken + length, whole);
+                }
+            }
+            assert!(is_whole, "{cut}");
+            assert_eq!((taken, text.as_slice()), (all.len() - 4, &all[..all.len() - 4]), "{cut}");
+        }
     }
 
     #[test]

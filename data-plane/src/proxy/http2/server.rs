@@ -9,7 +9,7 @@ use h2::{Reason, RecvStream};
 use http::{Method, Request};
 use tokio::io::ReadBuf;
 
-use super::head::{self, END};
+use super::head;
 use super::incoming::Incoming;
 use super::io_error;
 use super::outgoing::{Outgoing, unfit};
@@ -69,17 +69,11 @@ impl ServerStream {
         match &mut self.response {
             Response::Body(body) => body.poll_write(cx, bytes),
             Response::Head(_, text) => {
-                let before = text.len();
-                text.extend_from_slice(bytes);
-                // The end may have begun in what was there before.
-                let from = before.saturating_sub(END.len() - 1);
-                let found = memchr::memmem::find(text.get(from..).unwrap_or_default(), END);
-                let Some(end) = found.map(|at| from + at + END.len()) else {
-                    return Poll::Ready(Ok(bytes.len()));
-                };
-                text.truncate(end);
-                self.begin()?;
-                Poll::Ready(Ok(end - before))
+                let (taken, is_whole) = head::gather(text, bytes);
+                if is_whole {
+                    self.begin()?;
+                }
+                Poll::Ready(Ok(taken))
             }
         }
     }
