@@ -1,5 +1,9 @@
 //! A whole node: binds the listeners, loads its cache, follows a control plane, serves until told to stop.
 
+mod tasks;
+
+pub use tasks::Ended;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -20,11 +24,10 @@ use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::AbortHandle;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use self::tasks::{STOP_MAX, Tasks};
 use crate::observability::{NodeState, Workers};
 use crate::proxy::{ProxySettings, Serves};
 use crate::settings::{Follow, NodeSettings};
@@ -126,90 +129,8 @@ impl fmt::Debug for Handover {
     }
 }
 
-/// A part of the node that the rest cannot do without broke off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} broke off, and the node cannot go on without")]
-pub struct Ended(&'static str);
-
-/// How long what is left may take to stop after the drain.
-const STOP_MAX: Duration = Duration::from_secs(10);
-
 /// How long a stop waits for its handles on the sockets to go: a successor may be spoken to.
 const LET_GO_MAX: Duration = Duration::from_millis(200);
-
-/// The tasks of a node. None of them ends before the node stops; one that does is noticed.
-#[derive(Debug)]
-struct Tasks {
-    tracker: TaskTracker,
-    handles: Vec<(&'static str, AbortHandle)>,
-    /// Cancelled before the proxy drains.
-    draining: CancellationToken,
-    stopping: CancellationToken,
-    ended: watch::Sender<Option<Ended>>,
-}
-
-impl Tasks {
-    fn new() -> Self {
-        Self {
-            tracker: TaskTracker::new(),
-            handles: Vec::new(),
-            draining: CancellationToken::new(),
-            stopping: CancellationToken::new(),
-            ended: watch::Sender::new(None),
-        }
-    }
-
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let noticed = Noticed { name, stopping: self.stopping.clone(), ended: self.ended.clone() };
-        let spawned = self.tracker.spawn(async move {
-            let _noticed = noticed;
-            task.await;
-        });
-        self.handles.push((name, spawned.abort_handle()));
-    }
-
-    fn has_ended(&self) -> bool {
-        self.ended.borrow().is_some()
-    }
-
-    async fn finish(&self) {
-        self.stopping.cancel();
-        self.tracker.close();
-        if tokio::time::timeout(STOP_MAX, self.tracker.wait()).await.is_err() {
-            tracing::warn!("not all of the node stopped in time: the rest is cut off");
-            self.abort();
-        }
-    }
-
-    fn abort(&self) {
-        self.handles.iter().for_each(|(_, task)| task.abort());
-    }
-}
-
-/// Notices the end of a task, however it comes.
-struct Noticed {
-    name: &'static str,
-    stopping: CancellationToken,
-    ended: watch::Sender<Option<Ended>>,
-}
-
-impl Drop for Noticed {
-    fn drop(&mut self) {
-        if self.stopping.is_cancelled() {
-            return;
-        }
-        let ended = Ended(self.name);
-        self.ended.send_if_modified(|first| {
-            let is_first = first.is_none();
-            if is_first {
-                // At once: whoever waits may drain first.
-                tracing::error!("{ended}");
-                *first = Some(ended);
-            }
-            is_first
-        });
-    }
-}
 
 /// Starts a node. Its listeners are bound when this returns; it serves what its cache holds as soon as that is
 /// compiled. `pipe` replaces the control planes of the settings by one in the same process.
