@@ -162,6 +162,7 @@ async fn node(reach: ControlPlane, directory: Option<&Path>) -> Node {
         fallback: None,
         cache,
         loaded,
+        until: None,
         updates,
         reports: Arc::new(Reports::default()),
         directory: Arc::default(),

@@ -225,6 +225,7 @@ async fn follow(id: NodeId, node: Node) -> turmoil::Result {
         fallback: None,
         cache: Cache::none(),
         loaded: Loaded::default(),
+        until: None,
         updates,
         reports: Arc::new(Reports::default()),
         directory: Arc::default(),

@@ -94,19 +94,19 @@ fn got_through(case: &Case, records: &[Record]) -> Result<(), String> {
 }
 
 #[test]
-fn hostile_bytes_get_no_further_than_they_may() {
-    hold("data");
+fn hostile_bytes_get_no_further_than_they_may() -> anyhow::Result<()> {
+    hold("data")
 }
 
 #[test]
-fn hostile_frames_get_no_further_than_they_may() {
-    hold("http2");
+fn hostile_frames_get_no_further_than_they_may() -> anyhow::Result<()> {
+    hold("http2")
 }
 
 /// Sends what a directory has, prints a table of it, and names what does not hold.
-fn hold(dir: &str) {
-    let cases = case::read_all(dir).unwrap();
-    let results = run(&cases).unwrap();
+fn hold(dir: &str) -> anyhow::Result<()> {
+    let cases = case::read_all(dir).map_err(anyhow::Error::msg)?;
+    let results = run(&cases)?;
     let mut areas: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (at, case) in cases.iter().enumerate() {
         let (all, well) = areas.entry(&case.area).or_default();
@@ -126,6 +126,7 @@ fn hold(dir: &str) {
     }
     assert!(report.is_empty(), "\n{report}");
     assert!(results.strays.is_empty(), "from no client that there is: {:?}", results.strays);
+    Ok(())
 }
 
 /// The runner itself: each of these requires something that is not so.

@@ -38,7 +38,7 @@ fn request(status: u16) -> RequestSpan {
         error: Some("timeout"),
         number: 0,
     };
-    let other = TrySpan { id: 4, status: Some(status), error: None, number: 1, ..one.clone() };
+    let other = TrySpan { id: 4, status: Some(status), error: None, number: 1, ..one };
     RequestSpan {
         context: Context { trace: 1, parent: Some(2), is_sampled: true, state: Some(b"a=1"[..].into()) },
         id: Some(5),
