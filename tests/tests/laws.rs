@@ -302,6 +302,9 @@ const fn fields(kind: Kind) -> &'static [&'static str] {
     }
 }
 
+/// Many, or few would be accepted: a certificate is unique.
+const PAIRS_MADE: usize = 32;
+
 /// PEM of certificates with their keys, which are authorities as well.
 fn pairs() -> &'static [(String, String)] {
     static PAIRS: OnceLock<Vec<(String, String)>> = OnceLock::new();
@@ -311,19 +314,19 @@ fn pairs() -> &'static [(String, String)] {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     };
-    PAIRS.get_or_init(|| (0..8).map(made).collect())
+    PAIRS.get_or_init(|| (0..PAIRS_MADE).map(made).collect())
 }
 
 /// A few fields of a body that a kind would otherwise take, one of them mostly wrong: alone it is seen.
 fn body(kind: Kind) -> impl Strategy<Value = Body> {
     // Of names that are unique, many, or few would be accepted.
-    let sound = ("[a-z]{1,3}", 0..8_usize).prop_map(move |(name, number)| match kind {
+    let sound = ("[a-z]{1,3}", 0..PAIRS_MADE).prop_map(move |(name, number)| match kind {
         Kind::Certificate => {
             let (cert, key) = &pairs()[number];
             json!({"cert": cert, "key": key, "snis": [name]})
         }
         Kind::Sni => {
-            json!({"name": name, "certificate": {"id": Uuid::from_u128(number as u128).to_string()}})
+            json!({"name": name, "certificate": {"id": Uuid::from_u128((number % 8) as u128).to_string()}})
         }
         Kind::CaCertificate => json!({"cert": pairs()[number].0}),
         Kind::Service => json!({"host": "a"}),
@@ -421,7 +424,7 @@ fn the_hunt_meets_configs_that_are_accepted() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut accepted = [0; Kind::ALL.len()];
     let mut planes = Planes::default();
-    for _ in 0..2_000 {
+    for _ in 0..4_000 {
         let change = change().new_tree(&mut runner).unwrap().current();
         let kind = change.kind;
         if planes.write(change).unwrap() {

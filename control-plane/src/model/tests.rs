@@ -343,7 +343,8 @@ fn missing_entities_in_nested_paths_are_plainly_not_found() {
         "PUT /routes/nope/service",
         "PATCH /routes/nope/service",
         "PATCH /routes/free/service",
-        "PUT /services/s/client_certificate",
+        "PATCH /services/s/client_certificate",
+        "PUT /services/nope/client_certificate",
     ] {
         let mut world = world();
         world.ok("POST /services", json!({"name": "other", "host": "h"}));

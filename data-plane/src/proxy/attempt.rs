@@ -550,14 +550,20 @@ impl Attempt {
         matched: &Matched<'_>,
     ) -> Poll<Result<(), RelayError>> {
         // The answer is what counts now; a body that cannot be sent on ends the upload only.
-        if self.poll_upload(cx, client, worker, matched).is_err() {
+        let uploaded = self.poll_upload(cx, client, worker, matched);
+        if uploaded.is_err() {
             self.upload = Upload::Broken(self.upload.progress());
         }
         let patience = Patience { read: matched.service.read_timeout, write: worker.settings.send_timeout };
         let upstream = &mut self.upstream.stream;
         let Client { stream, timer, .. } = client;
         let polled = self.download.poll(cx, upstream, &mut self.buffer, stream, timer, patience);
-        if polled.is_pending() && self.is_sent() && client.is_gone(cx) {
+        let is_gone = match uploaded {
+            // Nobody waits for the rest of the answer, however long the upstream takes over it.
+            Err(Failure::ClientGone) => true,
+            _ => polled.is_pending() && self.is_sent() && client.is_gone(cx),
+        };
+        if polled.is_pending() && is_gone {
             return Poll::Ready(Err(RelayError::Sink));
         }
         polled

@@ -353,6 +353,8 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
     // Once: a new one for every connection would take the token's lock.
     let mut begun = std::pin::pin!(drain.begun());
     tokio::select! {
+        // In order: who waits at a door that was opened is served, though it is to close by now.
+        biased;
         () = drain.opened.cancelled() => {}
         // Nothing was promised to who waits there, and another process may be about to accept them.
         () = &mut begun => return,

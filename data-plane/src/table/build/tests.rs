@@ -240,10 +240,10 @@ fn routes_without_http_are_left_out() {
 
 #[test]
 fn a_protocol_that_cannot_be_spoken_yet_is_refused_by_name() {
-    let https = |service: &mut v1::Service| service.protocol = v1::Protocol::Https.into();
-    let node = Node::with(vec![service_with(2, "127.0.0.1", 443, https), route(3, Some(2), "/s")]);
+    let passing = |service: &mut v1::Service| service.protocol = v1::Protocol::TlsPassthrough.into();
+    let node = Node::with(vec![service_with(2, "127.0.0.1", 443, passing), route(3, Some(2), "/s")]);
     let PickError::Resolve { reason, .. } = node.refusal("/s") else { panic!("another refusal") };
-    assert_eq!(&*reason, "services of protocol https are not supported yet");
+    assert_eq!(&*reason, "services of protocol tls_passthrough are not supported yet");
 }
 
 #[test]
