@@ -352,11 +352,16 @@ mod tests {
             ("an answer to settings", frame(SETTINGS, ACK, 0, &[])),
             ("of no kind", frame(99, 0, 0, b"x")),
         ] {
-            for (sender, begin) in [(Sender::Client, vec![b'p'; PREFACE_BYTES]), (Sender::Server, Vec::new())] {
+            for (sender, begin) in [(Sender::Client, vec![b'p'; PREFACE_BYTES]), (Sender::Server, Vec::new())]
+            {
                 let bytes = [begin.clone(), first.clone()].concat();
                 for piece in 1..=bytes.len() {
                     let came = through(sender, &bytes, piece);
-                    assert_eq!(came[..begin.len() + HEAD_BYTES], [begin.clone(), BROKEN.to_vec()].concat(), "{name}");
+                    assert_eq!(
+                        came[..begin.len() + HEAD_BYTES],
+                        [begin.clone(), BROKEN.to_vec()].concat(),
+                        "{name}"
+                    );
                 }
             }
         }
@@ -370,7 +375,11 @@ mod tests {
         let marked = frame(HEADERS, END_STREAM, 1, &[MARK]);
         for (name, trailers, want) in [
             ("plain", frame(HEADERS, all, 1, PATH), [marked.clone(), rest(END_HEADERS, PATH)].concat()),
-            ("to be continued", frame(HEADERS, END_STREAM, 1, PATH), [marked.clone(), rest(0, PATH)].concat()),
+            (
+                "to be continued",
+                frame(HEADERS, END_STREAM, 1, PATH),
+                [marked.clone(), rest(0, PATH)].concat(),
+            ),
             (
                 "padded, with priority",
                 frame(HEADERS, all | PADDED | PRIORITY, 1, &[2, 0, 0, 0, 0, 9, 0x84, 0, 0]),
@@ -379,7 +388,8 @@ mod tests {
             (
                 "behind two sizes",
                 frame(HEADERS, all, 1, &[0x20, 0x3f, 0xe1, 0x1f, 0x84]),
-                [frame(HEADERS, END_STREAM, 1, &[0x20, 0x3f, 0xe1, 0x1f, MARK]), rest(END_HEADERS, PATH)].concat(),
+                [frame(HEADERS, END_STREAM, 1, &[0x20, 0x3f, 0xe1, 0x1f, MARK]), rest(END_HEADERS, PATH)]
+                    .concat(),
             ),
             (
                 "in a second frame",
@@ -405,12 +415,36 @@ mod tests {
         let (open, trailers) = (frame(HEADERS, END_HEADERS, 1, POST), frame(HEADERS, all, 1, PATH));
         for (name, sender, frames) in [
             ("requests", Sender::Client, vec![frame(HEADERS, all, 1, POST), frame(HEADERS, all, 3, POST)]),
-            ("a stream that goes back", Sender::Client, vec![frame(HEADERS, all, 5, POST), frame(HEADERS, all, 3, POST)]),
-            ("an ended stream", Sender::Client, vec![open.clone(), frame(DATA, END_STREAM, 1, b"x"), trailers.clone()]),
-            ("a reset stream", Sender::Client, vec![open.clone(), frame(RST_STREAM, 0, 1, &[0; 4]), trailers.clone()]),
-            ("padding that is too long", Sender::Client, vec![open.clone(), frame(HEADERS, all | PADDED, 1, &[9, 0x84])]),
-            ("padding without a byte", Sender::Client, vec![open.clone(), frame(HEADERS, all | PADDED, 1, &[])]),
-            ("a size that is cut off", Sender::Client, vec![open.clone(), frame(HEADERS, all, 1, &[0x3f, 0x80])]),
+            (
+                "a stream that goes back",
+                Sender::Client,
+                vec![frame(HEADERS, all, 5, POST), frame(HEADERS, all, 3, POST)],
+            ),
+            (
+                "an ended stream",
+                Sender::Client,
+                vec![open.clone(), frame(DATA, END_STREAM, 1, b"x"), trailers.clone()],
+            ),
+            (
+                "a reset stream",
+                Sender::Client,
+                vec![open.clone(), frame(RST_STREAM, 0, 1, &[0; 4]), trailers.clone()],
+            ),
+            (
+                "padding that is too long",
+                Sender::Client,
+                vec![open.clone(), frame(HEADERS, all | PADDED, 1, &[9, 0x84])],
+            ),
+            (
+                "padding without a byte",
+                Sender::Client,
+                vec![open.clone(), frame(HEADERS, all | PADDED, 1, &[])],
+            ),
+            (
+                "a size that is cut off",
+                Sender::Client,
+                vec![open.clone(), frame(HEADERS, all, 1, &[0x3f, 0x80])],
+            ),
             ("no trailers at all", Sender::Client, vec![open, frame(HEADERS, all, 1, &[])]),
             (
                 "an interim answer, and one without a body",
@@ -425,11 +459,8 @@ mod tests {
     #[test]
     fn trailers_of_an_answer_are_known_by_its_status_or_its_data() {
         let trailers = frame(HEADERS, END_STREAM | END_HEADERS, 1, PATH);
-        let marked = [
-            frame(HEADERS, END_STREAM, 1, &[MARK]),
-            frame(CONTINUATION, END_HEADERS, 1, PATH),
-        ]
-        .concat();
+        let marked =
+            [frame(HEADERS, END_STREAM, 1, &[MARK]), frame(CONTINUATION, END_HEADERS, 1, PATH)].concat();
         for (name, before) in [
             ("by its status", vec![frame(HEADERS, END_HEADERS, 1, &[0x88])]),
             ("padded", vec![frame(HEADERS, END_HEADERS | PADDED, 1, &[1, 0x88, 0])]),
