@@ -299,6 +299,7 @@ pub async fn start_after(
         settings.follow.as_ref().map(|follow| equipoise_follower::Settings::home_after(follow.home_after));
     let link = link.unwrap_or_default();
     let (begin, until) = predecessor.as_ref().map(|_| oneshot::channel()).unzip();
+    let kept = updates.clone();
     let parts = sync::Parts {
         settings: sync::Settings { link, ..sync::Settings::default() },
         identity: Identity {
@@ -331,7 +332,12 @@ pub async fn start_after(
             Box::pin(sync::run(parts, following)).await;
         }
     };
-    tasks.spawn("following the control plane", until_stopped(follow, following.clone(), stopping));
+    let follow = until_stopped(follow, following.clone(), stopping);
+    tasks.spawn("following the control plane", async move {
+        // In a handover the builder goes on without updates: health and addresses count until the last request.
+        let _kept = kept;
+        follow.await;
+    });
     if let (Some(predecessor), Some(beside), Some(begin)) = (predecessor, beside, begin) {
         let taken = take_over(predecessor, beside, begin, &state, has_config).await;
         if let Err(error) = taken {

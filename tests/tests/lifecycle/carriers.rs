@@ -87,11 +87,11 @@ impl World {
     fn end(self) -> (Rig, u64) {
         let Self { rig, requests, tcp, udp, targets, .. } = self;
         let tally = requests.stop();
-        println!("{tally:?}");
         assert_eq!(targets.0.requests(), tally.answered, "what is said not to have begun has not");
         assert!(tally.failures.is_empty(), "HTTP/2, of {}: {:?}", tally.answered, tally.failures);
         assert_eq!(tcp.stop(), Vec::<String>::new(), "sessions over TCP");
         assert_eq!(udp.stop(), Vec::<String>::new(), "datagrams");
+        assert!(!rig.node.log().contains("broke off"), "{}", rig.node.log());
         (rig, tally.told)
     }
 }
