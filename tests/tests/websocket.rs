@@ -19,7 +19,7 @@ const ASKS: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-K
                     Sec-WebSocket-Version: 13\r\n";
 const TAKES: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-const REFUSES: &str = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
+const REFUSES: &str = "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno";
 const SWITCHES: &str =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
@@ -241,7 +241,7 @@ fn both_ends_are_told_that_a_node_stops() {
 
 #[test]
 fn both_ends_are_told_that_a_node_is_drained_by_hand() {
-    let mut fleet = Fleet::start(&[]).unwrap();
+    let fleet = Fleet::start(&[]).unwrap();
     let token = fleet.token(&[]);
     let node = fleet.node("one", &["--cluster-join-token", &token]).unwrap();
     let id = fleet.connected(1)[0]["id"].as_str().unwrap().to_owned();
