@@ -79,27 +79,30 @@ fn serve(mut stream: impl Stream, saw: &Sender<String>, heard: &Sender<Vec<u8>>)
     saw.send(head).ok()?;
     stream.write_all(answer.as_bytes()).ok()?;
     stream.flush().ok()?;
-    let mut rest = Vec::new();
-    while is_chat {
+    if is_chat {
+        let mut end = speak_back(&mut stream)?.to_vec();
+        let mut last = [0; CLIENTS_END.len() - CLIENTS_TEXT.len()];
+        stream.read_exact(&mut last).ok()?;
+        end.extend(last);
+        stream.write_all(SERVERS_END).ok()?;
+        stream.flush().ok()?;
+        heard.send(end).ok()?;
+    }
+    drop(stream.read_to_end(&mut Vec::new()));
+    Some(())
+}
+
+/// Until something else comes, whose beginning it gives.
+fn speak_back(stream: &mut impl Stream) -> Option<[u8; CLIENTS_TEXT.len()]> {
+    loop {
         let mut frame = [0; CLIENTS_TEXT.len()];
         stream.read_exact(&mut frame).ok()?;
         if frame != CLIENTS_TEXT {
-            rest.extend(frame);
-            break;
+            return Some(frame);
         }
         stream.write_all(SERVERS_TEXT).ok()?;
         stream.flush().ok()?;
     }
-    if is_chat {
-        let mut last = [0; 1];
-        stream.read_exact(&mut last).ok()?;
-        rest.extend(last);
-        stream.write_all(SERVERS_END).ok()?;
-        stream.flush().ok()?;
-        heard.send(rest).ok()?;
-    }
-    drop(stream.read_to_end(&mut Vec::new()));
-    Some(())
 }
 
 fn head(stream: &mut impl Read) -> Option<String> {
