@@ -31,6 +31,11 @@ const PRIORITY: u8 = 32;
 /// 9110 6.5.1): above, it is dropped from them, whoever said it.
 const MARK: u8 = 0x80 | 38;
 
+/// Changes of the table's size that a block may begin with (RFC 7541 4.2), and bytes of one (5.1: more than any size of a table takes).
+/// What is beyond is left to `h2`, which refuses it behind a field.
+const SIZES_MAX: usize = 2;
+const SIZE_BYTES_MAX: usize = 6;
+
 /// SETTINGS of stream 1, which breaks the connection.
 const BROKEN: [u8; HEAD_BYTES] = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 1];
 
@@ -251,13 +256,13 @@ fn mark(head: Head, payload: &[u8]) -> Marked {
     let is_whole = block.len() >= block_bytes;
     let block = block.get(..block_bytes).unwrap_or(block);
     let mut sizes = 0;
-    loop {
-        match (block.get(sizes..).map(size_bytes), is_whole) {
-            (Some(Size::None), _) => break,
-            (Some(Size::Of(length)), _) => sizes += length,
-            (Some(Size::End), true) => return Marked::Empty,
-            (Some(Size::Cut), true) | (None, _) => return Marked::Broken,
-            (Some(Size::End | Size::Cut), false) => return Marked::More,
+    for _ in 0..SIZES_MAX {
+        match (size_bytes(block.get(sizes..).unwrap_or_default()), is_whole) {
+            (Size::Of(length), _) => sizes += length,
+            (Size::None, _) => break,
+            (Size::End, true) => return Marked::Empty,
+            (Size::Cut, true) => return Marked::Broken,
+            (Size::End | Size::Cut, false) => return Marked::More,
         }
     }
     let rest = block_bytes - sizes;
@@ -285,9 +290,10 @@ enum Size {
 fn size_bytes(block: &[u8]) -> Size {
     match block {
         [] => Size::End,
-        [0x3f, rest @ ..] => match rest.iter().position(|byte| byte & 0x80 == 0) {
+        [0x3f, rest @ ..] => match rest.iter().take(SIZE_BYTES_MAX).position(|byte| byte & 0x80 == 0) {
             Some(place) => Size::Of(place + 2),
-            None => Size::Cut,
+            None if rest.len() < SIZE_BYTES_MAX => Size::Cut,
+            None => Size::None,
         },
         [0x20..0x3f, ..] => Size::Of(1),
         _ => Size::None,

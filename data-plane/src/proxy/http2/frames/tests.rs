@@ -80,13 +80,23 @@ fn trailers_are_marked_behind_sizes_and_without_their_padding() {
         (
             "padded, with priority",
             frame(HEADERS, all | PADDED | PRIORITY, 1, &[2, 0, 0, 0, 0, 9, 0x84, 0, 0]),
-            [marked, rest(END_HEADERS, PATH)].concat(),
+            [marked.clone(), rest(END_HEADERS, PATH)].concat(),
         ),
         (
             "behind two sizes",
             frame(HEADERS, all, 1, &[0x20, 0x3f, 0xe1, 0x1f, 0x84]),
             [frame(HEADERS, END_STREAM, 1, &[0x20, 0x3f, 0xe1, 0x1f, MARK]), rest(END_HEADERS, PATH)]
                 .concat(),
+        ),
+        (
+            "behind two sizes of more",
+            frame(HEADERS, all, 1, &[0x20, 0x20, 0x20, 0x84]),
+            [frame(HEADERS, END_STREAM, 1, &[0x20, 0x20, MARK]), rest(END_HEADERS, &[0x20, 0x84])].concat(),
+        ),
+        (
+            "before a size without end",
+            frame(HEADERS, all, 1, &[[0x3f].as_slice(), &[0x80; 99]].concat()),
+            [marked, rest(END_HEADERS, &[[0x3f].as_slice(), &[0x80; 99]].concat())].concat(),
         ),
         (
             "in a second frame",
@@ -169,5 +179,22 @@ proptest! {
         let sender = if is_client { Sender::Client } else { Sender::Server };
         let frames: Vec<_> = kinds.iter().map(|(kind, flags, stream, payload)| frame(*kind, *flags, *stream, payload)).collect();
         after_settings(sender, &frames);
+    }
+}
+
+#[test]
+fn little_is_held_back_whatever_is_said() {
+    // A frame that claims to be as long as one can be, of changes of the table's size.
+    for fill in [0x20, 0x80] {
+        let mut long =
+            vec![255, 255, 255, HEADERS, END_STREAM | PADDED | PRIORITY, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0x3f];
+        long.resize(HEAD_BYTES + 6 + SIZES_MAX * (SIZE_BYTES_MAX + 1) + 1, fill);
+        assert!(
+            matches!(
+                Frames { begun: vec![1], is_first: false, pass: 0, ..Frames::of(Sender::Client) }.next(&long),
+                Step::Instead(..)
+            ),
+            "{fill}"
+        );
     }
 }
