@@ -14,7 +14,7 @@ pub mod run;
 pub mod settings;
 pub mod spans;
 pub mod status;
-mod stream_proxy;
+pub mod stream_proxy;
 pub mod sync;
 pub mod table;
 pub mod takeover;

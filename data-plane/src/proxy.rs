@@ -312,7 +312,7 @@ struct Bound {
 
 /// Tells the workers to begin, and to stop.
 #[derive(Debug, Clone, Default)]
-struct Drain {
+pub(crate) struct Drain {
     opened: CancellationToken,
     token: CancellationToken,
     terms: Arc<OnceLock<Terms>>,
@@ -336,8 +336,18 @@ impl Drain {
         self.token.is_cancelled()
     }
 
+    /// Ready once the workers are to serve.
+    pub(crate) fn opened(&self) -> WaitForCancellationFuture<'_> {
+        self.opened.cancelled()
+    }
+
+    /// Whether another process has the sockets as well, and reads from them from now on.
+    pub(crate) fn gives_way(&self) -> bool {
+        self.idle_grace().is_some()
+    }
+
     /// Ready once it has begun, however often it is asked.
-    fn begun(&self) -> WaitForCancellationFuture<'_> {
+    pub(crate) fn begun(&self) -> WaitForCancellationFuture<'_> {
         self.token.cancelled()
     }
 

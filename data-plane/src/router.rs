@@ -255,6 +255,17 @@ impl Router {
         })
     }
 
+    /// Whether one of the route's paths has a possessive quantifier, which is an ordinary one here.
+    pub fn is_possessive(&self, route: usize) -> bool {
+        let rule = self.rules.get(route).and_then(Option::as_ref);
+        rule.is_some_and(|rule| {
+            rule.paths.iter().any(|path| match path {
+                PathPattern::Regex(regex) => regex.is_possessive(),
+                PathPattern::Prefix(_) => false,
+            })
+        })
+    }
+
     fn group_mut(&mut self, place: &Place) -> &mut Group {
         match place {
             Place::Hostless => &mut self.hostless,

@@ -5,6 +5,7 @@
 
 mod access;
 mod balancer;
+mod routes;
 mod view;
 
 use std::sync::Arc;
@@ -142,6 +143,7 @@ fn router(sources: Sources) -> Router {
         .route("/upstreams", get(upstreams))
         .route("/upstreams/{upstream}/balancer", get(upstream_balancer))
         .route("/upstreams/{upstream}/health", get(health))
+        .route("/routes/warnings", get(warnings))
         .route("/events", get(events))
         .fallback(async || message(StatusCode::NOT_FOUND, "Not found"))
         .method_not_allowed_fallback(async || message(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"))
@@ -276,6 +278,18 @@ async fn upstreams(State(sources): State<Sources>, Query(query): Query<Vec<(Stri
             body(StatusCode::OK, &balancer::upstreams(&sources.directory.load(), offset))
         }
         Err(NoNumber(text)) => message(StatusCode::BAD_REQUEST, &text),
+    }
+}
+
+async fn warnings(State(sources): State<Sources>, Query(query): Query<Vec<(String, String)>>) -> Response {
+    let offset = match number(&query, "offset") {
+        Ok(offset) => usize::try_from(offset).unwrap_or(usize::MAX),
+        Err(NoNumber(text)) => return message(StatusCode::BAD_REQUEST, &text),
+    };
+    // Grows with the config: not on a thread that other tasks wait for.
+    match tokio::task::spawn_blocking(move || routes::warnings(&sources.active.load(), offset)).await {
+        Ok(answer) => body(StatusCode::OK, &answer),
+        Err(_) => message(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred"),
     }
 }
 

@@ -6,7 +6,7 @@
 //! `udp` does all of it for datagrams.
 
 mod attempt;
-mod hello;
+pub mod hello;
 mod patience;
 mod peek;
 mod relay;

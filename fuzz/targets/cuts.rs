@@ -2,7 +2,7 @@
 
 #![no_main]
 
-#[allow(dead_code, reason = "each target holds one of the laws")]
+#[allow(dead_code, unused_imports, reason = "each target holds one of the laws")]
 #[path = "../../data-plane/tests/fuzz/laws.rs"]
 mod laws;
 

@@ -79,7 +79,7 @@ impl Client {
         self.send(method, path, &[("Content-Type", "application/json")], body.to_string().as_bytes())
     }
 
-    /// Any request. The connection is kept if the answer allows it.
+    /// Any request, for the host that it connects to where the headers name none. The connection is kept if the answer allows it.
     ///
     /// # Errors
     /// Whatever goes wrong on the wire.
@@ -100,7 +100,10 @@ impl Client {
                 BufReader::new(stream)
             }
         };
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
+        let mut head = format!("{method} {path} HTTP/1.1\r\n");
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            head.push_str(&format!("Host: {}\r\n", self.address));
+        }
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -6,9 +6,10 @@
 //! HPACK are `h2`'s, which hyper is built on; hyper itself would bring a second idea of requests and bodies.
 //!
 //! `serve` drives a client's connection, `server` is one of its streams. `multiplex` keeps the connections to targets,
-//! `client` is a stream of one. `head`, `incoming` and `outgoing` are what both ends share.
+//! `client` is a stream of one. `io` is what is below all of them, `frames` holds the rules of frames that `h2` does not. `head`, `incoming` and `outgoing` are what both ends share.
 
 mod client;
+mod frames;
 mod head;
 mod incoming;
 mod io;

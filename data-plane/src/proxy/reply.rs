@@ -55,6 +55,8 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
     let mut has_date = false;
     let mut names_upgrade = false;
     for (header, name) in head.headers.iter().zip(head.names) {
+        // It ends here, also where one of ours takes its place.
+        let ends = || head.connection.names_headers && head.is_named_by_connection(header.name);
         let passes = match name {
             Name::Connection | Name::KeepAlive | Name::ProxyConnection | Name::TransferEncoding => false,
             Name::Upgrade
@@ -67,24 +69,27 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
             Name::Upgrade | Name::XAccel => false,
             // 101 and 204 have no length (RFC 9110 8.6), whatever the upstream says.
             Name::ContentLength => !matches!(head.status, 101 | 204),
-            Name::Trailer => with.accepts_trailers,
+            Name::Trailer => with.accepts_trailers && !ends(),
             Name::Server => {
-                has_server = true;
-                true
+                let stays = !ends();
+                has_server |= stays;
+                stays
             }
             Name::Via => {
-                has_via = true;
-                !with.added.via
+                let stays = !ends();
+                has_via |= stays;
+                stays && !with.added.via
             }
             Name::Date => {
-                has_date = true;
-                true
+                let stays = !ends();
+                has_date |= stays;
+                stays
             }
-            Name::XKongRequestId => !with.added.request_id,
+            Name::XKongRequestId => !with.added.request_id && !ends(),
             // Those of another gateway further on pass where ours are switched off.
-            Name::XKongProxyLatency => !with.added.proxy_latency,
-            Name::XKongUpstreamLatency => !with.added.upstream_latency,
-            Name::XKongUpstreamStatus => !with.added.upstream_status,
+            Name::XKongProxyLatency => !with.added.proxy_latency && !ends(),
+            Name::XKongUpstreamLatency => !with.added.upstream_latency && !ends(),
+            Name::XKongUpstreamStatus => !with.added.upstream_status && !ends(),
             Name::Other
             | Name::Alias
             | Name::Accept
@@ -100,7 +105,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
             | Name::XForwardedPrefix
             | Name::XForwardedProto
             | Name::XRealIp => {
-                (!head.connection.names_headers || !head.is_named_by_connection(header.name))
+                !ends()
                     && !with.cookie.is_some_and(|cookie| {
                         header.name.eq_ignore_ascii_case("set-cookie") && cookie.is_set_by(header.value)
                     })

@@ -249,8 +249,7 @@ pub(super) fn run(
         let sessions = Rc::new(udp::Sessions::default());
         for socket in datagrams {
             let (worker, sessions) = (Rc::clone(&worker), Rc::clone(&sessions));
-            let (opened, draining) = (drain.opened.clone(), drain.token.clone());
-            doors.spawn_local(udp::serve(socket, worker, sessions, opened, draining));
+            doors.spawn_local(udp::serve(socket, worker, sessions, drain.clone()));
         }
         let mut ticking = tokio::task::spawn_local(tick(Rc::clone(&worker), newest, node));
         tokio::select! {
@@ -355,7 +354,7 @@ async fn accept(door: Door, worker: Rc<Worker>, drain: Drain) {
     tokio::select! {
         // In order: who waits at a door that was opened is served, though it is to close by now.
         biased;
-        () = drain.opened.cancelled() => {}
+        () = drain.opened() => {}
         // Nothing was promised to who waits there, and another process may be about to accept them.
         () = &mut begun => return,
     }

@@ -307,3 +307,46 @@ async fn metrics_tell_the_load_of_upstreams_and_why_targets_changed() {
         assert!(answer.text.contains(line), "no {line} in\n{}", answer.text);
     }
 }
+
+#[tokio::test]
+async fn routes_that_are_odd_are_named_as_long_as_they_are() {
+    let sources = node().await;
+    let none = ask(&sources, "GET", "/routes/warnings", "").await;
+    assert_eq!(none.text, "{\"data\":[],\"next\":null}");
+    let node = Arc::new(NodeState::new(NodeId::new(Uuid::from_u128(7))));
+    let (builder, seams) = builder(node);
+    tokio::spawn(builder.run());
+    let sources = Sources { active: seams.active.clone(), ..sources };
+    let records = vec![
+        upstream_with(1, "u", |_| {}),
+        service(2, "u", 80),
+        route(3, Some(2), "/u"),
+        route(4, Some(2), "/u"),
+        route(5, Some(2), "~/a++$"),
+    ];
+    seams.updates.apply(position(1), Update::Snapshot(records)).await.unwrap();
+    let warnings = async |offset: &str| {
+        let answer = ask(&sources, "GET", &format!("/routes/warnings{offset}"), "").await;
+        let answer: Value = serde_json::from_str(&answer.text).unwrap();
+        let rows = answer["data"].as_array().unwrap().iter();
+        let row = |row: &Value| {
+            [&row["route"]["id"], &row["warning"], &row["rival"]["id"]].map(ToString::to_string)
+        };
+        let mut rows: Vec<_> = rows.map(row).collect();
+        rows.sort();
+        rows
+    };
+    let name = |number| json!(id(number)).to_string();
+    let equal = json!("equal_priority").to_string();
+    let all = [
+        [name(3), equal.clone(), name(4)],
+        [name(4), equal, name(3)],
+        [name(5), json!("possessive_quantifier").to_string(), "null".to_owned()],
+    ];
+    assert_eq!(warnings("").await, all);
+    assert_eq!(warnings("?offset=2").await.len(), 1);
+    assert_eq!(ask(&sources, "GET", "/routes/warnings?offset=x", "").await.status, StatusCode::BAD_REQUEST);
+    let records = vec![upstream_with(1, "u", |_| {}), service(2, "u", 80), route(4, Some(2), "/u")];
+    seams.updates.apply(position(2), Update::Snapshot(records)).await.unwrap();
+    assert!(warnings("").await.is_empty(), "it has no rival any more");
+}

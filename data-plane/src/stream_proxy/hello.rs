@@ -5,18 +5,18 @@
 
 /// Longest beginning of a handshake that is looked at: a record of the largest size and its header. Browsers send 2 KB
 /// at most.
-pub(super) const HELLO_BYTES_MAX: usize = 16 * 1024 + 5;
+pub const HELLO_BYTES_MAX: usize = 16 * 1024 + 5;
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hello {
+pub struct Hello {
     /// The name that it wants to speak to, in lower case and without trailing dot; `None`: none, or one that is no name.
-    pub(super) sni: Option<Box<str>>,
+    pub sni: Option<Box<str>>,
 }
 
 /// Why there is nothing to go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NotHello {
+pub enum NotHello {
     /// More is needed.
     #[error("it ends too early")]
     Incomplete,
@@ -41,8 +41,11 @@ const HOST_NAME: u8 = 0;
 /// Longest content of a record.
 const RECORD_BYTES_MAX: usize = 1 << 14;
 
-/// Reads `bytes`, the beginning of what a client sends.
-pub(super) fn read(bytes: &[u8]) -> Result<Hello, NotHello> {
+/// Reads `bytes`, the beginning of what a client sends. What follows the handshake's first message changes nothing.
+///
+/// # Errors
+/// When there is nothing to go by. All but [`NotHello::Incomplete`] are final, whatever comes behind.
+pub fn read(bytes: &[u8]) -> Result<Hello, NotHello> {
     let message = message(bytes)?;
     let mut rest = Reader(&message);
     // Version and random.

@@ -14,7 +14,6 @@ use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use door::Door;
@@ -24,6 +23,7 @@ pub(crate) use sessions::Sessions;
 
 use super::say;
 use crate::observability::Source;
+use crate::proxy::Drain;
 use crate::proxy::worker::Worker;
 use crate::router::stream::{StreamQuery, Transport};
 
@@ -33,8 +33,9 @@ const DATAGRAM_BYTES_MAX: usize = 65_535;
 /// Datagrams that are taken in one go before others have their turn.
 const TURN_DATAGRAMS: usize = 64;
 
-/// Serves the clients that come in by `socket`, one of those that the workers have for an address, until `draining`, and
-/// then those that are there already, until they have ended.
+/// Serves the clients that come in by `socket`, one of those that the workers have for an address, until `drain` begins, and
+/// then those that are there already, until they have ended. Where another process has the socket by then, nothing is read from it any
+/// more: what was for that one would be lost here.
 ///
 /// # Errors
 /// When the socket cannot be handed to the runtime.
@@ -42,13 +43,12 @@ pub(crate) async fn serve(
     socket: UdpSocket,
     worker: Rc<Worker>,
     sessions: Rc<Sessions>,
-    opened: CancellationToken,
-    draining: CancellationToken,
+    drain: Drain,
 ) -> io::Result<()> {
     let door = Rc::new(Door::new(socket)?);
-    let mut draining = std::pin::pin!(draining.cancelled());
+    let mut draining = std::pin::pin!(drain.begun());
     tokio::select! {
-        () = opened.cancelled() => {}
+        () = drain.opened() => {}
         () = &mut draining => return Ok(()),
     }
     let mut bytes = vec![0; DATAGRAM_BYTES_MAX];
@@ -61,6 +61,9 @@ pub(crate) async fn serve(
             biased;
             () = &mut draining, if !is_draining => {
                 is_draining = true;
+                while drain.gives_way() && sessions.has_any() {
+                    sessions.ended().await;
+                }
                 continue;
             }
             () = sessions.ended(), if is_draining => continue,

@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use equipoise_proto::{PathPattern, SniPattern};
+use equipoise_proto::SniPattern;
 use uuid::Uuid;
 
 use super::compile::{self, CellKey, RootStores, State};
-use super::{OfStreams, PathHandling, Route, Service, Table, Upstream};
+use super::{Lint, OfStreams, PathHandling, Route, Service, Table, Upstream};
 use crate::observability::RouteMetrics;
 use crate::router::Flavour;
 use crate::tls::{Interned, Terms};
@@ -72,8 +72,7 @@ impl Assembly {
                 }
             }
         }
-        self.warn_of_rivals(routes);
-        warn_of_possessive(state, routes);
+        self.warn(routes);
         self.show(state, snis);
         self.table.clone()
     }
@@ -93,14 +92,22 @@ impl Assembly {
         }
     }
 
-    /// Names routes among those that changed which somebody else's could stand in for: who wins then looks random to people.
-    fn warn_of_rivals(&self, changed: &BTreeSet<Uuid>) {
-        let rivals = changed.iter().filter_map(|id| {
-            let rival = self.table.router.rival(*self.places.get(id)?)?;
-            Some((id, self.table.routes.get(rival)?.as_ref()?.id))
-        });
-        for (route, rival) in rivals.take(WARNED) {
-            tracing::warn!(%route, %rival, "two routes match the same requests with equal priority: the winner is as good as random");
+    /// Names what is odd about routes among those that changed.
+    fn warn(&self, changed: &BTreeSet<Uuid>) {
+        let (mut rivals, mut possessive) = (0, 0);
+        let placed = changed.iter().filter_map(|id| Some((id, *self.places.get(id)?)));
+        for (route, lint) in
+            placed.flat_map(|(id, place)| self.table.lints(place).map(move |lint| (id, lint)))
+        {
+            let (count, rival) = match lint {
+                Lint::Rival(place) => (&mut rivals, self.table.routes.get(place).and_then(Option::as_ref)),
+                Lint::Possessive => (&mut possessive, None),
+            };
+            *count += 1;
+            if *count <= WARNED {
+                let rival = rival.map(|rival| tracing::field::display(rival.id));
+                tracing::warn!(%route, rival, "{}", lint.message());
+            }
         }
     }
 
@@ -194,21 +201,6 @@ impl Assembly {
             }),
             metrics,
         }
-    }
-}
-
-/// Names routes among those that changed whose paths may match more here than in the reference.
-fn warn_of_possessive(state: &State, changed: &BTreeSet<Uuid>) {
-    let is_possessive = |path: &PathPattern| match path {
-        PathPattern::Regex(regex) => regex.is_possessive(),
-        PathPattern::Prefix(_) => false,
-    };
-    let found = changed.iter().filter(|id| {
-        let rule = state.route(id).and_then(|route| route.rule.as_ref());
-        rule.is_some_and(|rule| rule.paths.iter().any(is_possessive))
-    });
-    for route in found.take(WARNED) {
-        tracing::warn!(%route, "a possessive quantifier in a path is an ordinary one here: the path may match more");
     }
 }
 

@@ -1,10 +1,12 @@
 //! What is fuzzed: each function takes any bytes and panics where a law is broken. They are run by `cargo test`, with inputs of
 //! a seeded generator, and by the coverage-guided targets in `fuzz/`.
 
+pub mod hello;
 mod message;
 mod paths;
 mod peer;
 
+pub use hello::hellos;
 pub use paths::paths;
 
 use equipoise_data_plane::proxy_protocol;

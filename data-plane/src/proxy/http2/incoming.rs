@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use h2::RecvStream;
+use http::header::HOST;
 use tokio::io::ReadBuf;
 
 use super::head::{Coding, push_trailers};
@@ -52,7 +53,9 @@ impl Incoming {
                 }
                 Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
                 None => {
-                    let trailers = ready!(body.poll_trailers(cx)).map_err(io_error)?;
+                    let mut trailers = ready!(body.poll_trailers(cx)).map_err(io_error)?;
+                    // The mark that `frames` put there, or what has no place there.
+                    let _mark = trailers.as_mut().and_then(|trailers| trailers.remove(HOST));
                     self.body = None;
                     if self.coding == Coding::Chunked {
                         self.text.extend_from_slice(if self.has_begun { b"\r\n0\r\n" } else { b"0\r\n" });

@@ -4,11 +4,12 @@ use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::{Frames, Sender, Step};
 use crate::proxy::stream::Stream;
 
 /// How writing goes.
@@ -36,18 +37,77 @@ impl Writing {
 /// A connection, of which some was read already.
 #[derive(Debug)]
 pub struct Io {
-    /// Read before, and to be read again.
-    first: Bytes,
     stream: Stream,
+    frames: Frames,
+    /// Read, and not looked at.
+    held: BytesMut,
+    /// Goes to whoever reads before all else.
+    ready: Bytes,
     writing: Rc<Writing>,
 }
 
 impl Io {
-    /// `stream`, with `first` before what it gives.
-    pub fn new(first: Bytes, stream: Stream) -> (Self, Rc<Writing>) {
+    /// `stream`, with `first` before what it gives, by this end of it.
+    pub fn new(first: Bytes, stream: Stream, sender: Sender) -> (Self, Rc<Writing>) {
         let writing = Rc::new(Writing::default());
-        (Self { first, stream, writing: Rc::clone(&writing) }, writing)
+        let held = BytesMut::from(first);
+        let frames = Frames::of(sender);
+        (Self { stream, frames, held, ready: Bytes::new(), writing: Rc::clone(&writing) }, writing)
     }
+
+    /// Gives what can be given without reading.
+    fn give(&mut self, space: &mut ReadBuf<'_>) {
+        loop {
+            give(&mut self.ready, space);
+            if !self.ready.is_empty() || self.held.is_empty() {
+                return;
+            }
+            match self.frames.next(&self.held) {
+                Step::Pass(length) => self.ready = self.held.split_to(length).freeze(),
+                Step::Skip(length) => self.held.advance(length),
+                Step::Instead(length, bytes) => {
+                    self.held.advance(length);
+                    self.ready = bytes.into();
+                }
+                Step::More => return,
+            }
+        }
+    }
+
+    /// Looks at what was just read into `space`, behind what was there `before`: most of the time all of it passes where it is.
+    fn look(&mut self, space: &mut ReadBuf<'_>, before: usize) {
+        let mut at = before;
+        if self.held.is_empty() {
+            while let Some(rest) = space.filled().get(at..).filter(|rest| !rest.is_empty()) {
+                match self.frames.next(rest) {
+                    Step::Pass(length) => at += length,
+                    Step::Skip(length) => {
+                        self.held.extend_from_slice(rest.get(length..).unwrap_or_default());
+                        break;
+                    }
+                    Step::Instead(length, bytes) => {
+                        self.held.extend_from_slice(rest.get(length..).unwrap_or_default());
+                        self.ready = bytes.into();
+                        break;
+                    }
+                    Step::More => {
+                        self.held.extend_from_slice(rest);
+                        break;
+                    }
+                }
+            }
+        } else {
+            self.held.extend_from_slice(space.filled().get(before..).unwrap_or_default());
+        }
+        space.set_filled(at);
+    }
+}
+
+/// Moves what there is room for.
+fn give(bytes: &mut impl Buf, space: &mut ReadBuf<'_>) {
+    let length = bytes.chunk().len().min(space.remaining());
+    space.put_slice(bytes.chunk().get(..length).unwrap_or_default());
+    bytes.advance(length);
 }
 
 impl AsyncRead for Io {
@@ -56,13 +116,23 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         space: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return self.stream.poll_read(cx, space);
+        let before = space.filled().len();
+        loop {
+            self.give(space);
+            if space.filled().len() > before || space.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.stream.poll_read(cx, space))?;
+            if space.filled().len() == before {
+                // The end; half a frame's head is half of one to the reader, too.
+                give(&mut self.held, space);
+                return Poll::Ready(Ok(()));
+            }
+            self.look(space, before);
+            if space.filled().len() > before {
+                return Poll::Ready(Ok(()));
+            }
         }
-        let length = self.first.len().min(space.remaining());
-        space.put_slice(self.first.get(..length).unwrap_or_default());
-        self.first.advance(length);
-        Poll::Ready(Ok(()))
     }
 }
 

@@ -12,6 +12,7 @@ use http::uri::Scheme;
 use tracing::debug;
 
 use super::client::ClientStream;
+use super::frames::Sender;
 use super::io::Io;
 use crate::proxy::reach::{Identity, Reach};
 use crate::proxy::stream::Stream;
@@ -88,7 +89,7 @@ impl Multiplexed {
     /// When the connection breaks before that.
     pub async fn begin(&self, address: SocketAddr, stream: Stream) -> Result<Stream, h2::Error> {
         let identity = stream.identity().cloned();
-        let (io, _) = Io::new(Bytes::new(), stream);
+        let (io, _) = Io::new(Bytes::new(), stream, Sender::Server);
         let mut builder = Builder::new();
         builder
             .enable_push(false)

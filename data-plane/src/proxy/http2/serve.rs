@@ -12,6 +12,7 @@ use h2::{Reason, RecvStream};
 use http::Request;
 use tracing::debug;
 
+use super::frames::Sender;
 use super::io::{Io, Writing};
 use super::server::ServerStream;
 use super::{Http2Settings, LEAVING};
@@ -33,7 +34,7 @@ const LONG: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub async fn serve(stream: Stream, first: Bytes, peer: Peer, worker: &Rc<Worker>) {
     let mut standing = Standing::new(worker);
     standing.set(Some(ConnectionState::Reading));
-    let (io, writing) = Io::new(first, stream);
+    let (io, writing) = Io::new(first, stream, Sender::Client);
     let timer = worker.timers.timer();
     timer.arm(worker.settings.header_timeout);
     let mut shaking = Box::pin(builder(worker).handshake(io));

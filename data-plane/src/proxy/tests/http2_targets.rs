@@ -1,5 +1,6 @@
 //! Targets that speak HTTP/2: gRPC.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +12,7 @@ use http::{HeaderMap, Request, Response, request};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use super::harness::{Line, Plan, eventually};
+use super::harness::{Line, Origin, Plan, eventually};
 use super::http2::{Connection, plan, runtime};
 
 /// A target that speaks HTTP/2 by prior knowledge.
@@ -225,7 +226,7 @@ fn clients_of_http1_are_served_by_them_too() {
     assert_eq!(answer.status(), 200);
     assert!(answer.body.contains("hello"), "{}", answer.body);
     drop(line);
-    let refusing = calling().start(&[super::harness::Origin::refusing()]);
+    let refusing = calling().start(&[Origin::refusing()]);
     assert_eq!(Line::connect(refusing.address).get("/").status(), 502);
 }
 
@@ -237,5 +238,94 @@ fn the_path_goes_on_as_it_came() {
         assert_eq!(node.connect().get(path).status(), 200, "{path}");
         let seen = callee.seen().pop().unwrap();
         assert_eq!(seen.uri.path_and_query().unwrap().as_str(), path);
+    }
+}
+
+/// A frame, byte by byte.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+/// A target that says this once it is called, and then waits for the end.
+fn saying_frames(frames: Vec<u8>) -> Origin {
+    Origin::script(move |line, _| {
+        let preface = &mut [0; 24];
+        line.stream.read_exact(preface).unwrap();
+        loop {
+            let head = &mut [0; 9];
+            line.stream.read_exact(head).unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            line.stream.read_exact(&mut vec![0; length.try_into().unwrap()]).unwrap();
+            if head[3] == HEADERS {
+                break;
+            }
+        }
+        line.send(&frames);
+        drop(line.read_to_end());
+    })
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const END_HEADERS: u8 = 4;
+const ALL: u8 = 5;
+
+#[test]
+fn trailers_of_a_target_with_a_pseudo_header_break_the_answer() {
+    let sum = b"\0\x05x-sum\x011";
+    let status = b"\0\x07:status\x03200";
+    for (name, data, trailers, is_good) in [
+        ("good", true, sum.to_vec(), true),
+        ("good without data", false, sum.to_vec(), true),
+        ("a status", true, status.to_vec(), false),
+        ("a status without data", false, status.to_vec(), false),
+        ("a status from the table", true, vec![0x88], false),
+        ("a path before a field", true, [&[0x84], sum.as_slice()].concat(), false),
+    ] {
+        let mut frames = frame(SETTINGS, 0, 0, &[]);
+        frames.extend(frame(HEADERS, END_HEADERS, 1, &[0x88]));
+        if data {
+            frames.extend(frame(DATA, 0, 1, b"x"));
+        }
+        frames.extend(frame(HEADERS, ALL, 1, &trailers));
+        let origin = saying_frames(frames);
+        let node = calling().start(&[origin.address]);
+        let client = Connection::clear(node.address);
+        match client.ask(call(), &[], None) {
+            Ok(answer) => {
+                assert!(is_good, "{name}");
+                assert_eq!(answer.trailers.unwrap()["x-sum"], "1", "{name}");
+            }
+            Err(error) => assert!(!is_good && error.is_reset(), "{name}: {error}"),
+        }
+        node.assert_no_lease();
+    }
+}
+
+#[test]
+fn an_answer_may_follow_interim_ones_and_have_no_body() {
+    let mut frames = frame(SETTINGS, 0, 0, &[]);
+    frames.extend(frame(HEADERS, END_HEADERS, 1, b"\x08\x03103"));
+    frames.extend(frame(HEADERS, ALL, 1, &[0x89]));
+    let origin = saying_frames(frames);
+    let node = calling().start(&[origin.address]);
+    let client = Connection::clear(node.address);
+    assert_eq!(client.ask(call(), &[], None).unwrap().head.status(), 204);
+}
+
+#[test]
+fn a_target_that_does_not_begin_with_its_settings_speaks_something_else() {
+    for (name, first) in [
+        ("an answer", frame(HEADERS, ALL, 1, &[0x88])),
+        ("an acknowledgement", [frame(SETTINGS, 1, 0, &[]), frame(SETTINGS, 0, 0, &[])].concat()),
+    ] {
+        let origin = saying_frames([first, frame(HEADERS, ALL, 1, &[0x88])].concat());
+        let node = Plan { retries: 0, ..calling() }.start(&[origin.address]);
+        let client = Connection::clear(node.address);
+        let request = Request::post("http://a.com/").body(()).unwrap();
+        assert_eq!(client.ask(request, &[], None).unwrap().head.status(), 502, "{name}");
+        node.assert_no_lease();
     }
 }

@@ -1,0 +1,238 @@
+use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX};
+use equipoise_settings::Process;
+use equipoise_settings::source::Layers;
+use equipoise_settings::value::Kind;
+
+use super::names::SERVERS_MAX;
+use super::*;
+use crate::http1::HEADERS_MAX;
+use crate::proxy::{RealIpHeader, ResponseHeaders};
+use crate::spans::context::Sampling;
+
+fn read(variables: &[(&str, &str)]) -> Result<NodeSettings, Problem> {
+    let mut layers = Layers::default();
+    let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+    layers.environment(variables);
+    NodeSettings::read(&layers.resolve(Process::Node).unwrap())
+}
+
+#[test]
+fn what_a_control_plane_would_refuse_of_a_node_is_refused_at_its_start() {
+    let long = "z".repeat(NODE_TEXT_BYTES_MAX + 1);
+    let fits = "z".repeat(NODE_TEXT_BYTES_MAX);
+    let label = format!("rack:{long}");
+    let many: Vec<_> = (0..=NODE_LABELS_MAX).map(|number| format!("l{number}:x")).collect();
+    for (name, value) in [
+        ("EQUIPOISE_NODE_ZONE", &*long),
+        ("EQUIPOISE_NODE_REGION", &*long),
+        ("EQUIPOISE_NODE_ZONE", "a\tb"),
+        ("EQUIPOISE_NODE_LABELS", &*label),
+        ("EQUIPOISE_NODE_LABELS", &*many.join(",")),
+    ] {
+        assert!(read(&[(name, value)]).is_err(), "{name}={value}");
+    }
+    assert_eq!(read(&[("EQUIPOISE_NODE_ZONE", &fits)]).unwrap().zone, fits);
+}
+
+#[test]
+fn names_are_asked_for_as_the_reference_is_told_to() {
+    let read = |name, value| read(&[(name, value)]).map(|settings| settings.dns_sources);
+    let servers =
+        read("KONG_DNS_RESOLVER", "10.0.0.2, 10.0.0.3:8600,[fd00::2]:54,[fd00::3],fd00::4").unwrap();
+    let servers: Vec<_> = servers.servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["10.0.0.2:53", "10.0.0.3:8600", "[fd00::2]:54", "[fd00::3]:53", "[fd00::4]:53"]);
+    let hosts = read("KONG_DNS_HOSTSFILE", "/etc/more-hosts").unwrap().hosts_file;
+    assert_eq!(hosts, Some(PathBuf::from("/etc/more-hosts")));
+    use dns::Kind::{A, Aaaa, Srv};
+    for (order, want) in [
+        ("LAST,SRV,A,CNAME", &[Srv, A][..]),
+        ("A, AAAA", &[A, Aaaa]),
+        ("a,last,aaaa,a", &[A, Aaaa]),
+        ("AAAA", &[Aaaa]),
+    ] {
+        assert_eq!(read("KONG_DNS_ORDER", order).unwrap().order, want, "{order}");
+    }
+    for (name, value) in [
+        ("KONG_DNS_ORDER", "LAST,CNAME"),
+        ("KONG_DNS_ORDER", "A,MX"),
+        ("KONG_DNS_RESOLVER", "dns.test"),
+        ("KONG_DNS_RESOLVER", &*["10.0.0.2"; SERVERS_MAX + 1].join(",")),
+        ("KONG_DNS_RESOLVER", "10.0.0.2:port"),
+        ("EQUIPOISE_DNS_TTL_MIN", "2h"),
+    ] {
+        assert!(read(name, value).is_err(), "{name}={value}");
+    }
+}
+
+#[test]
+fn tracing_is_off_until_it_is_asked_for() {
+    let traced = |variables: &[(&str, &str)]| read(variables).map(|settings| settings.tracing);
+    assert_eq!(traced(&[]).unwrap(), None);
+    assert_eq!(traced(&[("KONG_TRACING_SAMPLING_RATE", "1")]).unwrap(), None);
+    for (words, want) in [
+        ("request", Some((true, false))),
+        ("balancer", Some((false, true))),
+        ("all", Some((true, true))),
+        ("request, router, balancer", Some((true, true))),
+        ("db_query", Some((false, false))),
+        ("off", None),
+    ] {
+        let plan = traced(&[("KONG_TRACING_INSTRUMENTATIONS", words)]).unwrap();
+        assert_eq!(plan.map(|plan| (plan.requests, plan.tries)), want, "{words}");
+    }
+    let plan = traced(&[
+        ("KONG_TRACING_INSTRUMENTATIONS", "all"),
+        ("KONG_TRACING_SAMPLING_RATE", "0.5"),
+        ("EQUIPOISE_TRACING_ENDPOINT", "https://collector"),
+        ("EQUIPOISE_TRACING_PROTOCOL", "http"),
+    ]);
+    let plan = plan.unwrap().unwrap();
+    assert_eq!((plan.sampling, plan.protocol), (Sampling::new(0.5).unwrap(), spans::Protocol::Http));
+    assert!(plan.endpoint.is_some_and(|endpoint| endpoint.is_tls));
+    for (name, value) in [
+        ("KONG_TRACING_INSTRUMENTATIONS", "requests"),
+        ("KONG_TRACING_INSTRUMENTATIONS", "off, all"),
+        ("KONG_TRACING_SAMPLING_RATE", "1.1"),
+        ("KONG_TRACING_SAMPLING_RATE", "half"),
+        ("EQUIPOISE_TRACING_ENDPOINT", "collector:4317"),
+    ] {
+        assert!(traced(&[(name, value)]).is_err(), "{name}={value}");
+    }
+}
+
+#[test]
+fn a_header_that_is_named_switches_itself_only() {
+    let default = ResponseHeaders::default();
+    let off = ResponseHeaders {
+        server: false,
+        via: false,
+        proxy_latency: false,
+        upstream_latency: false,
+        response_latency: false,
+        request_id: false,
+        upstream_status: false,
+    };
+    for (value, want) in [
+        ("server_tokens, latency_tokens, X-Kong-Request-Id", default),
+        ("off", off),
+        ("server_tokens", ResponseHeaders { server: true, via: true, ..off }),
+        ("via", ResponseHeaders { via: true, ..off }),
+        (
+            "latency_tokens",
+            ResponseHeaders { proxy_latency: true, upstream_latency: true, response_latency: true, ..off },
+        ),
+        ("X-Kong-Upstream-Latency", ResponseHeaders { upstream_latency: true, ..off }),
+        (
+            "X-Kong-Upstream-Status, X-Kong-Proxy-Latency",
+            ResponseHeaders { upstream_status: true, proxy_latency: true, ..off },
+        ),
+    ] {
+        assert_eq!(read(&[("KONG_HEADERS", value)]).unwrap().proxy.response_headers, want, "{value}");
+    }
+}
+
+#[test]
+fn routes_are_tried_in_the_order_of_a_known_flavour() {
+    for (value, want) in
+        [("traditional", Flavour::Traditional), ("traditional_compatible", Flavour::Compatible)]
+    {
+        assert_eq!(read(&[("KONG_ROUTER_FLAVOR", value)]).unwrap().flavour, want);
+    }
+    assert_eq!(read(&[]).unwrap().flavour, Flavour::Compatible);
+}
+
+#[test]
+fn the_client_is_named_where_the_settings_say() {
+    let listen = ("KONG_PROXY_LISTEN", "0.0.0.0:8000 proxy_protocol");
+    for (value, want) in [
+        ("X-Real-IP", RealIpHeader::XRealIp),
+        ("x-forwarded-for", RealIpHeader::XForwardedFor),
+        ("CF-Connecting-IP", RealIpHeader::Other("cf-connecting-ip".into())),
+        ("proxy_protocol", RealIpHeader::ProxyProtocol),
+    ] {
+        let got = read(&[listen, ("KONG_REAL_IP_HEADER", value)]).unwrap().proxy.real_ip_header;
+        assert_eq!(got, want, "{value}");
+    }
+    for (name, value, rule) in [
+        ("KONG_REAL_IP_HEADER", "proxy_protocol", "needs an address"),
+        ("KONG_REAL_IP_HEADER", "a b", "must be the name of a header"),
+        ("KONG_TRUSTED_IPS", "10.0.0.0/33", "CIDR"),
+        ("KONG_TRUSTED_IPS", "unix:/tmp/a", "CIDR"),
+        ("KONG_PORT_MAPS", "80", "must be two ports"),
+    ] {
+        let problem = read(&[(name, value)]).unwrap_err().to_string();
+        assert!(problem.contains(rule), "{name}={value}: {problem}");
+    }
+    let trusted = read(&[("KONG_TRUSTED_IPS", "unix:, 10.0.0.0/8, ::1")]).unwrap().proxy.trusted_ips;
+    assert_eq!(trusted, ["10.0.0.0/8", "::1"].map(|text| text.parse().unwrap()));
+}
+
+#[test]
+fn trusted_certificates_are_the_systems_or_files() {
+    let files = vec![PathBuf::from("/a.pem"), PathBuf::from("b.pem")];
+    for (variables, want) in [
+        (vec![], Trust::default()),
+        (
+            vec![
+                ("KONG_LUA_SSL_TRUSTED_CERTIFICATE", "system,/a.pem, b.pem"),
+                ("KONG_LUA_SSL_VERIFY_DEPTH", "3"),
+            ],
+            Trust { system: true, files: files.clone(), depth: 3 },
+        ),
+        (
+            vec![("EQUIPOISE_TLS_TRUSTED_CERTIFICATES", "/a.pem,b.pem")],
+            Trust { system: false, files, depth: 1 },
+        ),
+        (
+            vec![("EQUIPOISE_TLS_TRUSTED_CERTIFICATES", ""), ("EQUIPOISE_TLS_VERIFY_DEPTH", "0")],
+            Trust { system: false, files: vec![], depth: 0 },
+        ),
+    ] {
+        assert_eq!(read(&variables).unwrap().trust, want, "{variables:?}");
+    }
+}
+
+#[test]
+fn what_is_shown_to_targets_is_switched_on_and_whole() {
+    let shown = |variables: &[(&str, &str)]| read(variables).map(|settings| settings.shown_to_targets);
+    let (certificate, key) = (("KONG_CLIENT_SSL_CERT", "a.crt"), ("KONG_CLIENT_SSL_CERT_KEY", "a.key"));
+    let on = ("KONG_CLIENT_SSL", "on");
+    assert_eq!(shown(&[]).unwrap(), None);
+    assert_eq!(shown(&[certificate, key]).unwrap(), None);
+    assert_eq!(shown(&[on, certificate, key]).unwrap(), Some(("a.crt".into(), "a.key".into())));
+    for (variables, named) in [
+        (vec![on], "upstream.client_cert"),
+        (vec![on, key], "upstream.client_cert"),
+        (vec![on, certificate], "upstream.client_cert_key"),
+    ] {
+        let problem = shown(&variables).unwrap_err().to_string();
+        assert!(problem.contains(named), "{variables:?}: {problem}");
+    }
+    assert!(read(&[("KONG_NGINX_PROXY_PROXY_SSL_VERIFY", "on")]).unwrap().verify_targets);
+    assert!(!read(&[]).unwrap().verify_targets);
+}
+
+#[test]
+fn certificates_for_clients_come_in_pairs_and_versions_are_named() {
+    let shown = |variables: &[(&str, &str)]| read(variables).map(|settings| settings.shown);
+    assert_eq!(shown(&[]).unwrap(), Shown::default());
+    let pairs = vec![("a.crt".into(), "a.key".into()), ("b.crt".into(), "b.key".into())];
+    let read = [("KONG_SSL_CERT", "a.crt, b.crt"), ("KONG_SSL_CERT_KEY", "a.key,b.key")];
+    assert_eq!(shown(&read).unwrap(), Shown { pairs, ..Shown::default() });
+    let modern = shown(&[("KONG_SSL_PROTOCOLS", "TLSv1.1 TLSv1.3")]).unwrap();
+    assert_eq!(modern, Shown { tls12: false, ..Shown::default() });
+    for (name, value) in [
+        ("KONG_SSL_CERT", "a.crt"),
+        ("KONG_SSL_CERT_KEY", "a.key"),
+        ("KONG_SSL_PROTOCOLS", "TLSv1.1"),
+        ("KONG_SSL_PROTOCOLS", "TLSv1.2 SSLv3"),
+    ] {
+        assert!(shown(&[(name, value)]).is_err(), "{name}={value}");
+    }
+}
+
+#[test]
+fn a_head_has_room_for_as_many_headers_as_may_be_set() {
+    let Kind::Int { max, .. } = keys::PROXY_HEADERS_MAX.kind else { panic!("a number") };
+    assert_eq!(usize::try_from(max), Ok(HEADERS_MAX));
+}
