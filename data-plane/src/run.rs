@@ -1,5 +1,6 @@
 //! A whole node: binds the listeners, loads its cache, follows a control plane, serves until told to stop.
 
+mod logs;
 mod tasks;
 
 pub use tasks::Ended;
@@ -12,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use equipoise_access_log::{AccessLog, OpenError, Plan, SharedPen};
+use equipoise_access_log::{AccessLog, OpenError, SharedPen};
 use equipoise_follower::fallback::Fallback;
 use equipoise_follower::{
     Address, Beside, Cache, CacheError, ControlPlane, Loaded, Membership, MembershipError, Role, node_id,
@@ -27,6 +28,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use self::logs::AccessLogs;
 use self::tasks::{STOP_MAX, Tasks};
 use crate::observability::{NodeState, Workers};
 use crate::proxy::{ProxySettings, Serves};
@@ -220,6 +222,7 @@ pub async fn start_after(
         descriptors_for_clients: settings.descriptors.raise(),
         error_templates,
         access_log: logs.proxy.clone(),
+        stream_access_log: logs.stream.clone(),
         ..settings.proxy.clone()
     };
     let proxy = proxy::start_closed(proxy_settings, &mut sockets, &seams.active, &workers)?;
@@ -278,7 +281,7 @@ pub async fn start_after(
             active: active.clone(),
             directory: Arc::clone(&directory),
             events: Arc::clone(&events),
-            access_log: logs.proxy.clone(),
+            access_logs: logs.all().into(),
             spans: spans.clone(),
             pen: logs.status.as_ref().map(|log| Arc::new(SharedPen::new(log.pen()))),
         };
@@ -538,7 +541,7 @@ impl Node {
 
     /// Opens the files of access logs anew, as after their rotation.
     pub fn reopen_logs(&self) {
-        self.logs.each(AccessLog::reopen);
+        self.logs.all().iter().for_each(AccessLog::reopen);
     }
 
     /// Stops accepting, lets requests finish, marks the config in force as good.
@@ -559,50 +562,6 @@ impl Node {
         }
         self.tasks.finish().await;
         self.logs.close().await;
-    }
-}
-
-/// How long a stop waits for what is left of an access log.
-const LOG_CLOSE_MAX: Duration = Duration::from_secs(2);
-
-/// The access logs of a node.
-#[derive(Debug)]
-struct AccessLogs {
-    proxy: Option<AccessLog>,
-    /// The same one where both go to the same place.
-    status: Option<AccessLog>,
-}
-
-impl AccessLogs {
-    fn start(settings: &NodeSettings) -> Result<Self, OpenError> {
-        let NodeSettings { access_log, status_access_log, status_listen, .. } = settings;
-        // One pen a worker, and one a listener of the Status API.
-        let pens = settings.proxy.workers + status_listen.len();
-        let start = |plan: &Plan| AccessLog::start(plan.clone(), pens);
-        let proxy = access_log.as_ref().map(start).transpose()?;
-        let status = match &proxy {
-            Some(log) if access_log == status_access_log => Some(log.clone()),
-            _ => status_access_log.as_ref().map(start).transpose()?,
-        };
-        Ok(Self { proxy, status })
-    }
-
-    /// Once the workers are gone, and have handed over what they had. A reader that stopped is not waited for longer.
-    async fn close(self) {
-        let closing = tokio::task::spawn_blocking(move || {
-            self.each(|log| {
-                if !log.close(LOG_CLOSE_MAX) {
-                    tracing::warn!("an access log did not take all its lines in time");
-                }
-            });
-        });
-        if closing.await.is_err() {
-            tracing::error!("closing the access logs failed");
-        }
-    }
-
-    fn each(&self, act: impl Fn(&AccessLog)) {
-        self.proxy.iter().chain(&self.status).for_each(act);
     }
 }
 
@@ -739,6 +698,7 @@ mod tests {
             proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
             tracing: None,
             access_log: None,
+            stream_access_log: None,
             status_access_log: None,
             proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
             stream_listen: Vec::new(),

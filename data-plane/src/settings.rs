@@ -50,6 +50,8 @@ pub struct NodeSettings {
     pub tracing: Option<spans::Plan>,
     /// The access log of the proxy.
     pub access_log: Option<Plan>,
+    /// The access log of streams.
+    pub stream_access_log: Option<Plan>,
     /// The access log of the Status API.
     pub status_access_log: Option<Plan>,
     /// Where the proxy listens.
@@ -155,6 +157,7 @@ impl NodeSettings {
             },
             tracing: traced(settings)?,
             access_log: access_log::plan(settings, &keys::PROXY_ACCESS_LOG)?,
+            stream_access_log: stream_access_log(settings)?,
             status_access_log: access_log::plan(settings, &keys::STATUS_ACCESS_LOG)?,
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
             stream_listen: settings.stream_listen(&keys::PROXY_STREAM_LISTEN).to_vec(),
@@ -189,6 +192,12 @@ impl NodeSettings {
             },
         })
     }
+}
+
+/// Sessions of streams have a line where requests have, if nothing else is said.
+fn stream_access_log(settings: &Settings) -> Result<Option<Plan>, Problem> {
+    let own = &keys::PROXY_STREAM_ACCESS_LOG;
+    access_log::plan(settings, settings.text(own).map_or(&keys::PROXY_ACCESS_LOG, |_| own))
 }
 
 fn follow(settings: &Settings) -> Result<Option<Follow>, Problem> {
@@ -386,6 +395,7 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         },
         tracer: None,
         access_log: None,
+        stream_access_log: None,
     })
 }
 
@@ -528,6 +538,7 @@ fn switched_on(settings: &Settings, key: &Key, known: &[&'static str]) -> Result
 
 #[cfg(test)]
 mod tests {
+    use equipoise_access_log::Destination;
     use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX};
     use equipoise_settings::Process;
     use equipoise_settings::source::Layers;
@@ -589,6 +600,23 @@ mod tests {
         ] {
             assert!(read(name, value).is_err(), "{name}={value}");
         }
+    }
+
+    #[test]
+    fn sessions_have_lines_where_requests_have_unless_a_place_is_said() {
+        let file = |path: &str| Some(Destination::File(path.into()));
+        for (variables, want) in [
+            (&[][..], None),
+            (&[("KONG_PROXY_ACCESS_LOG", "a.log")], file("a.log")),
+            (&[("KONG_PROXY_ACCESS_LOG", "a.log"), ("KONG_PROXY_STREAM_ACCESS_LOG", "b.log")], file("b.log")),
+            (&[("KONG_PROXY_ACCESS_LOG", "a.log"), ("KONG_PROXY_STREAM_ACCESS_LOG", "off")], None),
+            (&[("KONG_PROXY_STREAM_ACCESS_LOG", "/dev/stdout")], Some(Destination::Stdout)),
+        ] {
+            let plan = read(variables).unwrap().stream_access_log;
+            assert_eq!(plan.map(|plan| plan.destination), want, "{variables:?}");
+        }
+        let error = read(&[("KONG_PROXY_STREAM_ACCESS_LOG", "a.log basic")]).unwrap_err().to_string();
+        assert!(error.contains("proxy.stream_access_log"), "{error}");
     }
 
     #[test]
