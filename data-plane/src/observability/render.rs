@@ -1,6 +1,7 @@
 //! The node's metrics as Prometheus text.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use equipoise_access_log::Counts;
 
@@ -11,7 +12,7 @@ use super::{names, process, routes, session};
 use crate::spans;
 use crate::table::events::Events;
 use crate::table::view::{LoadView, upstream_load};
-use crate::table::{AddressState, Directory, MemberTarget, Members, Table};
+use crate::table::{AddressState, Directory, MemberTarget, Members, Route, Table};
 use crate::tls::Reason;
 
 /// States of an address, in the order in which their series are written.
@@ -271,17 +272,19 @@ fn render_health(text: &mut Text, table: &Table, directory: &Directory, most: us
 /// Names of the upstreams that routes for streams lead to, and no others do. In the reference each subsystem tells of all
 /// upstreams; here there is one series of each address, so that a sum counts it once.
 fn of_streams_only(table: &Table) -> HashSet<&str> {
-    let named = |is_stream: bool| {
-        let routes = table.routes.iter().flatten().filter(move |route| route.stream.is_some() == is_stream);
-        routes.filter_map(|route| route.service.as_ref()?.upstream.name.as_deref())
-    };
-    let mut names: HashSet<_> = named(true).collect();
+    let routes = || table.routes.iter().flatten();
+    let mut names: HashSet<_> = routes().filter(|route| route.stream.is_some()).filter_map(led_to).collect();
     if !names.is_empty() {
-        named(false).for_each(|name| {
+        for name in routes().filter(|route| route.stream.is_none()).filter_map(led_to) {
             names.remove(name);
-        });
+        }
     }
     names
+}
+
+/// The name of the upstream that a route leads to.
+fn led_to(route: &Arc<Route>) -> Option<&str> {
+    route.service.as_ref()?.upstream.name.as_deref()
 }
 
 /// The first `most` addresses of a target, of an upstream with this name in this subsystem.
@@ -323,7 +326,6 @@ mod tests {
     use crate::table::fixture::{id, target, upstream};
     use crate::table::{Update, builder};
     use equipoise_proto::NodeId;
-    use std::sync::Arc;
 
     #[tokio::test]
     async fn addresses_past_the_bound_are_counted_and_not_shown() {

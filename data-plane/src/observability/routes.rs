@@ -5,13 +5,20 @@ use std::sync::LazyLock;
 use super::names;
 use super::route::{RouteMetrics, Sum};
 use super::text::{Kind, Labels, Text};
-use crate::table::Table;
+use crate::table::{Route, Table};
 
 /// The only workspace there is yet.
 const WORKSPACE: &str = "default";
 
 /// Labels of what no route matched.
 static NO_ROUTE: LazyLock<RouteMetrics> = LazyLock::new(RouteMetrics::default);
+
+/// What routes are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RouteKind {
+    Requests,
+    Streams,
+}
 
 /// What there is to tell of routes of one kind.
 struct Series<'a> {
@@ -20,9 +27,10 @@ struct Series<'a> {
 }
 
 impl<'a> Series<'a> {
-    /// Of the routes for streams, or of the others: those that had anything.
-    fn of(table: &'a Table, is_stream: bool, unmatched: Sum) -> Self {
-        let routes = table.routes.iter().flatten().filter(|route| route.stream.is_some() == is_stream);
+    /// Of those that had anything.
+    fn of(table: &'a Table, kind: RouteKind, unmatched: Sum) -> Self {
+        let of_kind = |route: &Route| route.stream.is_some() == (kind == RouteKind::Streams);
+        let routes = table.routes.iter().flatten().filter(|route| of_kind(route));
         let routes = routes.map(|route| &*route.metrics);
         Self {
             matched: routes.filter_map(|route| Some((route, route.sum()?))).collect(),
@@ -55,8 +63,8 @@ impl<'a> Series<'a> {
 
 /// Writes all series of routes.
 pub(super) fn render(text: &mut Text, table: &Table, unmatched: Sum, unmatched_sessions: Sum) {
-    let requests = Series::of(table, false, unmatched);
-    let sessions = Series::of(table, true, unmatched_sessions);
+    let requests = Series::of(table, RouteKind::Requests, unmatched);
+    let sessions = Series::of(table, RouteKind::Streams, unmatched_sessions);
     let consumer = ("consumer", "");
     let what = "Requests by service, route, code and source.";
     requests.render_codes(text, names::HTTP_REQUESTS, what, &[consumer]);

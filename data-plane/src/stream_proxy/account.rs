@@ -10,7 +10,7 @@ use equipoise_access_log::{Session, SessionEnd, StreamProtocol, Tls};
 use crate::observability::Source;
 use crate::proxy::worker::Worker;
 use crate::router::stream::{StreamQuery, Transport};
-use crate::table::Route;
+use crate::table::{OfStreams, Route};
 
 /// Of a session that is under way. Dropping it tells that the session is over: as was said by [`Self::over`], else because the
 /// node stopped.
@@ -64,10 +64,10 @@ impl<'a> Account<'a> {
         self.sni = sni.map(Into::into);
     }
 
-    /// It is this route's, which passes TLS on or does not.
-    pub(super) fn routed(&mut self, route: &Arc<Route>, passes_on: bool) {
+    /// It is this route's.
+    pub(super) fn routed(&mut self, route: &Arc<Route>) {
         self.route = Some(Arc::clone(route));
-        if passes_on && self.protocol == StreamProtocol::Tls {
+        if self.protocol == StreamProtocol::Tls && route.stream == Some(OfStreams::Passthrough) {
             self.protocol = StreamProtocol::TlsPassthrough;
         }
     }

@@ -68,7 +68,7 @@ async fn route(
         say::unserved(worker, query, "no route matches a connection");
         return account.over(500, None);
     };
-    account.routed(&route, route.stream == Some(OfStreams::Passthrough));
+    account.routed(&route);
     let Some(service) = route.service.clone() else {
         say::unserved(worker, query, "a connection's route has no service");
         return account.over(503, None);

@@ -125,7 +125,7 @@ fn take(
         let mut account = Account::open(worker, &query);
         account.passed(datagram.len() as u64, 0);
         if let Some(route) = route {
-            account.routed(route, false);
+            account.routed(route);
         }
         account.over(code, None);
     };

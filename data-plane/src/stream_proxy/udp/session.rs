@@ -147,7 +147,7 @@ pub(super) async fn run(session: &Session, worker: &Worker, route: &Arc<Route>, 
     let _active = worker.metrics.session_opened(SessionKind::Udp);
     let Some(service) = &route.service else { return };
     let mut account = Account::open(worker, query);
-    account.routed(route, false);
+    account.routed(route);
     let client = session.ends.source.ip().to_canonical();
     let connect = async |lease: &Lease| {
         account.tried(lease.address());
