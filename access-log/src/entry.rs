@@ -109,10 +109,12 @@ pub struct Session<'a> {
     pub client: SocketAddr,
     /// Port where it came in.
     pub port: u16,
-    /// `tcp`, `tls`, `tls_passthrough` or `udp`.
-    pub protocol: &'a str,
-    /// How it ended, as a status: 200, 500, 502, ...
+    /// What carried it.
+    pub protocol: StreamProtocol,
+    /// What came of it, as a status: 200, 400, 500, 502, 503.
     pub status: u16,
+    /// How it ended; `None` where there was nothing to pass on.
+    pub end: Option<SessionEnd>,
     /// From the client.
     pub request_bytes: u64,
     /// To the client.
@@ -129,4 +131,71 @@ pub struct Session<'a> {
     pub tries: u32,
     /// Where TLS is spoken or passed through.
     pub tls: Option<Tls<'a>>,
+}
+
+/// What carries a session, as routes name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamProtocol {
+    /// TCP.
+    Tcp,
+    /// TLS that ends here, or that nobody wants.
+    Tls,
+    /// TLS that is passed on.
+    TlsPassthrough,
+    /// UDP.
+    Udp,
+}
+
+impl StreamProtocol {
+    /// As in the `protocols` of a route.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::TlsPassthrough => "tls_passthrough",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// nginx's `$protocol`.
+    pub const fn transport(self) -> &'static str {
+        match self {
+            Self::Tcp | Self::Tls | Self::TlsPassthrough => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+}
+
+/// How a session ended that had a target, or was about to get one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// Both sides have ended it.
+    Closed,
+    /// Nothing moved for too long.
+    Idle,
+    /// One side broke.
+    Broken,
+    /// The target left the config, and its time to finish was over.
+    Removed,
+    /// A newer one took its place.
+    Evicted,
+    /// The target said that nobody takes datagrams there.
+    Refused,
+    /// The node stopped.
+    Stopped,
+}
+
+impl SessionEnd {
+    /// One word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Idle => "idle",
+            Self::Broken => "broken",
+            Self::Removed => "removed",
+            Self::Evicted => "evicted",
+            Self::Refused => "refused",
+            Self::Stopped => "stopped",
+        }
+    }
 }

@@ -81,7 +81,7 @@ fn push_basic(out: &mut Vec<u8>, session: &Session<'_>) {
     out.extend_from_slice(b" [");
     push_common(out, session.at);
     out.extend_from_slice(b"] ");
-    push_plain(out, session.protocol.as_bytes());
+    out.extend_from_slice(session.protocol.transport().as_bytes());
     for number in [session.status.into(), session.response_bytes, session.request_bytes] {
         out.push(b' ');
         push_number(out, number);
@@ -130,8 +130,9 @@ fn push_session_object(out: &mut Vec<u8>, session: &Session<'_>) {
     object.moment(session.at);
     object.address("client", session.client, WithPort::No);
     object.number("port", session.port.into());
-    object.text("protocol", session.protocol.as_bytes());
+    object.text("protocol", session.protocol.as_str().as_bytes());
     object.number("status", session.status.into());
+    object.given("end", session.end.map(|end| end.as_str().as_bytes()));
     object.number("request_bytes", session.request_bytes);
     object.number("response_bytes", session.response_bytes);
     object.place(session.service, session.route, session.upstream, session.tries);
@@ -217,7 +218,7 @@ impl<'a> Object<'a> {
 
     fn tls(&mut self, tls: Option<&Tls<'_>>) {
         if let Some(tls) = tls {
-            self.text("tls_version", tls.version.as_bytes());
+            self.given("tls_version", Some(tls.version.as_bytes()).filter(|version| !version.is_empty()));
             self.given("sni", tls.sni.map(str::as_bytes));
         }
     }
@@ -258,154 +259,4 @@ fn push_number(out: &mut Vec<u8>, mut number: u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn entry() -> Entry<'static> {
-        Entry {
-            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_716_981),
-            client: "192.0.2.1",
-            peer: "10.0.0.1",
-            method: b"GET",
-            target: b"/a?b=c",
-            protocol: "HTTP/1.1",
-            host: b"a.test",
-            status: 200,
-            is_complete: true,
-            request_bytes: 100,
-            response_bytes: 250,
-            body_bytes: 128,
-            referer: Some(b"http://b.test/"),
-            user_agent: Some(b"curl/8"),
-            request_id: Some("0123456789abcdef0123456789abcdef"),
-            service: Some("s"),
-            route: Some("r"),
-            source: Some("service"),
-            upstream: Some(([10, 0, 0, 2], 80).into()),
-            tries: 2,
-            kong: Some(Duration::from_micros(70)),
-            upstream_time: Some(Duration::from_micros(1230)),
-            total: Duration::from_micros(1_001_300),
-            tls: Some(Tls { version: "TLSv1.3", sni: Some("a.test") }),
-            trace_id: Some("00000000000000000000000000000001"),
-        }
-    }
-
-    fn line(format: Format, entry: &Entry<'_>) -> String {
-        let mut out = Vec::new();
-        format.push(&mut out, entry);
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn combined_is_what_log_readers_know() {
-        assert_eq!(
-            line(Format::Combined, &entry()),
-            "192.0.2.1 - - [26/Nov/2026:18:16:21 +0000] \"GET /a?b=c HTTP/1.1\" 200 128 \"http://b.test/\" \"curl/8\" \
-             kong_request_id: \"0123456789abcdef0123456789abcdef\"\n"
-        );
-        let unread = Entry {
-            method: b"",
-            target: b"\x16\x03",
-            protocol: "",
-            status: 400,
-            referer: None,
-            user_agent: None,
-            request_id: None,
-            ..entry()
-        };
-        assert_eq!(
-            line(Format::Combined, &unread),
-            "192.0.2.1 - - [26/Nov/2026:18:16:21 +0000] \"\\x16\\x03\" 400 128 \"-\" \"-\"\n"
-        );
-    }
-
-    #[test]
-    fn json_has_every_field() {
-        let read: Value = serde_json::from_str(&line(Format::Json, &entry())).unwrap();
-        let want = json!({
-            "time": "2026-11-26T18:16:21.000Z",
-            "client": "192.0.2.1",
-            "peer": "10.0.0.1",
-            "method": "GET",
-            "host": "a.test",
-            "target": "/a?b=c",
-            "protocol": "HTTP/1.1",
-            "status": 200,
-            "complete": true,
-            "request_bytes": 100,
-            "response_bytes": 250,
-            "body_bytes": 128,
-            "referer": "http://b.test/",
-            "user_agent": "curl/8",
-            "request_id": "0123456789abcdef0123456789abcdef",
-            "source": "service",
-            "service": "s",
-            "route": "r",
-            "upstream": "10.0.0.2:80",
-            "tries": 2,
-            "kong_ms": 0.07,
-            "upstream_ms": 1.23,
-            "total_ms": 1001.3,
-            "tls_version": "TLSv1.3",
-            "sni": "a.test",
-            "trace_id": "00000000000000000000000000000001",
-        });
-        assert_eq!(read, want);
-    }
-
-    #[test]
-    fn no_request_can_forge_a_line_or_a_field() {
-        let evil = b"/\" 200 1 \"-\" \"-\"\r\n10.0.0.1 - - [x] \"GET /admin HTTP/1.1\" 200 0,\"status\":200";
-        let forged = Entry {
-            method: evil,
-            target: evil,
-            host: evil,
-            referer: Some(evil),
-            user_agent: Some(evil),
-            tls: Some(Tls { version: "TLSv1.2", sni: std::str::from_utf8(evil).ok() }),
-            ..entry()
-        };
-        for format in [Format::Combined, Format::Json] {
-            let line = line(format, &forged);
-            assert_eq!(line.matches('\n').count(), 1, "{line}");
-        }
-        let read: Value = serde_json::from_str(&line(Format::Json, &forged)).unwrap();
-        assert_eq!(read["target"].as_str().map(str::as_bytes), Some(&evil[..]));
-        assert_eq!(read.as_object().unwrap().len(), 26);
-        let combined = line(Format::Combined, &forged);
-        assert_eq!(combined.matches('"').count(), 8, "{combined}");
-    }
-
-    #[test]
-    fn sessions_have_lines_as_well() {
-        let session = Session {
-            at: SystemTime::UNIX_EPOCH,
-            client: ([192, 0, 2, 1], 4000).into(),
-            port: 9000,
-            protocol: "tls",
-            status: 502,
-            request_bytes: 12,
-            response_bytes: u64::MAX,
-            total: Duration::from_millis(61_005),
-            service: Some("s"),
-            route: None,
-            upstream: None,
-            tries: 1,
-            tls: Some(Tls { version: "", sni: None }),
-        };
-        let mut out = Vec::new();
-        Format::Combined.push_session(&mut out, &session);
-        Format::Json.push_session(&mut out, &session);
-        let text = String::from_utf8(out).unwrap();
-        let (basic, object) = text.split_once('\n').unwrap();
-        assert_eq!(basic, "192.0.2.1 [01/Jan/1970:00:00:00 +0000] tls 502 18446744073709551615 12 61.005");
-        let object: Value = serde_json::from_str(object).unwrap();
-        assert_eq!(object["total_ms"], json!(61_005.0));
-        assert_eq!((&object["client"], &object["route"]), (&json!("192.0.2.1"), &Value::Null));
-    }
-}
+mod tests;

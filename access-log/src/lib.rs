@@ -10,6 +10,6 @@ mod time;
 
 pub use call::Call;
 pub use destination::{Destination, InvalidDestination};
-pub use entry::{Entry, Session, Tls};
+pub use entry::{Entry, Session, SessionEnd, StreamProtocol, Tls};
 pub use format::Format;
 pub use log::{AccessLog, Counts, OpenError, Pen, Plan, SharedPen};

@@ -64,6 +64,16 @@ pub struct Counts {
     pub dropped: u64,
 }
 
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        let add = |sum: Self, one: Self| Self {
+            written: sum.written.saturating_add(one.written),
+            dropped: sum.dropped.saturating_add(one.dropped),
+        };
+        all.fold(Self::default(), add)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     wants_reopening: AtomicBool,
@@ -310,10 +320,15 @@ impl Writer {
     }
 
     fn reopen(&mut self) {
+        // The process has no other standard output to go to.
+        if !matches!(self.destination, Destination::File(_)) {
+            return;
+        }
         match self.destination.open() {
             Ok(file) => {
                 self.file = file;
                 self.is_torn = false;
+                tracing::info!(destination = %self.destination, "the access log is opened anew");
             }
             Err(error) => {
                 let destination = &self.destination;

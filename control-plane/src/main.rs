@@ -62,8 +62,13 @@ fn serve(mut settings: Settings, plane: ControlPlaneSettings, matches: &ArgMatch
                         ControlPlaneSettings::read,
                     );
                     if let Some((new, _)) = read {
+                        control.reopen_log();
                         reload::report(&mut settings, &new, &[]);
                     }
+                }
+                Asked::ReopenLogs => {
+                    tracing::info!(signal = "SIGUSR1", "opening access logs anew");
+                    control.reopen_log();
                 }
                 Asked::TakeOver => tracing::info!(signal = "SIGUSR2", "has no effect"),
             }

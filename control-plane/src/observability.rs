@@ -3,6 +3,8 @@
 //! Written by `admin` and `distribution`, shown at `GET /metrics`. Nodes have their own. Series are bounded: one a
 //! known node, of which the registry of nodes holds a limited number, and one a status.
 
+mod text;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
@@ -12,7 +14,7 @@ use equipoise_identity::Role;
 use equipoise_proto::Revision;
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -334,7 +336,7 @@ impl Metrics {
         }
     }
 
-    /// All metrics as text.
+    /// All metrics, in the text form of Prometheus.
     pub fn encode(&self, scraped: &Scraped<'_>) -> String {
         self.revision.set(i64::try_from(scraped.revision.get()).unwrap_or(i64::MAX));
         let connected = scraped.nodes.iter().filter(|node| is_serving(node)).count();
@@ -342,9 +344,8 @@ impl Metrics {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, &momentary(scraped, self.uplink.as_ref())))
-            .and_then(|()| encode_eof(&mut text))
             .expect("writing to a string does not fail");
-        text
+        text::prometheus(&text)
     }
 }
 
@@ -463,7 +464,7 @@ mod tests {
             "equipoise_admin_requests_total{code=\"201\"} 1",
             "equipoise_admin_connections 1",
             "kong_datastore_reachable 1",
-            "# EOF",
+            "# TYPE equipoise_commits_total counter",
             &format!("kong_data_plane_last_seen{{{first}}} 100"),
             &format!("kong_data_plane_version_compatible{{{first},kong_version=\"0.1.0\"}} 1"),
             &format!("kong_data_plane_version_compatible{{{second},kong_version=\"0.1.0\"}} 0"),

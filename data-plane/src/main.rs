@@ -123,6 +123,10 @@ async fn until_end(
                     }
                 }
             }
+            Asked::ReopenLogs => {
+                tracing::info!(signal = "SIGUSR1", "opening access logs anew");
+                node.reopen_logs();
+            }
             Asked::TakeOver if started.as_ref().is_some_and(Started::is_under_way) => {
                 tracing::warn!("a successor is starting already");
             }

@@ -11,6 +11,7 @@ pub(crate) mod process;
 mod render;
 
 mod route;
+mod routes;
 mod session;
 mod text;
 mod worker;

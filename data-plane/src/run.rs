@@ -101,7 +101,7 @@ impl Node {
 
     /// Opens the files of access logs anew, as after their rotation.
     pub fn reopen_logs(&self) {
-        self.logs.each(AccessLog::reopen);
+        self.logs.all().iter().for_each(AccessLog::reopen);
     }
 
     /// Stops accepting, lets requests finish, marks the config in force as good.

@@ -50,6 +50,8 @@ pub struct NodeSettings {
     pub tracing: Option<spans::Plan>,
     /// The access log of the proxy.
     pub access_log: Option<Plan>,
+    /// The access log of streams.
+    pub stream_access_log: Option<Plan>,
     /// The access log of the Status API.
     pub status_access_log: Option<Plan>,
     /// Where the proxy listens.
@@ -155,6 +157,7 @@ impl NodeSettings {
             },
             tracing: traces::traced(settings)?,
             access_log: access_log::plan(settings, &keys::PROXY_ACCESS_LOG)?,
+            stream_access_log: stream_access_log(settings)?,
             status_access_log: access_log::plan(settings, &keys::STATUS_ACCESS_LOG)?,
             proxy_listen: settings.listen(&keys::PROXY_LISTEN).to_vec(),
             stream_listen: settings.stream_listen(&keys::PROXY_STREAM_LISTEN).to_vec(),
@@ -189,6 +192,12 @@ impl NodeSettings {
             },
         })
     }
+}
+
+/// Sessions of streams have a line where requests have, if nothing else is said.
+fn stream_access_log(settings: &Settings) -> Result<Option<Plan>, Problem> {
+    let own = &keys::PROXY_STREAM_ACCESS_LOG;
+    access_log::plan(settings, settings.text(own).map_or(&keys::PROXY_ACCESS_LOG, |_| own))
 }
 
 fn follow(settings: &Settings) -> Result<Option<Follow>, Problem> {

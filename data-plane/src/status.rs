@@ -68,8 +68,8 @@ pub struct Sources {
     pub directory: Arc<ArcSwap<Directory>>,
     /// What changed in who takes requests.
     pub events: Arc<Events>,
-    /// The access log of the proxy, for what it counts.
-    pub access_log: Option<AccessLog>,
+    /// The node's access logs, for what they count.
+    pub access_logs: Arc<[AccessLog]>,
     /// Where spans go, for what is counted there.
     pub spans: Option<Queue>,
     /// Of the access log of the Status API itself.
@@ -241,7 +241,7 @@ async fn metrics(State(sources): State<Sources>) -> Response {
         let counted = Counted {
             workers: &sources.workers,
             events: &sources.events,
-            access_log: sources.access_log.as_ref().map(AccessLog::counts),
+            access_logs: sources.access_logs.iter().map(AccessLog::counts).sum(),
             spans: sources.spans.as_ref().map(Queue::counts),
         };
         render(&sources.node, &counted, &table, &sources.directory.load())

@@ -304,6 +304,8 @@ keys! {
         "The same as XML.";
     PROXY_ACCESS_LOG = "proxy.access_log", Some("proxy_access_log"), Kind::Text, "off", Data,
         "Where a line about each request goes: `off`, `stdout`, `stderr` or the path of a file.";
+    PROXY_STREAM_ACCESS_LOG = "proxy.stream_access_log", Some("proxy_stream_access_log"), Kind::Text, "", Data,
+        "The same for each session of a stream; if empty, where lines about requests go.";
 
     UPSTREAM_POOL_SIZE = "upstream.pool_size", Some("upstream_keepalive_pool_size"),
         Kind::Int { min: 0, max: 1_000_000 }, "512", Data, "Idle connections to targets that one worker keeps.";

@@ -17,6 +17,8 @@ pub enum Asked {
     Reload,
     /// To start its program anew and to let that take over (SIGUSR2, as of nginx).
     TakeOver,
+    /// To open the files of its access logs anew, which were moved (SIGUSR1, as of nginx).
+    ReopenLogs,
 }
 
 /// The signals that a process takes over. Made before the first listener, so that none is missed.
@@ -24,12 +26,12 @@ pub struct StopSignals {
     stopping: [(&'static str, Signal); 3],
     reload: Signal,
     take_over: Signal,
-    ignored: Signal,
+    reopen_logs: Signal,
     _file_too_large: Signal,
 }
 
 impl StopSignals {
-    /// Takes them over: SIGTERM, SIGINT and SIGQUIT stop a process; SIGHUP, SIGUSR2 and SIGUSR1 (log rotation) do not.
+    /// Takes them over: SIGTERM, SIGINT and SIGQUIT stop a process; SIGHUP, SIGUSR2 and SIGUSR1 do not.
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
@@ -44,23 +46,21 @@ impl StopSignals {
             ],
             reload: signal(SignalKind::hangup())?,
             take_over: signal(SignalKind::user_defined2())?,
-            ignored: signal(SignalKind::user_defined1())?,
+            reopen_logs: signal(SignalKind::user_defined1())?,
             _file_too_large: signal(SignalKind::from_raw(FILE_TOO_LARGE))?,
         })
     }
 
-    /// Waits for the next one and says what it asks for; one without effect is logged.
+    /// Waits for the next one and says what it asks for.
     pub async fn asked(&mut self) -> Asked {
-        let Self { stopping: [terminate, interrupt, quit], reload, take_over, ignored, .. } = self;
-        loop {
-            tokio::select! {
-                _ = terminate.1.recv() => return Asked::Stop(terminate.0),
-                _ = interrupt.1.recv() => return Asked::Stop(interrupt.0),
-                _ = quit.1.recv() => return Asked::Stop(quit.0),
-                _ = reload.recv() => return Asked::Reload,
-                _ = take_over.recv() => return Asked::TakeOver,
-                _ = ignored.recv() => tracing::info!(signal = "SIGUSR1", "has no effect"),
-            }
+        let Self { stopping: [terminate, interrupt, quit], reload, take_over, reopen_logs, .. } = self;
+        tokio::select! {
+            _ = terminate.1.recv() => Asked::Stop(terminate.0),
+            _ = interrupt.1.recv() => Asked::Stop(interrupt.0),
+            _ = quit.1.recv() => Asked::Stop(quit.0),
+            _ = reload.recv() => Asked::Reload,
+            _ = take_over.recv() => Asked::TakeOver,
+            _ = reopen_logs.recv() => Asked::ReopenLogs,
         }
     }
 
@@ -71,6 +71,7 @@ impl StopSignals {
                 Asked::Stop(signal) => return signal,
                 Asked::Reload => tracing::info!(signal = "SIGHUP", "has no effect"),
                 Asked::TakeOver => tracing::info!(signal = "SIGUSR2", "has no effect"),
+                Asked::ReopenLogs => tracing::info!(signal = "SIGUSR1", "has no effect"),
             }
         }
     }

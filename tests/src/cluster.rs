@@ -1,7 +1,7 @@
 //! The planes as an operator starts them: both in one process, or apart.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ const ANY: &str = "127.0.0.1:0";
 pub struct Standalone {
     /// The process; `None` between [`Standalone::kill`] and [`Standalone::start_again`].
     pub process: Option<Process>,
-    more: &'static [&'static str],
+    more: Vec<String>,
     dir: TempDir,
 }
 
@@ -36,7 +36,8 @@ impl Standalone {
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start_with(more: &'static [&'static str]) -> Result<Self> {
+    pub fn start_with(more: &[&str]) -> Result<Self> {
+        let more = more.iter().map(|&word| word.to_owned()).collect();
         let mut standalone = Self { process: None, more, dir: tempfile::tempdir()? };
         standalone.start_again()?;
         Ok(standalone)
@@ -50,7 +51,7 @@ impl Standalone {
         let dir = tempfile::tempdir()?;
         let process = Process::start_by(script, "equipoise", dir.path(), &ARGUMENTS)?;
         wait_for_node(&process);
-        Ok(Self { process: Some(process), more: &[], dir })
+        Ok(Self { process: Some(process), more: Vec::new(), dir })
     }
 
     /// Starts it on the store it left behind.
@@ -58,9 +59,10 @@ impl Standalone {
     /// # Errors
     /// When it does not start.
     pub fn start_again(&mut self) -> Result<()> {
-        let said = |pair: &&[&str]| pair.first().is_some_and(|flag| self.more.contains(flag));
-        let usual = ARGUMENTS.chunks(2).filter(|pair| !said(pair)).flatten();
-        let arguments: Vec<_> = usual.chain(self.more).collect();
+        let said =
+            |pair: &&[&str]| pair.first().is_some_and(|flag| self.more.iter().any(|word| word == flag));
+        let usual = ARGUMENTS.chunks(2).filter(|pair| !said(pair)).flatten().copied();
+        let arguments: Vec<_> = usual.chain(self.more.iter().map(String::as_str)).collect();
         let process = Process::start("equipoise", self.dir.path(), &arguments)?;
         // Before that, no write waits for it.
         wait_for_node(&process);
@@ -70,7 +72,12 @@ impl Standalone {
 
     /// Where it keeps its config.
     pub fn store_dir(&self) -> PathBuf {
-        self.dir.path().join("equipoise-data")
+        self.home().join("equipoise-data")
+    }
+
+    /// Where it was started: relative paths of its settings begin there.
+    pub fn home(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Ends it as a crash would.

@@ -4,21 +4,27 @@ use std::time::{Duration, Instant};
 
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod dns;
 pub mod echo;
 pub mod fleet;
 pub mod http2;
+pub mod http2_load;
 pub mod large;
 pub mod load;
+pub mod message;
 pub mod metrics;
 pub mod origin;
 pub mod process;
 pub mod tls;
+pub mod tools;
 pub mod wire;
 
 pub use client::{Client, Response};
+pub use collector::Collector;
 pub use dns::NameServer;
-pub use http2::Http2Load;
+pub use http2::Http2Client;
+pub use http2_load::Http2Load;
 pub use load::Load;
 pub use origin::Origin;
 pub use process::Process;

@@ -1,6 +1,6 @@
 //! A target that says its name, can be stopped and started again on its port, can hold its answers back, and fail.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -8,6 +8,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde_json::json;
+
+use crate::message::Head;
 
 /// Paths that an origin remembers.
 const PATHS_MAX: usize = 1000;
@@ -213,27 +215,12 @@ fn answer(stream: TcpStream, name: &str, seen: &Seen, gate: &Gate, manner: &Mute
     stream.set_nodelay(true).ok()?;
     let mut reader = BufReader::new(stream);
     loop {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            if reader.read_until(b'\n', &mut head).ok()? == 0 {
-                return None;
-            }
-        }
-        let mut slots = [httparse::EMPTY_HEADER; 64];
-        let mut request = httparse::Request::new(&mut slots);
-        request.parse(&head).ok()?;
-        let headers: Vec<_> = request
-            .headers
-            .iter()
-            .map(|h| (h.name.to_ascii_lowercase(), String::from_utf8_lossy(h.value)))
-            .collect();
-        let length = headers.iter().find(|(name, _)| name == "content-length");
-        let length: u64 = length.and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
-        let body_bytes = std::io::copy(&mut (&mut reader).take(length), &mut std::io::sink()).ok()?;
+        let request = Head::read(&mut reader).ok()?;
+        let body_bytes = request.skip_body(&mut reader).ok()?;
         {
             let mut paths = seen.paths.lock().expect("no panic while held");
             if paths.len() < PATHS_MAX {
-                paths.push(request.path.unwrap_or_default().to_owned());
+                paths.push(request.path.clone());
             }
             seen.requests.fetch_add(1, Ordering::SeqCst);
         }
@@ -244,7 +231,7 @@ fn answer(stream: TcpStream, name: &str, seen: &Seen, gate: &Gate, manner: &Mute
             "name": name,
             "method": request.method,
             "path": request.path,
-            "headers": headers.iter().map(|(n, v)| (n.clone(), v.to_string())).collect::<Vec<_>>(),
+            "headers": request.headers,
             "body_bytes": body_bytes,
         })
         .to_string();

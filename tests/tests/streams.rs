@@ -106,7 +106,7 @@ fn streams_are_routed_balanced_and_counted() {
 #[test]
 fn a_stop_lets_a_session_finish() {
     let more = ["--proxy-stream-listen", "127.0.0.1:0", "--proxy-drain-timeout", "20s"];
-    let mut standalone = Standalone::start_with(Box::leak(more.into())).unwrap();
+    let mut standalone = Standalone::start_with(&more).unwrap();
     let target = Echo::tcp("1");
     let mut admin = standalone.process().client("admin");
     service(&mut admin, "s", "tcp", &format!("host=127.0.0.1&port={}", target.address().port()));

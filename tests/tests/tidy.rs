@@ -20,6 +20,7 @@ const PURE: &[&str] = &[
     "control-plane/src/identity/ledger",
     "control-plane/src/identity/record",
     "control-plane/src/distribution/attempts",
+    "control-plane/src/observability/text",
     "data-plane/src/dns/schedule",
     "data-plane/src/router",
     "data-plane/src/balancer",

@@ -18,7 +18,7 @@ pub const CONNECTIONS: &str = "kong_nginx_connections_total";
 pub const REQUESTS: &str = "kong_nginx_requests_total";
 /// Health by upstream, target and address.
 pub const TARGET_HEALTH: &str = "kong_upstream_target_health";
-/// What a part of memory with a bound holds: the process itself, and the queue of the access log.
+/// What a part of memory with a bound holds: of these there is one, the process itself.
 pub const SHARED_MEMORY: &str = "kong_memory_lua_shared_dict_bytes";
 /// That bound.
 pub const SHARED_MEMORY_TOTAL: &str = "kong_memory_lua_shared_dict_total_bytes";

@@ -1,22 +1,19 @@
 //! The node's metrics as Prometheus text.
 
-use std::sync::LazyLock;
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use equipoise_access_log::Counts;
 
 use super::node::{ConfigSource, NodeState};
-use super::route::{RouteMetrics, Sum};
 use super::text::{Kind, Text};
 use super::worker::{WorkerSum, Workers};
-use super::{names, process, session};
+use super::{names, process, routes, session};
 use crate::spans;
 use crate::table::events::Events;
 use crate::table::view::{LoadView, upstream_load};
-use crate::table::{AddressState, Directory, MemberTarget, Members, Table};
+use crate::table::{AddressState, Directory, MemberTarget, Members, Route, Table};
 use crate::tls::Reason;
-
-/// The only workspace there is yet.
-const WORKSPACE: &str = "default";
 
 /// States of an address, in the order in which their series are written.
 const HEALTH_STATES: [&str; 4] = ["healthchecks_off", "healthy", "unhealthy", "dns_error"];
@@ -28,8 +25,8 @@ pub struct Counted<'a> {
     pub workers: &'a Workers,
     /// By the builder.
     pub events: &'a Events,
-    /// By the access log, if there is one.
-    pub access_log: Option<Counts>,
+    /// By all access logs together.
+    pub access_logs: Counts,
     /// By the exporter of spans, if there is one.
     pub spans: Option<spans::Counts>,
 }
@@ -42,16 +39,20 @@ pub fn render(node: &NodeState, counted: &Counted<'_>, table: &Table, directory:
     workers.iter().for_each(|worker| worker.add_to(&mut sum));
     render_node(&mut text, node);
     render_workers(&mut text, node, &sum);
-    render_access_log(&mut text, counted.access_log.unwrap_or_default());
+    render_access_log(&mut text, counted.access_logs);
     let spans = counted.spans.unwrap_or_default();
     text.family(names::SPANS, Kind::Counter, "Spans of traced requests, by what became of them.");
     text.sample(names::SPANS, &[("result", "exported")], spans.exported);
     text.sample(names::SPANS, &[("result", "dropped")], spans.dropped);
-    let sessions = of_streams(table, std::mem::take(&mut sum.unmatched_sessions));
-    render_routes(&mut text, table, std::mem::take(&mut sum.unmatched), &sessions);
-    session::render(&mut text, &sessions, &sum.sessions, WORKSPACE);
+    routes::render(
+        &mut text,
+        table,
+        std::mem::take(&mut sum.unmatched),
+        std::mem::take(&mut sum.unmatched_sessions),
+    );
+    session::render(&mut text, &sum.sessions);
     let upstreams_left_out = render_upstreams(&mut text, directory);
-    let addresses_left_out = render_health(&mut text, directory, names::SUBJECTS_MAX);
+    let addresses_left_out = render_health(&mut text, table, directory, names::SUBJECTS_MAX);
     text.family(names::LEFT_OUT, Kind::Gauge, "What has no series for want of room.");
     for (kind, count) in [("upstream", upstreams_left_out), ("address", addresses_left_out)] {
         text.sample(names::LEFT_OUT, &[("kind", kind)], u64::try_from(count).unwrap_or(u64::MAX));
@@ -218,80 +219,6 @@ fn render_access_log(text: &mut Text, counts: Counts) {
     text.sample(names::ACCESS_LOG_DROPPED, &[], counts.dropped);
 }
 
-/// Routes for streams that had sessions; the first is of those that no route matched.
-fn of_streams(table: &Table, unmatched: Sum) -> Vec<(&RouteMetrics, Sum)> {
-    static NONE: LazyLock<RouteMetrics> = LazyLock::new(RouteMetrics::default);
-    let routes = table.routes.iter().flatten().filter(|route| route.stream.is_some());
-    let routes = routes.map(|route| &*route.metrics).filter_map(|route| Some((route, route.sum()?)));
-    [(&*NONE, unmatched)].into_iter().chain(routes).collect()
-}
-
-fn render_routes(text: &mut Text, table: &Table, unmatched: Sum, sessions: &[(&RouteMetrics, Sum)]) {
-    let none = RouteMetrics::default();
-    let routes = table.routes.iter().flatten().filter(|route| route.stream.is_none());
-    let routes = routes.map(|route| &*route.metrics);
-    let mut series: Vec<(&RouteMetrics, Sum)> =
-        routes.filter_map(|route| Some((route, route.sum()?))).collect();
-    if !unmatched.codes.is_empty() {
-        series.push((&none, unmatched));
-    }
-    text.family(names::HTTP_REQUESTS, Kind::Counter, "Requests by service, route, code and source.");
-    for (route, sum) in &series {
-        for ((code, source), count) in &sum.codes {
-            let code = code.to_string();
-            let labels = [
-                ("service", route.service()),
-                ("route", route.route()),
-                ("code", &code),
-                ("source", source.as_str()),
-                ("workspace", WORKSPACE),
-                ("consumer", ""),
-            ];
-            text.sample(names::HTTP_REQUESTS, &labels, *count);
-        }
-    }
-    text.family(names::BANDWIDTH, Kind::Counter, "Bytes from and to clients.");
-    for (route, sum) in series.iter().chain(sessions.iter().skip(1)) {
-        for (direction, bytes) in [("ingress", sum.ingress_bytes), ("egress", sum.egress_bytes)] {
-            let labels = [
-                ("service", route.service()),
-                ("route", route.route()),
-                ("direction", direction),
-                ("workspace", WORKSPACE),
-                ("consumer", ""),
-            ];
-            text.sample(names::BANDWIDTH, &labels, bytes);
-        }
-    }
-    text.family(names::KONG_LATENCY, Kind::Histogram, "Time of requests that is not the upstream's.");
-    for (route, sum) in &series {
-        let labels = route_labels(route);
-        text.histogram(names::KONG_LATENCY, &labels, &names::KONG_BUCKETS_MS, &sum.kong);
-    }
-    text.family(
-        names::UPSTREAM_LATENCY,
-        Kind::Histogram,
-        "Time from the pick of a target to the head of its response.",
-    );
-    for (route, sum) in &series {
-        let labels = route_labels(route);
-        text.histogram(names::UPSTREAM_LATENCY, &labels, &names::UPSTREAM_BUCKETS_MS, &sum.upstream);
-    }
-    text.family(
-        names::REQUEST_LATENCY,
-        Kind::Histogram,
-        "Time from the head of a request to the end of its response.",
-    );
-    for (route, sum) in &series {
-        let labels = route_labels(route);
-        text.histogram(names::REQUEST_LATENCY, &labels, &names::UPSTREAM_BUCKETS_MS, &sum.request);
-    }
-}
-
-fn route_labels(route: &RouteMetrics) -> [(&'static str, &str); 3] {
-    [("service", route.service()), ("route", route.route()), ("workspace", WORKSPACE)]
-}
-
 /// What a gauge of an upstream shows.
 type OfLoad = fn(&LoadView) -> u64;
 
@@ -324,24 +251,50 @@ fn render_upstreams(text: &mut Text, directory: &Directory) -> usize {
 
 /// The health of at most so many addresses; gives the number of those that are left out. A target without any counts as
 /// one.
-fn render_health(text: &mut Text, directory: &Directory, most: usize) -> usize {
+fn render_health(text: &mut Text, table: &Table, directory: &Directory, most: usize) -> usize {
     text.family(names::TARGET_HEALTH, Kind::Gauge, "Health of targets: 1 for the state that holds.");
+    let of_streams = of_streams_only(table);
     let (mut room, mut left_out) = (most, 0);
     for upstream in directory.values() {
         let Some(name) = &upstream.name else { continue };
+        let subsystem = if of_streams.contains(&**name) { "stream" } else { "http" };
         let members = upstream.members();
         for target in members.targets() {
             let taken = target.addresses.len().max(1).min(room);
             left_out += target.addresses.len().max(1) - taken;
             room -= taken;
-            render_target(text, name, target, &members, taken);
+            render_target(text, (name, subsystem), target, &members, taken);
         }
     }
     left_out
 }
 
-/// The first `most` addresses of a target.
-fn render_target(text: &mut Text, upstream: &str, target: &MemberTarget, members: &Members, most: usize) {
+/// Names of the upstreams that routes for streams lead to, and no others do. In the reference each subsystem tells of all
+/// upstreams; here there is one series of each address, so that a sum counts it once.
+fn of_streams_only(table: &Table) -> HashSet<&str> {
+    let routes = || table.routes.iter().flatten();
+    let mut names: HashSet<_> = routes().filter(|route| route.stream.is_some()).filter_map(led_to).collect();
+    if !names.is_empty() {
+        for name in routes().filter(|route| route.stream.is_none()).filter_map(led_to) {
+            names.remove(name);
+        }
+    }
+    names
+}
+
+/// The name of the upstream that a route leads to.
+fn led_to(route: &Arc<Route>) -> Option<&str> {
+    route.service.as_ref()?.upstream.name.as_deref()
+}
+
+/// The first `most` addresses of a target, of an upstream with this name in this subsystem.
+fn render_target(
+    text: &mut Text,
+    (upstream, subsystem): (&str, &str),
+    target: &MemberTarget,
+    members: &Members,
+    most: usize,
+) {
     let mut series = |address: &str, holds: &str| {
         for state in HEALTH_STATES {
             let labels = [
@@ -349,7 +302,7 @@ fn render_target(text: &mut Text, upstream: &str, target: &MemberTarget, members
                 ("target", &target.label),
                 ("address", address),
                 ("state", state),
-                ("subsystem", "http"),
+                ("subsystem", subsystem),
             ];
             text.sample(names::TARGET_HEALTH, &labels, u64::from(state == holds));
         }
@@ -373,7 +326,6 @@ mod tests {
     use crate::table::fixture::{id, target, upstream};
     use crate::table::{Update, builder};
     use equipoise_proto::NodeId;
-    use std::sync::Arc;
 
     #[tokio::test]
     async fn addresses_past_the_bound_are_counted_and_not_shown() {
@@ -385,7 +337,11 @@ mod tests {
         seams.updates.apply(position, Update::Snapshot(records)).await.unwrap();
         for (most, want) in [(10, 0), (6, 0), (5, 1), (2, 4), (0, 6)] {
             let mut text = Text::default();
-            assert_eq!(render_health(&mut text, &seams.directory.load(), most), want, "{most}");
+            assert_eq!(
+                render_health(&mut text, &seams.active.load(), &seams.directory.load(), most),
+                want,
+                "{most}"
+            );
             let series = text.into_string().matches("state=\"healthy\"").count();
             assert_eq!(series + want, 6, "{most}");
         }

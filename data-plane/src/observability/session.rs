@@ -1,10 +1,10 @@
 //! Connections and datagrams that are no HTTP, as one worker counts them.
 
 use super::counter::Counter;
+use super::names;
 use super::route::{RouteMetrics, Source};
 use super::text::{Kind, Text};
 use super::worker::WorkerMetrics;
-use super::{names, route::Sum};
 
 /// What a session is carried by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,27 +122,8 @@ impl WorkerMetrics {
     }
 }
 
-/// Writes sessions by route, and those under way.
-pub(super) fn render(
-    text: &mut Text,
-    routes: &[(&RouteMetrics, Sum)],
-    sum: &SessionSum,
-    workspace: &'static str,
-) {
-    text.family(names::STREAM_SESSIONS, Kind::Counter, "Stream sessions by service, route, code and source.");
-    for (route, sum) in routes {
-        for ((code, source), count) in &sum.codes {
-            let code = code.to_string();
-            let labels = [
-                ("service", route.service()),
-                ("route", route.route()),
-                ("code", &code),
-                ("source", source.as_str()),
-                ("workspace", workspace),
-            ];
-            text.sample(names::STREAM_SESSIONS, &labels, *count);
-        }
-    }
+/// Writes sessions under way, and what was lost of datagrams.
+pub(super) fn render(text: &mut Text, sum: &SessionSum) {
     text.family(names::STREAM_ACTIVE, Kind::Gauge, "Stream sessions under way.");
     for kind in SessionKind::ALL {
         let active = sum.active.iter().filter(|(of, _)| *of == kind).map(|(_, active)| active).sum();

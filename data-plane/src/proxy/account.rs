@@ -239,10 +239,12 @@ impl<'a> Seen<'a> {
             path: target.map_or_else(String::new, |target| text(target.path)),
             query: target.and_then(|target| target.query).map(text),
             is_tls: self.client.peer.is_tls(),
+            // What came by HTTP/2 is one of HTTP/1.1 past the connection.
             protocol_version: match self.head.map(|head| head.version) {
-                Some(Version::Http10) => "1.0",
-                Some(Version::Http11) => "1.1",
-                None => "",
+                _ if self.client.peer.is_http2() => Some("2"),
+                Some(Version::Http10) => Some("1.0"),
+                Some(Version::Http11) => Some("1.1"),
+                None => None,
             },
             host: text(entry.host),
             port: self.client.peer.port(),
@@ -260,16 +262,17 @@ impl<'a> Seen<'a> {
 
     fn try_spans(&self) -> Vec<TrySpan> {
         let began = self.finished.facts.started;
+        let over = began + self.finished.sample.request;
         let tries = self.account.tries.borrow();
         let before = tries.count.saturating_sub(u32::try_from(tries.list.len()).unwrap_or(0));
         let spans = (before..).zip(&tries.list).map(|(number, one)| {
             // One that has not ended was given up: its client left, or another try was better.
-            let (ended, end) =
-                one.ended.map_or_else(|| (Instant::now(), None), |(ended, end)| (ended, Some(end)));
+            let (ended, end) = one.ended.map_or((over, None), |(ended, end)| (ended, Some(end)));
             TrySpan {
                 id: one.span,
                 started: self.account.started + one.began.saturating_duration_since(began),
-                took: ended.saturating_duration_since(one.began),
+                // No part of a request lasts longer than all of it.
+                took: ended.min(over).saturating_duration_since(one.began),
                 address: one.address,
                 status: match end {
                     Some(End::Replied(status)) => Some(status),

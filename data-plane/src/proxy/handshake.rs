@@ -23,7 +23,7 @@ const HANDSHAKE: u8 = 22;
 pub(crate) struct Shaken {
     pub(crate) stream: Stream,
     /// Who is there.
-    pub(super) peer: Peer,
+    pub(crate) peer: Peer,
     /// Whether HTTP/2 is spoken, as both ends agreed.
     pub(super) speaks_http2: bool,
 }

@@ -109,6 +109,8 @@ pub struct ProxySettings {
     pub error_templates: Templates,
     /// Where lines about requests go.
     pub access_log: Option<AccessLog>,
+    /// Where lines about sessions of streams go.
+    pub stream_access_log: Option<AccessLog>,
 }
 
 impl Default for ProxySettings {
@@ -143,6 +145,7 @@ impl Default for ProxySettings {
             tracer: None,
             error_templates: Templates::default(),
             access_log: None,
+            stream_access_log: None,
         }
     }
 }

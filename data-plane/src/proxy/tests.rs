@@ -12,6 +12,7 @@ mod headers;
 mod http2;
 mod http2_targets;
 mod large_heads;
+pub(crate) mod log_file;
 mod mishaps;
 mod names;
 mod passive;

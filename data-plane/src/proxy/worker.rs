@@ -60,6 +60,8 @@ pub struct Worker {
     pub(super) tracer: Option<Tracer>,
     /// Of the access log, if there is one.
     pub(super) pen: Option<Pen>,
+    /// The same for sessions of streams.
+    pub(crate) stream_pen: Option<Pen>,
     pub(crate) is_draining: Cell<bool>,
     /// Clients are asked to go elsewhere.
     is_away: Cell<bool>,
@@ -226,6 +228,7 @@ pub(super) fn run(
             metrics,
             tracer: settings.tracer.clone(),
             pen: settings.access_log.as_ref().map(AccessLog::pen),
+            stream_pen: settings.stream_access_log.as_ref().map(AccessLog::pen),
             is_draining: Cell::new(false),
             is_away: Cell::new(false),
             idle_grace: Cell::new(None),
@@ -313,9 +316,7 @@ async fn tick(worker: Rc<Worker>, newest: Newest, node: Option<Arc<NodeState>>) 
             calls = called;
             worker.timers.wake_all();
         }
-        if let Some(pen) = &worker.pen {
-            pen.flush();
-        }
+        worker.pen.iter().chain(&worker.stream_pen).for_each(Pen::flush);
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(HOUSEKEEPING_TICKS) {
             worker.metrics.deadlines(worker.timers.count());

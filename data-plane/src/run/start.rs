@@ -113,6 +113,7 @@ pub async fn start_after(
         descriptors_for_clients: settings.descriptors.raise(),
         error_templates,
         access_log: logs.proxy.clone(),
+        stream_access_log: logs.stream.clone(),
         ..settings.proxy.clone()
     };
     let proxy = proxy::start_closed(proxy_settings, &mut sockets, &seams.active, &workers)?;
@@ -171,7 +172,7 @@ pub async fn start_after(
             active: active.clone(),
             directory: Arc::clone(&directory),
             events: Arc::clone(&events),
-            access_log: logs.proxy.clone(),
+            access_logs: logs.all().into(),
             spans: spans.clone(),
             pen: logs.status.as_ref().map(|log| Arc::new(SharedPen::new(log.pen()))),
         };

@@ -32,6 +32,7 @@ async fn node(directory: &Path) -> Result<Node, StartError> {
         proxy: ProxySettings { workers: 1, ..ProxySettings::default() },
         tracing: None,
         access_log: None,
+        stream_access_log: None,
         status_access_log: None,
         proxy_listen: vec![Listen { tls: true, ..Listen::from(any) }],
         stream_listen: Vec::new(),

@@ -57,6 +57,7 @@ pub(super) fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         },
         tracer: None,
         access_log: None,
+        stream_access_log: None,
     })
 }
 

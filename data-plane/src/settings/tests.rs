@@ -1,3 +1,4 @@
+use equipoise_access_log::Destination;
 use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX};
 use equipoise_settings::Process;
 use equipoise_settings::source::Layers;
@@ -62,6 +63,23 @@ fn names_are_asked_for_as_the_reference_is_told_to() {
     ] {
         assert!(read(name, value).is_err(), "{name}={value}");
     }
+}
+
+#[test]
+fn sessions_have_lines_where_requests_have_unless_a_place_is_said() {
+    let file = |path: &str| Some(Destination::File(path.into()));
+    for (variables, want) in [
+        (&[][..], None),
+        (&[("KONG_PROXY_ACCESS_LOG", "a.log")], file("a.log")),
+        (&[("KONG_PROXY_ACCESS_LOG", "a.log"), ("KONG_PROXY_STREAM_ACCESS_LOG", "b.log")], file("b.log")),
+        (&[("KONG_PROXY_ACCESS_LOG", "a.log"), ("KONG_PROXY_STREAM_ACCESS_LOG", "off")], None),
+        (&[("KONG_PROXY_STREAM_ACCESS_LOG", "/dev/stdout")], Some(Destination::Stdout)),
+    ] {
+        let plan = read(variables).unwrap().stream_access_log;
+        assert_eq!(plan.map(|plan| plan.destination), want, "{variables:?}");
+    }
+    let error = read(&[("KONG_PROXY_STREAM_ACCESS_LOG", "a.log basic")]).unwrap_err().to_string();
+    assert!(error.contains("proxy.stream_access_log"), "{error}");
 }
 
 #[test]

@@ -166,17 +166,17 @@ fn server(request: &RequestSpan, id: u64) -> Span {
         number("server.port", request.port.into()),
         text("client.address", client),
         text("network.peer.address", peer),
-        text("network.protocol.version", request.protocol_version),
         number("http.response.status_code", request.status.into()),
         text("equipoise.request_id", request_id),
     ];
     let given = [
-        ("url.query", &request.query),
-        ("user_agent.original", &request.user_agent),
-        ("equipoise.route", &request.route),
-        ("equipoise.service", &request.service),
+        ("network.protocol.version", request.protocol_version),
+        ("url.query", request.query.as_deref()),
+        ("user_agent.original", request.user_agent.as_deref()),
+        ("equipoise.route", request.route.as_deref()),
+        ("equipoise.service", request.service.as_deref()),
     ];
-    attributes.extend(given.iter().filter_map(|(name, value)| Some(text(name, value.as_deref()?))));
+    attributes.extend(given.iter().filter_map(|(name, value)| Some(text(name, (*value)?))));
     let error = match request.status {
         500.. => Some(request.status.to_string()),
         _ if !request.is_complete => Some("incomplete".to_owned()),

@@ -57,8 +57,8 @@ pub struct RequestSpan {
     pub query: Option<String>,
     /// Whether the client speaks TLS.
     pub is_tls: bool,
-    /// `1.1`, as far as it is known.
-    pub protocol_version: &'static str,
+    /// `1.0`, `1.1` or `2`, as far as it is known.
+    pub protocol_version: Option<&'static str>,
     /// Whom the client asked.
     pub host: String,
     /// The port it came in by.

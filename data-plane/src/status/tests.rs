@@ -56,7 +56,7 @@ async fn node() -> Sources {
         active: seams.active.clone(),
         directory,
         events: seams.events,
-        access_log: None,
+        access_logs: [].into(),
         spans: None,
         pen: None,
     }
@@ -129,7 +129,7 @@ async fn readiness_follows_config_and_drain() {
         active: Active::default(),
         directory: Arc::default(),
         events: Arc::default(),
-        access_log: None,
+        access_logs: [].into(),
         spans: None,
         pen: None,
     };

@@ -8,25 +8,14 @@ use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
-use crate::observability::RouteMetrics;
+use equipoise_access_log::SessionEnd;
+
+use super::account::Account;
 use crate::proxy::buffer::{Buffer, Buffers};
 use crate::proxy::stream::Stream;
 use crate::proxy::timer::Timer;
 use crate::proxy::worker::Worker;
 use crate::table::{Lease, Service};
-
-/// How a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// Both sides have.
-    Both,
-    /// Nothing moved for too long.
-    Idle,
-    /// One side broke: neither may take what it got for the whole.
-    Broken,
-    /// The target left, and its time to finish was over.
-    Cut,
-}
 
 /// One direction: from its source's buffer to its sink.
 #[derive(Debug, Default)]
@@ -124,7 +113,7 @@ impl Way {
     }
 }
 
-/// Relays until the end; the lease is held as long. Bytes are counted as they pass: sessions may last for days.
+/// Relays until the end; the lease is held as long. Bytes are counted as they pass.
 ///
 /// The service's `read_timeout` is how long neither side may say anything, its `write_timeout` how long the target may
 /// take nothing; the client may for `proxy.send_timeout`.
@@ -134,26 +123,23 @@ pub(super) async fn run(
     worker: &Worker,
     lease: &Lease,
     service: &Service,
-    metrics: &RouteMetrics,
-) -> Ended {
+    account: &Account<'_>,
+) -> SessionEnd {
     let (mut up, mut down) = (Way::default(), Way::default());
     let [idle, up_timer, down_timer] = [(); 3].map(|()| worker.timers.timer());
     idle.arm(service.read_timeout);
     let ended = poll_fn(|cx| {
         if lease.is_cut() {
-            return Poll::Ready(Ended::Cut);
+            return Poll::Ready(SessionEnd::Removed);
         }
         let up_moved = up.poll(cx, &mut client, &mut upstream, &worker.buffers);
         let down_moved = down.poll(cx, &mut upstream, &mut client, &worker.buffers);
-        let passed = (std::mem::take(&mut up.passed), std::mem::take(&mut down.passed));
-        if passed != (0, 0) {
-            worker.metrics.session_passed(metrics, passed.0, passed.1);
-        }
+        account.passed(std::mem::take(&mut up.passed), std::mem::take(&mut down.passed));
         let (Ok(up_moved), Ok(down_moved)) = (up_moved, down_moved) else {
-            return Poll::Ready(Ended::Broken);
+            return Poll::Ready(SessionEnd::Broken);
         };
         if up.is_shut && down.is_shut {
-            return Poll::Ready(Ended::Both);
+            return Poll::Ready(SessionEnd::Closed);
         }
         if up_moved || down_moved {
             idle.arm(service.read_timeout);
@@ -162,22 +148,20 @@ pub(super) async fn run(
             || down.has_stalled(cx, &down_timer, down_moved, worker.settings.send_timeout)
             || idle.poll_expired(cx).is_ready()
         {
-            return Poll::Ready(Ended::Idle);
+            return Poll::Ready(SessionEnd::Idle);
         }
         Poll::Pending
     })
     .await;
     up.buffer.give_back(&worker.buffers);
     down.buffer.give_back(&worker.buffers);
-    match ended {
-        Ended::Both | Ended::Idle => {
-            client.close();
-            upstream.close();
-        }
-        Ended::Broken | Ended::Cut => {
-            client.abort();
-            upstream.abort();
-        }
+    if matches!(ended, SessionEnd::Closed | SessionEnd::Idle) {
+        client.close();
+        upstream.close();
+    } else {
+        // Neither side may take what it got for the whole.
+        client.abort();
+        upstream.abort();
     }
     ended
 }

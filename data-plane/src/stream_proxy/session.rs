@@ -8,12 +8,13 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tracing::debug;
 
+use super::account::Account;
 use super::attempt;
 use super::peek;
 use super::relay;
 use super::say;
 use crate::health::Outcome;
-use crate::observability::{SessionKind, Source};
+use crate::observability::SessionKind;
 use crate::proxy::Peer;
 use crate::proxy::handshake;
 use crate::proxy::reach::{self, Reach};
@@ -33,37 +34,44 @@ pub(crate) async fn serve(
     let Some(tls) = tls else {
         let query = StreamQuery { transport: Transport::Tcp, source, destination, sni: None };
         let _active = worker.metrics.session_opened(SessionKind::Tcp);
-        return route(stream, &query, None, worker).await;
+        return route(stream, &query, None, Account::open(worker, &query), worker).await;
     };
     let _active = worker.metrics.session_opened(SessionKind::Tls);
+    let query = StreamQuery { transport: Transport::Tls, source, destination, sni: None };
+    let mut account = Account::open(worker, &query);
     match Box::pin(peek::hello(&stream, worker)).await {
         Ok(hello) => {
-            let sni = hello.sni.as_deref();
-            let query = StreamQuery { transport: Transport::Tls, source, destination, sni };
-            route(stream, &query, Some(tls), worker).await;
+            let query = StreamQuery { sni: hello.sni.as_deref(), ..query };
+            account.asked_for(query.sni);
+            route(stream, &query, Some(tls), account, worker).await;
         }
         Err(error) => {
             debug!(%error, client = %source, "a client's handshake cannot be read");
             worker.metrics.handshake_failed();
-            worker.metrics.session_ended(None, 400, Source::Kong);
+            account.over(400, None);
         }
     }
 }
 
 /// Finds the route, and does as it says.
-async fn route(stream: TcpStream, query: &StreamQuery<'_>, tls: Option<Arc<ServerConfig>>, worker: &Worker) {
+async fn route(
+    stream: TcpStream,
+    query: &StreamQuery<'_>,
+    tls: Option<Arc<ServerConfig>>,
+    mut account: Account<'_>,
+    worker: &Worker,
+) {
     let StreamQuery { source, destination, .. } = *query;
     // The route is held and the table is not: a session may last for days.
     let route = worker.table().resolve_stream(query).cloned();
     let Some(route) = route else {
         say::unserved(worker, query, "no route matches a connection");
-        worker.metrics.session_ended(None, 500, Source::Kong);
-        return;
+        return account.over(500, None);
     };
+    account.routed(&route);
     let Some(service) = route.service.clone() else {
         say::unserved(worker, query, "a connection's route has no service");
-        worker.metrics.session_ended(Some(&route.metrics), 503, Source::Kong);
-        return;
+        return account.over(503, None);
     };
     let client = match tls.filter(|_| route.stream == Some(OfStreams::Plain)) {
         None => Stream::accepted(stream),
@@ -71,30 +79,32 @@ async fn route(stream: TcpStream, query: &StreamQuery<'_>, tls: Option<Arc<Serve
             let peer = Peer::new(source, destination.port(), &worker.settings);
             // Boxed: it is over long before the session is.
             match Box::pin(handshake::shake(stream, peer, tls, worker)).await {
-                Some(shaken) => shaken.stream,
-                None => {
-                    worker.metrics.session_ended(Some(&route.metrics), 400, Source::Kong);
-                    return;
+                Some(shaken) => {
+                    account.shaken(shaken.peer.tls_version());
+                    shaken.stream
                 }
+                None => return account.over(400, None),
             }
         }
     };
     let (sni, speaks) = (query.sni.filter(|_| route.preserve_host), route.stream.unwrap_or(OfStreams::Plain));
-    let connect = async |lease: &Lease| connect(worker, &service, lease, sni, speaks).await;
+    let connect = async |lease: &Lease| {
+        account.tried(lease.address());
+        connect(worker, &service, lease, sni, speaks).await
+    };
     let reached = Box::pin(attempt::reach(worker, &service, source.ip().to_canonical(), connect)).await;
-    let code = match reached {
+    match reached {
         Ok((lease, upstream)) => {
-            let ended = relay::run(client, upstream, worker, &lease, &service, &route.metrics).await;
+            account.reached();
+            let ended = relay::run(client, upstream, worker, &lease, &service, &account).await;
             debug!(client = %source, target = %lease.address(), ?ended, "a connection has ended");
-            200
+            account.over(200, Some(ended));
         }
         Err(error) => {
             say::unreached(worker, source, &route, &error);
-            error.code()
+            account.over(error.code(), None);
         }
-    };
-    let source = if code == 200 { Source::Service } else { Source::Kong };
-    worker.metrics.session_ended(Some(&route.metrics), code, source);
+    }
 }
 
 /// Connects to the target of `lease`, with TLS where the service speaks that. `sni`: the name to ask for, if not the

@@ -12,6 +12,7 @@ mod sessions;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tracing::warn;
@@ -21,11 +22,12 @@ pub(crate) use door::{bind, check_free};
 use session::{Session, Unsent};
 pub(crate) use sessions::Sessions;
 
+use super::account::Account;
 use super::say;
-use crate::observability::Source;
 use crate::proxy::Drain;
 use crate::proxy::worker::Worker;
 use crate::router::stream::{StreamQuery, Transport};
+use crate::table::Route;
 
 /// Largest datagram.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
@@ -122,13 +124,21 @@ fn take(
     destination.set_port(worker.settings.port_maps.public(destination.port()));
     let query = StreamQuery { transport: Transport::Udp, source, destination, sni: None };
     let route = worker.table().resolve_stream(&query).cloned();
+    let refused = |route: Option<&Arc<Route>>, code: u16| {
+        let mut account = Account::open(worker, &query);
+        account.passed(datagram.len() as u64, 0);
+        if let Some(route) = route {
+            account.routed(route);
+        }
+        account.over(code, None);
+    };
     let Some(route) = route else {
         say::unserved(worker, &query, "no route matches a datagram");
-        return worker.metrics.session_ended(None, 500, Source::Kong);
+        return refused(None, 500);
     };
     if route.service.is_none() {
         say::unserved(worker, &query, "a datagram's route has no service");
-        return worker.metrics.session_ended(Some(&route.metrics), 503, Source::Kong);
+        return refused(Some(&route), 503);
     }
     if sessions.make_room(worker.settings.datagram_sessions_max) {
         worker.metrics.session_evicted();
@@ -138,7 +148,7 @@ fn take(
     let (worker, sessions) = (Rc::clone(worker), Rc::clone(sessions));
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     drop(tokio::task::spawn_local(async move {
-        session::run(&session, &worker, &route).await;
+        session::run(&session, &worker, &route, &query).await;
         sessions.remove(&session);
     }));
 }

@@ -125,11 +125,17 @@ async fn run(
             Asked::Reload => {
                 let read = reload::read(matches, Process::Standalone, std::env::vars_os(), read);
                 if let Some((new, (_, of_node))) = read {
+                    control.reopen_log();
                     match node.reload(of_node).await {
                         Ok(()) => reload::report(&mut settings, &new, RELOADED),
                         Err(error) => reload::refused(&anyhow::Error::from(error)),
                     }
                 }
+            }
+            Asked::ReopenLogs => {
+                tracing::info!(signal = "SIGUSR1", "opening access logs anew");
+                control.reopen_log();
+                node.reopen_logs();
             }
             Asked::TakeOver => tracing::info!(signal = "SIGUSR2", "has no effect"),
         }

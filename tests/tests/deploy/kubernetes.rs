@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use equipoise_tests::tools::tool;
 use regex::Regex;
 
-use crate::{all, containers, deploy, has_ending, passes, run, tool, yaml};
+use crate::{all, containers, deploy, has_ending, passes, run, yaml};
 
 #[test]
 fn yaml_is_yaml_and_manifests_fit_the_schemas_of_kubernetes() {

@@ -57,29 +57,6 @@ fn yaml(path: &Path) -> Vec<Value> {
     serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A tool that a test checks with; `None`, with a line that says so, where it is missing and need not be there.
-fn tool(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    first(name, std::iter::once(own_tools()).chain(std::env::split_paths(&path)))
-}
-
-/// Where `.ci/run` puts tools that no distribution has.
-fn own_tools() -> PathBuf {
-    deploy().parent().unwrap().join("target/deploy-tools/bin")
-}
-
-fn first(name: &str, dirs: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
-    let found = dirs.into_iter().map(|dir| dir.join(name)).find(|path| path.exists());
-    if found.is_none() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "{name} is missing, and in CI nothing is skipped: see .ci/run"
-        );
-        eprintln!("skipped: {name} is not installed (.ci/run installs it)");
-    }
-    found
-}
-
 /// Runs a tool in `dir`; its exit code and all it said.
 fn run(tool: &Path, dir: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(tool).args(arguments).current_dir(dir).output().unwrap();

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use equipoise_tests::process::binary;
+use equipoise_tests::tools::{first, own_tools, tool};
 use regex::Regex;
 
-use crate::{dashboards, deploy, expressions, first, own_tools, passes, run, text, tool};
+use crate::{dashboards, deploy, expressions, passes, run, text};
 
 #[test]
 fn prometheus_takes_its_files() {

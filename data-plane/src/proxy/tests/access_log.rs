@@ -1,51 +1,31 @@
 //! What the access log says of requests, good and bad.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use equipoise_access_log::{AccessLog, Destination, Format, Plan as LogPlan};
 use serde_json::{Value, json};
 
 use super::harness::{Node, Origin, PATIENCE, Plan, eventually};
+use super::log_file::{LogFile, part};
 use crate::health::Passive;
 
 /// A node with an access log in a directory of its own.
 struct Logged {
     node: Node,
-    log: AccessLog,
-    path: PathBuf,
-    _directory: tempfile::TempDir,
+    file: LogFile,
 }
 
 impl Logged {
     fn start(plan: Plan, targets: &[std::net::SocketAddr]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("access.log");
-        let destination = Destination::File(path.clone());
-        let log = LogPlan { destination, format: Format::Json, buffer_bytes: 1 << 20 };
-        let log = AccessLog::start(log, 1).unwrap();
+        let file = LogFile::start();
         let mut plan = plan;
-        plan.settings.access_log = Some(log.clone());
-        Self { node: plan.start(targets), log, path, _directory: directory }
+        plan.settings.access_log = Some(file.log.clone());
+        Self { node: plan.start(targets), file }
     }
 
-    /// The first `count` lines, once they are there: within a tick of the worker.
     fn lines(&self, count: usize) -> Vec<Value> {
-        let read = || std::fs::read_to_string(&self.path).unwrap_or_default();
-        eventually("the lines", || read().lines().count() >= count);
-        let lines: Vec<_> = read().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(lines.len(), count, "{lines:?}");
-        lines
+        self.file.lines(count)
     }
-}
-
-/// What of `line` is under these names.
-fn part(line: &Value, names: &[&str]) -> Value {
-    names
-        .iter()
-        .map(|name| ((*name).to_owned(), line[*name].clone()))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
 }
 
 #[test]
@@ -229,10 +209,10 @@ fn what_a_worker_has_when_it_ends_is_written() {
         client.get("/");
     }
     drop(client);
-    let Logged { node, log, path, _directory } = logged;
+    let Logged { node, file } = logged;
     drained(node);
-    assert!(log.close(PATIENCE));
-    assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 10);
+    assert!(file.log.close(PATIENCE));
+    assert_eq!(std::fs::read_to_string(&file.path).unwrap().lines().count(), 10);
 }
 
 /// Ends the node; what its workers had is with the writer then.

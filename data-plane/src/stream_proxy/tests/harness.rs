@@ -164,8 +164,12 @@ impl Node {
     /// The value of a metric whose line begins so; 0 if there is no such line.
     pub(super) fn metric(&self, line: &str) -> f64 {
         let node = NodeState::new(NodeId::new(Uuid::from_u128(3)));
-        let counted =
-            Counted { workers: &self.metrics, events: &Default::default(), access_log: None, spans: None };
+        let counted = Counted {
+            workers: &self.metrics,
+            events: &Default::default(),
+            access_logs: Default::default(),
+            spans: None,
+        };
         let text = render(&node, &counted, &self.active.load(), &Directory::default());
         let found = text.lines().find(|found| found.starts_with(line));
         found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())

@@ -11,15 +11,15 @@ use crate::proxy::tests::harness::{PATIENCE, eventually};
 use crate::tls::fixture::{Authority, Valid};
 use crate::tls::{Asked, Clients, Terms};
 
-type Secure = StreamOwned<ClientConnection, TcpStream>;
+pub(super) type Secure = StreamOwned<ClientConnection, TcpStream>;
 
-fn secure(stream: TcpStream, config: Arc<ClientConfig>, name: &str) -> Secure {
+pub(super) fn secure(stream: TcpStream, config: Arc<ClientConfig>, name: &str) -> Secure {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     StreamOwned::new(ClientConnection::new(config, name).unwrap(), stream)
 }
 
 /// A target that speaks TLS, says who it is and echoes.
-fn secure_echo(name: &'static str, config: Arc<ServerConfig>) -> SocketAddr {
+pub(super) fn secure_echo(name: &'static str, config: Arc<ServerConfig>) -> SocketAddr {
     target(move |stream| {
         let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(&config)).unwrap(), stream);
         let mut bytes = [0; 4096];

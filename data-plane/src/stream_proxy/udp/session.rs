@@ -5,25 +5,29 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use equipoise_access_log::SessionEnd;
 use rustix::net::SendFlags;
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use super::super::account::Account;
 use super::super::attempt::{self, fault_of};
 use super::super::say;
 use super::door::Door;
 use super::{DATAGRAM_BYTES_MAX, Ends};
 use crate::health::Outcome;
-use crate::observability::{SessionKind, Source};
+use crate::observability::SessionKind;
 use crate::proxy::connection::DRAIN_GRACE;
 use crate::proxy::retry::Fault;
 use crate::proxy::timer::Timer;
 use crate::proxy::worker::Worker;
+use crate::router::stream::StreamQuery;
 use crate::table::{Lease, Route, Service};
 
 /// Datagrams that wait for a target, and their bytes together.
@@ -58,7 +62,7 @@ struct Open {
     /// Bytes to the target that were not counted yet.
     passed: u64,
     idle: Timer,
-    service: std::sync::Arc<Service>,
+    service: Arc<Service>,
 }
 
 /// Why a datagram did not go to its target, and another one may have it.
@@ -66,19 +70,6 @@ struct Open {
 pub(super) enum Unsent {
     /// Nobody takes datagrams there, or the session has ended.
     Refused,
-}
-
-/// How a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Over {
-    /// Nothing was said for too long.
-    Idle,
-    /// Another one needed its place, or nobody was there to send to.
-    Ended,
-    /// The target said that nobody takes datagrams there.
-    Refused,
-    /// The target left, and its time to finish was over.
-    Cut,
 }
 
 impl Session {
@@ -152,32 +143,38 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 /// Finds a target, and passes on what it says until nothing is said any more.
-pub(super) async fn run(session: &Session, worker: &Worker, route: &Route) {
+pub(super) async fn run(session: &Session, worker: &Worker, route: &Arc<Route>, query: &StreamQuery<'_>) {
     let _active = worker.metrics.session_opened(SessionKind::Udp);
     let Some(service) = &route.service else { return };
+    let mut account = Account::open(worker, query);
+    account.routed(route);
     let client = session.ends.source.ip().to_canonical();
-    let reaching =
-        Box::pin(attempt::reach(worker, service, client, async |lease: &Lease| connect(lease).await));
+    let connect = async |lease: &Lease| {
+        account.tried(lease.address());
+        connect(lease).await
+    };
+    let reaching = Box::pin(attempt::reach(worker, service, client, connect));
     let reached = tokio::select! {
         biased;
         () = session.end.notified() => None,
         reached = reaching => Some(reached),
     };
-    let code = match reached {
-        None => 200,
+    let (code, end) = match reached {
+        None => (200, Some(SessionEnd::Evicted)),
         Some(Err(error)) => {
             say::unreached(worker, session.ends.source, route, &error);
-            error.code()
+            (error.code(), None)
         }
         Some(Ok((lease, upstream))) => {
-            let (over, is_answered) = pass(session, worker, route, service, &lease, upstream).await;
-            debug!(client = %session.ends.source, target = %lease.address(), ?over, "a session has ended");
-            if over == Over::Refused && !is_answered { 502 } else { 200 }
+            account.reached();
+            let (end, is_answered) = pass(session, &account, route, service, &lease, upstream).await;
+            debug!(client = %session.ends.source, target = %lease.address(), ?end, "a session has ended");
+            let code = if end == SessionEnd::Refused && !is_answered { 502 } else { 200 };
+            (code, Some(end))
         }
     };
     *session.state.borrow_mut() = State::Ended;
-    let source = if code == 200 { Source::Service } else { Source::Kong };
-    worker.metrics.session_ended(Some(&route.metrics), code, source);
+    account.over(code, end);
 }
 
 /// A socket for the datagrams of one session.
@@ -198,18 +195,18 @@ async fn connect(lease: &Lease) -> Result<UdpSocket, Fault> {
 /// Passes datagrams on both ways; also whether the target has said anything.
 async fn pass(
     session: &Session,
-    worker: &Worker,
+    account: &Account<'_>,
     route: &Route,
-    service: &std::sync::Arc<Service>,
+    service: &Arc<Service>,
     lease: &Lease,
     upstream: UdpSocket,
-) -> (Over, bool) {
+) -> (SessionEnd, bool) {
     let began = Instant::now();
+    let worker = account.worker();
     let upstream = Rc::new(upstream);
     let idle = worker.timers.timer();
     idle.arm(service.read_timeout);
-    let mut open =
-        Open { upstream: Rc::clone(&upstream), passed: 0, idle, service: std::sync::Arc::clone(service) };
+    let mut open = Open { upstream: Rc::clone(&upstream), passed: 0, idle, service: Arc::clone(service) };
     let before = std::mem::replace(&mut *session.state.borrow_mut(), State::Ended);
     if let State::Waiting(waiting) = before {
         for datagram in waiting {
@@ -219,21 +216,19 @@ async fn pass(
         }
     }
     *session.state.borrow_mut() = State::Open(open);
-    let mut end = std::pin::pin!(session.end.notified());
+    let mut asked_to_end = std::pin::pin!(session.end.notified());
     let mut is_answered = false;
     let mut hurries = false;
-    let over = poll_fn(|cx| {
+    let end = poll_fn(|cx| {
         if lease.is_cut() {
-            return Poll::Ready(Over::Cut);
+            return Poll::Ready(SessionEnd::Removed);
         }
         let received = poll_answers(cx, session, worker, &upstream, route);
         let mut state = session.state.borrow_mut();
-        let State::Open(open) = &mut *state else { return Poll::Ready(Over::Ended) };
+        let State::Open(open) = &mut *state else { return Poll::Ready(SessionEnd::Evicted) };
         let up = std::mem::take(&mut open.passed);
         let (down, outcome) = received;
-        if (up, down) != (0, 0) {
-            worker.metrics.session_passed(&route.metrics, up, down);
-        }
+        account.passed(up, down);
         if down > 0 || outcome == Answers::Empty {
             session.was_used.set(true);
             open.idle.arm(if hurries { DRAIN_GRACE } else { service.read_timeout });
@@ -244,33 +239,34 @@ async fn pass(
             }
         }
         if outcome == Answers::Refused {
-            return Poll::Ready(Over::Refused);
+            return Poll::Ready(SessionEnd::Refused);
         }
         if worker.is_draining.get() && !std::mem::replace(&mut hurries, true) {
             open.idle.arm(DRAIN_GRACE);
         }
-        if end.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(if session.is_refused.get() { Over::Refused } else { Over::Ended });
+        if asked_to_end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(if session.is_refused.get() {
+                SessionEnd::Refused
+            } else {
+                SessionEnd::Evicted
+            });
         }
-        open.idle.poll_expired(cx).map(|()| Over::Idle)
+        open.idle.poll_expired(cx).map(|()| SessionEnd::Idle)
     })
     .await;
     let after = std::mem::replace(&mut *session.state.borrow_mut(), State::Ended);
     if let State::Open(open) = after {
-        worker.metrics.session_passed(&route.metrics, open.passed, 0);
+        account.passed(open.passed, 0);
     }
-    match over {
-        Over::Refused => refused(lease, began, is_answered),
-        Over::Idle | Over::Ended | Over::Cut => (over, is_answered),
-    }
+    if end == SessionEnd::Refused { refused(lease, began, is_answered) } else { (end, is_answered) }
 }
 
 /// Tells that nobody takes datagrams at the target.
-fn refused(lease: &Lease, began: Instant, is_answered: bool) -> (Over, bool) {
+fn refused(lease: &Lease, began: Instant, is_answered: bool) -> (SessionEnd, bool) {
     lease.observe(Outcome::Refused);
     let now = Instant::now();
     lease.failed(now.saturating_duration_since(began), now);
-    (Over::Refused, is_answered)
+    (SessionEnd::Refused, is_answered)
 }
 
 /// What came of a look at a target's answers.
