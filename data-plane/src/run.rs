@@ -20,7 +20,6 @@ use equipoise_follower::{
 use equipoise_proto::NodeId;
 use equipoise_settings::notify::notify;
 use equipoise_settings::{Listen, StreamListen};
-use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
@@ -34,7 +33,7 @@ use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
 use crate::table::{self, Active, Seams};
 use crate::takeover::{Offer, Predecessor, Sockets, Successor, TakeoverError};
-use crate::tls::server::{ShownError, http1_only};
+use crate::tls::server::{ShownError, Speaks};
 use crate::tls::{self, TrustError};
 use crate::{dns, probe, proxy, spans, status, watchdog};
 
@@ -77,7 +76,7 @@ pub enum StartError {
     /// A file of trusted certificates cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// There is no certificate to show to clients, or to targets.
+    /// There is no certificate to show to clients, or to targets; or clients cannot be judged by theirs.
     #[error(transparent)]
     Shown(#[from] ShownError),
     /// A template of error bodies cannot be used.
@@ -94,6 +93,17 @@ pub enum StartError {
     },
 }
 
+/// Why settings that were read again are not in force: nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// A file of trusted certificates cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// There is no certificate to show to clients, or to targets; or clients cannot be judged by theirs.
+    #[error(transparent)]
+    Shown(#[from] ShownError),
+}
+
 /// A node that serves.
 #[derive(Debug)]
 pub struct Node {
@@ -102,6 +112,8 @@ pub struct Node {
     proxy: proxy::Running,
     status_addresses: Vec<SocketAddr>,
     active: Active,
+    /// TLS with targets; the proxy, probes and spans have clones.
+    tls: tls::Clients,
     settings: NodeSettings,
     handover: Handover,
     tasks: Tasks,
@@ -158,8 +170,10 @@ pub async fn start_after(
     let directory = settings.cache_dir.display().to_string();
     let mut tasks = Tasks::new();
     // Before anything is opened. It reads many files, beside the cache.
-    let trust = settings.trust.clone();
-    let trusting = tokio::task::spawn_blocking(move || trust.load());
+    let trusting = tokio::task::spawn_blocking({
+        let settings = settings.clone();
+        move || with_targets(&settings)
+    });
     let (opened, beside) = match &predecessor {
         None => (Cache::open(settings.cache_dir.clone(), &tasks.tracker).await, None),
         Some(_) => {
@@ -167,14 +181,12 @@ pub async fn start_after(
             (Ok((cache, loaded)), Some(beside))
         }
     };
-    let roots = match trusting.await {
-        Ok(roots) => roots?,
+    let tls = match trusting.await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(ReloadError::Trust(error))) => return Err(error.into()),
+        Ok(Err(ReloadError::Shown(error))) => return Err(error.into()),
         Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
     };
-    let shown =
-        settings.shown_to_targets.as_ref().map(|(certificate, key)| tls::shown_to_targets(certificate, key));
-    let tls = tls::Clients::new(roots, settings.trust.depth)
-        .with_defaults(settings.verify_targets, shown.transpose()?);
     let (cache, loaded) =
         opened.map_err(|source| StartError::Cache { directory: directory.clone(), source })?;
     let id = match settings.id {
@@ -223,7 +235,7 @@ pub async fn start_after(
         ..settings.proxy.clone()
     };
     let proxy = proxy::start_closed(proxy_settings, &mut sockets, &seams.active, &workers)?;
-    let shown_by = seams.active.clone();
+    let (shown_by, with_targets) = (seams.active.clone(), tls.clone());
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
     let stopping = tasks.stopping.clone();
@@ -352,6 +364,7 @@ pub async fn start_after(
         proxy,
         status_addresses,
         active: shown_by,
+        tls: with_targets,
         settings,
         handover: Handover {
             offering,
@@ -472,24 +485,46 @@ impl Node {
         }
     }
 
-    /// Puts in force what of these settings can be while the node runs ([`RELOADED`](crate::settings::RELOADED)), the
-    /// certificates in their files included.
+    /// Puts in force what of these settings can be while the node runs ([`RELOADED`](crate::settings::RELOADED)), what is in
+    /// the files of certificates included: those that clients and targets are shown, and those that vouch for them.
     ///
     /// # Errors
-    /// When the certificates cannot be shown; nothing has changed then.
-    pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ShownError> {
-        // Where it listens stays.
-        let (shown, now, active) = (new.shown.clone(), self.settings.clone(), self.active.clone());
-        let loading = tokio::task::spawn_blocking(move || listen(&NodeSettings { shown, ..now }, &active));
-        let listens = match loading.await {
-            Ok(listens) => listens?,
+    /// When one of the files cannot be used; nothing has changed then.
+    pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ReloadError> {
+        let NodeSettings {
+            proxy,
+            shown,
+            drain_timeout,
+            drain_delay,
+            trust,
+            verify_targets,
+            shown_to_targets,
+            ..
+        } = new;
+        // Where it listens stays, and all else.
+        let settings = NodeSettings {
+            proxy,
+            shown,
+            drain_timeout,
+            drain_delay,
+            trust,
+            verify_targets,
+            shown_to_targets,
+            ..self.settings.clone()
+        };
+        let (reading, active) = (settings.clone(), self.active.clone());
+        let loading = tokio::task::spawn_blocking(move || {
+            Ok::<_, ReloadError>((with_targets(&reading)?, listen(&reading, &active)?))
+        });
+        let (tls, listens) = match loading.await {
+            Ok(loaded) => loaded?,
             Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
         };
+        self.tls.adopt(&tls);
         let shown = listens.into_iter().map(|listen| listen.tls).collect();
-        self.proxy.reload(new.proxy.clone(), shown);
+        self.proxy.reload(settings.proxy.clone(), shown);
         self.reopen_logs();
-        let NodeSettings { proxy, shown, drain_timeout, drain_delay, .. } = new;
-        self.settings = NodeSettings { proxy, shown, drain_timeout, drain_delay, ..self.settings.clone() };
+        self.settings = settings;
         Ok(())
     }
 
@@ -606,24 +641,28 @@ impl AccessLogs {
     }
 }
 
+/// How TLS is spoken with targets. Reads many files.
+fn with_targets(settings: &NodeSettings) -> Result<tls::Clients, ReloadError> {
+    let roots = settings.trust.load()?;
+    let shown =
+        settings.shown_to_targets.as_ref().map(|(certificate, key)| tls::shown_to_targets(certificate, key));
+    let tls = tls::Clients::new(roots, settings.trust.depth);
+    Ok(tls.with_defaults(settings.verify_targets, shown.transpose()?))
+}
+
 /// Where the proxy listens, for requests and then for streams, with what it shows where TLS is spoken.
 fn listen(settings: &NodeSettings, active: &Active) -> Result<Vec<proxy::Listen>, ShownError> {
     let streams = settings.stream_listen.iter().filter(|one| !one.udp).map(|one| &one.listen);
     let speaks_tls = settings.proxy_listen.iter().chain(streams.clone()).any(|listen| listen.tls);
     let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir, active.clone())).transpose()?;
-    let first_only = tls.as_ref().map(|tls| http1_only(tls));
-    let of = |listen: &Listen, tls: &Option<Arc<ServerConfig>>, serves| proxy::Listen {
+    let first_only = tls.as_ref().map(Speaks::http1_only);
+    let of = |listen: &Listen, tls: &Option<Speaks>, serves| proxy::Listen {
         address: listen.address,
         flags: listen.flags,
         tls: tls.clone().filter(|_| listen.tls),
         serves,
     };
-    // Behind TLS, streams are whatever both sides agree on without asking: nothing is offered, and nothing refused.
-    let of_streams = tls.as_deref().map(|tls| {
-        let mut of_streams = tls.clone();
-        of_streams.alpn_protocols.clear();
-        Arc::new(of_streams)
-    });
+    let of_streams = tls.as_ref().map(Speaks::for_streams);
     let of_requests = |listen: &Listen| if listen.flags.http2 { &tls } else { &first_only };
     let requests =
         settings.proxy_listen.iter().map(|listen| of(listen, of_requests(listen), Serves::Requests));

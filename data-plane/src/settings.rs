@@ -24,6 +24,7 @@ use crate::spans;
 use crate::spans::context::Sampling;
 use crate::takeover;
 use crate::tls::Trust;
+use crate::tls::callers::{Callers, Need, Told};
 use crate::tls::server::{PAIRS_MAX, Shown};
 use crate::watchdog;
 
@@ -128,6 +129,18 @@ pub static RELOADED: &[&Key] = &[
     &keys::TLS_CERT,
     &keys::TLS_CERT_KEY,
     &keys::TLS_PROTOCOLS,
+    &keys::TLS_SESSION_TICKETS,
+    &keys::TLS_SESSION_TIMEOUT,
+    &keys::TLS_CLIENT_VERIFY,
+    &keys::TLS_CLIENT_CA,
+    &keys::TLS_CLIENT_VERIFY_DEPTH,
+    &keys::TLS_CLIENT_CERT_HEADERS,
+    &keys::TLS_TRUSTED_CERTIFICATES,
+    &keys::TLS_VERIFY_DEPTH,
+    &keys::UPSTREAM_TLS_VERIFY,
+    &keys::UPSTREAM_CLIENT_TLS,
+    &keys::UPSTREAM_CLIENT_CERT,
+    &keys::UPSTREAM_CLIENT_CERT_KEY,
 ];
 
 impl NodeSettings {
@@ -241,6 +254,7 @@ fn shown(settings: &Settings) -> Result<Shown, Problem> {
         tls13: false,
         tickets: settings.bool(&keys::TLS_SESSION_TICKETS),
         session_timeout: settings.duration(&keys::TLS_SESSION_TIMEOUT),
+        callers: callers(settings)?,
     };
     for version in settings.text(key).unwrap_or_default().split_whitespace() {
         match version {
@@ -258,6 +272,27 @@ fn shown(settings: &Settings) -> Result<Shown, Problem> {
     let pairs = certificates.iter().zip(names);
     shown.pairs = pairs.map(|(certificate, key)| (PathBuf::from(certificate), PathBuf::from(key))).collect();
     Ok(shown)
+}
+
+/// What clients are to show, if anything.
+fn callers(settings: &Settings) -> Result<Option<Callers>, Problem> {
+    let need = match settings.text(&keys::TLS_CLIENT_VERIFY) {
+        Some("optional") => Need::Optional,
+        Some("required" | "on") => Need::Required,
+        _ => return Ok(None),
+    };
+    let key = &keys::TLS_CLIENT_CA;
+    let files: Vec<_> = settings.list(key).iter().map(PathBuf::from).collect();
+    if files.is_empty() {
+        let rule = format!("must name a file where `{}` is not off", keys::TLS_CLIENT_VERIFY.name);
+        return Err(settings.problem(key, rule));
+    }
+    let told = match settings.text(&keys::TLS_CLIENT_CERT_HEADERS) {
+        Some("cert") => Told::Certificate,
+        Some("chain") => Told::Chain,
+        _ => Told::Nothing,
+    };
+    Ok(Some(Callers { need, files, depth: settings.number(&keys::TLS_CLIENT_VERIFY_DEPTH), told }))
 }
 
 fn shown_to_targets(settings: &Settings) -> Result<Option<(PathBuf, PathBuf)>, Problem> {
@@ -369,6 +404,7 @@ fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         pool_idle_timeout: settings.duration(&keys::UPSTREAM_IDLE_TIMEOUT),
         // Those of the settings are read when the node starts.
         tls: defaults.tls,
+        asks_callers: callers(settings)?.is_some(),
         error_templates: defaults.error_templates,
         port_maps: PortMaps::parse(settings.list(&keys::PROXY_PORT_MAPS))
             .map_err(|rule| settings.problem(&keys::PROXY_PORT_MAPS, rule))?,
@@ -761,6 +797,51 @@ mod tests {
         ] {
             assert!(shown(&[(name, value)]).is_err(), "{name}={value}");
         }
+    }
+
+    #[test]
+    fn clients_are_asked_for_certificates_of_authorities_that_are_named() {
+        let read = |variables: &[(&str, &str)]| {
+            read(variables).map(|settings| (settings.shown.callers, settings.proxy.asks_callers))
+        };
+        let files = vec![PathBuf::from("a.pem"), PathBuf::from("b.pem")];
+        let ca = ("EQUIPOISE_TLS_CLIENT_CA", "a.pem, b.pem");
+        let callers = Callers { need: Need::Required, files, depth: 1, told: Told::Nothing };
+        let optional = Callers { need: Need::Optional, ..callers.clone() };
+        assert_eq!(read(&[]).unwrap(), (None, false));
+        assert_eq!(read(&[ca]).unwrap(), (None, false));
+        for (variables, want) in [
+            (vec![("EQUIPOISE_TLS_CLIENT_VERIFY", "required"), ca], callers.clone()),
+            (vec![("EQUIPOISE_TLS_CLIENT_VERIFY", "optional"), ca], optional),
+            (
+                vec![
+                    ("KONG_NGINX_PROXY_SSL_VERIFY_CLIENT", "on"),
+                    ("KONG_NGINX_PROXY_SSL_CLIENT_CERTIFICATE", "a.pem,b.pem"),
+                    ("KONG_NGINX_PROXY_SSL_VERIFY_DEPTH", "3"),
+                ],
+                Callers { depth: 3, ..callers.clone() },
+            ),
+            (
+                vec![
+                    ("EQUIPOISE_TLS_CLIENT_VERIFY", "required"),
+                    ca,
+                    ("EQUIPOISE_TLS_CLIENT_CERT_HEADERS", "cert"),
+                ],
+                Callers { told: Told::Certificate, ..callers.clone() },
+            ),
+            (
+                vec![
+                    ("EQUIPOISE_TLS_CLIENT_VERIFY", "required"),
+                    ca,
+                    ("EQUIPOISE_TLS_CLIENT_CERT_HEADERS", "chain"),
+                ],
+                Callers { told: Told::Chain, ..callers },
+            ),
+        ] {
+            assert_eq!(read(&variables).unwrap(), (Some(want), true), "{variables:?}");
+        }
+        let problem = read(&[("EQUIPOISE_TLS_CLIENT_VERIFY", "optional")]).unwrap_err().to_string();
+        assert!(problem.contains("tls.client_ca") && problem.contains("tls.client_verify"), "{problem}");
     }
 
     #[test]

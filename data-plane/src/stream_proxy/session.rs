@@ -1,10 +1,8 @@
 //! One connection: its route, its target, and what is said between the two.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
-use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tracing::debug;
 
@@ -22,12 +20,13 @@ use crate::proxy::stream::Stream;
 use crate::proxy::worker::Worker;
 use crate::router::stream::{StreamQuery, Transport};
 use crate::table::{Lease, OfStreams, Service};
+use crate::tls::server::Speaks;
 
 /// Serves a connection to its end: the client's, and where it came in. `tls`: how TLS is spoken where it came in; `None`: not at all.
 pub(crate) async fn serve(
     stream: TcpStream,
     (source, destination): (SocketAddr, SocketAddr),
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Speaks>,
     worker: &Worker,
 ) {
     let Some(tls) = tls else {
@@ -51,7 +50,7 @@ pub(crate) async fn serve(
 }
 
 /// Finds the route, and does as it says.
-async fn route(stream: TcpStream, query: &StreamQuery<'_>, tls: Option<Arc<ServerConfig>>, worker: &Worker) {
+async fn route(stream: TcpStream, query: &StreamQuery<'_>, tls: Option<Speaks>, worker: &Worker) {
     let StreamQuery { source, destination, .. } = *query;
     // The route is held and the table is not: a session may last for days.
     let route = worker.table().resolve_stream(query).cloned();
@@ -107,7 +106,7 @@ async fn connect(
     speaks: OfStreams,
 ) -> Result<Stream, Fault> {
     let started = Instant::now();
-    let mut reach = Reach::of_stream(service, lease, sni);
+    let mut reach = Reach::of_stream(service, lease, sni, &worker.settings.tls);
     if speaks == OfStreams::Passthrough {
         reach = reach.in_clear();
     }

@@ -1,22 +1,22 @@
-//! What a TLS handshake asks for, of its first bytes: pure.
+//! What a TLS handshake asks for, of its first bytes: pure. Streams are routed by it before anybody answers.
 //!
 //! Only the server name is of interest, so nothing is judged that it does not depend on: whoever ends the handshake
 //! will. Source: RFC 8446 4.1.2 and 5.1, RFC 6066 3.
 
 /// Longest beginning of a handshake that is looked at: a record of the largest size and its header. Browsers send 2 KB
 /// at most.
-pub(super) const HELLO_BYTES_MAX: usize = 16 * 1024 + 5;
+pub const HELLO_BYTES_MAX: usize = 16 * 1024 + 5;
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Hello {
+pub struct Hello {
     /// The name that it wants to speak to, in lower case and without trailing dot; `None`: none, or one that is no name.
-    pub(super) sni: Option<Box<str>>,
+    pub sni: Option<Box<str>>,
 }
 
 /// Why there is nothing to go by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NotHello {
+pub enum NotHello {
     /// More is needed.
     #[error("it ends too early")]
     Incomplete,
@@ -42,7 +42,10 @@ const HOST_NAME: u8 = 0;
 const RECORD_BYTES_MAX: usize = 1 << 14;
 
 /// Reads `bytes`, the beginning of what a client sends.
-pub(super) fn read(bytes: &[u8]) -> Result<Hello, NotHello> {
+///
+/// # Errors
+/// [`NotHello::Incomplete`] where more may come of it; anything else stands, whatever follows.
+pub fn read(bytes: &[u8]) -> Result<Hello, NotHello> {
     let message = message(bytes)?;
     let mut rest = Reader(&message);
     // Version and random.
