@@ -68,6 +68,11 @@ fn proxy_headers_come_out_the_same_however_they_are_cut() {
 }
 
 #[test]
+fn handshakes_ask_for_the_same_however_they_are_cut() {
+    hold("ClientHellos", laws::client_hellos, Inputs::client_hellos(seed()), 20_000);
+}
+
+#[test]
 fn no_path_leads_out_of_what_was_routed() {
     hold("paths", laws::paths, Inputs::paths(seed()), 20_000);
 }
