@@ -11,6 +11,7 @@ pub mod load;
 pub mod metrics;
 pub mod origin;
 pub mod process;
+pub mod tls;
 pub mod wire;
 
 pub use client::{Client, Response};
