@@ -47,7 +47,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use equipoise_settings::{Keepalive, ListenFlags};
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::error;
@@ -57,6 +56,7 @@ use crate::observability::Workers;
 use crate::stream_proxy;
 use crate::table::Active;
 use crate::takeover::Sockets;
+use crate::tls::server::Speaks;
 
 pub(crate) use forward::Peer;
 pub use http2::Http2Settings;
@@ -215,8 +215,8 @@ pub fn start_closed(
 impl Running {
     /// Puts other settings in force, within a tick of each worker and for requests from then on, and for handshakes what is
     /// to be shown where TLS is spoken. What a proxy starts with stays: where it listens, its workers, and the descriptors
-    /// that clients may take.
-    pub fn reload(&self, settings: ProxySettings, shown: Vec<Option<Arc<ServerConfig>>>) {
+    /// that clients may take. TLS with targets is what all clones of its settings have.
+    pub fn reload(&self, settings: ProxySettings, shown: Vec<Option<Speaks>>) {
         let now = self.settings.load();
         let settings = ProxySettings {
             listen: now.listen.clone(),
@@ -304,7 +304,7 @@ struct Bound {
     listener: TcpListener,
     flags: ListenFlags,
     /// How TLS is spoken with whoever comes in there.
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Speaks>,
     serves: Serves,
     /// Which one in the settings it is of.
     place: usize,

@@ -15,18 +15,17 @@ use equipoise_access_log::AccessLog;
 use equipoise_proto::NodeId;
 use equipoise_settings::{Listen, StreamListen};
 
-pub use self::error::StartError;
+pub use self::error::{ReloadError, StartError};
 use self::handover::Handover;
-use self::listen::listen;
+use self::listen::{listen, with_targets};
 use self::logs::AccessLogs;
 pub use self::start::{start, start_after};
 pub use self::tasks::Ended;
 use self::tasks::Tasks;
 use crate::observability::NodeState;
-use crate::proxy;
 use crate::settings::NodeSettings;
 use crate::table::Active;
-use crate::tls::server::ShownError;
+use crate::{proxy, tls};
 
 /// A node that serves.
 #[derive(Debug)]
@@ -36,6 +35,8 @@ pub struct Node {
     proxy: proxy::Running,
     status_addresses: Vec<SocketAddr>,
     active: Active,
+    /// TLS with targets; the proxy, probes and spans have clones.
+    tls: tls::Clients,
     settings: NodeSettings,
     handover: Handover,
     tasks: Tasks,
@@ -78,24 +79,46 @@ impl Node {
         }
     }
 
-    /// Puts in force what of these settings can be while the node runs ([`RELOADED`](crate::settings::RELOADED)), the
-    /// certificates in their files included.
+    /// Puts in force what of these settings can be while the node runs ([`RELOADED`](crate::settings::RELOADED)), what is in
+    /// the files of certificates included: those that clients and targets are shown, and those that vouch for them.
     ///
     /// # Errors
-    /// When the certificates cannot be shown; nothing has changed then.
-    pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ShownError> {
-        // Where it listens stays.
-        let (shown, now, active) = (new.shown.clone(), self.settings.clone(), self.active.clone());
-        let loading = tokio::task::spawn_blocking(move || listen(&NodeSettings { shown, ..now }, &active));
-        let listens = match loading.await {
-            Ok(listens) => listens?,
+    /// When one of the files cannot be used; nothing has changed then.
+    pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ReloadError> {
+        let NodeSettings {
+            proxy,
+            shown,
+            drain_timeout,
+            drain_delay,
+            trust,
+            verify_targets,
+            shown_to_targets,
+            ..
+        } = new;
+        // Where it listens stays, and all else.
+        let settings = NodeSettings {
+            proxy,
+            shown,
+            drain_timeout,
+            drain_delay,
+            trust,
+            verify_targets,
+            shown_to_targets,
+            ..self.settings.clone()
+        };
+        let (reading, active) = (settings.clone(), self.active.clone());
+        let loading = tokio::task::spawn_blocking(move || {
+            Ok::<_, ReloadError>((with_targets(&reading)?, listen(&reading, &active)?))
+        });
+        let (tls, listens) = match loading.await {
+            Ok(loaded) => loaded?,
             Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
         };
+        self.tls.adopt(&tls);
         let shown = listens.into_iter().map(|listen| listen.tls).collect();
-        self.proxy.reload(new.proxy.clone(), shown);
+        self.proxy.reload(settings.proxy.clone(), shown);
         self.reopen_logs();
-        let NodeSettings { proxy, shown, drain_timeout, drain_delay, .. } = new;
-        self.settings = NodeSettings { proxy, shown, drain_timeout, drain_delay, ..self.settings.clone() };
+        self.settings = settings;
         Ok(())
     }
 

@@ -130,6 +130,18 @@ pub static RELOADED: &[&Key] = &[
     &keys::TLS_CERT,
     &keys::TLS_CERT_KEY,
     &keys::TLS_PROTOCOLS,
+    &keys::TLS_SESSION_TICKETS,
+    &keys::TLS_SESSION_TIMEOUT,
+    &keys::TLS_CLIENT_VERIFY,
+    &keys::TLS_CLIENT_CA,
+    &keys::TLS_CLIENT_VERIFY_DEPTH,
+    &keys::TLS_CLIENT_CERT_HEADERS,
+    &keys::TLS_TRUSTED_CERTIFICATES,
+    &keys::TLS_VERIFY_DEPTH,
+    &keys::UPSTREAM_TLS_VERIFY,
+    &keys::UPSTREAM_CLIENT_TLS,
+    &keys::UPSTREAM_CLIENT_CERT,
+    &keys::UPSTREAM_CLIENT_CERT_KEY,
 ];
 
 impl NodeSettings {

@@ -2,12 +2,11 @@
 //!
 //! It runs on the workers of `proxy`, with their timers, buffers and view of the table, and picks targets, leases them
 //! and tells of their health as requests do. `proxy` knows of it where a listener is for streams, and nowhere else.
-//! What decides (`hello`: what a handshake asks for) is pure; `session` serves one connection, `relay` moves its bytes,
-//! `udp` does all of it for datagrams, and `account` tells of each at its end.
+//! `session` serves one connection (`peek`: what its handshake asks for), `relay` moves its bytes, `udp` does all of it for
+//! datagrams, and `account` tells of each at its end.
 
 mod account;
 mod attempt;
-pub mod hello;
 mod patience;
 mod peek;
 mod relay;

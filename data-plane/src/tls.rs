@@ -1,9 +1,11 @@
 //! TLS. Towards targets: whom a node trusts, how it judges what they show ([`Clients`]), and what a service asks of that
-//! ([`Terms`]). Towards clients ([`server`]): what it shows. Made once for a node; opens no connection.
+//! ([`Terms`]). Towards clients ([`server`]): what it shows, and what they are to show ([`callers`]). Opens no connection.
 //!
 //! Used by `probe` and by whoever carries traffic, so that both judge alike.
 
+pub mod callers;
 mod clients;
+pub mod hello;
 pub mod server;
 mod terms;
 mod verify;
@@ -14,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::{Error, RootCertStore};
 
-pub use clients::{Clients, HandshakeError, Reason, Secure, server_name, shown_to_targets};
+pub use clients::{Clients, HandshakeError, Reason, Secure, Standing, server_name, shown_to_targets};
 pub use terms::{Asked, Interned, Terms};
 
 /// HTTP/2, as ends agree on it in a handshake (RFC 9113 3.3).

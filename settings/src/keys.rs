@@ -362,6 +362,16 @@ keys! {
     TLS_SESSION_TIMEOUT = "tls.session_timeout", Some("ssl_session_timeout"),
         Kind::Duration { min_ms: 10_000, max_ms: 7 * DAY_MS }, "1d", Data,
         "Longest that a ticket is good for; 12 h are never passed.";
+    TLS_CLIENT_VERIFY = "tls.client_verify", Some("nginx_proxy_ssl_verify_client"),
+        Kind::OneOf(&["off", "optional", "required", "on"]), "off", Data,
+        "Whether clients who speak TLS show a certificate: never, if they have one, or always (`on` is `required`); a bad one is refused.";
+    TLS_CLIENT_CA = "tls.client_ca", Some("nginx_proxy_ssl_client_certificate"), Kind::List, "", Data,
+        "PEM files of the authorities that vouch for clients; their names are sent to clients that are asked.";
+    TLS_CLIENT_VERIFY_DEPTH = "tls.client_verify_depth", Some("nginx_proxy_ssl_verify_depth"),
+        Kind::Int { min: 0, max: 100 }, "1", Data,
+        "Intermediate certificates between a client's and one of these; six are never passed.";
+    TLS_CLIENT_CERT_HEADERS = "tls.client_cert_headers", None, Kind::OneOf(&["off", "cert", "chain"]), "off", Data,
+        "What upstreams are told of a client's certificate (RFC 9440): nothing, `Client-Cert`, or `Client-Cert-Chain` besides.";
     TLS_TRUSTED_CERTIFICATES = "tls.trusted_certificates", Some("lua_ssl_trusted_certificate"), Kind::List, "system",
         Data, "Authorities whose certificates targets may show, unless their service names others: `system`, and PEM files.";
     TLS_VERIFY_DEPTH = "tls.verify_depth", Some("lua_ssl_verify_depth"), Kind::Int { min: 0, max: 100 }, "1", Data,

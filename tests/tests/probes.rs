@@ -7,9 +7,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use equipoise_tests::cluster::{Standalone, balance, write};
+use equipoise_tests::tls::{Authority, Valid};
 use equipoise_tests::{Client, Load, PATIENCE, eventually, process};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// Probes every 100 ms; one failure is enough, one success brings back.
@@ -20,36 +19,7 @@ const HTTPS: &str = "&healthchecks.active.type=https&healthchecks.active.https_s
 /// Requests between two steps of a scenario, enough for every thread and target to have had several.
 const SOME: u64 = 200;
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    /// A server's side with a certificate for `name` that is good up to a year.
-    fn server(&self, name: &str, year: i32) -> Arc<ServerConfig> {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(year, 1, 1));
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-            );
-        Arc::new(config.unwrap())
-    }
-}
-
-/// A target that speaks TLS to whoever begins with it, and plain HTTP to the others, since the proxy does not speak
-/// TLS to targets yet.
+/// A target that speaks TLS to whoever begins with it, which probes do, and plain HTTP to the others: the service's requests.
 struct TwoTongued {
     address: SocketAddr,
     config: Arc<Mutex<Arc<ServerConfig>>>,
@@ -117,12 +87,12 @@ fn wait_for(admin: &mut Client, target: SocketAddr, health: &str) {
 #[test]
 fn a_target_whose_certificate_is_bad_gets_no_traffic_until_it_has_a_good_one() {
     let dir = tempfile::tempdir().unwrap();
-    let (ours, other) = (Authority::new(), Authority::new());
-    let roots = dir.path().join("roots.pem");
-    std::fs::write(&roots, ours.0.pem()).unwrap();
+    let (ours, other) = (Authority::root("ours"), Authority::root("other"));
+    let roots = ours.write(dir.path(), "roots.pem");
+    let server = |authority: &Authority, name, valid| authority.issue(&[name], valid).server(None);
     let standalone =
         Standalone::start_by(&format!("exec \"$@\" --tls-trusted-certificates {}", roots.display())).unwrap();
-    let good = ours.server("target.test", 4000);
+    let good = server(&ours, "target.test", Valid::Now);
     let (stays, turns) = (TwoTongued::start("stays", good.clone()), TwoTongued::start("turns", good.clone()));
     let mut admin = standalone.process().client("admin");
     balance(&mut admin, HTTPS, &[stays.address, turns.address]);
@@ -133,9 +103,9 @@ fn a_target_whose_certificate_is_bad_gets_no_traffic_until_it_has_a_good_one() {
     assert!(served(&load) > 0);
 
     for (name, bad) in [
-        ("ran out", ours.server("target.test", 2001)),
-        ("another name", ours.server("other.test", 4000)),
-        ("unknown authority", other.server("target.test", 4000)),
+        ("ran out", server(&ours, "target.test", Valid::Past)),
+        ("another name", server(&ours, "other.test", Valid::Now)),
+        ("unknown authority", server(&other, "target.test", Valid::Now)),
     ] {
         turns.show(&bad);
         wait_for(&mut admin, turns.address, "UNHEALTHY");
@@ -150,7 +120,7 @@ fn a_target_whose_certificate_is_bad_gets_no_traffic_until_it_has_a_good_one() {
         assert!(served(&load) > before, "{name}: it gets traffic again");
     }
 
-    turns.show(&other.server("other.test", 2001));
+    turns.show(&server(&other, "other.test", Valid::Past));
     wait_for(&mut admin, turns.address, "UNHEALTHY");
     let unverified = "healthchecks.active.https_verify_certificate=false";
     write(&mut admin, "PATCH", "/upstreams/u", unverified, 200);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use equipoise_tests::cluster::{Standalone, write};
 use equipoise_tests::echo::{self, Echo};
-use equipoise_tests::tls::trusting;
+use equipoise_tests::tls::{SCHEMES, client};
 use equipoise_tests::{Client, PATIENCE, eventually};
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
@@ -65,13 +65,16 @@ fn streams_are_routed_balanced_and_counted() {
     assert_eq!(names, ["1", "2"], "both have their turn");
 
     let name = ServerName::try_from("ended.test").unwrap();
-    let mut ended = rustls::StreamOwned::new(ClientConnection::new(trusting(), name).unwrap(), connect(tls));
+    let mut ended = rustls::StreamOwned::new(
+        ClientConnection::new(client(None, &[], SCHEMES), name).unwrap(),
+        connect(tls),
+    );
     ended.write_all(b"x").unwrap();
     assert!(["1x", "2x"].contains(&read(&mut ended, 2).as_str()));
 
     let name = ServerName::try_from("a.passed.test").unwrap();
     let mut hello = Vec::new();
-    ClientConnection::new(trusting(), name).unwrap().write_tls(&mut hello).unwrap();
+    ClientConnection::new(client(None, &[], SCHEMES), name).unwrap().write_tls(&mut hello).unwrap();
     let mut passed = connect(tls);
     passed.write_all(&hello).unwrap();
     let mut echoed = vec![0; hello.len()];

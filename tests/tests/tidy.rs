@@ -35,7 +35,7 @@ const PURE: &[&str] = &[
     "access-log/src/escape",
     "access-log/src/format",
     "access-log/src/time",
-    "data-plane/src/stream_proxy/hello",
+    "data-plane/src/tls/hello",
     "identity/src/spiffe",
     "identity/src/token",
     "identity/src/certificate",

@@ -9,9 +9,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use equipoise_tests::cluster::{Standalone, write};
 use equipoise_tests::fleet::Fleet;
-use equipoise_tests::tls::trusting;
+use equipoise_tests::tls::{SCHEMES, client, self_signed};
 use equipoise_tests::{Client, PATIENCE, Process, eventually};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
 /// Source: RFC 6455 1.3.
@@ -122,7 +122,7 @@ fn connect(process: &Process, tls: bool) -> Box<dyn Stream> {
         return Box::new(stream);
     }
     let name = ServerName::try_from("a.test").unwrap();
-    Box::new(StreamOwned::new(ClientConnection::new(trusting(), name).unwrap(), stream))
+    Box::new(StreamOwned::new(ClientConnection::new(client(None, &[], SCHEMES), name).unwrap(), stream))
 }
 
 fn ask(stream: &mut dyn Stream, path: &str, headers: &str) -> String {
@@ -160,17 +160,6 @@ fn hears_the_end(stream: &mut dyn Stream, upstream: &Upstream) {
     assert_eq!(upstream.ends.recv_timeout(PATIENCE).unwrap(), CLIENTS_END, "the upstream is told");
 }
 
-fn self_signed() -> Arc<ServerConfig> {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["up.test".to_owned()]).unwrap();
-    let certificate = params.self_signed(&key).unwrap().der().clone();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Arc::new(builder.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap())
-}
-
 fn service(admin: &mut Client, name: &str, url: &str) {
     write(admin, "POST", "/services", &format!("name={name}&url={url}"), 201);
     write(admin, "POST", &format!("/services/{name}/routes"), &format!("paths[]=/{name}"), 201);
@@ -182,7 +171,8 @@ fn it_passes_by_every_way_in_and_out() {
         Standalone::start_with(&["--proxy-listen", "127.0.0.1:0, 127.0.0.1:0 ssl http2"]).unwrap();
     let process = standalone.process();
     let mut admin = process.client("admin");
-    let (plain, secured) = (Upstream::start(None), Upstream::start(Some(self_signed())));
+    let (plain, secured) =
+        (Upstream::start(None), Upstream::start(Some(self_signed(&["up.test"]).server(None))));
     service(&mut admin, "plain", &format!("http://{}", plain.address));
     service(&mut admin, "secured", &format!("https://{}", secured.address));
     for (name, upstream) in [("plain", &plain), ("secured", &secured)] {

@@ -10,6 +10,8 @@ pub enum Name {
     Alias,
     /// `Accept`: the type of error bodies.
     Accept,
+    /// `Client-Cert` and `Client-Cert-Chain` (RFC 9440): what a proxy says of its client.
+    ClientCert,
     /// `Connection`.
     Connection,
     /// `Content-Length`.
@@ -80,6 +82,7 @@ impl Name {
             7 => &[("upgrade", Self::Upgrade), ("trailer", Self::Trailer)],
             9 => &[("x-real-ip", Self::XRealIp)],
             10 => &[("connection", Self::Connection), ("keep-alive", Self::KeepAlive)],
+            11 => &[("client-cert", Self::ClientCert)],
             12 => &[("content-type", Self::ContentType)],
             14 => &[("content-length", Self::ContentLength)],
             15 => &[
@@ -99,6 +102,7 @@ impl Name {
                 ("x-forwarded-proto", Self::XForwardedProto),
                 ("x-kong-request-id", Self::XKongRequestId),
                 ("x-accel-buffering", Self::XAccel),
+                ("client-cert-chain", Self::ClientCert),
             ],
             18 => &[("x-forwarded-prefix", Self::XForwardedPrefix), ("x-accel-limit-rate", Self::XAccel)],
             20 => &[("x-kong-proxy-latency", Self::XKongProxyLatency)],

@@ -150,6 +150,7 @@ impl<'h, 'b> RequestHead<'h, 'b> {
             Name::Other
             | Name::Alias
             | Name::Accept
+            | Name::ClientCert
             | Name::Date
             | Name::ContentType
             | Name::KeepAlive

@@ -193,7 +193,7 @@ pub fn take_or_dial(
     aim: &Aim<'_>,
     body: &Body,
 ) -> Result<Pooled, Dialling> {
-    let reach = Reach::of(client, aim);
+    let reach = Reach::of(client, aim, &worker.settings.tls);
     if reach.http2 {
         let stream = if aim.may_pool { worker.multiplexed.take(&reach) } else { None };
         worker.metrics.pool(if stream.is_some() { PoolUse::Hit } else { PoolUse::Miss });

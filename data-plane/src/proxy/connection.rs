@@ -183,7 +183,7 @@ impl Client {
     }
 
     /// Ends the connection so that the client can still read the last answer.
-    async fn linger(mut self, worker: &Worker) {
+    pub(super) async fn linger(mut self, worker: &Worker) {
         self.buffer.release();
         self.buffer.lend(&worker.buffers);
         self.timer.arm(LINGER);

@@ -32,6 +32,8 @@ struct Tls {
     /// The name that it asked for, in lower case.
     sni: Option<Rc<str>>,
     version: Option<ProtocolVersion>,
+    /// What targets are told of the certificate that it has shown: header lines, each after its line end.
+    told: Rc<[u8]>,
 }
 
 impl Peer {
@@ -59,7 +61,17 @@ impl Peer {
     /// The same client, having asked by TLS of this version for this name.
     #[must_use]
     pub fn by_tls(self, sni: Option<&str>, version: Option<ProtocolVersion>) -> Self {
-        Self { tls: Some(Tls { sni: sni.map(|sni| sni.to_ascii_lowercase().into()), version }), ..self }
+        let sni = sni.map(|sni| sni.to_ascii_lowercase().into());
+        Self { tls: Some(Tls { sni, version, told: Rc::default() }), ..self }
+    }
+
+    /// The same client, speaking TLS, of whose certificate targets are told these header lines.
+    #[must_use]
+    pub fn telling(mut self, told: Vec<u8>) -> Self {
+        if let Some(tls) = &mut self.tls {
+            tls.told = told.into();
+        }
+        self
     }
 
     /// The same client, speaking HTTP/2.
@@ -241,6 +253,11 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
             Name::XForwardedPath => given.path.keep(is_trusted),
             Name::XForwardedPrefix => given.prefix.keep(is_trusted),
             Name::XKongRequestId => !with.settings.request_id_upstream,
+            // An upstream that goes by these would believe whoever writes them: only somebody trusted in front of this node may,
+            // and only where the node does not say them itself (RFC 9440 4).
+            Name::ClientCert => {
+                is_trusted && !with.settings.asks_callers && !head.is_named_by_connection(header.name)
+            }
             Name::Other
             | Name::Accept
             | Name::Date
@@ -316,6 +333,9 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
     out.extend_from_slice(SERVER_TOKEN.as_bytes());
     if with.settings.request_id_upstream {
         push(out, "X-Kong-Request-Id", with.request_id);
+    }
+    if let Some(tls) = &with.peer.tls {
+        out.extend_from_slice(&tls.told);
     }
     if let Some(TraceHeaders { parent, state }) = &with.trace {
         push(out, TRACE_PARENT, parent);

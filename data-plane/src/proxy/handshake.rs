@@ -1,10 +1,9 @@
 //! The beginning of a client's connection where TLS is spoken.
 
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
@@ -14,7 +13,8 @@ use super::forward::Peer;
 use super::stream::Stream;
 use super::timer::Timer;
 use super::worker::Worker;
-use crate::tls::ALPN_HTTP2;
+use crate::tls::server::Speaks;
+use crate::tls::{ALPN_HTTP2, HandshakeError};
 
 /// First byte of a handshake (RFC 8446 5.1).
 const HANDSHAKE: u8 = 22;
@@ -30,12 +30,7 @@ pub(crate) struct Shaken {
 
 /// Shakes hands within the time for a head; `None`: the connection is over. A client that does not speak TLS but HTTP is
 /// told so in clear.
-pub(crate) async fn shake(
-    stream: TcpStream,
-    peer: Peer,
-    tls: Arc<ServerConfig>,
-    worker: &Worker,
-) -> Option<Shaken> {
+pub(crate) async fn shake(stream: TcpStream, peer: Peer, tls: Speaks, worker: &Worker) -> Option<Shaken> {
     let mut patience = Patience::new(worker);
     let mut first = [0_u8; 1];
     let mut space = tokio::io::ReadBuf::new(&mut first);
@@ -53,22 +48,36 @@ pub(crate) async fn shake(
         }
         return None;
     }
-    let mut accepting = Box::pin(TlsAcceptor::from(tls).accept(stream));
+    let mut accepting = Box::pin(TlsAcceptor::from(tls.config()).accept(stream).into_fallible());
     let accepted = poll_fn(|cx| match accepting.as_mut().poll(cx) {
         Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
         Poll::Pending => patience.poll_over(cx).map(|()| None),
     });
     match accepted.await {
         Some(Ok(stream)) => {
-            worker.metrics.handshake_done();
             let (_, session) = stream.get_ref();
+            let told = match tls.told(session, UnixTime::now()) {
+                Ok(told) => told,
+                Err(error) => {
+                    worker.metrics.handshake_failed();
+                    debug!(%error, client = peer.text(), "a client's certificate is not good any more");
+                    return None;
+                }
+            };
+            worker.metrics.handshake_done();
             let speaks_http2 = session.alpn_protocol() == Some(ALPN_HTTP2);
-            let peer = peer.by_tls(session.server_name(), session.protocol_version());
+            let peer = peer.by_tls(session.server_name(), session.protocol_version()).telling(told);
             Some(Shaken { stream: Stream::accepted_tls(stream), peer, speaks_http2 })
         }
-        Some(Err(error)) => {
+        Some(Err((error, stream))) => {
             worker.metrics.handshake_failed();
             debug!(%error, client = peer.text(), "a client's handshake failed");
+            if matches!(HandshakeError::from(error), HandshakeError::Certificate(_)) {
+                // By TLS 1.3 it may have asked for something already: closed at once, the connection would be reset, and the
+                // client might never see what is wrong with its certificate.
+                let client = Client::new(Stream::accepted(stream), peer, &worker.timers);
+                client.linger(worker).await;
+            }
             None
         }
         None => {

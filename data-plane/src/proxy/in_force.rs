@@ -6,9 +6,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use rustls::ServerConfig;
 
 use super::settings::ProxySettings;
+use crate::tls::server::Speaks;
 
 /// The settings in force on one worker. A request reads them through one pointer of this worker's own, without a lock,
 /// a count or memory that another worker writes to.
@@ -31,7 +31,7 @@ impl InForce {
 }
 
 /// How TLS is spoken at each listener of the settings, in their order.
-pub(super) type Shown = Vec<Option<Arc<ServerConfig>>>;
+pub(super) type Shown = Vec<Option<Speaks>>;
 
 /// What workers are to put in force: each looks at every tick, never at a request.
 #[derive(Debug, Clone)]

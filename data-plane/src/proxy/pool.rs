@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::RandomState;
 
 use self::lru::Lru;
-use super::reach::Reach;
+use super::reach::{Judged, Reach};
 use super::stream::Stream;
 
 /// A connection to a target, with what the pool must know of it.
@@ -103,7 +103,7 @@ impl Pool {
         });
     }
 
-    fn hash(&self, parts: (u64, &str)) -> u64 {
+    fn hash(&self, parts: (Judged, &str)) -> u64 {
         self.hasher.hash_one(parts)
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use arc_swap::Guard;
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
@@ -27,7 +28,7 @@ use super::worker::Worker;
 use crate::health::is_own;
 use crate::http1::HeadStorage;
 use crate::table::{Lease, Service};
-use crate::tls::{ALPN_HTTP2, HandshakeError, Reason, Terms};
+use crate::tls::{ALPN_HTTP2, Clients, HandshakeError, Reason, Standing, Terms};
 
 /// The application protocol that is offered to targets.
 const ALPN: &[&[u8]] = &[b"http/1.1"];
@@ -52,23 +53,27 @@ pub struct Reach<'a> {
 #[derive(Debug)]
 pub struct Whom<'a> {
     terms: &'a Arc<Terms>,
+    /// What holds where these say nothing.
+    standing: Guard<Arc<Standing>>,
     /// The host, perhaps with a port, as the Host header has it.
     host: Cow<'a, str>,
 }
 
 impl<'a> Reach<'a> {
-    /// Where the request of `client` goes.
-    pub fn of(client: &Client, aim: &Aim<'a>) -> Self {
+    /// Where the request of `client` goes, with TLS as `tls` has it now.
+    pub fn of(client: &Client, aim: &Aim<'a>, tls: &Clients) -> Self {
         let service = aim.matched.service;
-        let whom = service.tls.as_ref().map(|terms| Whom { terms, host: host(client, aim) });
+        let whom = service.tls.as_ref();
+        let whom = whom.map(|terms| Whom { terms, standing: tls.now(), host: host(client, aim) });
         let alpn = if service.http2 { ALPN_OF_HTTP2 } else { ALPN };
         Self { address: aim.lease.address(), whom, http2: service.http2, alpn }
     }
 
     /// Where a stream goes, which is `service`'s. `sni`: the name that the client has asked for, where that is passed on.
-    pub fn of_stream(service: &'a Service, lease: &'a Lease, sni: Option<&'a str>) -> Self {
+    pub fn of_stream(service: &'a Service, lease: &'a Lease, sni: Option<&'a str>, tls: &Clients) -> Self {
         let own = service.upstream.host_header.as_deref().unwrap_or_else(|| lease.host());
-        let whom = service.tls.as_ref().map(|terms| Whom { terms, host: sni.unwrap_or(own).into() });
+        let whom = service.tls.as_ref();
+        let whom = whom.map(|terms| Whom { terms, standing: tls.now(), host: sni.unwrap_or(own).into() });
         Self { address: lease.address(), whom, http2: false, alpn: &[] }
     }
 
@@ -103,33 +108,41 @@ fn host<'a>(client: &Client, aim: &Aim<'a>) -> Cow<'a, str> {
     Cow::Borrowed(aim.matched.service.upstream.host_header.as_deref().unwrap_or_else(|| aim.lease.host()))
 }
 
-/// What a connection over TLS was made for: what it was asked to prove, and by which terms that was judged.
+/// What a connection over TLS was made for: what it was asked to prove, and by what that was judged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
-    terms: u64,
+    judged: Judged,
     host: Box<str>,
+}
+
+/// What somebody was judged by: the numbers of the terms, and of what held where these say nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Judged {
+    terms: u64,
+    standing: u64,
 }
 
 impl Identity {
     /// Whether a connection made for this may carry a request that goes there.
     pub fn is(&self, whom: &Whom<'_>) -> bool {
-        self.terms == whom.terms.number() && *self.host == *whom.host
+        self.parts() == whom.parts()
     }
 
     /// For the pool to look it up by.
-    pub fn parts(&self) -> (u64, &str) {
-        (self.terms, &self.host)
+    pub fn parts(&self) -> (Judged, &str) {
+        (self.judged, &self.host)
     }
 }
 
 impl Whom<'_> {
     /// For the pool to look a connection up by.
-    pub fn parts(&self) -> (u64, &str) {
-        (self.terms.number(), &self.host)
+    pub fn parts(&self) -> (Judged, &str) {
+        (Judged { terms: self.terms.number(), standing: self.standing.number() }, &self.host)
     }
 
     fn identity(&self) -> Identity {
-        Identity { terms: self.terms.number(), host: (&*self.host).into() }
+        let (judged, host) = self.parts();
+        Identity { judged, host: host.into() }
     }
 }
 
@@ -165,7 +178,7 @@ pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling 
         });
     };
     let identity = whom.identity();
-    let secure = worker.settings.tls.secure(whom.terms, &whom.host, address);
+    let secure = whom.standing.secure(whom.terms, &whom.host, address);
     let metrics = Arc::clone(&worker.metrics);
     Box::pin(async move {
         let undone = match secure {

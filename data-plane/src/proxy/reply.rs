@@ -93,6 +93,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
             Name::Other
             | Name::Alias
             | Name::Accept
+            | Name::ClientCert
             | Name::ContentType
             | Name::Expect
             | Name::Host

@@ -3,18 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_access_log::AccessLog;
 use equipoise_settings::ListenFlags;
-use rustls::ServerConfig;
 
 use super::http2::Http2Settings;
 use super::template::Templates;
 use crate::http1::Limits;
 use crate::spans::Tracer;
 use crate::tls;
+use crate::tls::server::Speaks;
 
 /// What this program calls itself in `Via` and `Server`: the names that Kong's clients and tests look for.
 pub const SERVER_TOKEN: &str = "kong/3.10.0";
@@ -27,7 +26,7 @@ pub struct Listen {
     /// How.
     pub flags: ListenFlags,
     /// How TLS is spoken; `None`: not at all.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Speaks>,
     /// What clients come for.
     pub serves: Serves,
 }
@@ -89,6 +88,8 @@ pub struct ProxySettings {
     pub pool_idle_timeout: Duration,
     /// How TLS is spoken with targets.
     pub tls: tls::Clients,
+    /// Whether clients are asked for certificates anywhere: then nobody else may say of one what this node does.
+    pub asks_callers: bool,
     /// Ports that something in front maps.
     pub port_maps: PortMaps,
     /// Peers whose X-Forwarded-*, real-IP and PROXY headers count.
@@ -135,6 +136,7 @@ impl Default for ProxySettings {
             pool_requests_max: 10_000,
             pool_idle_timeout: Duration::from_secs(60),
             tls: tls::Clients::default(),
+            asks_callers: false,
             port_maps: PortMaps::default(),
             trusted_ips: Vec::new(),
             real_ip_header: RealIpHeader::XRealIp,

@@ -3,6 +3,7 @@
 mod access_log;
 mod bad_responses;
 mod bodies;
+mod callers;
 mod clients;
 mod counts;
 mod drain;

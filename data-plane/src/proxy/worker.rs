@@ -13,7 +13,6 @@ use equipoise_access_log::{AccessLog, Pen};
 use equipoise_settings::ListenFlags;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -35,6 +34,7 @@ use crate::proxy_protocol::Header;
 use crate::spans::Tracer;
 use crate::stream_proxy::{self, udp};
 use crate::table::{Active, Reader, Table};
+use crate::tls::server::Speaks;
 
 /// How long accepting pauses when the process has no descriptors left, or none for clients.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -130,7 +130,7 @@ impl Worker {
     }
 
     /// How TLS is spoken with whoever comes in there now.
-    fn shown(&self, way: &Way) -> Option<Arc<ServerConfig>> {
+    fn shown(&self, way: &Way) -> Option<Speaks> {
         way.tls.as_ref()?;
         let reloaded = self.shown.borrow().as_ref().and_then(|shown| shown.get(way.place).cloned().flatten());
         reloaded.or_else(|| way.tls.clone())
@@ -342,7 +342,7 @@ struct Way {
     /// As clients see it.
     port: u16,
     flags: ListenFlags,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Speaks>,
     serves: Serves,
     /// Which listener of the settings it is.
     place: usize,
@@ -479,7 +479,7 @@ async fn serve_stream(stream: TcpStream, peer: Peer, mut source: SocketAddr, way
     stream_proxy::serve(stream, (source, destination), way.tls, &counted.0).await;
 }
 
-async fn serve_tls(stream: TcpStream, peer: Peer, tls: Arc<ServerConfig>, counted: Counted) {
+async fn serve_tls(stream: TcpStream, peer: Peer, tls: Speaks, counted: Counted) {
     let worker = &counted.0;
     // Boxed: it is over long before the connection is.
     let Some(shaken) = Box::pin(handshake::shake(stream, peer, tls, worker)).await else { return };
@@ -496,7 +496,7 @@ async fn serve_announced(
     stream: TcpStream,
     peer: Peer,
     knows_http2: bool,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Speaks>,
     counted: Counted,
 ) {
     // Boxed: it is over long before the connection is.

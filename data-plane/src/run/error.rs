@@ -50,7 +50,7 @@ pub enum StartError {
     /// A file of trusted certificates cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// There is no certificate to show to clients, or to targets.
+    /// There is no certificate to show to clients, or to targets; or clients cannot be judged by theirs.
     #[error(transparent)]
     Shown(#[from] ShownError),
     /// A template of error bodies cannot be used.
@@ -65,4 +65,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Why settings that were read again are not in force: nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// A file of trusted certificates cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// There is no certificate to show to clients, or to targets; or clients cannot be judged by theirs.
+    #[error(transparent)]
+    Shown(#[from] ShownError),
 }

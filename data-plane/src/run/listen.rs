@@ -3,38 +3,41 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 use equipoise_settings::Listen;
-use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 
-use super::StartError;
+use super::{ReloadError, StartError};
 use crate::proxy::{self, Serves};
 use crate::settings::NodeSettings;
 use crate::table::Active;
 use crate::takeover::Sockets;
-use crate::tls::server::{ShownError, http1_only};
+use crate::tls;
+use crate::tls::server::{ShownError, Speaks};
+
+/// How TLS is spoken with targets. Reads many files.
+pub(super) fn with_targets(settings: &NodeSettings) -> Result<tls::Clients, ReloadError> {
+    let roots = settings.trust.load()?;
+    let shown =
+        settings.shown_to_targets.as_ref().map(|(certificate, key)| tls::shown_to_targets(certificate, key));
+    let tls = tls::Clients::new(roots, settings.trust.depth);
+    Ok(tls.with_defaults(settings.verify_targets, shown.transpose()?))
+}
 
 /// Where the proxy listens, for requests and then for streams, with what it shows where TLS is spoken.
 pub(super) fn listen(settings: &NodeSettings, active: &Active) -> Result<Vec<proxy::Listen>, ShownError> {
     let streams = settings.stream_listen.iter().filter(|one| !one.udp).map(|one| &one.listen);
     let speaks_tls = settings.proxy_listen.iter().chain(streams.clone()).any(|listen| listen.tls);
     let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir, active.clone())).transpose()?;
-    let first_only = tls.as_ref().map(|tls| http1_only(tls));
-    let of = |listen: &Listen, tls: &Option<Arc<ServerConfig>>, serves| proxy::Listen {
+    let first_only = tls.as_ref().map(Speaks::http1_only);
+    let of = |listen: &Listen, tls: &Option<Speaks>, serves| proxy::Listen {
         address: listen.address,
         flags: listen.flags,
         tls: tls.clone().filter(|_| listen.tls),
         serves,
     };
-    // Behind TLS, streams are whatever both sides agree on without asking: nothing is offered, and nothing refused.
-    let of_streams = tls.as_deref().map(|tls| {
-        let mut of_streams = tls.clone();
-        of_streams.alpn_protocols.clear();
-        Arc::new(of_streams)
-    });
+    let of_streams = tls.as_ref().map(Speaks::for_streams);
     let of_requests = |listen: &Listen| if listen.flags.http2 { &tls } else { &first_only };
     let requests =
         settings.proxy_listen.iter().map(|listen| of(listen, of_requests(listen), Serves::Requests));

@@ -13,17 +13,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::handover::{Handover, Offered, offer, take_over};
-use super::listen::{bind_status, datagram_listen, listen};
+use super::listen::{bind_status, datagram_listen, listen, with_targets};
 use super::logs::AccessLogs;
 use super::tasks::Tasks;
-use super::{Node, StartError};
+use super::{Node, ReloadError, StartError};
 use crate::observability::{NodeState, Workers};
 use crate::proxy::ProxySettings;
 use crate::settings::{Follow, NodeSettings};
 use crate::sync::{self, Identity};
 use crate::table::{self, Seams};
 use crate::takeover::{Predecessor, Sockets};
-use crate::{dns, probe, proxy, spans, status, tls, watchdog};
+use crate::{dns, probe, proxy, spans, status, watchdog};
 
 /// Starts a node. Its listeners are bound when this returns; it serves what its cache holds as soon as that is
 /// compiled. `pipe` replaces the control planes of the settings by one in the same process.
@@ -51,8 +51,10 @@ pub async fn start_after(
     let directory = settings.cache_dir.display().to_string();
     let mut tasks = Tasks::new();
     // Before anything is opened. It reads many files, beside the cache.
-    let trust = settings.trust.clone();
-    let trusting = tokio::task::spawn_blocking(move || trust.load());
+    let trusting = tokio::task::spawn_blocking({
+        let settings = settings.clone();
+        move || with_targets(&settings)
+    });
     let (opened, beside) = match &predecessor {
         None => (Cache::open(settings.cache_dir.clone(), &tasks.tracker).await, None),
         Some(_) => {
@@ -60,14 +62,12 @@ pub async fn start_after(
             (Ok((cache, loaded)), Some(beside))
         }
     };
-    let roots = match trusting.await {
-        Ok(roots) => roots?,
+    let tls = match trusting.await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(ReloadError::Trust(error))) => return Err(error.into()),
+        Ok(Err(ReloadError::Shown(error))) => return Err(error.into()),
         Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
     };
-    let shown =
-        settings.shown_to_targets.as_ref().map(|(certificate, key)| tls::shown_to_targets(certificate, key));
-    let tls = tls::Clients::new(roots, settings.trust.depth)
-        .with_defaults(settings.verify_targets, shown.transpose()?);
     let (cache, loaded) =
         opened.map_err(|source| StartError::Cache { directory: directory.clone(), source })?;
     let id = match settings.id {
@@ -117,7 +117,7 @@ pub async fn start_after(
         ..settings.proxy.clone()
     };
     let proxy = proxy::start_closed(proxy_settings, &mut sockets, &seams.active, &workers)?;
-    let shown_by = seams.active.clone();
+    let (shown_by, with_targets) = (seams.active.clone(), tls.clone());
     let Seams { active, updates, reports, names, answers, probes, directory, events } = seams;
 
     let stopping = tasks.stopping.clone();
@@ -252,6 +252,7 @@ pub async fn start_after(
         proxy,
         status_addresses,
         active: shown_by,
+        tls: with_targets,
         settings,
         handover: Handover {
             offering,

@@ -40,6 +40,7 @@ pub(super) fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
         pool_idle_timeout: settings.duration(&keys::UPSTREAM_IDLE_TIMEOUT),
         // Those of the settings are read when the node starts.
         tls: defaults.tls,
+        asks_callers: super::tls::callers(settings)?.is_some(),
         error_templates: defaults.error_templates,
         port_maps: PortMaps::parse(settings.list(&keys::PROXY_PORT_MAPS))
             .map_err(|rule| settings.problem(&keys::PROXY_PORT_MAPS, rule))?,

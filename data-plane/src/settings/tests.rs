@@ -9,6 +9,7 @@ use super::*;
 use crate::http1::HEADERS_MAX;
 use crate::proxy::{RealIpHeader, ResponseHeaders};
 use crate::spans::context::Sampling;
+use crate::tls::callers::{Callers, Need, Told};
 
 fn read(variables: &[(&str, &str)]) -> Result<NodeSettings, Problem> {
     let mut layers = Layers::default();
@@ -247,6 +248,51 @@ fn certificates_for_clients_come_in_pairs_and_versions_are_named() {
     ] {
         assert!(shown(&[(name, value)]).is_err(), "{name}={value}");
     }
+}
+
+#[test]
+fn clients_are_asked_for_certificates_of_authorities_that_are_named() {
+    let read = |variables: &[(&str, &str)]| {
+        read(variables).map(|settings| (settings.shown.callers, settings.proxy.asks_callers))
+    };
+    let files = vec![PathBuf::from("a.pem"), PathBuf::from("b.pem")];
+    let ca = ("EQUIPOISE_TLS_CLIENT_CA", "a.pem, b.pem");
+    let callers = Callers { need: Need::Required, files, depth: 1, told: Told::Nothing };
+    let optional = Callers { need: Need::Optional, ..callers.clone() };
+    assert_eq!(read(&[]).unwrap(), (None, false));
+    assert_eq!(read(&[ca]).unwrap(), (None, false));
+    for (variables, want) in [
+        (vec![("EQUIPOISE_TLS_CLIENT_VERIFY", "required"), ca], callers.clone()),
+        (vec![("EQUIPOISE_TLS_CLIENT_VERIFY", "optional"), ca], optional),
+        (
+            vec![
+                ("KONG_NGINX_PROXY_SSL_VERIFY_CLIENT", "on"),
+                ("KONG_NGINX_PROXY_SSL_CLIENT_CERTIFICATE", "a.pem,b.pem"),
+                ("KONG_NGINX_PROXY_SSL_VERIFY_DEPTH", "3"),
+            ],
+            Callers { depth: 3, ..callers.clone() },
+        ),
+        (
+            vec![
+                ("EQUIPOISE_TLS_CLIENT_VERIFY", "required"),
+                ca,
+                ("EQUIPOISE_TLS_CLIENT_CERT_HEADERS", "cert"),
+            ],
+            Callers { told: Told::Certificate, ..callers.clone() },
+        ),
+        (
+            vec![
+                ("EQUIPOISE_TLS_CLIENT_VERIFY", "required"),
+                ca,
+                ("EQUIPOISE_TLS_CLIENT_CERT_HEADERS", "chain"),
+            ],
+            Callers { told: Told::Chain, ..callers },
+        ),
+    ] {
+        assert_eq!(read(&variables).unwrap(), (Some(want), true), "{variables:?}");
+    }
+    let problem = read(&[("EQUIPOISE_TLS_CLIENT_VERIFY", "optional")]).unwrap_err().to_string();
+    assert!(problem.contains("tls.client_ca") && problem.contains("tls.client_verify"), "{problem}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use equipoise_settings::{Key, Problem, Settings, keys};
 
 use crate::tls::Trust;
+use crate::tls::callers::{Callers, Need, Told};
 use crate::tls::server::{PAIRS_MAX, Shown};
 
 /// The word for the authorities that the system trusts.
@@ -36,6 +37,7 @@ pub(super) fn shown(settings: &Settings) -> Result<Shown, Problem> {
         tls13: false,
         tickets: settings.bool(&keys::TLS_SESSION_TICKETS),
         session_timeout: settings.duration(&keys::TLS_SESSION_TIMEOUT),
+        callers: callers(settings)?,
     };
     for version in settings.text(key).unwrap_or_default().split_whitespace() {
         match version {
@@ -53,6 +55,27 @@ pub(super) fn shown(settings: &Settings) -> Result<Shown, Problem> {
     let pairs = certificates.iter().zip(names);
     shown.pairs = pairs.map(|(certificate, key)| (PathBuf::from(certificate), PathBuf::from(key))).collect();
     Ok(shown)
+}
+
+/// What clients are to show, if anything.
+pub(super) fn callers(settings: &Settings) -> Result<Option<Callers>, Problem> {
+    let need = match settings.text(&keys::TLS_CLIENT_VERIFY) {
+        Some("optional") => Need::Optional,
+        Some("required" | "on") => Need::Required,
+        _ => return Ok(None),
+    };
+    let key = &keys::TLS_CLIENT_CA;
+    let files: Vec<_> = settings.list(key).iter().map(PathBuf::from).collect();
+    if files.is_empty() {
+        let rule = format!("must name a file where `{}` is not off", keys::TLS_CLIENT_VERIFY.name);
+        return Err(settings.problem(key, rule));
+    }
+    let told = match settings.text(&keys::TLS_CLIENT_CERT_HEADERS) {
+        Some("cert") => Told::Certificate,
+        Some("chain") => Told::Chain,
+        _ => Told::Nothing,
+    };
+    Ok(Some(Callers { need, files, depth: settings.number(&keys::TLS_CLIENT_VERIFY_DEPTH), told }))
 }
 
 pub(super) fn shown_to_targets(settings: &Settings) -> Result<Option<(PathBuf, PathBuf)>, Problem> {

@@ -6,9 +6,9 @@ use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::hello::{self, HELLO_BYTES_MAX, Hello, NotHello};
 use super::patience::within_or_drain;
 use crate::proxy::worker::Worker;
+use crate::tls::hello::{self, HELLO_BYTES_MAX, Hello, NotHello};
 
 /// Why a client's handshake is not known.
 #[derive(Debug, thiserror::Error)]

@@ -1,10 +1,8 @@
 //! One connection: its route, its target, and what is said between the two.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
-use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tracing::debug;
 
@@ -23,12 +21,13 @@ use crate::proxy::stream::Stream;
 use crate::proxy::worker::Worker;
 use crate::router::stream::{StreamQuery, Transport};
 use crate::table::{Lease, OfStreams, Service};
+use crate::tls::server::Speaks;
 
 /// Serves a connection to its end: the client's, and where it came in. `tls`: how TLS is spoken where it came in; `None`: not at all.
 pub(crate) async fn serve(
     stream: TcpStream,
     (source, destination): (SocketAddr, SocketAddr),
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Speaks>,
     worker: &Worker,
 ) {
     let Some(tls) = tls else {
@@ -57,7 +56,7 @@ pub(crate) async fn serve(
 async fn route(
     stream: TcpStream,
     query: &StreamQuery<'_>,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<Speaks>,
     mut account: Account<'_>,
     worker: &Worker,
 ) {
@@ -117,7 +116,7 @@ async fn connect(
     speaks: OfStreams,
 ) -> Result<Stream, Fault> {
     let started = Instant::now();
-    let mut reach = Reach::of_stream(service, lease, sni);
+    let mut reach = Reach::of_stream(service, lease, sni, &worker.settings.tls);
     if speaks == OfStreams::Passthrough {
         reach = reach.in_clear();
     }

@@ -4,7 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::{ArcSwap, Guard};
 use equipoise_proto::{Host, HostPort};
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
@@ -20,21 +22,13 @@ use super::server::{ShownError, pair};
 use super::terms::{Asked, Terms};
 use super::verify::{Anyone, Chain};
 
-/// The client's side of TLS, for all who connect to targets. Cheap to clone.
+/// The client's side of TLS, for all who connect to targets. Cheap to clone; all clones change together.
 ///
 /// Probes ([`Self::verifying`], [`Self::unverifying`]) resume no session, since a resumed one is not verified again: they
-/// would not see that a certificate ran out. Requests ([`Self::secure`]) resume those of their own terms. No ALPN is
+/// would not see that a certificate ran out. Requests ([`Standing::secure`]) resume those of their own terms. No ALPN is
 /// offered but what a connection asks for itself.
 #[derive(Debug, Clone)]
-pub struct Clients {
-    provider: Arc<CryptoProvider>,
-    roots: Arc<RootCertStore>,
-    depth: usize,
-    verify: bool,
-    certificate: Option<Arc<CertifiedKey>>,
-    verifying: Arc<ClientConfig>,
-    unverifying: Arc<ClientConfig>,
-}
+pub struct Clients(Arc<ArcSwap<Standing>>);
 
 impl Default for Clients {
     /// Trusts nobody, and asks nobody for it.
@@ -46,34 +40,88 @@ impl Default for Clients {
 impl Clients {
     /// Trusts `roots` over at most `depth` intermediate certificates.
     pub fn new(roots: RootCertStore, depth: usize) -> Self {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let roots = Arc::new(roots);
-        let algorithms = provider.signature_verification_algorithms;
-        let chain = Chain { roots: Arc::clone(&roots), depth, algorithms };
-        let verifying = Arc::new(config(&provider, Arc::new(chain), None));
-        let unverifying = Arc::new(config(&provider, Arc::new(Anyone { algorithms }), None));
-        Self { provider, roots, depth, verify: false, certificate: None, verifying, unverifying }
+        Self(Arc::new(ArcSwap::from_pointee(Standing::new(Arc::new(roots), depth))))
     }
 
     /// The same, with what holds for services that do not say otherwise: whether certificates are verified, and which
     /// certificate is shown. Probes show it as well.
     #[must_use]
     pub fn with_defaults(self, verify: bool, certificate: Option<Arc<CertifiedKey>>) -> Self {
-        let [verifying, unverifying] =
-            [&self.verifying, &self.unverifying].map(|config| showing(config, certificate.as_ref()));
-        Self { verify, certificate, verifying, unverifying, ..self }
+        let now = self.now();
+        let standing = Standing::new(Arc::clone(&now.roots), now.depth).with_defaults(verify, certificate);
+        Self(Arc::new(ArcSwap::from_pointee(standing)))
+    }
+
+    /// What holds now; who goes by it to the end of a connection's making has one and the same. Nothing is counted that other
+    /// workers count as well: not to be kept for long.
+    pub fn now(&self) -> Guard<Arc<Standing>> {
+        self.0.load()
+    }
+
+    /// Has what `other` has from now on: connections and sessions that were made before are not used any more. Nothing
+    /// changes where it is the same.
+    pub fn adopt(&self, other: &Self) {
+        let new = other.0.load_full();
+        if !self.now().is_same(&new) {
+            self.0.store(new);
+        }
     }
 
     /// For a probe: takes only a certificate that is signed, in time and for the name asked for. `certificate` is shown in
     /// place of the node's own.
     pub fn verifying(&self, certificate: Option<&Arc<CertifiedKey>>) -> Arc<ClientConfig> {
-        certificate.map_or_else(|| Arc::clone(&self.verifying), |shown| showing(&self.verifying, Some(shown)))
+        showing(&self.now().verifying, certificate)
     }
 
     /// For a probe: takes any certificate.
     pub fn unverifying(&self, certificate: Option<&Arc<CertifiedKey>>) -> Arc<ClientConfig> {
-        certificate
-            .map_or_else(|| Arc::clone(&self.unverifying), |shown| showing(&self.unverifying, Some(shown)))
+        showing(&self.now().unverifying, certificate)
+    }
+}
+
+/// What the settings say of TLS with targets.
+#[derive(Debug)]
+pub struct Standing {
+    number: u64,
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+    depth: usize,
+    verify: bool,
+    certificate: Option<Arc<CertifiedKey>>,
+    verifying: Arc<ClientConfig>,
+    unverifying: Arc<ClientConfig>,
+}
+
+impl Standing {
+    fn new(roots: Arc<RootCertStore>, depth: usize) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let algorithms = provider.signature_verification_algorithms;
+        let chain = Chain { roots: Arc::clone(&roots), depth, algorithms };
+        let verifying = Arc::new(config(&provider, Arc::new(chain), None));
+        let unverifying = Arc::new(config(&provider, Arc::new(Anyone { algorithms }), None));
+        Self { number, provider, roots, depth, verify: false, certificate: None, verifying, unverifying }
+    }
+
+    fn with_defaults(self, verify: bool, certificate: Option<Arc<CertifiedKey>>) -> Self {
+        let [verifying, unverifying] =
+            [&self.verifying, &self.unverifying].map(|config| showing(config, certificate.as_ref()));
+        Self { verify, certificate, verifying, unverifying, ..self }
+    }
+
+    /// Tells it from all others that this process had; later ones are larger.
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether both say the same. A certificate is told by its bytes: its key goes with it.
+    fn is_same(&self, other: &Self) -> bool {
+        let shown =
+            |standing: &Self| standing.certificate.as_ref().map(|certificate| certificate.cert.clone());
+        (self.depth, self.verify) == (other.depth, other.verify)
+            && self.roots.roots == other.roots.roots
+            && shown(self) == shown(other)
     }
 
     /// Prepares a handshake with `host[:port]` at `address`.
@@ -89,11 +137,11 @@ impl Clients {
             // Nobody looks at it, and of an address nothing is asked for.
             None => ServerName::IpAddress(address.ip().into()),
         };
-        Ok(Secure { config: terms.config(address, |asked| self.config(asked)), name })
+        Ok(Secure { config: terms.config(address, self.number, |asked| self.config(asked)), name })
     }
 
     /// Whether what a target shows is verified.
-    pub fn verifies(&self, terms: &Terms) -> bool {
+    fn verifies(&self, terms: &Terms) -> bool {
         terms.asked().verify.unwrap_or(self.verify)
     }
 

@@ -12,6 +12,9 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 
 use super::Clients;
+use super::callers::{Callers, Need, Told};
+use super::server::{self, Speaks};
+use crate::table::Active;
 
 /// When a certificate is good.
 #[derive(Debug, Clone, Copy)]
@@ -61,17 +64,32 @@ impl Authority {
         Self { issuer, between }
     }
 
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
     pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
     }
 
     pub(crate) fn issue(&self, names: &[&str], valid: Valid) -> Shown {
+        self.issue_as(names, valid, |_| {})
+    }
+
+    /// The same with something else in it.
+    pub(crate) fn issue_as(
+        &self,
+        names: &[&str],
+        valid: Valid,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Shown {
         let mut params = params(names);
         (params.not_before, params.not_after) = match valid {
             Valid::Now => (date_time_ymd(2000, 1, 1), date_time_ymd(4000, 1, 1)),
             Valid::Past => (date_time_ymd(2000, 1, 1), date_time_ymd(2001, 1, 1)),
             Valid::Future => (date_time_ymd(3999, 1, 1), date_time_ymd(4000, 1, 1)),
         };
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         let chain = std::iter::once(leaf.der().clone()).chain(self.between.iter().cloned()).collect();
@@ -91,6 +109,17 @@ impl Authority {
     }
 }
 
+/// How a node speaks that shows a certificate of its own, and wants to see one of this authority's.
+pub(crate) fn asking(authority: &Authority, callers: impl FnOnce(&mut Callers)) -> Speaks {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("clients.pem");
+    std::fs::write(&file, authority.pem()).unwrap();
+    let mut asked = Callers { need: Need::Required, files: vec![file], depth: 1, told: Told::Nothing };
+    callers(&mut asked);
+    let shown = server::Shown { callers: Some(asked), ..server::Shown::default() };
+    shown.load(directory.path(), Active::default()).unwrap()
+}
+
 /// A certificate that vouches for itself, as no authority does.
 pub(crate) fn self_signed(names: &[&str]) -> Shown {
     let key = KeyPair::generate().unwrap();
@@ -104,6 +133,12 @@ pub(crate) fn nobody() -> Clients {
 }
 
 impl Shown {
+    /// The same, with this certificate shown beside it.
+    pub(crate) fn beside(mut self, other: CertificateDer<'static>) -> Self {
+        self.chain.push(other);
+        self
+    }
+
     /// For a client to show.
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
         let provider = aws_lc_rs::default_provider();

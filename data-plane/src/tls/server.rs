@@ -13,16 +13,18 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::crypto::GetRandomFailed;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
+    ClientHello, NoClientAuth, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
+    ServerSessionMemoryCache,
 };
 use rustls::sign::CertifiedKey;
 use rustls::ticketer::TicketRotator;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ServerConfig, SupportedProtocolVersion};
+use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 
-use super::ALPN_HTTP2;
+use super::callers::{Callers, Judge};
+use super::{ALPN_HTTP2, TrustError};
 use crate::table::Active;
 
 /// The certificate of the node's own and its key, in the cache directory.
@@ -56,12 +58,14 @@ pub struct Shown {
     pub tickets: bool,
     /// How long a ticket is good for at most.
     pub session_timeout: Duration,
+    /// What clients are to show in their turn; `None`: nothing.
+    pub callers: Option<Callers>,
 }
 
 impl Default for Shown {
     fn default() -> Self {
         let session_timeout = Duration::from_secs(24 * 60 * 60);
-        Self { pairs: Vec::new(), tls12: true, tls13: true, tickets: true, session_timeout }
+        Self { pairs: Vec::new(), tls12: true, tls13: true, tickets: true, session_timeout, callers: None }
     }
 }
 
@@ -103,6 +107,9 @@ pub enum ShownError {
         #[source]
         source: io::Error,
     },
+    /// Whose certificates clients may show cannot be read.
+    #[error("no client can be judged by its certificate")]
+    Callers(#[source] TrustError),
     /// The session tickets' keys cannot be made.
     #[error("no session tickets")]
     Tickets(#[source] rustls::Error),
@@ -110,11 +117,12 @@ pub enum ShownError {
 
 impl Shown {
     /// Reads the files; the node's own certificate is in `directory`, which may be made. Names are looked up in `table`
-    /// as it is at each handshake.
+    /// as it is at each handshake. Sessions are those of what is loaded: none goes on with what is loaded after it, by
+    /// whose trust it was never judged.
     ///
     /// # Errors
     /// When a file cannot be used, or the node's own certificate cannot be kept.
-    pub fn load(&self, directory: &Path, table: Active) -> Result<Arc<ServerConfig>, ShownError> {
+    pub fn load(&self, directory: &Path, table: Active) -> Result<Speaks, ShownError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let keys = if self.pairs.is_empty() {
             vec![own(&directory.join(OWN), &provider)?]
@@ -127,10 +135,15 @@ impl Shown {
             (false, true) => &[&TLS13],
             (_, _) => &[&TLS12, &TLS13],
         };
+        let load = |callers: &Callers| callers.load(&provider).map(Arc::new).map_err(ShownError::Callers);
+        let callers = self.callers.as_ref().map(load).transpose()?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .expect("the provider knows TLS 1.2 and 1.3")
-            .with_no_client_auth()
+            .with_client_cert_verifier(match &callers {
+                Some(judge) => Arc::<Judge>::clone(judge),
+                None => Arc::new(NoClientAuth),
+            })
             .with_cert_resolver(Arc::new(Certificates { table, default: keys }));
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
         if self.tickets {
@@ -140,7 +153,56 @@ impl Shown {
         } else {
             config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
         }
-        Ok(Arc::new(config))
+        Ok(Speaks { config: Arc::new(config), callers })
+    }
+}
+
+/// How TLS is spoken with clients.
+#[derive(Debug, Clone)]
+pub struct Speaks {
+    config: Arc<ServerConfig>,
+    callers: Option<Arc<Judge>>,
+}
+
+impl From<Arc<ServerConfig>> for Speaks {
+    /// Clients show nothing.
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self { config, callers: None }
+    }
+}
+
+impl Speaks {
+    /// For a handshake.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// The same, where HTTP/2 is not spoken.
+    #[must_use]
+    pub fn http1_only(&self) -> Self {
+        self.offering(vec![ALPN_HTTP1.to_vec()])
+    }
+
+    /// The same for streams: behind TLS, they are whatever both sides agree on without asking. Nothing is offered, and nothing
+    /// refused.
+    #[must_use]
+    pub fn for_streams(&self) -> Self {
+        self.offering(Vec::new())
+    }
+
+    fn offering(&self, alpn_protocols: Vec<Vec<u8>>) -> Self {
+        let mut config = ServerConfig::clone(&self.config);
+        config.alpn_protocols = alpn_protocols;
+        Self { config: Arc::new(config), callers: self.callers.clone() }
+    }
+
+    /// What targets are told of the certificate that a client has shown: header lines, each after its line end; empty where
+    /// they are told nothing.
+    ///
+    /// # Errors
+    /// When the client goes on with a session whose certificate is not good any more.
+    pub fn told(&self, session: &ServerConnection, now: UnixTime) -> Result<Vec<u8>, rustls::Error> {
+        self.callers.as_ref().map_or(Ok(Vec::new()), |judge| judge.told(session, now))
     }
 }
 
@@ -177,13 +239,6 @@ impl ProducesTickets for Tickets {
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
         self.0.decrypt(cipher)
     }
-}
-
-/// The same, where HTTP/2 is not spoken.
-pub fn http1_only(config: &ServerConfig) -> Arc<ServerConfig> {
-    let mut config = config.clone();
-    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
-    Arc::new(config)
 }
 
 /// What is shown to whom.

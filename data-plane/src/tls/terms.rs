@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustls::client::{ClientSessionMemoryCache, Resumption};
 use rustls::sign::CertifiedKey;
@@ -62,12 +62,19 @@ impl Hash for Asked {
 pub struct Terms {
     number: u64,
     asked: Asked,
-    config: OnceLock<Arc<ClientConfig>>,
-    sessions: Mutex<Sessions>,
+    made: Mutex<Option<Made>>,
 }
 
-/// Sessions by address. A resumed one is not verified again, so they are never shared between terms; nor between
-/// addresses, which need not know each other's tickets.
+/// What was made of terms by what the settings said then, which is known by its number. A resumed session is not verified
+/// again: what was made by others is never used.
+#[derive(Debug)]
+struct Made {
+    by: u64,
+    config: Arc<ClientConfig>,
+    sessions: Sessions,
+}
+
+/// Sessions by address: addresses need not know each other's tickets.
 #[derive(Debug, Default)]
 struct Sessions {
     of: HashMap<SocketAddr, Arc<ClientSessionMemoryCache>>,
@@ -80,7 +87,7 @@ impl Terms {
     pub fn new(asked: Asked) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self { number, asked, config: OnceLock::new(), sessions: Mutex::default() })
+        Arc::new(Self { number, asked, made: Mutex::default() })
     }
 
     /// Tells them from all others that this process had.
@@ -93,32 +100,49 @@ impl Terms {
         &self.asked
     }
 
-    /// The client's side for a handshake with `address`: `make`'s, with the sessions of that address.
+    /// The client's side for a handshake with `address`: `make`'s, who is known by the number `by`, with the sessions of that
+    /// address.
     pub(super) fn config(
         &self,
         address: SocketAddr,
+        by: u64,
         make: impl FnOnce(&Asked) -> ClientConfig,
     ) -> Arc<ClientConfig> {
-        let shared = self.config.get_or_init(|| Arc::new(make(&self.asked)));
-        let mut config = ClientConfig::clone(shared);
-        config.resumption = Resumption::store(self.sessions_of(address));
+        // Nothing is left half done in there.
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *made {
+            Some(made) if made.by == by => made.config_for(address),
+            // One that began before what holds now: it has no sessions, and takes none away.
+            Some(made) if made.by > by => Arc::new(make(&self.asked)),
+            _ => {
+                let config = Arc::new(make(&self.asked));
+                made.insert(Made { by, config, sessions: Sessions::default() }).config_for(address)
+            }
+        }
+    }
+}
+
+impl Made {
+    fn config_for(&mut self, address: SocketAddr) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::store(self.sessions.of(address));
         Arc::new(config)
     }
+}
 
-    fn sessions_of(&self, address: SocketAddr) -> Arc<ClientSessionMemoryCache> {
-        // Nothing is left half done in there.
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = sessions.of.get(&address) {
+impl Sessions {
+    fn of(&mut self, address: SocketAddr) -> Arc<ClientSessionMemoryCache> {
+        if let Some(found) = self.of.get(&address) {
             return Arc::clone(found);
         }
-        if sessions.order.len() >= ADDRESSES_MAX
-            && let Some(oldest) = sessions.order.pop_front()
+        if self.order.len() >= ADDRESSES_MAX
+            && let Some(oldest) = self.order.pop_front()
         {
-            sessions.of.remove(&oldest);
+            self.of.remove(&oldest);
         }
-        sessions.order.push_back(address);
+        self.order.push_back(address);
         let made = Arc::new(ClientSessionMemoryCache::new(TICKETS_MAX));
-        sessions.of.insert(address, Arc::clone(&made));
+        self.of.insert(address, Arc::clone(&made));
         made
     }
 }
@@ -187,14 +211,14 @@ mod tests {
 
     #[test]
     fn sessions_are_kept_for_so_many_addresses() {
-        let terms = Terms::new(Asked::default());
+        let mut sessions = Sessions::default();
         let address = |port: usize| SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
-        let first = terms.sessions_of(address(1));
-        assert!(Arc::ptr_eq(&first, &terms.sessions_of(address(1))));
+        let first = sessions.of(address(1));
+        assert!(Arc::ptr_eq(&first, &sessions.of(address(1))));
         for port in 2..=ADDRESSES_MAX + 1 {
-            terms.sessions_of(address(port));
+            sessions.of(address(port));
         }
-        assert_eq!(terms.sessions.lock().unwrap().of.len(), ADDRESSES_MAX);
-        assert!(!Arc::ptr_eq(&first, &terms.sessions_of(address(1))), "the oldest gave way");
+        assert_eq!(sessions.of.len(), ADDRESSES_MAX);
+        assert!(!Arc::ptr_eq(&first, &sessions.of(address(1))), "the oldest gave way");
     }
 }

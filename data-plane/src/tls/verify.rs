@@ -1,4 +1,4 @@
-//! How what a target shows is judged.
+//! How certificates are judged: those that targets show, and the chains of those that clients do.
 
 use std::sync::Arc;
 
@@ -17,6 +17,41 @@ pub(super) struct Chain {
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
+impl Chain {
+    /// The intermediates by which somebody trusted vouches for `end_entity`, from its issuer upwards; what was shown beside
+    /// them is not among them.
+    ///
+    /// # Errors
+    /// Why nobody does. The alert that the other end gets follows from it (RFC 8446 6.2).
+    pub(super) fn path(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: webpki::KeyUsage,
+    ) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let certificate = webpki::EndEntityCert::try_from(end_entity).map_err(refused)?;
+        let is_short_enough = |path: &webpki::VerifiedPath<'_>| {
+            if path.intermediate_certificates().count() <= self.depth {
+                Ok(())
+            } else {
+                Err(webpki::Error::MaximumPathDepthExceeded)
+            }
+        };
+        let path = certificate.verify_for_usage(
+            self.algorithms.all,
+            &self.roots.roots,
+            intermediates,
+            now,
+            usage,
+            None,
+            Some(&is_short_enough),
+        );
+        let path = path.map_err(refused)?;
+        Ok(path.intermediate_certificates().map(|certificate| certificate.der().into_owned()).collect())
+    }
+}
+
 impl ServerCertVerifier for Chain {
     fn verify_server_cert(
         &self,
@@ -26,25 +61,7 @@ impl ServerCertVerifier for Chain {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let certificate = webpki::EndEntityCert::try_from(end_entity).map_err(refused)?;
-        let is_short_enough = |path: &webpki::VerifiedPath<'_>| {
-            if path.intermediate_certificates().count() <= self.depth {
-                Ok(())
-            } else {
-                Err(webpki::Error::MaximumPathDepthExceeded)
-            }
-        };
-        certificate
-            .verify_for_usage(
-                self.algorithms.all,
-                &self.roots.roots,
-                intermediates,
-                now,
-                webpki::KeyUsage::server_auth(),
-                None,
-                Some(&is_short_enough),
-            )
-            .map_err(refused)?;
+        self.path(end_entity, intermediates, now, webpki::KeyUsage::server_auth())?;
         verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -72,8 +89,23 @@ impl ServerCertVerifier for Chain {
     }
 }
 
+/// As the library says it, as far as an alert of its own belongs to it.
 fn refused(error: webpki::Error) -> Error {
-    CertificateError::Other(OtherError(Arc::new(error))).into()
+    use webpki::Error::{
+        BadDer, BadDerTime, CertExpired, CertNotValidYet, InvalidCertValidity, InvalidSignatureForPublicKey,
+        MaximumPathDepthExceeded, TrailingData, UnknownIssuer,
+    };
+    let error = match error {
+        BadDer | BadDerTime | TrailingData(_) => CertificateError::BadEncoding,
+        CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after },
+        CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before },
+        InvalidCertValidity => CertificateError::Expired,
+        UnknownIssuer | MaximumPathDepthExceeded => CertificateError::UnknownIssuer,
+        InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    };
+    error.into()
 }
 
 /// Takes whatever is shown. That whoever shows a certificate has its key is not looked at either: it would keep nobody

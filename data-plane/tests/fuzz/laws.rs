@@ -1,15 +1,15 @@
 //! What is fuzzed: each function takes any bytes and panics where a law is broken. They are run by `cargo test`, with inputs of
 //! a seeded generator, and by the coverage-guided targets in `fuzz/`.
 
-pub mod hello;
 mod message;
 mod paths;
 mod peer;
+mod tls;
 
-pub use hello::hellos;
 pub use paths::paths;
 
 use equipoise_data_plane::proxy_protocol;
+use equipoise_data_plane::tls::hello::{self, NotHello};
 use message::{Message, Side, ours};
 
 /// Requests one behind the other: where this codec and hyper's server both take a message, they have read the same one.
@@ -50,6 +50,33 @@ pub fn proxy_headers(data: &[u8]) {
         let part = proxy_protocol::parse(&data[..cut]);
         assert!(refused.is_none() || part.is_err(), "refused after {refused:?} bytes, and taken after {cut}");
         refused = refused.or(part.is_err().then_some(cut));
+    }
+}
+
+/// A ClientHello comes out the same however its bytes are cut: it is incomplete up to the byte that decides, and nothing changes
+/// behind that. A name has bounds, and is the one that who ends the handshake (rustls) sees: a stream must not be routed by one
+/// name and shown the certificate of another.
+pub fn client_hellos(data: &[u8]) {
+    let whole = hello::read(data);
+    let mut decided = None;
+    for cut in 0..=data.len() {
+        let part = hello::read(&data[..cut]);
+        match &decided {
+            None if part == Err(NotHello::Incomplete) => {}
+            None => decided = Some(part),
+            Some(decided) => assert_eq!(part, *decided, "after {cut} bytes"),
+        }
+    }
+    assert_eq!(whole, decided.unwrap_or(Err(NotHello::Incomplete)));
+    let Ok(hello) = whole else { return };
+    let name = hello.sni.as_deref();
+    if let Some(name) = name {
+        assert!(name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic()), "{name:?}");
+        assert!(!name.bytes().any(|byte| byte.is_ascii_uppercase()), "{name:?}");
+    }
+    if let Some(theirs) = tls::server_name(data) {
+        let is_name = |name: &&str| rustls::pki_types::DnsName::try_from(*name).is_ok();
+        assert_eq!(name.filter(is_name), theirs.as_deref(), "who ends the handshake sees another name");
     }
 }
 

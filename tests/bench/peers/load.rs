@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use equipoise_tests::tls::{SCHEMES, client};
+use rustls::{ClientConnection, StreamOwned};
 
 use crate::programs::{Peer, load_cpus};
 use crate::usage::connections_max;
@@ -223,13 +222,7 @@ pub fn idle(peer: &Peer, count: usize) -> Result<Vec<TcpStream>> {
 
 /// The same over TLS; what the client keeps of it is dropped.
 pub fn idle_tls(peer: &Peer, count: usize) -> Result<Vec<TcpStream>> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Trusting))
-        .with_no_client_auth();
-    let config = Arc::new(config);
+    let config = client(None, &[], SCHEMES);
     hold(peer, count, peer.tls, |stream| {
         let connection = ClientConnection::new(Arc::clone(&config), "localhost".try_into()?)?;
         let mut stream = StreamOwned::new(connection, stream);
@@ -252,43 +245,4 @@ fn hold(
     }
     ensure!(held.len() >= 100, "{} took only {} connections", peer.name, held.len());
     Ok(held)
-}
-
-/// Takes any certificate: who answers is known, what it costs is asked.
-#[derive(Debug)]
-struct Trusting;
-
-impl ServerCertVerifier for Trusting {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }

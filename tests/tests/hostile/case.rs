@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::Table;
 
 use crate::bytes::{Step, bytes, steps};
-use crate::frames;
+use crate::frames::{self, Scheme};
 
 /// One raw input, and what is required.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(crate) struct Case {
     /// The address it is sent from: by that, what reaches the upstream is told apart.
     pub(crate) client: Ipv4Addr,
     pub(crate) port: Port,
+    /// What the client shows of itself where it speaks TLS.
+    pub(crate) shows: Shows,
     pub(crate) send: Vec<Step>,
     /// Whether that is HTTP/2, and read as such.
     pub(crate) is_frames: bool,
@@ -48,6 +50,36 @@ pub(crate) enum Port {
     Proxied,
     /// In clear, where HTTP/2 is spoken by prior knowledge.
     Http2,
+    /// Within TLS.
+    Within,
+    /// Within TLS, where both ends have agreed on HTTP/2.
+    WithinHttp2,
+}
+
+/// What a client shows of itself: the node asks for a certificate, and lets those in who have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Shows {
+    Nothing,
+    /// A certificate that has run out.
+    Late,
+    /// One that is not good yet.
+    Early,
+    /// One that vouches for itself.
+    Itself,
+    /// One of an authority that nobody trusts.
+    Strange,
+    /// The same, of an authority that is called like the right one.
+    Forged,
+    /// One over more intermediates than may be.
+    Far,
+}
+
+/// Whether cases are run as they say, or within TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    AsSaid,
+    /// Those that say `clear` or `http2`; others are left out.
+    Tls,
 }
 
 /// What the client has to see.
@@ -100,14 +132,17 @@ impl Want {
     }
 }
 
-/// Reads every file of a directory beside this one.
+/// Reads every file of these directories beside this one.
 ///
 /// # Errors
 /// Names file, case and rule.
-pub(crate) fn read_all(dir: &str) -> Result<Vec<Case>, String> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile").join(dir);
-    let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+pub(crate) fn read_all(dirs: &[&str], carrier: Carrier) -> Result<Vec<Case>, String> {
+    let mut paths = Vec::new();
+    for dir in dirs {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile").join(dir);
+        let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        paths.extend(entries.flatten().map(|entry| entry.path()));
+    }
     paths.sort();
     let mut cases = Vec::new();
     let mut names = BTreeSet::new();
@@ -119,8 +154,9 @@ pub(crate) fn read_all(dir: &str) -> Result<Vec<Case>, String> {
         for case in found.ok_or_else(|| format!("{area}: no `[[case]]`"))? {
             let case = case.as_table().ok_or_else(|| format!("{area}: a case is a table"))?;
             let name = case.get("name").and_then(|name| name.as_str()).unwrap_or("without name");
-            let read = read(&area, case, address(cases.len()));
+            let read = read(&area, case, address(cases.len()), carrier);
             let read = read.map_err(|error| format!("{area}: {name}: {error}"))?;
+            let Some(read) = read else { continue };
             if !names.insert((area.clone(), read.name.clone())) {
                 return Err(format!("{area}: {name}: stands there twice"));
             }
@@ -141,6 +177,7 @@ const KEYS: &[&str] = &[
     "name",
     "source",
     "port",
+    "shows",
     "send",
     "frames",
     "reply",
@@ -153,7 +190,8 @@ const KEYS: &[&str] = &[
     "reads_late",
 ];
 
-fn read(area: &str, case: &Table, client: Ipv4Addr) -> Result<Case, String> {
+/// `None`: it cannot be run by this carrier.
+fn read(area: &str, case: &Table, client: Ipv4Addr, carrier: Carrier) -> Result<Option<Case>, String> {
     if let Some(unknown) = case.keys().find(|key| !KEYS.contains(&key.as_str())) {
         return Err(format!("unknown key `{unknown}`"));
     }
@@ -181,20 +219,42 @@ fn read(area: &str, case: &Table, client: Ipv4Addr) -> Result<Case, String> {
             lines.iter().map(line).collect::<Result<_, _>>()?
         }
     };
-    Ok(Case {
+    let port = match text("port")? {
+        None | Some("clear") => Port::Clear,
+        Some("tls") => Port::Tls,
+        Some("proxied") => Port::Proxied,
+        Some("http2") => Port::Http2,
+        Some("within") => Port::Within,
+        Some("within_http2") => Port::WithinHttp2,
+        Some(other) => return Err(format!("no port `{other}`")),
+    };
+    let port = match (carrier, port) {
+        (Carrier::Tls, Port::Clear) => Port::Within,
+        // HTTP/1 is agreed on, too.
+        (Carrier::Tls, Port::Http2) if case.contains_key("send") => Port::Within,
+        (Carrier::Tls, Port::Http2) => Port::WithinHttp2,
+        (Carrier::Tls, Port::Tls | Port::Proxied) => return Ok(None),
+        (Carrier::Tls, Port::Within | Port::WithinHttp2) | (Carrier::AsSaid, _) => port,
+    };
+    let scheme = if port == Port::WithinHttp2 { Scheme::Https } else { Scheme::Http };
+    Ok(Some(Case {
         area: area.to_owned(),
         name: needed("name")?.to_owned(),
         client,
-        port: match text("port")? {
-            None | Some("clear") => Port::Clear,
-            Some("tls") => Port::Tls,
-            Some("proxied") => Port::Proxied,
-            Some("http2") => Port::Http2,
-            Some(other) => return Err(format!("no port `{other}`")),
+        port,
+        shows: match text("shows")? {
+            None => Shows::Nothing,
+            Some("late") => Shows::Late,
+            Some("early") => Shows::Early,
+            Some("itself") => Shows::Itself,
+            Some("strange") => Shows::Strange,
+            Some("forged") => Shows::Forged,
+            Some("far") => Shows::Far,
+            Some(other) => return Err(format!("nobody shows `{other}`")),
         },
         send: match (text("send")?, text("frames")?) {
             (Some(send), None) => steps(send, client)?,
-            (None, Some(frames)) => frames::steps(frames, client)?,
+            (None, Some(frames)) => frames::steps(frames, client, scheme)?,
             (None, None) if reply.is_some() => steps(r"GET /reply HTTP/1.1\r\nHost: a.com\r\n\r\n", client)?,
             _ => return Err("either `send` or `frames`".to_owned()),
         },
@@ -207,5 +267,5 @@ fn read(area: &str, case: &Table, client: Ipv4Addr) -> Result<Case, String> {
         says: raw("says")?,
         hides: raw("hides")?,
         reads_late: flag("reads_late")?,
-    })
+    }))
 }

@@ -2,16 +2,18 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, ClientConfig, ClientConnection, Error};
 use socket2::{Domain, Socket, Type};
 
 use crate::answers::{Answer, answers};
 use crate::bytes::{Step, show};
-use crate::case::{Case, End};
-use crate::frames;
+use crate::case::{Case, End, Port};
+use crate::frames::{self, Scheme};
 
 /// Longest wait for anything that the node does. Its own deadlines are shorter.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,18 +28,23 @@ const GOOD: &[u8] = b"GET /good HTTP/1.1\r\nHost: a.com\r\n\r\n";
 const GOOD_STREAM: u32 = 1_000_001;
 const GOOD_EVENT: &str = "1000001:200";
 
-/// Sends a case and a good request after it.
+/// Sends a case, by TLS if `tls` says how, and a good request after it.
 ///
 /// # Errors
 /// Says what is not as required.
-pub(crate) fn run(case: &Case, address: SocketAddr, clear: SocketAddr) -> Result<(), String> {
-    let judged = send(case, address);
+pub(crate) fn run(
+    case: &Case,
+    address: SocketAddr,
+    tls: Option<Arc<ClientConfig>>,
+    clear: SocketAddr,
+) -> Result<(), String> {
+    let judged = send(case, address, tls);
     let good = good(case.client, clear).map_err(|error| format!("a good request after it: {error}"));
     judged.and(good)
 }
 
 fn good(client: Ipv4Addr, clear: SocketAddr) -> Result<(), String> {
-    let mut line = Line::connect(client, clear, false).map_err(|error| error.to_string())?;
+    let mut line = Line::connect(client, clear, None, false).map_err(|error| error.to_string())?;
     line.write(GOOD);
     line.wait(|heard| {
         heard.has_ended || matches!(heard.answers(false).as_deref(), Ok([one]) if one.is_whole)
@@ -48,8 +55,9 @@ fn good(client: Ipv4Addr, clear: SocketAddr) -> Result<(), String> {
     }
 }
 
-fn send(case: &Case, address: SocketAddr) -> Result<(), String> {
-    let mut line = Line::connect(case.client, address, case.reads_late).map_err(|error| error.to_string())?;
+fn send(case: &Case, address: SocketAddr, tls: Option<Arc<ClientConfig>>) -> Result<(), String> {
+    let line = Line::connect(case.client, address, tls, case.reads_late);
+    let mut line = line.map_err(|error| error.to_string())?;
     let is_head = matches!(case.send.first(), Some(Step::Send(bytes)) if bytes.starts_with(b"HEAD "));
     for step in &case.send {
         match step {
@@ -61,7 +69,7 @@ fn send(case: &Case, address: SocketAddr) -> Result<(), String> {
             Step::Await(count) => line.wait(|heard| {
                 heard.has_ended || heard.answers(is_head).is_ok_and(|found| found.len() >= *count)
             }),
-            Step::End => drop(line.stream.shutdown(Shutdown::Write)),
+            Step::End => line.end(),
             Step::Reset => {
                 // Whoever still reads keeps the connection open.
                 line.leave(Shutdown::Read);
@@ -86,7 +94,12 @@ fn send(case: &Case, address: SocketAddr) -> Result<(), String> {
 fn judge(case: &Case, heard: &Heard, is_head: bool) -> Result<(), String> {
     let want = &case.want;
     if want.end == End::Alert {
-        return if heard.has_ended { ends_in_alert(&heard.bytes) } else { Err("it stays open".to_owned()) };
+        return match heard.alert {
+            _ if !heard.has_ended => Err("it stays open".to_owned()),
+            Some(alert) => is_alert(case, alert),
+            None if case.port == Port::Tls => ends_in_alert(&heard.bytes),
+            None => Err("no TLS alert".to_owned()),
+        };
     }
     let found = heard.answers(is_head)?;
     let mut wanted = want.statuses.clone();
@@ -128,7 +141,8 @@ fn judge_frames(case: &Case, line: &mut Line) -> Result<(), String> {
     };
     line.wait(|heard| heard.has_ended || (has_all(heard) && want.end != End::Close));
     if want.end == End::Open && !line.heard().has_ended {
-        line.write(&frames::good(GOOD_STREAM));
+        let scheme = if case.port == Port::WithinHttp2 { Scheme::Https } else { Scheme::Http };
+        line.write(&frames::good(GOOD_STREAM, scheme));
         let is_good = |heard: &Heard| {
             frames::events(&heard.bytes).is_ok_and(|found| found.iter().any(|event| event == GOOD_EVENT))
         };
@@ -171,6 +185,15 @@ fn is_sound(answer: &Answer, end: End) -> Result<(), String> {
     Ok(())
 }
 
+/// Within TLS: whether it is the one that the case says, by the library's name for it.
+fn is_alert(case: &Case, alert: AlertDescription) -> Result<(), String> {
+    let name = format!("{alert:?}");
+    match &case.says {
+        Some(says) if says != name.as_bytes() => Err(format!("the alert {name}, wanted {}", show(says))),
+        _ => Ok(()),
+    }
+}
+
 /// Source: RFC 8446 5.1, 6.
 fn ends_in_alert(bytes: &[u8]) -> Result<(), String> {
     const ALERT: u8 = 21;
@@ -190,6 +213,8 @@ struct Heard {
     bytes: Vec<u8>,
     has_ended: bool,
     is_reset: bool,
+    /// Within TLS.
+    alert: Option<AlertDescription>,
 }
 
 impl Heard {
@@ -198,15 +223,68 @@ impl Heard {
     }
 }
 
+/// TLS over a connection. Who writes and who reads share it, and neither has it while it waits for the other end.
+type Session = Arc<Mutex<ClientConnection>>;
+
+fn shake(stream: &mut TcpStream, config: Arc<ClientConfig>) -> io::Result<ClientConnection> {
+    let name = ServerName::try_from("a.com").map_err(io::Error::other)?;
+    let mut session = ClientConnection::new(config, name).map_err(io::Error::other)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    while session.is_handshaking() {
+        session.complete_io(stream)?;
+    }
+    stream.set_read_timeout(None)?;
+    Ok(session)
+}
+
+/// What `bytes` are within TLS.
+fn seal(session: &Session, bytes: &[u8]) -> Vec<u8> {
+    let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut sealed = Vec::new();
+    let mut records = bytes.chunks(RECORD_BYTES);
+    loop {
+        while session.wants_write() && session.write_tls(&mut sealed).is_ok() {}
+        let Some(record) = records.next() else { return sealed };
+        drop(session.writer().write_all(record));
+    }
+}
+
+/// Less than what is kept of what is not sent.
+const RECORD_BYTES: usize = 16 * 1024;
+
+/// What is within these bytes of TLS, and the alert that ended it.
+fn unseal(session: &Session, mut bytes: &[u8]) -> (Vec<u8>, Option<AlertDescription>) {
+    let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut plain = Vec::new();
+    loop {
+        // It has an end only where that is said: without, it would block.
+        drop(session.reader().read_to_end(&mut plain));
+        if bytes.is_empty() || session.read_tls(&mut bytes).is_err() {
+            return (plain, None);
+        }
+        if let Err(error) = session.process_new_packets() {
+            let alert = if let Error::AlertReceived(alert) = error { Some(alert) } else { None };
+            drop(session.reader().read_to_end(&mut plain));
+            return (plain, alert);
+        }
+    }
+}
+
 /// A connection whose bytes are read by a thread of its own, so that whoever sends is never in the way.
 struct Line {
     stream: TcpStream,
+    session: Option<Session>,
     heard: Arc<(Mutex<Heard>, Condvar)>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Line {
-    fn connect(client: Ipv4Addr, address: SocketAddr, reads_late: bool) -> io::Result<Self> {
+    fn connect(
+        client: Ipv4Addr,
+        address: SocketAddr,
+        tls: Option<Arc<ClientConfig>>,
+        reads_late: bool,
+    ) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&SocketAddr::from((client, 0)).into())?;
         if reads_late {
@@ -215,7 +293,10 @@ impl Line {
         socket.connect_timeout(&address.into(), PATIENCE)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        let mut line = Self { stream: socket.into(), heard: Arc::default(), reader: None };
+        let mut stream = TcpStream::from(socket);
+        let session = tls.map(|config| shake(&mut stream, config)).transpose()?;
+        let session = session.map(|session| Arc::new(Mutex::new(session)));
+        let mut line = Self { stream, session, heard: Arc::default(), reader: None };
         if !reads_late {
             line.start_to_read();
         }
@@ -224,7 +305,19 @@ impl Line {
 
     /// Whoever is refused may not take any more: no error.
     fn write(&mut self, bytes: &[u8]) {
-        drop(self.stream.write_all(bytes));
+        drop(match &self.session {
+            None => self.stream.write_all(bytes),
+            Some(session) => self.stream.write_all(&seal(session, bytes)),
+        });
+    }
+
+    fn end(&mut self) {
+        if let Some(session) = &self.session {
+            session.lock().unwrap_or_else(PoisonError::into_inner).send_close_notify();
+            let said = seal(session, b"");
+            drop(self.stream.write_all(&said));
+        }
+        drop(self.stream.shutdown(Shutdown::Write));
     }
 
     fn start_to_read(&mut self) {
@@ -233,16 +326,25 @@ impl Line {
         }
         let heard = Arc::clone(&self.heard);
         let Ok(mut stream) = self.stream.try_clone() else { return };
+        let session = self.session.clone();
         self.reader = Some(std::thread::spawn(move || {
             let mut bytes = [0; 16 * 1024];
+            // What came with the handshake.
+            let first = session.as_ref().map(|session| unseal(session, b"").0).unwrap_or_default();
+            heard.0.lock().expect("no panic while held").bytes.extend(first);
             loop {
                 let read = stream.read(&mut bytes);
                 let is_reset = read.is_err();
                 let read = read.unwrap_or(0);
+                let (plain, alert) = match &session {
+                    None => (bytes[..read].to_vec(), None),
+                    Some(session) => unseal(session, &bytes[..read]),
+                };
                 let (state, news) = &*heard;
                 let mut state = state.lock().expect("no panic while held");
-                state.bytes.extend_from_slice(&bytes[..read]);
+                state.bytes.extend(plain);
                 (state.has_ended, state.is_reset) = (read == 0, is_reset);
+                state.alert = state.alert.or(alert);
                 news.notify_all();
                 if read == 0 {
                     return;

@@ -55,13 +55,29 @@ const ERRORS: [&str; 14] = [
     "HTTP_1_1_REQUIRED",
 ];
 
+/// What clients say that they speak: `:scheme = http` in the data is `https` within TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
 /// Reads what is sent.
 ///
 /// # Errors
 /// Says which line means nothing.
-pub(crate) fn steps(text: &str, client: Ipv4Addr) -> Result<Vec<Step>, String> {
+pub(crate) fn steps(text: &str, client: Ipv4Addr, scheme: Scheme) -> Result<Vec<Step>, String> {
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let mut writing = Writing { client, next_stream: 1, steps: Vec::new() };
+    let mut writing = Writing { client, scheme, next_stream: 1, steps: Vec::new() };
     if !lines.first().is_some_and(|line| line.starts_with("raw ")) {
         writing.push(PREFACE);
         writing.push(SETTINGS);
@@ -71,8 +87,9 @@ pub(crate) fn steps(text: &str, client: Ipv4Addr) -> Result<Vec<Step>, String> {
 }
 
 /// A request that is good, on this stream.
-pub(crate) fn good(stream: u32) -> Vec<u8> {
-    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/good"), (":authority", "a.com")];
+pub(crate) fn good(stream: u32, scheme: Scheme) -> Vec<u8> {
+    let scheme = scheme.as_str();
+    let fields = [(":method", "GET"), (":scheme", scheme), (":path", "/good"), (":authority", "a.com")];
     let mut block = Vec::new();
     fields.iter().for_each(|(name, value)| push_field(&mut block, name.as_bytes(), value.as_bytes()));
     frame(1, 5, stream, &block)
@@ -80,6 +97,7 @@ pub(crate) fn good(stream: u32) -> Vec<u8> {
 
 struct Writing {
     client: Ipv4Addr,
+    scheme: Scheme,
     next_stream: u32,
     steps: Vec<Step>,
 }
@@ -153,7 +171,10 @@ impl Writing {
         let mut payload = bytes(words.next().unwrap_or_default(), self.client)?;
         for field in fields {
             let (name, value) = field.trim_start().split_once('=').ok_or("a field is `name = value`")?;
-            let value = bytes(value.strip_prefix(' ').unwrap_or(value), self.client)?;
+            let mut value = bytes(value.strip_prefix(' ').unwrap_or(value), self.client)?;
+            if name.trim_end() == ":scheme" && value == Scheme::Http.as_str().as_bytes() {
+                value = self.scheme.as_str().into();
+            }
             match name.trim_end() {
                 "" => payload.extend(value),
                 name => push_field(&mut payload, &bytes(name, self.client)?, &value),
@@ -271,9 +292,9 @@ fn frames_are_written_and_read() {
     let text = "raw x\nHEADERS odd END_STREAM+END_HEADERS\n  :a = b\n  = \\x82\ntimes 2\nPING 0 ACK 12345678\ndone\nend";
     let block = b"\0\x02:a\x01b\x82";
     let want = [b"x".as_slice(), &frame(1, 5, 1, block), &frame(6, 1, 0, b"12345678").repeat(2)].concat();
-    assert_eq!(steps(text, Ipv4Addr::LOCALHOST), Ok(vec![Step::Send(want), Step::End]));
+    assert_eq!(steps(text, Ipv4Addr::LOCALHOST, Scheme::Http), Ok(vec![Step::Send(want), Step::End]));
     for wrong in ["WHAT 1 -", "DATA x -", "DATA 1 LOUD", "times 2\nPING 0 -", "HEADERS 1 -\n  what"] {
-        assert!(steps(wrong, Ipv4Addr::LOCALHOST).is_err(), "{wrong}");
+        assert!(steps(wrong, Ipv4Addr::LOCALHOST, Scheme::Http).is_err(), "{wrong}");
     }
     let came = [
         frame(1, 4, 1, &[0x88]),

@@ -1,5 +1,5 @@
-//! Raw bytes, hostile and odd, against the real binary: what is required of each is data (`data/`, of HTTP/2 `http2/`, format in [`bytes`] and
-//! [`case`]). None gets through that is not meant to, and the process is none the worse for it.
+//! Raw bytes, hostile and odd, against the real binary: what is required of each is data (`data/`, of HTTP/2 `http2/`, of what is within TLS
+//! `within/`, format in [`bytes`] and [`case`]). None gets through that is not meant to, and the process is none the worse for it.
 
 #![allow(clippy::print_stdout, reason = "the table of results is what a person runs this for")]
 
@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Step, show};
-use case::{Case, Port};
+use case::{Carrier, Case, Port};
 use upstream::Record;
 use world::World;
 
@@ -45,7 +45,8 @@ fn run(cases: &[Case]) -> anyhow::Result<Results> {
             scope.spawn(|| {
                 while let Some(at) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let case = &cases[*at];
-                    let ran = client::run(case, world.address(case.port), world.address(Port::Clear));
+                    let tls = world.tls(case);
+                    let ran = client::run(case, world.address(case.port), tls, world.address(Port::Clear));
                     if let Err(error) = ran {
                         let mut failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
                         failures.entry(*at).or_default().push(error);
@@ -95,17 +96,28 @@ fn got_through(case: &Case, records: &[Record]) -> Result<(), String> {
 
 #[test]
 fn hostile_bytes_get_no_further_than_they_may() -> anyhow::Result<()> {
-    hold("data")
+    hold(&["data"], Carrier::AsSaid)
 }
 
 #[test]
 fn hostile_frames_get_no_further_than_they_may() -> anyhow::Result<()> {
-    hold("http2")
+    hold(&["http2"], Carrier::AsSaid)
 }
 
-/// Sends what a directory has, prints a table of it, and names what does not hold.
-fn hold(dir: &str) -> anyhow::Result<()> {
-    let cases = case::read_all(dir).map_err(anyhow::Error::msg)?;
+/// The same, and what there is only within TLS.
+#[test]
+fn hostile_bytes_get_no_further_within_tls() -> anyhow::Result<()> {
+    hold(&["data", "within"], Carrier::Tls)
+}
+
+#[test]
+fn hostile_frames_get_no_further_within_tls() -> anyhow::Result<()> {
+    hold(&["http2"], Carrier::Tls)
+}
+
+/// Sends what the directories have, prints a table of it, and names what does not hold.
+fn hold(dirs: &[&str], carrier: Carrier) -> anyhow::Result<()> {
+    let cases = case::read_all(dirs, carrier).map_err(anyhow::Error::msg)?;
     let results = run(&cases)?;
     let mut areas: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (at, case) in cases.iter().enumerate() {
@@ -132,7 +144,7 @@ fn hold(dir: &str) -> anyhow::Result<()> {
 /// The runner itself: each of these requires something that is not so.
 #[test]
 fn every_requirement_that_is_not_met_is_noticed() {
-    let cases = case::read_all("wrong").unwrap();
+    let cases = case::read_all(&["wrong"], Carrier::AsSaid).unwrap();
     let results = run(&cases).unwrap();
     let unnoticed: Vec<_> = (0..cases.len())
         .filter(|at| !results.failures.contains_key(at))

@@ -53,7 +53,8 @@ pub(crate) struct Upstream {
 struct Shared {
     port: u16,
     replies: HashMap<Ipv4Addr, Reply>,
-    proxy_ports: Mutex<Vec<u16>>,
+    /// All of them, and the one where TLS is spoken.
+    proxy_ports: Mutex<(Vec<u16>, u16)>,
     records: Mutex<Vec<Record>>,
 }
 
@@ -75,9 +76,9 @@ impl Upstream {
         Ok(Self { address, shared })
     }
 
-    /// Where clients reach the node, as X-Forwarded-Port names it.
-    pub(crate) fn expect_ports(&self, ports: Vec<u16>) {
-        *self.shared.proxy_ports.lock().expect("no panic while held") = ports;
+    /// Where clients reach the node, as X-Forwarded-Port names it; `tls` is among them.
+    pub(crate) fn expect_ports(&self, ports: Vec<u16>, tls: u16) {
+        *self.shared.proxy_ports.lock().expect("no panic while held") = (ports, tls);
     }
 
     /// All that reached it, in order of arrival.
@@ -257,7 +258,9 @@ impl Shared {
         for line in request.head.split_inclusive(|byte| *byte == b'\n') {
             let shown = String::from_utf8_lossy(line);
             let is_added = shown.trim_end().split_once(": ").and_then(|(name, value)| {
-                missing.iter().position(|added| added.name == name && self.is_right(added, value, client))
+                missing.iter().position(|added| {
+                    added.name == name && self.is_right(added, value, client, &request.head)
+                })
             });
             match is_added {
                 Some(at) => drop(missing.remove(at)),
@@ -276,14 +279,19 @@ impl Shared {
         text
     }
 
-    fn is_right(&self, added: &Added, value: &str, client: Option<Ipv4Addr>) -> bool {
+    fn is_right(&self, added: &Added, value: &str, client: Option<Ipv4Addr>, head: &[u8]) -> bool {
         match added.value {
             Value::Is(wanted) => value == wanted,
             Value::Client => client.is_some_and(|client| client.to_string() == value),
             Value::OwnAddress => value == format!("127.0.0.1:{}", self.port),
             Value::ProxyPort => {
-                let ports = self.proxy_ports.lock().expect("no panic while held");
+                let (ports, _) = &*self.proxy_ports.lock().expect("no panic while held");
                 value.parse().is_ok_and(|port| ports.contains(&port))
+            }
+            Value::Scheme => {
+                let (_, tls) = &*self.proxy_ports.lock().expect("no panic while held");
+                let is_tls = self::value(head, "x-forwarded-port") == Some(tls.to_string());
+                value == if is_tls { "https" } else { "http" }
             }
             Value::Path => value.starts_with('/') && !value.contains(' '),
             Value::Via => value.split_once(' ').is_some_and(|(version, by)| {
@@ -305,6 +313,7 @@ enum Value {
     Client,
     OwnAddress,
     ProxyPort,
+    Scheme,
     Path,
     Via,
     Id,
@@ -315,7 +324,7 @@ const ADDED: &[Added] = &[
     Added { name: "Connection", value: Value::Is("keep-alive") },
     Added { name: "X-Real-IP", value: Value::Client },
     Added { name: "X-Forwarded-For", value: Value::Client },
-    Added { name: "X-Forwarded-Proto", value: Value::Is("http") },
+    Added { name: "X-Forwarded-Proto", value: Value::Scheme },
     Added { name: "X-Forwarded-Host", value: Value::Is("a.com") },
     Added { name: "X-Forwarded-Port", value: Value::ProxyPort },
     Added { name: "X-Forwarded-Path", value: Value::Path },

@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use equipoise_tests::cluster::write;
+use equipoise_tests::tls::{Authority, Certified, SCHEMES, Valid, client, self_signed};
 use equipoise_tests::{PATIENCE, Process, eventually};
+use rustls::ClientConfig;
 use tempfile::TempDir;
 
-use crate::case::{Case, Port};
+use crate::case::{Case, Port, Shows};
 use crate::upstream::{Record, Reply, Upstream};
 
 /// Deadlines are short, so that slow cases end soon, but not so short that a loaded machine is slow as well. Bodies end at 1 MiB.
@@ -30,13 +33,23 @@ const ARGUMENTS: &[&str] = &[
     "6s",
     "--proxy-client-body-bytes-max",
     "1m",
+    "--tls-client-verify",
+    "optional",
+    "--tls-client-ca",
+    CALLERS,
+    "--tls-client-cert-headers",
+    "cert",
 ];
 
-/// Where the proxy listens: in clear, by TLS, and behind the PROXY protocol.
-const LISTEN: &str = "127.0.0.1:0, 127.0.0.1:0 ssl, 127.0.0.1:0 proxy_protocol";
+/// The file of the authority that vouches for clients.
+const CALLERS: &str = "clients.pem";
+
+/// Where the proxy listens: in clear, by TLS with either version of HTTP, and behind the PROXY protocol.
+const LISTEN: &str = "127.0.0.1:0, 127.0.0.1:0 http2 ssl, 127.0.0.1:0 proxy_protocol";
 
 /// The same, and where HTTP/2 is spoken without TLS.
-const LISTEN_HTTP2: &str = "127.0.0.1:0, 127.0.0.1:0 ssl, 127.0.0.1:0 proxy_protocol, 127.0.0.1:0 http2";
+const LISTEN_HTTP2: &str =
+    "127.0.0.1:0, 127.0.0.1:0 http2 ssl, 127.0.0.1:0 proxy_protocol, 127.0.0.1:0 http2";
 
 /// Resident memory that all cases together may take: more is a buffer without a bound.
 const MEMORY_KIB_MAX: u64 = 300 * 1024;
@@ -50,6 +63,7 @@ pub(crate) struct World {
     requests: Upstream,
     /// Behind `/reply`: what it says may spoil a connection, which the others must not share.
     replies: Upstream,
+    callers: Callers,
     _dir: TempDir,
 }
 
@@ -66,6 +80,8 @@ impl World {
         let requests = Upstream::start(HashMap::new())?;
         let replies = Upstream::start(cases.iter().filter_map(reply).collect())?;
         let dir = tempfile::tempdir()?;
+        let callers = Callers::new();
+        callers.authority.write(dir.path(), CALLERS);
         let has_http2 = cases.iter().any(|case| case.port == Port::Http2);
         let listen = ["--proxy-listen", if has_http2 { LISTEN_HTTP2 } else { LISTEN }];
         let process = Process::start("equipoise", dir.path(), &[ARGUMENTS, &listen].concat())?;
@@ -82,23 +98,33 @@ impl World {
             ("streams", &requests, "/stream", "&request_buffering=false"),
         ];
         for (name, upstream, path, more) in routes {
-            upstream.expect_ports(ports.clone());
+            upstream.expect_ports(ports.clone(), ports[1]);
             let service = format!("name={name}&url=http://{}&retries=0&read_timeout=3000", upstream.address);
             write(&mut admin, "POST", "/services", &service, 201);
             let route = format!("paths[]={path}&strip_path=false{more}");
             write(&mut admin, "POST", &format!("/services/{name}/routes"), &route, 201);
         }
-        Ok(Self { process, listeners, requests, replies, _dir: dir })
+        Ok(Self { process, listeners, requests, replies, callers, _dir: dir })
     }
 
     /// Where a case is sent.
     pub(crate) fn address(&self, port: Port) -> SocketAddr {
         self.listeners[match port {
             Port::Clear => 0,
-            Port::Tls => 1,
+            Port::Tls | Port::Within | Port::WithinHttp2 => 1,
             Port::Proxied => 2,
             Port::Http2 => 3,
         }]
+    }
+
+    /// How the client of a case speaks TLS, if it does.
+    pub(crate) fn tls(&self, case: &Case) -> Option<Arc<ClientConfig>> {
+        let alpn = match case.port {
+            Port::Clear | Port::Tls | Port::Proxied | Port::Http2 => return None,
+            Port::Within => "http/1.1",
+            Port::WithinHttp2 => "h2",
+        };
+        Some(client(self.callers.shown(case.shows), &[alpn], SCHEMES))
     }
 
     /// Checks that the process is none the worse for it, ends it, and gives all that reached the upstreams.
@@ -122,6 +148,33 @@ impl World {
         records.extend(self.replies.records());
         records.sort_by_key(|record| record.at);
         Ok(records)
+    }
+}
+
+/// What clients may show, and who vouches for it.
+struct Callers {
+    authority: Authority,
+    shown: HashMap<Shows, Certified>,
+}
+
+impl Callers {
+    fn new() -> Self {
+        let authority = Authority::root("clients'");
+        let issue = |by: &Authority, valid| by.issue(&["client"], valid);
+        let far = authority.intermediate("first").intermediate("second");
+        let shown = HashMap::from([
+            (Shows::Late, issue(&authority, Valid::Past)),
+            (Shows::Early, issue(&authority, Valid::Future)),
+            (Shows::Itself, self_signed(&["client"])),
+            (Shows::Strange, issue(&Authority::root("stranger"), Valid::Now)),
+            (Shows::Forged, issue(&Authority::root("clients'"), Valid::Now)),
+            (Shows::Far, issue(&far, Valid::Now)),
+        ]);
+        Self { authority, shown }
+    }
+
+    fn shown(&self, shows: Shows) -> Option<&Certified> {
+        self.shown.get(&shows)
     }
 }
 

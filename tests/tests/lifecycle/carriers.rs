@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use equipoise_tests::cluster::{balance, write};
 use equipoise_tests::echo::{self, Echo};
-use equipoise_tests::tls::trusting;
+use equipoise_tests::tls::{SCHEMES, client};
 use equipoise_tests::{Http2Load, Origin, PATIENCE, eventually};
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
@@ -56,7 +56,7 @@ impl World {
             write(&mut admin, "POST", &format!("/services/{service}/routes"), &route, 201);
         }
         let name = ServerName::try_from("ended.test").unwrap();
-        let kept_tls = ClientConnection::new(trusting(), name).unwrap();
+        let kept_tls = ClientConnection::new(client(None, &[], SCHEMES), name).unwrap();
         let mut world = Self {
             requests: Http2Load::start(rig.node.address("proxy"), 3, "/mock"),
             tcp: Rounds::start(move || session(tcp)),

@@ -46,6 +46,32 @@ fn the_worked_example_of_the_reference() {
 }
 
 #[test]
+fn only_a_trusted_peer_says_whose_certificate_it_saw_and_nobody_where_the_node_looks_itself() {
+    const SENT: &str = "GET / HTTP/1.1\r\nHost: a.com\r\nClient-Cert: :AA==:\r\nclient-cert-chain: :AQ==:, :Ag==:\r\n\
+                        Client_Cert: :Aw==:\r\n\r\n";
+    let asking = |mut plan: Plan| {
+        plan.settings.asks_callers = true;
+        plan
+    };
+    let chunked = "POST / HTTP/1.1\r\nHost: a.com\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nClient-Cert: :AA==:\r\nX: 1\r\n\r\n";
+    for (name, plan, want) in [
+        ("anybody", Plan::default(), [None, None]),
+        ("trusted", trusting(), [Some(":AA==:"), Some(":AQ==:, :Ag==:")]),
+        ("trusted, but the node asks itself", asking(trusting()), [None, None]),
+    ] {
+        let seen = forwarded(plan, SENT);
+        let got = ["client-cert", "client-cert-chain"].map(|header| seen.header(header));
+        assert_eq!(got.each_ref().map(Option::as_deref), want, "{name}");
+        assert_eq!(seen.header("client_cert"), None, "{name}: the same to CGI");
+    }
+    let named = "GET / HTTP/1.1\r\nHost: a.com\r\nConnection: client-cert\r\nClient-Cert: :AA==:\r\n\r\n";
+    assert_eq!(forwarded(trusting(), named).header("client-cert"), None, "named by the connection");
+    let streamed = Plan { request_buffering: false, ..trusting() };
+    let trailing = forwarded(streamed, chunked);
+    assert!(!trailing.body.contains("Client-Cert"), "as a trailer: {}", trailing.body);
+}
+
+#[test]
 fn request_headers_are_edited_as_the_table_says() {
     for (name, sent, header, want) in [
         ("hop by hop", "Keep-Alive: a\r\n", "keep-alive", None),

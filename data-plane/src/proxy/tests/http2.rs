@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use h2::client::{SendRequest, handshake};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
 use tokio::net::TcpStream;
@@ -44,10 +45,10 @@ impl Connection {
         Self { runtime, requests }
     }
 
-    fn tls(address: SocketAddr, authority: &Authority, alpn: &[&[u8]]) -> (Self, Option<Vec<u8>>) {
+    /// Over TLS; with what was agreed on.
+    pub fn tls(address: SocketAddr, mut config: ClientConfig, alpn: &[&[u8]]) -> (Self, Option<Vec<u8>>) {
         let runtime = runtime();
         let (requests, agreed) = runtime.block_on(async {
-            let mut config = (*authority.trusted(1).verifying(None)).clone();
             config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
             let stream = TcpStream::connect(address).await.unwrap();
             let connector = TlsConnector::from(Arc::new(config));
@@ -332,9 +333,10 @@ fn tls_clients_agree_on_it() {
     let mut plan = plan();
     let authority = Authority::root("clients trust it");
     let server = authority.issue(&["a.com"], Valid::Now).server_of(&[&TLS13], &["h2", "http/1.1"]);
-    plan.settings.listen[0].tls = Some(server);
+    plan.settings.listen[0].tls = Some(server.into());
     let node = plan.start(&[origin.address]);
-    let (client, agreed) = Connection::tls(node.address, &authority, &[ALPN_HTTP2, b"http/1.1"]);
+    let config = ClientConfig::clone(&authority.trusted(1).verifying(None));
+    let (client, agreed) = Connection::tls(node.address, config, &[ALPN_HTTP2, b"http/1.1"]);
     assert_eq!(agreed.as_deref(), Some(ALPN_HTTP2));
     assert_eq!(client.get("/").body, "hello");
     assert!(origin.seen()[0].contains("\r\nX-Forwarded-Proto: https\r\n"));

@@ -11,7 +11,7 @@ use rustls::{ClientConnection, StreamOwned, SupportedProtocolVersion};
 use super::harness::*;
 use crate::tls::fixture::{Authority, Valid};
 
-type Secure = StreamOwned<ClientConnection, TcpStream>;
+pub(super) type Secure = StreamOwned<ClientConnection, TcpStream>;
 
 /// A node that speaks TLS, and whom its clients trust.
 struct Speaker {
@@ -27,7 +27,7 @@ impl Speaker {
     ) -> Self {
         let authority = Authority::root("clients trust it");
         let server = authority.issue(&["a.com", "b.com"], Valid::Now).server_of(versions, &["http/1.1"]);
-        plan.settings.listen[0].tls = Some(server);
+        plan.settings.listen[0].tls = Some(server.into());
         Self { authority, node: plan.start(targets) }
     }
 
@@ -41,7 +41,7 @@ impl Speaker {
 }
 
 /// Reads a response with a length.
-fn response(stream: &mut Secure) -> Message {
+pub(super) fn response(stream: &mut Secure) -> Message {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -56,7 +56,7 @@ fn response(stream: &mut Secure) -> Message {
     message
 }
 
-fn ask(stream: &mut Secure, request: &str) -> Message {
+pub(super) fn ask(stream: &mut Secure, request: &str) -> Message {
     stream.write_all(request.as_bytes()).unwrap();
     response(stream)
 }

@@ -275,6 +275,67 @@ fn a_connection_is_used_for_the_same_identity_only() {
 }
 
 #[test]
+fn what_the_settings_trust_now_is_all_that_counts() {
+    let (authority, stranger) = (Authority::root("root"), Authority::root("stranger"));
+    let target = Secure::start(authority.issue(&["a.test"], Valid::Now).server(&[]));
+    let clients = authority.trusted(1);
+    let node = plan(clients.clone(), verified()).start(&[target.origin.address]);
+    let mut client = node.connect();
+    assert_eq!(client.get("/").body, "0");
+    clients.adopt(&authority.trusted(1));
+    assert_eq!(client.get("/").body, "0", "the same, read again, changes nothing");
+    clients.adopt(&stranger.trusted(1));
+    assert_eq!(client.get("/").status(), 502, "neither a connection nor a session from before is used");
+    clients.adopt(&authority.trusted(1));
+    assert_eq!(client.get("/").body, "2");
+    // As little as the depth may be, and a certificate that is shown from now on.
+    clients.adopt(&authority.trusted(0));
+    assert_eq!(client.get("/").body, "3");
+    let own = authority.issue(&["node"], Valid::Now).certified();
+    clients.adopt(&authority.trusted(0).with_defaults(false, Some(Arc::clone(&own))));
+    assert_eq!(client.get("/").body, "4");
+    clients.adopt(&authority.trusted(0).with_defaults(false, Some(own)));
+    assert_eq!(client.get("/").body, "4");
+    let resumed: Vec<_> = target.heard().iter().map(|heard| heard.is_resumed).collect();
+    assert_eq!(resumed, [false; 6]);
+}
+
+#[test]
+fn a_session_is_not_gone_on_with_once_its_terms_or_the_trust_has_changed() {
+    let authority = Authority::root("root");
+    let server = authority.issue(&["a.test"], Valid::Now).server(&[]);
+    // Each request has a connection of its own.
+    let target = Secure::script(server, |session, _| {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        drop(session.write_all(answer.as_bytes()));
+        session.conn.send_close_notify();
+        drop(session.flush());
+        false
+    });
+    let (address, clients) = ([target.origin.address], authority.trusted(1));
+    let own = Some(Arc::new(authority.roots()));
+    let node = plan(clients.clone(), Asked { verify: Some(false), ..Asked::default() }).start(&address);
+    let mut client = node.connect();
+    let mut steps = |name: &str| {
+        for is_resumed in [false, true] {
+            assert_eq!(client.get("/").status(), 200, "{name}");
+            assert_eq!(target.heard().pop().unwrap().is_resumed, is_resumed, "{name}");
+        }
+    };
+    steps("unverified");
+    node.change(plan(clients.clone(), verified()), &address);
+    steps("verified from now on");
+    node.change(plan(clients.clone(), Asked { authorities: own, ..verified() }), &address);
+    steps("by another authority");
+    node.change(plan(clients.clone(), Asked { depth: Some(0), ..verified() }), &address);
+    steps("to another depth");
+    let mut roots = authority.roots();
+    roots.extend(Authority::root("more").roots().roots);
+    clients.adopt(&Clients::new(roots, 1));
+    steps("the settings trust others");
+}
+
+#[test]
 fn with_the_clients_host_each_name_has_a_connection_of_its_own() {
     let authority = Authority::root("root");
     let target = Secure::start(authority.issue(&["a.test", "b.test"], Valid::Now).server(&[]));

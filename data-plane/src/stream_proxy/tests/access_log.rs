@@ -135,7 +135,7 @@ fn tls_is_told_of_by_what_became_of_it_and_the_name() {
     let shown = own.issue(&["ended.test", "passed.test"], Valid::Now).server(&[]);
     let passed = secure_echo("passed", targets.issue(&["passed.test"], Valid::Now).server(&[]));
     let plans = vec![Plan::tls(&[echo("ended")], "ended.test"), Plan::passthrough(&[passed], "passed.test")];
-    let node = Node::start(plans, Some(shown), |settings| {
+    let node = Node::start(plans, Some(shown.into()), |settings| {
         settings.stream_access_log = Some(file.log.clone());
     });
     let names = ["protocol", "status", "route", "tls_version", "sni"];

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_proto::{NodeId, SniPattern};
-use rustls::ServerConfig;
 use uuid::Uuid;
 
 use crate::health::Passive;
@@ -17,6 +16,7 @@ use crate::router::stream::{End, StreamRule, Transports};
 use crate::table::fixture::checked;
 use crate::table::{Active, Directory, OfStreams, Policy, Route, Service, Table, Target, Upstream};
 use crate::tls::Terms;
+use crate::tls::server::Speaks;
 
 /// One route of a node.
 pub(super) struct Plan {
@@ -86,7 +86,7 @@ impl Node {
     /// One with these routes; later ones have the larger id.
     pub(super) fn start(
         plans: Vec<Plan>,
-        tls: Option<Arc<ServerConfig>>,
+        tls: Option<Speaks>,
         change: impl FnOnce(&mut ProxySettings),
     ) -> Self {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

@@ -8,7 +8,8 @@ use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, Str
 
 use super::harness::*;
 use crate::proxy::tests::harness::{PATIENCE, eventually};
-use crate::tls::fixture::{Authority, Valid};
+use crate::tls::callers::Need;
+use crate::tls::fixture::{Authority, Valid, asking, nobody, self_signed};
 use crate::tls::{Asked, Clients, Terms};
 
 pub(super) type Secure = StreamOwned<ClientConnection, TcpStream>;
@@ -50,7 +51,7 @@ impl Speaker {
         let passed = secure_echo("passed", targets.issue(&["passed.test"], Valid::Now).server(&[]));
         let plans =
             vec![Plan::tls(&[echo("ended")], "ended.test"), Plan::passthrough(&[passed], "passed.test")];
-        let node = Node::start(plans, Some(shown), |settings| {
+        let node = Node::start(plans, Some(shown.into()), |settings| {
             settings.header_timeout = header_timeout;
         });
         Self { node, own, targets }
@@ -98,7 +99,7 @@ fn a_name_that_no_route_has_is_500() {
 
 /// A ClientHello for `passed.test`, as it is sent.
 fn client_hello() -> Vec<u8> {
-    let config = crate::tls::fixture::nobody().verifying(None);
+    let config = nobody().verifying(None);
     let name = ServerName::try_from("passed.test").unwrap();
     let mut connection = ClientConnection::new(config, name).unwrap();
     let mut bytes = Vec::new();
@@ -117,7 +118,7 @@ fn a_handshake_that_comes_in_pieces_is_passed_on_whole() {
         told.send(bytes).unwrap();
     });
     let own = Authority::root("a").issue(&["a.test"], Valid::Now).server(&[]);
-    let node = Node::start(vec![Plan::passthrough(&[target], "passed.test")], Some(own), |_| {});
+    let node = Node::start(vec![Plan::passthrough(&[target], "passed.test")], Some(own.into()), |_| {});
     let mut client = node.connect();
     client.set_nodelay(true).unwrap();
     for byte in hello.chunks(50) {
@@ -170,7 +171,7 @@ fn a_handshake_that_trickles_has_the_time_of_a_head() {
 #[test]
 fn a_client_without_a_name_gets_a_route_that_ends_tls() {
     let speaker = Speaker::start();
-    let mut config = ClientConfig::clone(&crate::tls::fixture::nobody().unverifying(None));
+    let mut config = ClientConfig::clone(&nobody().unverifying(None));
     config.enable_sni = false;
     let mut client = secure(speaker.node.connect(), Arc::new(config), "x.test");
     client.write_all(b"x").unwrap();
@@ -209,7 +210,7 @@ fn a_service_over_tls_is_asked_for_its_own_name_or_the_clients() {
         };
         let shown = own.issue(&["ended.test"], Valid::Now).server(&[]);
         let trusts = Clients::new(targets.roots(), 1);
-        let node = Node::start(vec![plan], Some(shown), |settings| settings.tls = trusts);
+        let node = Node::start(vec![plan], Some(shown.into()), |settings| settings.tls = trusts);
         let mut client = secure(node.connect(), own.trusted(1).verifying(None), "ended.test");
         client.write_all(b"").unwrap();
         client.flush().unwrap();
@@ -220,5 +221,36 @@ fn a_service_over_tls_is_asked_for_its_own_name_or_the_clients() {
                 node.assert_sessions(502, 1.0);
             }
         }
+    }
+}
+
+#[test]
+fn a_stream_that_ends_here_is_for_clients_with_a_certificate() {
+    let clients = Authority::root("the clients'");
+    let good = clients.issue(&["client"], Valid::Now).certified();
+    let bad = self_signed(&["client"]).certified();
+    for (name, need, shown, want) in [
+        ("a good one", Need::Required, Some(&good), true),
+        ("a bad one", Need::Required, Some(&bad), false),
+        ("none", Need::Required, None, false),
+        ("none, and it need not", Need::Optional, None, true),
+        ("a bad one, and it need not", Need::Optional, Some(&bad), false),
+    ] {
+        let passed = secure_echo("passed", self_signed(&["passed.test"]).server(&[]));
+        let plans =
+            vec![Plan::tls(&[echo("ended")], "ended.test"), Plan::passthrough(&[passed], "passed.test")];
+        let node =
+            Node::start(plans, Some(asking(&clients, |asked| asked.need = need).for_streams()), |_| {});
+        let mut client = secure(node.connect(), nobody().unverifying(shown), "ended.test");
+        let mut heard = [0; 5];
+        // By TLS 1.3 the client has shaken hands before it is judged.
+        let has_heard = client.flush().and_then(|()| client.read_exact(&mut heard));
+        assert_eq!(has_heard.is_ok(), want, "{name}: {has_heard:?}");
+        drop(client);
+        node.assert_sessions(if want { 200 } else { 400 }, 1.0);
+        // What is passed on is for the target to judge.
+        let mut passed = secure(node.connect(), nobody().unverifying(None), "passed.test");
+        passed.write_all(b"x").unwrap();
+        assert_eq!(read(&mut passed, 7), "passedx", "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! What a TLS handshake asks for, of its first bytes: pure.
+//! What a TLS handshake asks for, of its first bytes: pure. Streams are routed by it before anybody answers.
 //!
 //! Only the server name is of interest, so nothing is judged that it does not depend on: whoever ends the handshake
 //! will. Source: RFC 8446 4.1.2 and 5.1, RFC 6066 3.
@@ -44,7 +44,7 @@ const RECORD_BYTES_MAX: usize = 1 << 14;
 /// Reads `bytes`, the beginning of what a client sends. What follows the handshake's first message changes nothing.
 ///
 /// # Errors
-/// When there is nothing to go by. All but [`NotHello::Incomplete`] are final, whatever comes behind.
+/// [`NotHello::Incomplete`] where more may come of it; anything else stands, whatever follows.
 pub fn read(bytes: &[u8]) -> Result<Hello, NotHello> {
     let message = message(bytes)?;
     let mut rest = Reader(&message);

@@ -1,0 +1,9 @@
+//! The law `client_hellos`.
+
+#![no_main]
+
+#[allow(dead_code, reason = "each target holds one of the laws")]
+#[path = "../../data-plane/tests/fuzz/laws.rs"]
+mod laws;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| laws::client_hellos(data));
