@@ -124,7 +124,7 @@ impl Connection {
 }
 
 /// The elements of a comma-separated value, without the white space around them.
-pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn list(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(trim)
 }
 

@@ -48,7 +48,8 @@ impl ProxyHttp for Balancer {
         let server = session.server_addr().and_then(|address| address.as_inet());
         request.insert_header("X-Real-IP", &client)?;
         request.insert_header("X-Forwarded-For", &client)?;
-        request.insert_header("X-Forwarded-Proto", "http")?;
+        let is_tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        request.insert_header("X-Forwarded-Proto", if is_tls { "https" } else { "http" })?;
         if let Some(host) = host {
             request.insert_header("X-Forwarded-Host", host)?;
         }

@@ -31,6 +31,8 @@ const PURE: &[&str] = &[
     "data-plane/src/spans/otlp",
     "data-plane/src/proxy_protocol",
     "data-plane/src/proxy/retry",
+    "data-plane/src/proxy/http2/head",
+    "data-plane/src/proxy/http2/frames",
     "data-plane/src/proxy/rewrite",
     "access-log/src/escape",
     "access-log/src/format",
@@ -243,6 +245,7 @@ fn every_dependency_is_used() {
     let packages = [
         "proto",
         "settings",
+        "access-log",
         "identity",
         "follower",
         "control-plane",
@@ -292,6 +295,8 @@ fn anyhow_and_process_exit_are_for_main() {
         "data-plane/src",
         "proto/src",
         "settings/src",
+        "access-log/src",
+        "identity/src",
         "follower/src",
         "deploy/standalone/src",
     ]
@@ -300,6 +305,17 @@ fn anyhow_and_process_exit_are_for_main() {
     .filter(|line| !MAINS.contains(&line.path.as_str()))
     .filter(|line| mentions(&line.text, "anyhow") || mentions(&line.text, "process::exit"));
     hold("only `main.rs` ends the process", broken.map(|l| place(&l)).collect());
+}
+
+#[test]
+fn every_metric_of_a_node_is_explained() {
+    let names = fs::read_to_string(root().join("data-plane/src/observability/names.rs")).expect("the names");
+    let explained = fs::read_to_string(root().join("data-plane/README.md")).expect("the README");
+    let metrics: Vec<_> =
+        names.split('"').filter(|text| text.starts_with("kong_") || text.starts_with("equipoise_")).collect();
+    assert!(metrics.len() > 40, "names are written in another way now");
+    let silent = metrics.into_iter().filter(|name| !explained.contains(&format!("`{name}`")));
+    hold("data-plane/README.md says what each metric is", silent.map(str::to_owned).collect());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Source: Kong 3.10 (`proxy.md` 4).
 
 use std::borrow::Cow;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -127,26 +128,28 @@ impl Peer {
         }
         let said = match &settings.real_ip_header {
             // Of several lines the first counts, as in nginx.
-            RealIpHeader::XRealIp => last_client(values(head, Name::XRealIp).take(1), settings),
-            RealIpHeader::Other(name) => last_client(named(head, name).take(1), settings),
+            RealIpHeader::XRealIp => last_client(values(head, Name::XRealIp).next().into_iter(), settings),
+            RealIpHeader::Other(name) => last_client(named(head, name).next().into_iter(), settings),
             RealIpHeader::XForwardedFor => last_client(values(head, Name::XForwardedFor), settings),
             RealIpHeader::ProxyProtocol => {
                 return self.client.as_deref().map_or(own, |client| (&**client).into());
             }
         };
-        said.map_or(own, |address| address.to_string().into())
+        said.map_or(own, |(address, text)| as_said(address, text))
     }
 }
 
 /// The client in lists of addresses, each hop's behind those before it: from the right, as long as who named the address
-/// is trusted.
-fn last_client<'b>(lines: impl Iterator<Item = &'b [u8]>, settings: &ProxySettings) -> Option<IpAddr> {
+/// is trusted. With the text that it stands in.
+fn last_client<'b>(
+    lines: impl DoubleEndedIterator<Item = &'b [u8]>,
+    settings: &ProxySettings,
+) -> Option<(IpAddr, &'b [u8])> {
     let trusts = |address: IpAddr| settings.trusted_ips.iter().any(|block| block.contains(address));
     let mut best = None;
-    let elements: Vec<_> = lines.flat_map(list).collect();
-    for element in elements.into_iter().rev() {
+    for element in lines.rev().flat_map(|line| list(line).rev()) {
         let Some(address) = address_of(element) else { break };
-        best = Some(address);
+        best = Some((address, element));
         if !settings.real_ip_recursive || !trusts(address) {
             break;
         }
@@ -163,11 +166,25 @@ fn address_of(text: &[u8]) -> Option<IpAddr> {
     address.map(|address| address.to_canonical())
 }
 
+/// An address as text: the text that it was read from, where that says it in the one form that is passed on.
+fn as_said(address: IpAddr, text: &[u8]) -> Cow<'_, str> {
+    /// As long as the longest, of IPv6 with the end of an IPv4 one.
+    const LENGTH_MAX: usize = 45;
+    let mut form = [0; LENGTH_MAX];
+    let mut rest = &mut form[..];
+    let is_written = write!(rest, "{address}").is_ok();
+    let length = LENGTH_MAX - rest.len();
+    match std::str::from_utf8(text) {
+        Ok(said) if is_written && form.get(..length) == Some(text) => said.into(),
+        _ => address.to_string().into(),
+    }
+}
+
 /// The values of any header, in order.
 fn named<'h, 'b>(
     head: &'h RequestHead<'_, 'b>,
     wanted: &'h str,
-) -> impl Iterator<Item = &'b [u8]> + use<'h, 'b> {
+) -> impl DoubleEndedIterator<Item = &'b [u8]> + use<'h, 'b> {
     head.headers
         .iter()
         .filter(move |header| header.name.eq_ignore_ascii_case(wanted))
@@ -178,7 +195,7 @@ fn named<'h, 'b>(
 pub fn values<'h, 'b>(
     head: &RequestHead<'h, 'b>,
     wanted: Name,
-) -> impl Iterator<Item = &'b [u8]> + use<'h, 'b> {
+) -> impl DoubleEndedIterator<Item = &'b [u8]> + use<'h, 'b> {
     head.headers
         .iter()
         .zip(head.names)

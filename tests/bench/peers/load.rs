@@ -61,7 +61,8 @@ impl Load {
                     file,
                     &url,
                 ])?;
-                ensure!(!text.contains("Non-2xx"), "{} answered with errors:\n{text}", peer.name);
+                let is_good = !text.contains("Non-2xx") && !text.contains("Socket errors");
+                ensure!(is_good, "{} answered with errors:\n{text}", peer.name);
                 number(&text, |line| line.split_once(" requests in ").map(|(number, _)| number))?
             }
             Self::Http2 { path, connections, streams } => {
@@ -75,11 +76,8 @@ impl Load {
                     &seconds,
                     &url,
                 ])?;
-                ensure!(
-                    text.contains(", 0 3xx, 0 4xx, 0 5xx"),
-                    "{} answered with errors:\n{text}",
-                    peer.name
-                );
+                let is_good = text.contains(", 0 3xx, 0 4xx, 0 5xx") && text.contains(" 0 failed, 0 errored");
+                ensure!(is_good, "{} answered with errors:\n{text}", peer.name);
                 number(&text, |line| line.strip_prefix("status codes: ")?.split_once(" 2xx").map(|(n, _)| n))?
             }
             Self::Echo => echo(peer).with_context(|| peer.name.clone())?,

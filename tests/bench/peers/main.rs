@@ -118,6 +118,9 @@ fn main() -> Result<()> {
     );
     one_worker(&site, &chosen)?;
     if chosen.has(TWO_WORKERS.name) {
+        if std::thread::available_parallelism()?.get() < 4 {
+            println!("\n{}: proxies, origins and load share the CPUs here", TWO_WORKERS.name);
+        }
         let peers = site.peers(2)?;
         head(&peers);
         row(TWO_WORKERS.name, &measure(dir.path(), &peers, &TWO_WORKERS.load)?);

@@ -118,7 +118,8 @@ impl Site {
         let pair = self.dir.join("pair.pem");
         fs::write(&pair, fs::read_to_string(&self.certificate)? + &fs::read_to_string(&self.key)?)?;
         let path = self.dir.join(format!("haproxy-{workers}.cfg"));
-        let shared = "http-request set-header X-Real-IP %[src]\n  http-request set-header X-Forwarded-Proto http\n\
+        let shared = "http-request set-header X-Real-IP %[src]\n  http-request set-header X-Forwarded-Proto https if { ssl_fc }\n\
+            \x20 http-request set-header X-Forwarded-Proto http unless { ssl_fc }\n\
             \x20 http-request set-header X-Forwarded-Host %[hdr(host)]\n  http-request set-header X-Forwarded-Port %[dst_port]\n\
             \x20 http-request set-header X-Request-Id %[uuid]\n  http-request set-header Via '1.1 haproxy'\n\
             \x20 http-response set-header Via '1.1 haproxy'\n";

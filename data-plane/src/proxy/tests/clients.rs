@@ -210,6 +210,22 @@ fn the_client_and_its_headers_are_as_the_table_of_the_reference_says() {
 }
 
 #[test]
+fn an_address_is_passed_on_in_one_form_however_it_was_said() {
+    for (said, want) in [
+        ("10.0.0.1", "10.0.0.1"),
+        ("10.0.0.1:80", "10.0.0.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("2001:DB8:0::1", "2001:db8::1"),
+        ("[2001:db8::1]:80", "2001:db8::1"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Real-IP: {said}\r\n\r\n");
+        let seen = seen(trusting(&["127.0.0.1"], RealIpHeader::XRealIp, false), request);
+        assert_eq!(seen.header("x-real-ip").as_deref(), Some(want), "{said}");
+    }
+}
+
+#[test]
 fn a_mapped_port_is_what_upstreams_are_told_and_hosts_are_matched_with() {
     for (public, host, want) in [(80, "a.com:80", 200), (81, "a.com:80", 404)] {
         let origin = Origin::saying("fine");
