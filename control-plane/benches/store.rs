@@ -15,7 +15,6 @@ use serde_json::json;
 const COMMITTERS: usize = 32;
 const COMMITS_EACH: usize = 500;
 
-#[expect(clippy::unnecessary_wraps, reason = "the signature is that of an encoder")]
 fn encode(entity: &Entity) -> Option<Wire> {
     let kind = match entity.kind {
         Kind::Certificate => EntityKind::Certificate,
@@ -26,6 +25,7 @@ fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Upstream => EntityKind::Upstream,
         Kind::Target => EntityKind::Target,
         Kind::Policy => EntityKind::Policy,
+        Kind::Consumer | Kind::KeyAuth | Kind::BasicAuth | Kind::Plugin => return None,
     };
     Some(Wire { kind, bytes: entity.json().get().as_bytes().to_vec().into() })
 }

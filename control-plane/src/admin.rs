@@ -26,7 +26,7 @@ mod yaml;
 mod zones;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use equipoise_access_log::{Pen, SharedPen};
 use equipoise_follower::Address;
@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::identity::Registrar;
+use crate::model::Kind;
 use crate::nodes::Nodes;
 use crate::observability::Metrics;
 use crate::store::Store;
@@ -113,6 +114,12 @@ fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What the endpoints work on.
@@ -211,7 +218,12 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Metrics => Ok(info::metrics(state).await),
         Endpoint::Robots => Ok(info::robots()),
         Endpoint::Schema => Ok(info::schema(&asked)),
-        Endpoint::Validate => info::validate(asked).await,
+        Endpoint::Validate => info::validate(state, asked).await,
+        Endpoint::ValidatePlugin => info::validate_as(state, asked, Kind::Plugin).await,
+        Endpoint::PluginSchema => Ok(info::plugin_schema(state, &asked)),
+        Endpoint::PluginConfigSchema => Ok(info::plugin_config_schema(state, &asked)),
+        Endpoint::EnabledPlugins => Ok(info::enabled_plugins(state)),
+        Endpoint::FilterChains => Ok(info::filter_chains()),
         Endpoint::Tags => list::tags(state, &asked),
         Endpoint::Tag => list::tag(state, &asked),
         Endpoint::DataPlanes => clustering::data_planes(state, &asked),

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod distribution;
+mod expiry;
 pub mod identity;
 pub mod model;
 pub mod nodes;

@@ -10,10 +10,12 @@ pub mod declarative;
 mod dump;
 mod entity;
 mod error;
+mod expiry;
 pub mod form;
 mod index;
 mod number;
 mod patterns;
+mod plugin;
 mod query;
 mod schema;
 
@@ -22,8 +24,9 @@ pub use config::Config;
 pub use declarative::{Declarative, InvalidDeclarative};
 pub use entity::{Body, Entity, Key, Kind};
 pub use error::{ErrorCode, ErrorObject, Refusal};
+pub use plugin::PluginName;
 pub use query::{Page, PageSize, TagFilter, TagRow};
-pub use schema::{schema_json, validate};
+pub use schema::{plugin_schema_json, schema_json, validate};
 
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState};
 use crate::distribution::{self, Distribution, Door, Guard, Upward, Writer};
+use crate::expiry;
 use crate::identity::{IdentityError, Registrar};
 use crate::nodes::Nodes;
 use crate::observability::Metrics;
@@ -104,6 +105,7 @@ pub async fn start(
         let opened = tokio::task::spawn_blocking(move || Roster::open(path, nodes)).await;
         let roster = opened.map_err(|error| OpenError::Thread(io::Error::other(error)))?;
         cluster.push(tokio::spawn(roster.keep(stopping.clone())));
+        cluster.push(tokio::spawn(expiry::keep(store.clone(), stopping.clone())));
     }
     let upward = relay.map(|relay| {
         let (reports, reported) = mpsc::channel(relay::REPORTS_MAX);

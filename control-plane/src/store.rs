@@ -28,7 +28,7 @@ use uuid::Uuid;
 use self::disk::{Medium, RealMedium};
 use self::window::Window;
 use self::writer::{Checkpoints, Job, Request, Writer};
-use crate::model::{Config, Effect, Entity, Write};
+use crate::model::{Config, Effect, Entity, PluginName, Write};
 
 mod checkpoint;
 mod disk;
@@ -105,6 +105,7 @@ pub struct Author {
 pub struct Store {
     shared: Arc<Shared>,
     backing: Backing,
+    plugins: &'static [PluginName],
 }
 
 /// Where changes go.
@@ -173,6 +174,7 @@ impl Store {
         let (requests, receiver) = mpsc::channel(settings.queue_commits_max.max(1));
         let waiting = Semaphore::new(settings.waiting_commits_max.clamp(1, Semaphore::MAX_PERMITS));
         let segments = recovered.journal.segments();
+        let plugins = settings.plugins;
         let writer = Writer {
             settings,
             encode,
@@ -188,7 +190,7 @@ impl Store {
         let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run());
         let thread = tokio::sync::Mutex::new(Some(thread.map_err(OpenError::Thread)?));
         let disk = Disk { requests, waiting, thread, segments };
-        Ok(Self { shared, backing: Backing::Disk(Arc::new(disk)) })
+        Ok(Self { shared, backing: Backing::Disk(Arc::new(disk)), plugins })
     }
 
     /// A store without a disk, for tests and trials: nothing outlives it, and it has no history.
@@ -201,7 +203,18 @@ impl Store {
         let bounds = StoreSettings::new(PathBuf::new());
         let window = Window::new(position, bounds.log_revisions_max, bounds.window_bytes_max);
         let backing = Backing::Memory { turn: Arc::default(), encode };
-        Self { shared: Shared::new(Head::empty(position), window), backing }
+        Self { shared: Shared::new(Head::empty(position), window), backing, plugins: bounds.plugins }
+    }
+
+    /// With these plugins as those that may be configured; of a store without a disk.
+    #[must_use]
+    pub fn with_plugins(self, plugins: &'static [PluginName]) -> Self {
+        Self { plugins, ..self }
+    }
+
+    /// Plugins that may be configured.
+    pub const fn plugins(&self) -> &'static [PluginName] {
+        self.plugins
     }
 
     /// The newest durable state.
@@ -322,7 +335,7 @@ impl Store {
         encode: Encode,
     ) -> Result<Committed, CommitError> {
         let _turn = turn.lock().expect("no panic while holding it");
-        let staged = writer::stage_now(&self.head(), write, author, encode)?;
+        let staged = writer::stage_now(&self.head(), write, author, encode, self.plugins)?;
         let position = staged.head.position;
         if let Some(record) = &staged.record {
             self.shared.publish(std::iter::once(writer::wire_changes(record)), staged.head);

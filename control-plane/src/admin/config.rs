@@ -3,8 +3,8 @@
 //! A document is decoded and checked beside the threads that serve requests, one at a time; the store's writer only works
 //! out what differs. Nothing is stored of a document with one error.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use equipoise_proto::Position;
@@ -14,7 +14,6 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::AdminState;
 use super::body::Payload;
 use super::crud::{REVISION, author};
 use super::endpoint::Verb;
@@ -22,9 +21,10 @@ use super::gate::Asked;
 use super::list::text;
 use super::reply::Reply;
 use super::wait::{self, Wait};
+use super::{AdminState, now_ms};
 use super::{error, yaml};
 use crate::model::declarative::export;
-use crate::model::{Config, Context, Declarative, InvalidDeclarative, Kind, Mutation, Refusal};
+use crate::model::{Config, Context, Declarative, InvalidDeclarative, Kind, Mutation, PluginName, Refusal};
 
 /// What the last import came to: the same text again is no change while the config is what it made.
 #[derive(Debug)]
@@ -81,8 +81,8 @@ async fn import(state: &AdminState, asked: &mut Asked) -> Reply {
             return Reply::message(StatusCode::BAD_REQUEST, "dry_run: expected a boolean (true or false)");
         }
     };
-    let base = head.config;
-    let checked = tokio::task::spawn_blocking(move || read(&document, base, is_trial)).await;
+    let (base, plugins) = (head.config, state.store.plugins());
+    let checked = tokio::task::spawn_blocking(move || read(&document, base, plugins, is_trial)).await;
     let (declared, trial) = match checked {
         Ok(Ok(checked)) => checked,
         Ok(Err(invalid)) => return Reply::json(StatusCode::BAD_REQUEST, &invalid.to_json(is_flat)),
@@ -133,11 +133,14 @@ fn document(payload: Payload) -> Document {
 type Trial = Option<Result<Value, Refusal>>;
 
 /// Decodes and checks a document. Takes time that follows its size.
-fn read(text: &[u8], base: Config, is_trial: bool) -> Result<(Declarative, Trial), InvalidDeclarative> {
+fn read(
+    text: &[u8],
+    base: Config,
+    plugins: &'static [PluginName],
+    is_trial: bool,
+) -> Result<(Declarative, Trial), InvalidDeclarative> {
     let document = unwrap(yaml::read(text)?)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-    let mut context = Context { now_ms, new_id: &mut Uuid::new_v4 };
+    let mut context = Context { now_ms: now_ms(), new_id: &mut Uuid::new_v4, plugins };
     let declared = Declarative::read(document, &base, &mut context)?;
     let trial = is_trial.then(|| {
         let (_, effect) = base.replace(declared.clone())?;
@@ -169,11 +172,11 @@ fn trial(mutations: &[Mutation]) -> Value {
 }
 
 /// All entities, by collection and id.
-fn flattened(config: &Config) -> BTreeMap<&'static str, BTreeMap<String, &RawValue>> {
-    let mut all = BTreeMap::new();
+fn flattened(config: &Config) -> BTreeMap<&'static str, BTreeMap<String, Cow<'_, RawValue>>> {
+    let (mut all, now_ms) = (BTreeMap::new(), now_ms());
     for kind in Kind::ALL {
         let entities: BTreeMap<_, _> =
-            config.iter(kind).map(|entity| (entity.id.to_string(), entity.json())).collect();
+            config.iter(kind).map(|entity| (entity.id.to_string(), entity.shown(now_ms))).collect();
         if !entities.is_empty() {
             all.insert(kind.collection(), entities);
         }

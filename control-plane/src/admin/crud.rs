@@ -11,7 +11,7 @@ use super::endpoint::{Reference, Verb};
 use super::gate::Asked;
 use super::reply::Reply;
 use super::wait::Wait;
-use super::{AdminState, error, list, wait};
+use super::{AdminState, error, list, now_ms, wait};
 use crate::model::form::{self, Brackets, Inference};
 use crate::model::{Answer, Body, Change, ErrorObject, Key, Kind, Op, Parent, Refusal};
 use crate::store::Author;
@@ -82,7 +82,7 @@ pub(super) async fn foreign(
             return Ok(match (head.config.referenced(kind, &key, field), asked.verb) {
                 (None, _) => Reply::not_found(),
                 (Some(_), Verb::Delete) => Reply::method_not_allowed(),
-                (Some(entity), _) => Reply::json(StatusCode::OK, entity.json()),
+                (Some(entity), _) => Reply::json(StatusCode::OK, &entity.shown(now_ms())),
             });
         }
         Verb::Put => Op::PutReferenced(key, field, to_body(&mut asked, referenced)?),
@@ -111,10 +111,15 @@ async fn one(
                 }
                 Some(_) => Refusal::NotFound,
             };
-            return found.map(|entity| Reply::json(StatusCode::OK, entity.json())).ok_or_else(missing);
+            return found
+                .map(|entity| Reply::json(StatusCode::OK, &entity.shown(now_ms())))
+                .ok_or_else(missing);
         }
         Verb::Put => Op::Put(key, to_body(&mut asked, kind)?),
-        Verb::Patch => Op::Patch(key, to_body(&mut asked, kind)?),
+        Verb::Patch => {
+            let body = to_patch(state, &mut asked, (kind, &key, parent.as_ref()))?;
+            Op::Patch(key, body)
+        }
         Verb::Delete => Op::Delete(key),
         Verb::Post => return Ok(Reply::method_not_allowed()),
     };
@@ -134,7 +139,7 @@ async fn write(state: &AdminState, asked: &mut Asked, change: Change, ok: Status
         state.metrics.committed(began.elapsed());
     }
     let reply = match &committed.effect.answer {
-        Answer::Entity(entity) => Reply::json(ok, entity.json()),
+        Answer::Entity(entity) => Reply::json(ok, &entity.shown(now_ms())),
         Answer::Deleted | Answer::Replaced => Reply::empty(StatusCode::NO_CONTENT),
     };
     let mut reply = reply.header(REVISION, HeaderValue::from(committed.position.revision.get()));
@@ -156,6 +161,24 @@ fn to_body(asked: &mut Asked, kind: Kind) -> Result<Body, Refusal> {
         Payload::Empty | Payload::Raw(_) => Ok(Body::new()),
         Payload::Json(body) => Ok(body),
         Payload::Form(pairs) => form::decode(Inference::Declared(kind), Brackets::Split, &pairs),
+    }
+}
+
+/// Takes the body of a PATCH; what a form's values are may follow from what is stored.
+fn to_patch(
+    state: &AdminState,
+    asked: &mut Asked,
+    (kind, key, parent): (Kind, &Key, Option<&Parent>),
+) -> Result<Body, Refusal> {
+    let config = state.store.head().config;
+    match (std::mem::take(&mut asked.payload), config.find(kind, key, parent)) {
+        (Payload::Form(pairs), Some(stored)) => {
+            form::decode(Inference::Merged(stored), Brackets::Split, &pairs)
+        }
+        (payload, _) => {
+            asked.payload = payload;
+            to_body(asked, kind)
+        }
     }
 }
 

@@ -3,10 +3,14 @@
 //! The paths of entities follow from `declaration`: a later kind appears here by what it declares, not by a
 //! handler. Must not look at headers or bodies; called by the request gate and by `/endpoints`.
 
+mod declaration;
+
 use percent_encoding::percent_decode_str;
 
 use crate::model::Kind;
 use crate::nodes::Verdict;
+
+use declaration::{Nested, Presence, declaration};
 
 /// A verb that an endpoint can take; HEAD counts as GET, OPTIONS is answered for every path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +100,16 @@ pub enum Endpoint {
     Schema,
     /// `/schemas/{entity}/validate`
     Validate,
+    /// `/schemas/plugins/{plugin}`
+    PluginSchema,
+    /// `/schemas/plugins/validate`
+    ValidatePlugin,
+    /// `/plugins/schema/{plugin}`
+    PluginConfigSchema,
+    /// `/plugins/enabled`
+    EnabledPlugins,
+    /// `/filter-chains`, and all that is about them: there are none, which is said in words.
+    FilterChains,
     /// `/clustering/data-planes`
     DataPlanes,
     /// `/clustering/data-planes/{id}`
@@ -153,6 +167,9 @@ impl Endpoint {
             | Self::Metrics
             | Self::Robots
             | Self::Schema
+            | Self::PluginSchema
+            | Self::PluginConfigSchema
+            | Self::EnabledPlugins
             | Self::DataPlanes
             | Self::ClusteringStatus
             | Self::Zones
@@ -171,7 +188,8 @@ impl Endpoint {
             Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) | Self::Only(_) => {
                 &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Put]
             }
-            Self::Validate => &[Verb::Post],
+            Self::Validate | Self::ValidatePlugin => &[Verb::Post],
+            Self::FilterChains => &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Post, Verb::Put],
             Self::SetHealth(_) => &[Verb::Put],
         }
     }
@@ -202,6 +220,11 @@ impl Endpoint {
             | Self::Tag
             | Self::Schema
             | Self::Validate
+            | Self::PluginSchema
+            | Self::ValidatePlugin
+            | Self::PluginConfigSchema
+            | Self::EnabledPlugins
+            | Self::FilterChains
             | Self::DrainDataPlane
             | Self::Tokens
             | Self::Token
@@ -226,100 +249,6 @@ impl Endpoint {
     /// Whether `/endpoints` names it; the reference keeps quiet about its static pages.
     fn is_listed(self) -> bool {
         self != Self::Robots
-    }
-}
-
-/// Where a kind's entities are found.
-struct Declaration {
-    /// Whether it has a collection and entities of its own at the top level.
-    top_level: Presence,
-    /// Its foreign fields that show up in paths.
-    references: &'static [ReferencePaths],
-}
-
-#[derive(PartialEq, Eq)]
-enum Presence {
-    Present,
-    /// `/targets…` is 404 in the reference.
-    Absent,
-}
-
-/// What `/<parents>/{p}/<word>` leads to.
-enum Nested {
-    /// A list of children.
-    Many(&'static str),
-    /// The one child that a parent can have.
-    Only,
-}
-
-struct ReferencePaths {
-    field: &'static str,
-    parent: Kind,
-    nested: Nested,
-    /// Whether `/<children>/{c}/<field>` leads to the parent.
-    foreign: Presence,
-}
-
-/// What each kind adds to the table. A new kind does not compile until it has answered here.
-const fn declaration(kind: Kind) -> Declaration {
-    match kind {
-        Kind::Certificate | Kind::CaCertificate => {
-            Declaration { top_level: Presence::Present, references: &[] }
-        }
-        Kind::Sni => Declaration {
-            top_level: Presence::Present,
-            references: &[ReferencePaths {
-                field: "certificate",
-                parent: Kind::Certificate,
-                nested: Nested::Many("snis"),
-                foreign: Presence::Absent,
-            }],
-        },
-        Kind::Service => Declaration {
-            top_level: Presence::Present,
-            references: &[ReferencePaths {
-                field: "client_certificate",
-                parent: Kind::Certificate,
-                nested: Nested::Many("services"),
-                foreign: Presence::Present,
-            }],
-        },
-        Kind::Upstream => Declaration {
-            top_level: Presence::Present,
-            references: &[ReferencePaths {
-                field: "client_certificate",
-                parent: Kind::Certificate,
-                nested: Nested::Many("upstreams"),
-                foreign: Presence::Present,
-            }],
-        },
-        Kind::Route => Declaration {
-            top_level: Presence::Present,
-            references: &[ReferencePaths {
-                field: "service",
-                parent: Kind::Service,
-                nested: Nested::Many("routes"),
-                foreign: Presence::Present,
-            }],
-        },
-        Kind::Target => Declaration {
-            top_level: Presence::Absent,
-            references: &[ReferencePaths {
-                field: "upstream",
-                parent: Kind::Upstream,
-                nested: Nested::Many("targets"),
-                foreign: Presence::Absent,
-            }],
-        },
-        Kind::Policy => Declaration {
-            top_level: Presence::Absent,
-            references: &[ReferencePaths {
-                field: "upstream",
-                parent: Kind::Upstream,
-                nested: Nested::Only,
-                foreign: Presence::Absent,
-            }],
-        },
     }
 }
 
@@ -374,6 +303,14 @@ impl Endpoints {
         add(&[Literal("tags"), Parameter("tags")], Endpoint::Tag);
         add(&[Literal("schemas"), Parameter("name")], Endpoint::Schema);
         add(&[Literal("schemas"), Parameter("db_entity_name"), Literal("validate")], Endpoint::Validate);
+        let plugins = [Literal("schemas"), Literal("plugins")];
+        add(&[plugins[0], plugins[1], Parameter("name")], Endpoint::PluginSchema);
+        add(&[plugins[0], plugins[1], Literal("validate")], Endpoint::ValidatePlugin);
+        add(&[Literal("plugins"), Literal("schema"), Parameter("name")], Endpoint::PluginConfigSchema);
+        add(&[Literal("plugins"), Literal("enabled")], Endpoint::EnabledPlugins);
+        for pattern in filter_chains() {
+            add(&pattern, Endpoint::FilterChains);
+        }
         for (name, endpoint, one) in [
             ("data-planes", Endpoint::DataPlanes, Some(Endpoint::DataPlane)),
             ("zones", Endpoint::Zones, None),
@@ -393,15 +330,15 @@ impl Endpoints {
         add(&node, Endpoint::DrainDataPlane);
         for kind in Kind::ALL {
             let (name, declared) = (kind.collection(), declaration(kind));
-            let entity = [Literal(name), Parameter(name)];
+            let entity = [Literal(kind.path()), Parameter(name)];
             if declared.top_level == Presence::Present {
                 add(&entity[..1], Endpoint::Collection(kind));
                 add(&entity, Endpoint::Entity(kind));
             }
             for paths in declared.references {
                 let reference = Reference { child: kind, field: paths.field, parent: paths.parent };
-                let parents = paths.parent.collection();
-                let below = |word| [Literal(parents), Parameter(parents), Literal(word)];
+                let (path, parent) = (paths.parent.path(), paths.parent.collection());
+                let below = |word| [Literal(path), Parameter(parent), Literal(word)];
                 match paths.nested {
                     Nested::Many(word) => {
                         let children = below(word);
@@ -468,6 +405,24 @@ impl Endpoints {
         });
         paths
     }
+}
+
+/// Where the reference has filter chains.
+fn filter_chains() -> Vec<Vec<Segment>> {
+    use Segment::{Literal, Parameter};
+    let chains = [Literal("filter-chains"), Parameter("filter_chains")];
+    let mut patterns = vec![chains[..1].to_vec(), chains.to_vec()];
+    for parents in [Kind::Route, Kind::Service] {
+        let parent = [Literal(parents.path()), Parameter(parents.collection())];
+        patterns.push([&parent, &chains[..1]].concat());
+        patterns.push([&parent, &chains[..]].concat());
+        patterns.push([&chains[..], &[Literal(parents.singular())]].concat());
+    }
+    let routes = [Literal(Kind::Route.path()), Parameter(Kind::Route.collection())];
+    for which in ["all", "disabled", "enabled"] {
+        patterns.push([&routes[..], &[Literal("filters"), Literal(which)]].concat());
+    }
+    patterns
 }
 
 impl Default for Endpoints {

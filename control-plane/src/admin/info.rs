@@ -4,15 +4,15 @@ use std::borrow::Cow;
 use std::time::SystemTime;
 
 use http::{HeaderValue, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::body::Payload;
 use super::gate::Asked;
 use super::list::text;
 use super::reply::Reply;
-use super::{AdminState, KONG_VERSION};
+use super::{AdminState, KONG_VERSION, now_ms};
 use crate::model::form::{self, Brackets, Inference};
-use crate::model::{self, Kind, Refusal};
+use crate::model::{self, Kind, PluginName, Refusal};
 use crate::observability::Scraped;
 
 /// `/`: what clients choose their features by.
@@ -44,7 +44,10 @@ pub(super) fn root(state: &AdminState) -> Reply {
         "lua_version": "none",
         "pids": { "master": pid, "workers": [pid] },
         "timers": { "running": 0, "pending": 0 },
-        "plugins": { "available_on_server": {}, "enabled_in_cluster": [] },
+        "plugins": {
+            "available_on_server": available(state),
+            "enabled_in_cluster": head.config.plugins_in_use().map(PluginName::as_str).collect::<Vec<_>>(),
+        },
         "configuration": configuration,
         "equipoise": {
             "version": env!("CARGO_PKG_VERSION"),
@@ -55,6 +58,50 @@ pub(super) fn root(state: &AdminState) -> Reply {
         },
     });
     Reply::json(StatusCode::OK, &answer)
+}
+
+/// Plugins that may be configured, by name. Their version is the reference's, whose rules they keep to.
+fn available(state: &AdminState) -> Value {
+    let plugins = state.store.plugins().iter();
+    let told = |plugin: &PluginName| json!({ "version": KONG_VERSION, "priority": plugin.priority() });
+    plugins.map(|plugin| (plugin.as_str().to_owned(), told(plugin))).collect::<Map<_, _>>().into()
+}
+
+/// `/plugins/enabled`
+pub(super) fn enabled_plugins(state: &AdminState) -> Reply {
+    let names: Vec<_> = state.store.plugins().iter().map(|plugin| plugin.as_str()).collect();
+    Reply::json(StatusCode::OK, &json!({ "enabled_plugins": names }))
+}
+
+/// `/schemas/plugins/{plugin}`
+pub(super) fn plugin_schema(state: &AdminState, asked: &Asked) -> Reply {
+    plugin(state, asked).map_or_else(
+        || no_plugin(asked),
+        |plugin| Reply::json(StatusCode::OK, &model::plugin_schema_json(plugin)),
+    )
+}
+
+/// `/plugins/schema/{plugin}`: of its config alone.
+pub(super) fn plugin_config_schema(state: &AdminState, asked: &Asked) -> Reply {
+    let Some(plugin) = plugin(state, asked) else { return no_plugin(asked) };
+    let schema = model::plugin_schema_json(plugin);
+    let fields = schema["fields"].as_array().into_iter().flatten();
+    let config = fields.filter_map(|field| field.get("config")).map(|config| &config["fields"]).next();
+    Reply::json(StatusCode::OK, &json!({ "fields": config }))
+}
+
+/// A plugin that the path names and that may be configured.
+fn plugin(state: &AdminState, asked: &Asked) -> Option<PluginName> {
+    PluginName::from_name(&name(asked)).filter(|plugin| state.store.plugins().contains(plugin))
+}
+
+fn no_plugin(asked: &Asked) -> Reply {
+    Reply::message(StatusCode::NOT_FOUND, &format!("No plugin named '{}'", name(asked)))
+}
+
+/// `/filter-chains`
+pub(super) fn filter_chains() -> Reply {
+    Reply::message(StatusCode::BAD_REQUEST, "this endpoint is only available when wasm is enabled")
 }
 
 /// `/status[?unit=b|k|m|g][&scale=n]`
@@ -178,11 +225,17 @@ pub(super) fn schema(asked: &Asked) -> Reply {
     }
 }
 
-/// `/schemas/{entity}/validate`: an old-style endpoint, so that query arguments count as well, under the body.
-pub(super) async fn validate(asked: Asked) -> Result<Reply, Refusal> {
-    let Some(kind) = kind(&asked) else {
-        return Ok(no_entity(&asked));
-    };
+/// `/schemas/{entity}/validate`
+pub(super) async fn validate(state: &AdminState, asked: Asked) -> Result<Reply, Refusal> {
+    match kind(&asked) {
+        Some(kind) => validate_as(state, asked, kind).await,
+        None => Ok(no_entity(&asked)),
+    }
+}
+
+/// An old-style endpoint, so that query arguments count as well, under the body.
+pub(super) async fn validate_as(state: &AdminState, asked: Asked, kind: Kind) -> Result<Reply, Refusal> {
+    let plugins = state.store.plugins();
     // Compiles whatever regular expressions are in it: not on a worker. What the body takes is counted until that is done,
     // even if the client is gone by then.
     let judge = move || {
@@ -193,8 +246,7 @@ pub(super) async fn validate(asked: Asked) -> Result<Reply, Refusal> {
             Payload::Json(sent) => body.extend(sent),
             Payload::Form(pairs) => body.extend(form::decode(Inference::Plain, Brackets::Split, &pairs)?),
         }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        model::validate(kind, body, u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+        model::validate(kind, body, now_ms(), plugins)
     };
     Ok(match tokio::task::spawn_blocking(judge).await {
         Ok(verdict) => verdict.map(|()| Reply::message(StatusCode::OK, "schema validation successful"))?,

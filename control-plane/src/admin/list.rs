@@ -9,11 +9,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::AdminState;
 use super::crud;
 use super::endpoint::{Reference, Verb};
 use super::gate::Asked;
 use super::reply::Reply;
+use super::{AdminState, now_ms};
 use crate::model::{Entity, ErrorObject, Key, Kind, Page, PageSize, Refusal, TagFilter, TagRow};
 
 /// What stands for itself in a query.
@@ -53,11 +53,25 @@ impl<T: Serialize> PageJson<T> {
 
 /// `/services`
 pub(super) fn collection(state: &AdminState, asked: &Asked, kind: Kind) -> Result<Reply, Refusal> {
+    if let Some(custom_id) = asked.argument("custom_id").filter(|_| kind == Kind::Consumer) {
+        return Ok(consumer_by_custom_id(state, custom_id));
+    }
     let (size, tags) = (text(asked, "size"), tags_argument(asked));
     let filter = tags.map(TagFilter::parse).transpose()?;
     let page_size = PageSize::parse(size)?;
     let page = state.store.head().config.page(kind, page_size, text(asked, "offset"), filter.as_ref())?;
     Ok(entities(&page, asked, &[("tags", tags), ("size", size)]))
+}
+
+/// `/consumers?custom_id=x`: one at most.
+fn consumer_by_custom_id(state: &AdminState, custom_id: Option<&str>) -> Reply {
+    let Some(custom_id) = custom_id.filter(|id| !id.is_empty()) else {
+        return Reply::message(StatusCode::BAD_REQUEST, "custom_id must be an unempty string");
+    };
+    let config = state.store.head().config;
+    let found = config.by_unique_field(Kind::Consumer, "custom_id", custom_id);
+    let data: Vec<_> = found.map(|consumer| consumer.json()).into_iter().collect();
+    Reply::json(StatusCode::OK, &PageJson { data, next: None, offset: None })
 }
 
 /// `/services/{service}/routes`: newest first for targets, whose size is moved into its range instead of refused.
@@ -92,7 +106,11 @@ pub(super) fn children_page(
         | Kind::Service
         | Kind::Route
         | Kind::Upstream
-        | Kind::Policy => PageSize::parse(size)?,
+        | Kind::Policy
+        | Kind::Consumer
+        | Kind::KeyAuth
+        | Kind::BasicAuth
+        | Kind::Plugin => PageSize::parse(size)?,
     };
     config.page_of_children(reference.child, reference.field, parent, size, text(asked, "offset"))
 }
@@ -151,7 +169,8 @@ fn tags_argument(asked: &Asked) -> Option<&str> {
 }
 
 fn entities(page: &Page<Arc<Entity>>, asked: &Asked, kept: &[(&str, Option<&str>)]) -> Reply {
-    let data: Vec<_> = page.entities.iter().map(|entity| entity.json()).collect();
+    let now_ms = now_ms();
+    let data: Vec<_> = page.entities.iter().map(|entity| entity.shown(now_ms)).collect();
     Reply::json(StatusCode::OK, &PageJson::new(data, &asked.path, page.offset.clone(), kept))
 }
 

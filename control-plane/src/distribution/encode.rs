@@ -37,6 +37,7 @@ pub fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Upstream => (EntityKind::Upstream, upstream::upstream(body).encode_to_vec()),
         Kind::Target => (EntityKind::Target, target(body).encode_to_vec()),
         Kind::Policy => (EntityKind::Policy, policy::policy(body).encode_to_vec()),
+        Kind::Consumer | Kind::KeyAuth | Kind::BasicAuth | Kind::Plugin => return None,
     };
     Some(Wire { kind, bytes: bytes.into() })
 }

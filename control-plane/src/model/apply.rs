@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use super::entity::uuid;
 use super::index::{self, reference};
-use super::schema::{Before, EndpointKey, OnDelete, Put, Schema, Stamp};
+use super::schema::{
+    Before, Completion, EndpointKey, OnDelete, Put, Schema, Stamp, Transform, protocols_meet,
+};
 use super::{Answer, Body, Change, Config, Context, Effect, Entity, ErrorObject, Key, Kind, Mutation, Op};
 use super::{Parent, Refusal};
 
@@ -137,8 +139,9 @@ impl Draft<'_, '_> {
             });
         };
         self.resolve(schema, &mut body)?;
-        self.complete(schema, &mut body, Before::Merged);
-        let body = schema.update(&before.body(), body, self.stamp(before.id))?;
+        let stored = before.body();
+        self.complete(schema, &mut body, Before::Merged(&stored));
+        let body = schema.update(&stored, body, self.stamp(before.id))?;
         let after = (kind, before.id, body);
         self.write_listing(Some(before), after)
     }
@@ -241,6 +244,7 @@ impl Draft<'_, '_> {
             }
         }
         self.check_bounds(before.as_deref(), *kind, body)?;
+        self.check_meeting(*kind, body)?;
         let after = Arc::new(Entity::new(*kind, *id, body));
         self.commit(Mutation { before, after: Some(Arc::clone(&after)) });
         Ok(after)
@@ -263,6 +267,20 @@ impl Draft<'_, '_> {
         Ok(())
     }
 
+    /// A plugin that no request could meet is refused.
+    fn check_meeting(&self, kind: Kind, body: &Body) -> Result<(), Refusal> {
+        if kind != Kind::Plugin {
+            return Ok(());
+        }
+        let protocols = |route: Uuid| self.config.by_id(Kind::Route, route)?.body().remove("protocols");
+        let route = reference(body, "route").and_then(protocols);
+        let service = reference(body, "service").filter(|_| route.is_none());
+        let routes =
+            service.into_iter().flat_map(|id| self.config.index.children(Kind::Route, "service", id));
+        protocols_meet(body, route.as_ref(), routes.filter_map(protocols))
+            .map_err(|text| refused("protocols", text.into()))
+    }
+
     fn commit(&mut self, mutation: Mutation) {
         self.note_lists(&mutation);
         self.config.restore(&mutation);
@@ -271,12 +289,13 @@ impl Draft<'_, '_> {
 
     fn complete(&mut self, schema: &Schema, body: &mut Body, before: Before<'_>) {
         if let Some(complete) = schema.complete {
-            complete(body, before, self.context.new_id);
+            let new_id = &mut *self.context.new_id;
+            complete(body, &mut Completion { before, transform: Transform::Apply, new_id });
         }
     }
 
     fn stamp(&self, id: Uuid) -> Stamp {
-        Stamp { now_ms: self.context.now_ms, id }
+        Stamp { now_ms: self.context.now_ms, id, plugins: self.context.plugins }
     }
 
     /// Points the foreign field at the parent that the path names.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Body, Declarative, Entity, Key, Kind};
+use super::{Body, Declarative, Entity, Key, Kind, PluginName};
 
 /// One write. All checks happen in [`super::Config::apply`], on the store's writer thread.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,8 @@ pub enum Write {
     One(Change),
     /// A config in the place of all that is stored.
     All(Declarative),
+    /// What has run out goes; see [`super::Config::expire`].
+    Expired,
 }
 
 impl From<Change> for Write {
@@ -72,6 +74,8 @@ pub struct Context<'a> {
     pub now_ms: u64,
     /// A fresh random id at each call.
     pub new_id: &'a mut dyn FnMut() -> Uuid,
+    /// Plugins that may be configured: those that nodes enforce.
+    pub plugins: &'static [PluginName],
 }
 
 /// What a change did.

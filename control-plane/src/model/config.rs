@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::index::{self, Index};
 use super::schema::{EndpointKey, Schema};
-use super::{Entity, Key, Kind, Mutation, Parent};
+use super::{Entity, Key, Kind, Mutation, Parent, PluginName};
 
 /// Everything operators wrote, at one revision. Cloning costs O(1), a change O(log n).
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -91,6 +91,20 @@ impl Config {
 
     pub(super) fn by_id(&self, kind: Kind, id: Uuid) -> Option<&Arc<Entity>> {
         self.entities.get(&(kind, id))
+    }
+
+    /// The entity of a kind that has this text in a unique field.
+    pub fn by_unique_field(&self, kind: Kind, field: &str, value: &str) -> Option<&Arc<Entity>> {
+        self.by_unique(kind, &[(field, value)])
+    }
+
+    /// The plugins that are configured somewhere, by name. Cost: O(log n).
+    pub fn plugins_in_use(&self) -> impl Iterator<Item = PluginName> {
+        let key = Schema::of(Kind::Plugin).composite_keys.first();
+        let is_in_use = move |name: &PluginName| {
+            key.is_some_and(|key| self.index.has_first_part(Kind::Plugin, key, name.as_str()))
+        };
+        PluginName::ALL.iter().copied().filter(is_in_use)
     }
 
     /// The entity with these values in the fields of a unique key.

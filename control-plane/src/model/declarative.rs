@@ -9,6 +9,7 @@
 mod export;
 mod invalid;
 mod replace;
+mod unmet;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -17,8 +18,8 @@ use uuid::Uuid;
 
 use super::entity::uuid;
 use super::index;
-use super::schema::{Before, EndpointKey, Schema, Stamp};
-use super::{Body, Config, Context, Entity, Kind};
+use super::schema::{Before, Completion, EndpointKey, Schema, Stamp, Transform};
+use super::{Body, Config, Context, Entity, Kind, expiry};
 
 pub use export::export;
 pub use invalid::InvalidDeclarative;
@@ -86,6 +87,10 @@ impl Declarative {
         };
         let mut report = Report::default();
         let version = header(&document, &mut report);
+        let transform = match document.get("_transform") {
+            Some(Value::Bool(false)) => Transform::Done,
+            _ => Transform::Apply,
+        };
         let mut items = Vec::new();
         for (name, value) in document {
             match Kind::from_collection(&name) {
@@ -111,10 +116,14 @@ impl Declarative {
             if let Some((field, parent)) = parent {
                 item.body.insert(field.to_owned(), serde_json::json!({ "id": parent.to_string() }));
             }
-            match check(item, &mut names, base, context) {
+            match check(item, &mut names, base, transform, context) {
                 Ok(declared) => entities.push(declared),
                 Err(errors) => report.entity(item, parent, errors),
             }
+        }
+        for (at, text) in unmet::unmet(&items, &entities) {
+            let parent = items[at].parent.map(|(field, parent)| (field, items[parent].id));
+            report.entity(&items[at], parent, Map::from_iter([("protocols".to_owned(), text.into())]));
         }
         report.finish()?;
         list_children(&mut entities);
@@ -263,11 +272,17 @@ impl Names {
         let by_id = |text: &str| uuid(text).filter(|id| self.ids.contains(&(kind, *id)));
         match reference {
             Value::String(text) => by_id(text).or_else(|| by_name(text)),
-            Value::Object(part) => match (part.get("id"), part.get("name")) {
-                (Some(Value::String(id)), _) => by_id(id),
-                (None | Some(Value::Null), Some(Value::String(name))) => by_name(name),
-                _ => None,
-            },
+            Value::Object(part) => {
+                let name = match Schema::of(kind).endpoint_key {
+                    Some(EndpointKey::Global(field)) => part.get(field),
+                    Some(EndpointKey::Nested(..) | EndpointKey::Listed(_)) | None => None,
+                };
+                match (part.get("id"), name) {
+                    (Some(Value::String(id)), _) => by_id(id),
+                    (None | Some(Value::Null), Some(Value::String(name))) => by_name(name),
+                    _ => None,
+                }
+            }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
         }
     }
@@ -278,6 +293,7 @@ fn check(
     item: &mut Item,
     names: &mut Names,
     base: &Config,
+    transform: Transform,
     context: &mut Context<'_>,
 ) -> Result<Declared, Map<String, Value>> {
     let (kind, schema) = (item.kind, Schema::of(item.kind));
@@ -293,20 +309,29 @@ fn check(
     if let Some(complete) = schema.complete {
         let stored = base.by_id(kind, item.id).map(|stored| stored.body());
         let before = stored.as_ref().map_or(Before::Nothing, Before::Replaced);
-        complete(&mut body, before, context.new_id);
+        complete(&mut body, &mut Completion { before, transform, new_id: context.new_id });
     }
-    let told = body.remove("updated_at").filter(|told| !told.is_null());
+    let moment =
+        (schema.expires && transform == Transform::Done).then(|| expiry::take_moment(&mut body)).flatten();
+    let has_time = |time: &str| schema.field(time).is_some();
+    let told = if has_time("updated_at") { body.remove("updated_at") } else { None };
+    let told = told.filter(|told| !told.is_null());
     let untold: Vec<_> = TIMES
         .into_iter()
+        .filter(|time| has_time(time))
         .filter(|time| match *time {
             "updated_at" => told.is_none(),
             time => body.get(time).is_none_or(Value::is_null),
         })
         .collect();
-    let mut body = schema.insert(body, Stamp { now_ms: context.now_ms, id: item.id }).map_err(|error| {
+    let stamp = Stamp { now_ms: context.now_ms, id: item.id, plugins: context.plugins };
+    let mut body = schema.insert(body, stamp).map_err(|error| {
         let Some(Value::Object(fields)) = error.fields else { return Map::new() };
         fields
     })?;
+    if let Some(moment) = moment {
+        body.insert(expiry::TTL.to_owned(), moment);
+    }
     if let Some(mut told) = told {
         match schema.field("updated_at").map_or(Ok(()), |field| field.check(&mut told)) {
             Ok(()) => drop(body.insert("updated_at".to_owned(), told)),
@@ -366,6 +391,15 @@ fn id(item: &Item, names: &mut Names) -> Uuid {
         }
         Some(EndpointKey::Listed(_)) | None => None,
     };
+    // What has no name may be told by a key of several parts, parents among them.
+    let key = key.or_else(|| {
+        let fields = schema.composite_keys.first()?;
+        let part = |field: &&str| {
+            let text = text(field).map(str::to_owned);
+            text.or_else(|| Some(index::reference(&item.body, field)?.to_string())).unwrap_or_default()
+        };
+        Some(fields.iter().map(part).collect::<Vec<_>>().join(":"))
+    });
     if let Some(key) = key {
         return Uuid::new_v5(&of, key.as_bytes());
     }

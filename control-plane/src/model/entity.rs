@@ -1,5 +1,6 @@
 //! The kinds of entity, and one entity.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -8,7 +9,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::schema::{EndpointKey, Schema};
-use super::{ErrorObject, Refusal};
+use super::{ErrorObject, Refusal, expiry};
 
 /// An entity as JSON: every field of its schema is there, unset ones are null.
 pub type Body = Map<String, Value>;
@@ -32,11 +33,19 @@ pub enum Kind {
     Target,
     /// `/upstreams/{u}/policy`
     Policy,
+    /// `/consumers`
+    Consumer,
+    /// `/key-auths`
+    KeyAuth,
+    /// `/basic-auths`
+    BasicAuth,
+    /// `/plugins`
+    Plugin,
 }
 
 impl Kind {
     /// Every kind, in reference order: a kind refers only to kinds before it.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Certificate,
         Self::Sni,
         Self::CaCertificate,
@@ -45,9 +54,13 @@ impl Kind {
         Self::Upstream,
         Self::Target,
         Self::Policy,
+        Self::Consumer,
+        Self::KeyAuth,
+        Self::BasicAuth,
+        Self::Plugin,
     ];
 
-    /// Collection name as in paths, messages and `/schemas/{name}`.
+    /// Collection name as in messages, documents, `/tags` and `/schemas/{name}`.
     pub const fn collection(self) -> &'static str {
         match self {
             Self::Certificate => "certificates",
@@ -58,6 +71,28 @@ impl Kind {
             Self::Upstream => "upstreams",
             Self::Target => "targets",
             Self::Policy => "policies",
+            Self::Consumer => "consumers",
+            Self::KeyAuth => "keyauth_credentials",
+            Self::BasicAuth => "basicauth_credentials",
+            Self::Plugin => "plugins",
+        }
+    }
+
+    /// Its collection in paths.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::KeyAuth => "key-auths",
+            Self::BasicAuth => "basic-auths",
+            Self::Certificate
+            | Self::Sni
+            | Self::CaCertificate
+            | Self::Service
+            | Self::Route
+            | Self::Upstream
+            | Self::Target
+            | Self::Policy
+            | Self::Consumer
+            | Self::Plugin => self.collection(),
         }
     }
 
@@ -72,6 +107,10 @@ impl Kind {
             Self::Upstream => "upstream",
             Self::Target => "target",
             Self::Policy => "policy",
+            Self::Consumer => "consumer",
+            Self::KeyAuth => "keyauth_credential",
+            Self::BasicAuth => "basicauth_credential",
+            Self::Plugin => "plugin",
         }
     }
 
@@ -125,7 +164,7 @@ pub(super) fn uuid(text: &str) -> Option<Uuid> {
 
 /// One stored entity; never changed in place.
 ///
-/// What the Admin API returns for it is kept as text: as a tree of values it takes five to ten times the memory, and most
+/// It is kept as text: as a tree of values it takes five to ten times the memory, and most
 /// who ask for it want the text.
 #[derive(Clone)]
 pub struct Entity {
@@ -137,7 +176,7 @@ pub struct Entity {
 }
 
 impl Entity {
-    /// With this body.
+    /// With this body, complete and as it is stored.
     pub fn new(kind: Kind, id: Uuid, body: &Body) -> Self {
         let json = to_raw_value(body).expect("a JSON object has only strings as keys");
         Self { kind, id, json }
@@ -153,12 +192,28 @@ impl Entity {
         Ok(Self { kind, id, json })
     }
 
-    /// What the Admin API returns for it, as text.
+    /// As it is stored: what the Admin API returns for it, but for what [`Self::shown`] says.
     pub fn json(&self) -> &RawValue {
         &self.json
     }
 
-    /// The same, parsed. Takes time that follows its size: some microseconds.
+    /// What the Admin API returns for it at a moment, as text: its `ttl`, stored as the moment at which it goes, is what
+    /// is left of it then. Costs nothing for kinds that have none.
+    pub fn shown(&self, now_ms: u64) -> Cow<'_, RawValue> {
+        if !Schema::of(self.kind).expires {
+            return Cow::Borrowed(&self.json);
+        }
+        let mut body = self.body();
+        match expiry::expires_at(&body) {
+            None => Cow::Borrowed(&self.json),
+            Some(at) => {
+                body.insert(expiry::TTL.to_owned(), expiry::seconds_left(at, now_ms).into());
+                Cow::Owned(Self::new(self.kind, self.id, &body).json)
+            }
+        }
+    }
+
+    /// [`Self::json`], parsed. Takes time that follows its size: some microseconds.
     pub fn body(&self) -> Body {
         // It was an object when it came.
         serde_json::from_str(self.json.get()).unwrap_or_default()

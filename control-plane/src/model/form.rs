@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::number::number;
 use super::schema::{Field, Schema, Shape};
-use super::{Body, ErrorObject, Kind, Refusal};
+use super::{Body, Entity, ErrorObject, Kind, Refusal};
 
 /// Parts of one key; a deeper one is taken literally, so that no key can exhaust the stack.
 const DEPTH_MAX: usize = 32;
@@ -19,10 +19,12 @@ const INDEX_MAX: usize = 1000;
 const ELEMENTS_MAX: usize = 10_000;
 
 /// What gives values their types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inference {
+#[derive(Debug, Clone, Copy)]
+pub enum Inference<'a> {
     /// The schema of a kind (entity endpoints).
     Declared(Kind),
+    /// The schema of a stored entity, into which the form is merged: what sort it is (which plugin) need not be said.
+    Merged(&'a Entity),
     /// Empty is null, `true` and `false` are booleans, all else stays text (`/schemas/{entity}/validate`).
     Plain,
 }
@@ -44,7 +46,7 @@ pub enum Brackets {
 /// Code 2, when high indices would make more elements than a form may have, or when a key is sent in ways of
 /// which one would silently undo the other, in whatever order.
 pub fn decode(
-    inference: Inference,
+    inference: Inference<'_>,
     brackets: Brackets,
     pairs: &[(String, Option<String>)],
 ) -> Result<Body, Refusal> {
@@ -60,21 +62,35 @@ pub fn decode(
     let mut body = Body::new();
     let mut elements_left = ELEMENTS_MAX;
     for (key, node) in root {
-        let Some(mut value) = node.into_value(&mut elements_left) else {
+        let Some(value) = node.into_value(&mut elements_left) else {
             let text = format!("lists of a form have no more than {ELEMENTS_MAX} elements in all");
             return Err(violation(key, &text));
         };
-        match inference {
-            Inference::Declared(kind) => {
-                if let Some(field) = Schema::of(kind).input(&key) {
-                    infer(field, &mut value);
-                }
-            }
-            Inference::Plain => infer_plain(&mut value),
-        }
         body.insert(key, value);
     }
+    let schema = match inference {
+        Inference::Declared(kind) => Schema::of(kind).of_form(&body),
+        Inference::Merged(stored) => of_merged(stored, &body),
+        Inference::Plain => {
+            body.values_mut().for_each(infer_plain);
+            return Ok(body);
+        }
+    };
+    for (key, value) in &mut body {
+        if let Some(field) = schema.input(key) {
+            infer(field, value);
+        }
+    }
     Ok(body)
+}
+
+/// The schema of a stored entity, or of what the form makes of it.
+fn of_merged(stored: &Entity, form: &Body) -> &'static Schema {
+    let schema = Schema::of(stored.kind);
+    match schema.subschema_field() {
+        Some(field) if !form.contains_key(field) => schema.of_form(&stored.body()),
+        Some(_) | None => schema.of_form(form),
+    }
 }
 
 fn violation(field: String, text: &str) -> Refusal {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::entity::uuid;
 use super::schema::{Order, Schema};
-use super::{Body, Entity, Kind};
+use super::{Body, Entity, Kind, expiry};
 
 /// Stands between the parts of a composite key; no stored text has it.
 const SEPARATOR: &str = "\0";
@@ -36,6 +36,7 @@ pub(super) struct Index {
     child_counts: OrdMap<(Kind, &'static str, Uuid), usize>,
     tags: OrdSet<(Kind, Arc<str>, Uuid)>,
     tagged: OrdSet<(Uuid, Kind)>,
+    expiries: OrdSet<(u64, Kind, Uuid)>,
 }
 
 /// Where one entity stands in the indexes.
@@ -44,6 +45,8 @@ struct Places {
     unique: Vec<UniqueKey>,
     children: Vec<Child>,
     tags: Vec<Arc<str>>,
+    /// Seconds since 1970.
+    expires_at: Option<u64>,
 }
 
 impl Index {
@@ -81,6 +84,9 @@ impl Index {
             self.tags.remove(&(entity.kind, Arc::clone(tag), entity.id));
         }
         self.tagged.remove(&(entity.id, entity.kind));
+        if let Some(at) = places.expires_at {
+            self.expiries.remove(&(at, entity.kind, entity.id));
+        }
     }
 
     fn insert(&mut self, entity: &Entity, places: Places) {
@@ -99,11 +105,29 @@ impl Index {
         for tag in places.tags {
             self.tags.insert((entity.kind, tag, entity.id));
         }
+        if let Some(at) = places.expires_at {
+            self.expiries.insert((at, entity.kind, entity.id));
+        }
     }
 
     /// Who has a unique key.
     pub(super) fn holder(&self, key: &UniqueKey) -> Option<Uuid> {
         self.unique.get(key).copied()
+    }
+
+    /// Whether some entity has a unique key that consists of several parts, the first of which is this text.
+    pub(super) fn has_first_part(&self, kind: Kind, fields: &[&str], first: &str) -> bool {
+        let Some((_, at)) = Schema::of(kind).keys().zip(0..).find(|(key, _)| *key == fields) else {
+            return false;
+        };
+        let from: Arc<str> = [first, SEPARATOR].concat().into();
+        let found = self.unique.range((kind, at, Arc::clone(&from))..).next();
+        found.is_some_and(|((of, key, parts), _)| (*of, *key) == (kind, at) && parts.starts_with(&*from))
+    }
+
+    /// What goes by itself, the next one first: when, in seconds since 1970, and which.
+    pub(super) fn expiring(&self) -> impl Iterator<Item = (u64, Kind, Uuid)> {
+        self.expiries.iter().copied()
     }
 
     /// Who refers to `parent`, in index order.
@@ -176,6 +200,7 @@ impl Places {
             unique: unique_keys(entity.kind, &body).map(|(key, _)| key).collect(),
             children: children.chain(listed).collect(),
             tags: tags.filter_map(Value::as_str).map(Into::into).collect(),
+            expires_at: expiry::expires_at(&body).filter(|_| schema.expires),
         }
     }
 }

@@ -4,10 +4,14 @@
 
 mod certificates;
 mod check;
+mod completion;
+mod consumers;
+mod credentials;
 mod describe;
 mod engine;
 mod field;
 mod format;
+mod plugins;
 mod policies;
 mod routes;
 mod rule;
@@ -22,11 +26,13 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 pub(super) use check::{Check, Custom, Fault, If, Then, When};
+pub(super) use completion::{Before, Complete, Completion, Transform};
 pub(super) use engine::Op;
 pub(super) use field::{Field, Named, OnDelete, Shape};
+pub(super) use plugins::protocols_meet;
 pub(super) use rule::{Pattern, Rule};
 
-use super::{Body, ErrorObject, Kind, Refusal};
+use super::{Body, ErrorObject, Kind, PluginName, Refusal, expiry};
 
 /// Everything that is particular to a kind of entity.
 #[derive(Debug)]
@@ -37,10 +43,12 @@ pub(super) struct Schema {
     /// The field that paths may use in place of the id.
     pub(super) endpoint_key: Option<EndpointKey>,
     /// Keys of several fields; single ones are said at their field.
-    composite_keys: Vec<Vec<&'static str>>,
+    pub(super) composite_keys: Vec<Vec<&'static str>>,
     shorthands: Vec<Shorthand>,
     /// Depends on the value of one field.
     variants: Option<Variants>,
+    /// Another schema for each value of one field.
+    subschemas: Option<Subschemas>,
     /// What PUT does.
     pub(super) put: Put,
     /// Order of nested lists.
@@ -53,22 +61,10 @@ pub(super) struct Schema {
     pub(super) only_of: Option<&'static str>,
     /// Completes the body of a write with what cannot come from defaults.
     pub(super) complete: Option<Complete>,
+    /// Whether entities have a `ttl`, after which they go; see [`expiry`].
+    pub(super) expires: bool,
     /// Fields that list ids of a kind, which need not be there; an entity that is listed cannot be deleted.
     pub(super) id_lists: Vec<(&'static str, Kind)>,
-}
-
-/// Completes the body of a write: what is stored so far, whether it is replaced, where fresh ids come from.
-pub(super) type Complete = fn(&mut Body, Before<'_>, &mut dyn FnMut() -> Uuid);
-
-/// What a write meets.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Before<'a> {
-    /// Nothing.
-    Nothing,
-    /// An entity that the body takes the place of.
-    Replaced(&'a Body),
-    /// An entity that the body is merged into.
-    Merged,
 }
 
 /// Judges a body; an `Err` holds what is wrong, by field.
@@ -125,6 +121,14 @@ pub(super) struct Shorthand {
     expand: fn(&mut Body),
 }
 
+/// Another schema for each value of one field.
+#[derive(Debug, Clone, Copy)]
+struct Subschemas {
+    field: &'static str,
+    /// The schema for a value that is not null, if it is among those that may be configured; else what is wrong with it.
+    of: fn(&Value, &[PluginName]) -> Result<&'static Schema, String>,
+}
+
 /// Fields and checks that depend on the values of one list.
 #[derive(Debug)]
 struct Variants {
@@ -149,6 +153,8 @@ pub(super) struct Stamp {
     pub(super) now_ms: u64,
     /// Its id; the body's, if there is one, is checked all the same.
     pub(super) id: Uuid,
+    /// Plugins that may be configured.
+    pub(super) plugins: &'static [PluginName],
 }
 
 impl Schema {
@@ -162,6 +168,10 @@ impl Schema {
         static UPSTREAMS: LazyLock<Schema> = LazyLock::new(upstreams::schema);
         static TARGETS: LazyLock<Schema> = LazyLock::new(targets::schema);
         static POLICIES: LazyLock<Schema> = LazyLock::new(policies::schema);
+        static CONSUMERS: LazyLock<Schema> = LazyLock::new(consumers::schema);
+        static KEY_AUTHS: LazyLock<Schema> = LazyLock::new(credentials::key_auths);
+        static BASIC_AUTHS: LazyLock<Schema> = LazyLock::new(credentials::basic_auths);
+        static PLUGINS: LazyLock<Schema> = LazyLock::new(plugins::schema);
         match kind {
             Kind::Certificate => &CERTIFICATES,
             Kind::Sni => &SNIS,
@@ -171,6 +181,10 @@ impl Schema {
             Kind::Upstream => &UPSTREAMS,
             Kind::Target => &TARGETS,
             Kind::Policy => &POLICIES,
+            Kind::Consumer => &CONSUMERS,
+            Kind::KeyAuth => &KEY_AUTHS,
+            Kind::BasicAuth => &BASIC_AUTHS,
+            Kind::Plugin => &PLUGINS,
         }
     }
 
@@ -182,20 +196,21 @@ impl Schema {
             composite_keys: Vec::new(),
             shorthands: Vec::new(),
             variants: None,
+            subschemas: None,
             put: Put::Replace,
             order: Order::ById,
             first: None,
             children_max: None,
             only_of: None,
             complete: None,
+            expires: false,
             id_lists: Vec::new(),
         };
         for check in &mut schema.checks {
-            if let Check::Conditional(conditional) = check {
-                let then = conditional.then_field;
-                if let Some((_, field)) = schema.fields.iter().find(|(name, _)| *name == then) {
-                    conditional.resolve(field);
-                }
+            if let Check::Conditional(conditional) = check
+                && let Some(field) = field::at(&schema.fields, conditional.then_field)
+            {
+                conditional.resolve(field);
             }
         }
         schema
@@ -273,12 +288,36 @@ impl Schema {
         })
     }
 
+    /// The schema that an entity goes by whose fields are these.
+    fn of_body(&self, body: &Body, plugins: &[PluginName]) -> Result<&Self, ErrorObject> {
+        let Some(Subschemas { field, of }) = self.subschemas else { return Ok(self) };
+        let found = match body.get(field) {
+            None | Some(Value::Null) => Err("required field missing".to_owned()),
+            Some(value) => of(value, plugins),
+        };
+        found.map_err(|text| ErrorObject::schema_violation(Map::from_iter([(field.to_owned(), text.into())])))
+    }
+
+    /// The same to tell types by, whatever may be configured: its own where none is found.
+    pub(super) fn of_form(&self, body: &Body) -> &Self {
+        self.of_body(body, PluginName::ALL).unwrap_or(self)
+    }
+
+    /// The field that says which subschema an entity goes by, if there are any.
+    pub(super) fn subschema_field(&self) -> Option<&'static str> {
+        self.subschemas.map(|subschemas| subschemas.field)
+    }
+
     /// A new entity from the body of a POST or PUT.
     ///
     /// # Errors
-    /// Code 2.
-    pub(super) fn insert(&self, mut body: Body, stamp: Stamp) -> Result<Body, ErrorObject> {
-        self.expand(&mut body).map_err(ErrorObject::schema_violation)?;
+    /// Code 2; code 11 for a bad `ttl`.
+    pub(super) fn insert(&self, body: Body, stamp: Stamp) -> Result<Body, ErrorObject> {
+        self.of_body(&body, stamp.plugins)?.insert_own(body, stamp)
+    }
+
+    fn insert_own(&self, mut body: Body, stamp: Stamp) -> Result<Body, ErrorObject> {
+        self.expand(&mut body, stamp)?;
         if body.get("created_at").is_none_or(Value::is_null) {
             body.insert("created_at".to_owned(), self.time("created_at", stamp.now_ms));
         }
@@ -288,9 +327,16 @@ impl Schema {
     /// A stored entity with the body of a PATCH merged in.
     ///
     /// # Errors
-    /// Code 2.
-    pub(super) fn update(&self, base: &Body, mut body: Body, stamp: Stamp) -> Result<Body, ErrorObject> {
-        self.expand(&mut body).map_err(ErrorObject::schema_violation)?;
+    /// Code 2; code 11 for a bad `ttl`.
+    pub(super) fn update(&self, base: &Body, body: Body, stamp: Stamp) -> Result<Body, ErrorObject> {
+        // Which sort of entity it is may be left to what is stored.
+        let is_said = self.subschema_field().is_some_and(|field| body.contains_key(field));
+        let told_by = if is_said { &body } else { base };
+        self.of_body(told_by, stamp.plugins)?.update_own(base, body, stamp)
+    }
+
+    fn update_own(&self, base: &Body, mut body: Body, stamp: Stamp) -> Result<Body, ErrorObject> {
+        self.expand(&mut body, stamp)?;
         if body.get("created_at").is_some_and(Value::is_null) {
             body.remove("created_at");
         }
@@ -305,7 +351,9 @@ impl Schema {
             let error = json!([format!("larger than {ENTITY_WIRE_BYTES_MAX} bytes")]);
             return Err(ErrorObject::schema_violation(Map::from_iter([("@entity".to_owned(), error)])));
         }
-        body.insert("updated_at".to_owned(), self.time("updated_at", stamp.now_ms));
+        if self.field("updated_at").is_some() {
+            body.insert("updated_at".to_owned(), self.time("updated_at", stamp.now_ms));
+        }
         if body.get("id").is_none_or(Value::is_null) {
             body.insert("id".to_owned(), stamp.id.to_string().into());
         }
@@ -345,7 +393,7 @@ impl Schema {
         engine::check_fields(&variant.fields, &variant.checks, body, op)
     }
 
-    fn expand(&self, body: &mut Body) -> Result<(), Map<String, Value>> {
+    fn expand(&self, body: &mut Body, stamp: Stamp) -> Result<(), ErrorObject> {
         let mut errors = Map::new();
         for shorthand in &self.shorthands {
             let verdict = body.get_mut(shorthand.name).map(|value| shorthand.field.check(value));
@@ -354,12 +402,12 @@ impl Schema {
             }
         }
         if !errors.is_empty() {
-            return Err(errors);
+            return Err(ErrorObject::schema_violation(errors));
         }
         for shorthand in &self.shorthands {
             (shorthand.expand)(body);
         }
-        Ok(())
+        if self.expires { expiry::to_moment(body, stamp.now_ms) } else { Ok(()) }
     }
 
     /// A moment in the unit of a field: whole seconds, or seconds with a fraction.
@@ -402,13 +450,20 @@ pub fn schema_json(kind: Kind) -> Value {
     describe::schema(Schema::of(kind))
 }
 
-/// What `POST /schemas/{entity}/validate` checks: an insert at a moment, without uniqueness and references.
+/// What `GET /schemas/plugins/{name}` returns: what a plugin has of its own.
+pub fn plugin_schema_json(name: PluginName) -> Value {
+    let plugins::Own { fields, checks } = plugins::own(name);
+    describe::parts(&fields, &checks)
+}
+
+/// What `POST /schemas/{entity}/validate` checks: an insert at a moment, without uniqueness and references. `plugins` are
+/// those that may be configured.
 ///
 /// # Errors
-/// Code 2.
-pub fn validate(kind: Kind, body: Body, now_ms: u64) -> Result<(), Refusal> {
+/// Code 2; code 11 for a bad `ttl`.
+pub fn validate(kind: Kind, body: Body, now_ms: u64, plugins: &'static [PluginName]) -> Result<(), Refusal> {
     // Any id will do: nothing is stored.
-    let stamp = Stamp { now_ms, id: Uuid::nil() };
+    let stamp = Stamp { now_ms, id: Uuid::nil(), plugins };
     Schema::of(kind).insert(body, stamp).map(drop).map_err(Refusal::from)
 }
 

@@ -1,6 +1,8 @@
 //! Behaviour of `Config::apply`, and the laws that hold for every sequence of changes.
 
+mod consumers;
 mod laws;
+mod plugins;
 mod policies;
 mod queries;
 
@@ -17,12 +19,14 @@ struct World {
     ids: u128,
     now_ms: u64,
     effect: Effect,
+    plugins: &'static [PluginName],
 }
 
 impl World {
     fn new() -> Self {
         let effect = Effect { answer: Answer::Deleted, mutations: Vec::new() };
-        Self { config: Config::default(), ids: 0, now_ms: 1_700_000_000_000, effect }
+        let plugins = PluginName::ALL;
+        Self { config: Config::default(), ids: 0, now_ms: 1_700_000_000_000, effect, plugins }
     }
 
     fn apply(&mut self, change: Change) -> Result<Value, Refusal> {
@@ -32,7 +36,7 @@ impl World {
             *ids += 1;
             Uuid::from_u128(*ids)
         };
-        let mut context = Context { now_ms: self.now_ms, new_id: &mut new_id };
+        let mut context = Context { now_ms: self.now_ms, new_id: &mut new_id, plugins: self.plugins };
         let (config, effect) = self.config.apply(change, &mut context)?;
         self.config = config;
         let answer = match &effect.answer {
@@ -54,6 +58,9 @@ impl World {
             (Kind::Service, Kind::Route) => "service",
             (Kind::Certificate, Kind::Sni) => "certificate",
             (Kind::Upstream, Kind::Target | Kind::Policy) => "upstream",
+            (Kind::Consumer, Kind::KeyAuth | Kind::BasicAuth | Kind::Plugin) => "consumer",
+            (Kind::Service, Kind::Plugin) => "service",
+            (Kind::Route, Kind::Plugin) => "route",
             other => panic!("{other:?}"),
         };
         let op = |kind, at: Option<usize>| {
@@ -109,7 +116,7 @@ impl World {
 
 /// At the moment at which a world begins.
 fn validate(kind: Kind, body: Body) -> Result<(), Refusal> {
-    super::validate(kind, body, 1_700_000_000_000)
+    super::validate(kind, body, 1_700_000_000_000, PluginName::ALL)
 }
 
 /// A certificate and its key, the same at each call, of which it takes time to make one.

@@ -36,7 +36,8 @@ impl Mirror {
         let window = Window::new(position, settings.log_revisions_max, settings.window_bytes_max);
         let shared = Shared::new(Head::empty(position), window);
         let filled = Arc::new(AtomicBool::new(false));
-        let store = Store { shared: Arc::clone(&shared), backing: Backing::Mirror(Arc::clone(&filled)) };
+        let backing = Backing::Mirror(Arc::clone(&filled));
+        let store = Store { shared: Arc::clone(&shared), backing, plugins: settings.plugins };
         (Self { shared, filled }, store)
     }
 

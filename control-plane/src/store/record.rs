@@ -346,6 +346,16 @@ mod tests {
     }
 
     #[test]
+    fn a_kind_that_only_a_newer_build_knows_is_said_to_be_that() {
+        let mut stored = change(1, None, false);
+        stored.kind = "tea_pots".to_owned();
+        let invalid = stored.to_row_change().unwrap_err();
+        let refused = super::super::survey::newer(std::path::Path::new("journal-1"), &invalid).unwrap();
+        let text = refused.to_string();
+        assert!(text.contains("journal-1") && text.contains("unknown kind of entity \"tea_pots\""), "{text}");
+    }
+
+    #[test]
     fn a_client_cannot_make_the_author_long() {
         let long = Author { name: "é".repeat(2_000), what: String::new() };
         assert_eq!(cut_author(&long).name, "é".repeat(512));

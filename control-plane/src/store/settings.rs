@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::model::PluginName;
+
 /// Checkpoints that are written while the log fills up once. The log reaches back to the older of two: with
 /// the time that writing one takes, and a segment that is not full yet, that is less than all of it.
 const CHECKPOINTS_IN_LOG: u64 = 4;
@@ -26,6 +28,8 @@ pub struct StoreSettings {
     pub log_bytes_max: u64,
     /// Bytes of wire changes held in memory for deltas.
     pub window_bytes_max: usize,
+    /// Plugins that may be configured; those that nodes enforce.
+    pub plugins: &'static [PluginName],
     /// Bytes that sled may cache; it is read at boot only, so little helps.
     pub rows_cache_bytes: u64,
 }
@@ -42,6 +46,7 @@ impl StoreSettings {
             log_revisions_max: 10_000,
             log_bytes_max: 256 << 20,
             window_bytes_max: 64 << 20,
+            plugins: PluginName::ENFORCED,
             rows_cache_bytes: 2 << 20,
         }
     }

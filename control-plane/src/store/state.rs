@@ -99,6 +99,7 @@ const fn wire_kind(kind: Kind) -> Option<EntityKind> {
         Kind::Upstream => Some(EntityKind::Upstream),
         Kind::Target => Some(EntityKind::Target),
         Kind::Policy => Some(EntityKind::Policy),
+        Kind::Consumer | Kind::KeyAuth | Kind::BasicAuth | Kind::Plugin => None,
     }
 }
 
@@ -113,6 +114,7 @@ pub(super) fn stage(
     let (config, effect) = match write {
         Write::One(change) => head.config.apply(change, context)?,
         Write::All(declared) => head.config.replace(declared)?,
+        Write::Expired => head.config.expire(context.now_ms),
     };
     let mut next = Head { config, ..head.clone() };
     let changes: Vec<_> = effect
@@ -218,7 +220,8 @@ mod tests {
     }
 
     fn commit(head: &Head, change: Change) -> Result<Staged, Refusal> {
-        let mut context = Context { now_ms: 1_000, new_id: &mut Uuid::new_v4 };
+        let plugins = crate::model::PluginName::ENFORCED;
+        let mut context = Context { now_ms: 1_000, new_id: &mut Uuid::new_v4, plugins };
         let encode: Encode = |entity| {
             let bytes = entity.body()["name"].as_str().unwrap().to_owned().into();
             Some(super::super::Wire { kind: EntityKind::Service, bytes })
@@ -263,6 +266,10 @@ mod tests {
             ("upstreams", Some(3)),
             ("targets", Some(4)),
             ("policies", Some(5)),
+            ("consumers", None),
+            ("keyauth_credentials", None),
+            ("basicauth_credentials", None),
+            ("plugins", None),
         ];
         assert_eq!(stored, want);
     }

@@ -80,7 +80,6 @@ impl Medium for MoodyMedium {
     }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "the signature is that of an encoder")]
 fn encode(entity: &Entity) -> Option<Wire> {
     let kind = match entity.kind {
         Kind::Certificate => EntityKind::Certificate,
@@ -91,6 +90,7 @@ fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Upstream => EntityKind::Upstream,
         Kind::Target => EntityKind::Target,
         Kind::Policy => EntityKind::Policy,
+        Kind::Consumer | Kind::KeyAuth | Kind::BasicAuth | Kind::Plugin => return None,
     };
     Some(Wire { kind, bytes: bytes::Bytes::copy_from_slice(entity.json().get().as_bytes()) })
 }

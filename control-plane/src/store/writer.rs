@@ -19,7 +19,7 @@ use super::rows::Rows;
 use super::state::{Staged, stage};
 use super::window::WireChanges;
 use super::{Author, CommitError, Committed, Encode, Head, Shared, StoreSettings, checkpoint};
-use crate::model::{Context, Write};
+use crate::model::{Context, PluginName, Write};
 
 /// One commit on its way.
 #[derive(Debug)]
@@ -75,8 +75,9 @@ pub(super) fn stage_now(
     write: Write,
     author: &Author,
     encode: Encode,
+    plugins: &'static [PluginName],
 ) -> Result<Staged, CommitError> {
-    let mut context = Context { now_ms: now_ms(), new_id: &mut Uuid::new_v4 };
+    let mut context = Context { now_ms: now_ms(), new_id: &mut Uuid::new_v4, plugins };
     let staged = catch_unwind(AssertUnwindSafe(|| stage(head, write, author, &mut context, encode)));
     staged.map_or_else(
         |_| {
@@ -167,7 +168,8 @@ impl Writer {
             let mut bytes = 0;
             while bytes < self.settings.batch_bytes_max.max(1) {
                 let Some(Job { write, author, memory, answer: job_answer }) = jobs.next() else { break };
-                let answer = stage_now(&next, write, &author, self.encode).map(|staged| {
+                let staged = stage_now(&next, write, &author, self.encode, self.settings.plugins);
+                let answer = staged.map(|staged| {
                     next = staged.head;
                     bytes += staged.record.as_ref().map_or(0, prost::Message::encoded_len);
                     records.extend(staged.record);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use equipoise_control_plane::admin::{AdminSettings, AdminState, serve};
+use equipoise_control_plane::model::PluginName;
 use equipoise_control_plane::nodes::Nodes;
 use equipoise_control_plane::observability::Metrics;
 use equipoise_control_plane::store::Store;
@@ -59,9 +60,23 @@ impl Admin {
         Self::start_on(vec![TcpListener::bind("127.0.0.1:0").await.unwrap()], settings)
     }
 
+    /// As if these were the plugins that nodes enforce.
+    pub async fn start_with_plugins(plugins: &'static [PluginName]) -> Self {
+        let store = Store::in_memory(|_| None).with_plugins(plugins);
+        Self::start_over(
+            store,
+            vec![TcpListener::bind("127.0.0.1:0").await.unwrap()],
+            AdminSettings::default(),
+        )
+    }
+
     pub fn start_on(listeners: Vec<TcpListener>, settings: AdminSettings) -> Self {
+        Self::start_over(Store::in_memory(|_| None), listeners, settings)
+    }
+
+    fn start_over(store: Store, listeners: Vec<TcpListener>, settings: AdminSettings) -> Self {
         let address = listeners[0].local_addr().unwrap();
-        let (store, nodes) = (Store::in_memory(|_| None), Nodes::default());
+        let nodes = Nodes::default();
         let state = AdminState::new(store.clone(), nodes.clone(), Metrics::new(), settings);
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(serve(listeners, state, shutdown.clone()));

@@ -22,6 +22,7 @@ pub fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Upstream => EntityKind::Upstream,
         Kind::Target => EntityKind::Target,
         Kind::Policy => EntityKind::Policy,
+        Kind::Consumer | Kind::KeyAuth | Kind::BasicAuth | Kind::Plugin => return None,
     };
     Some(Wire { kind, bytes: entity.json().get().as_bytes().to_vec().into() })
 }

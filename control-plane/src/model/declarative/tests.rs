@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::model::Mutation;
+use crate::model::{Mutation, PluginName};
 
 fn read_on(document: Value, base: &Config, now_ms: u64) -> Result<Declarative, InvalidDeclarative> {
     let mut ids = 0;
@@ -11,7 +11,7 @@ fn read_on(document: Value, base: &Config, now_ms: u64) -> Result<Declarative, I
         ids += 1;
         Uuid::from_u128(ids)
     };
-    Declarative::read(document, base, &mut Context { now_ms, new_id: &mut new_id })
+    Declarative::read(document, base, &mut Context { now_ms, new_id: &mut new_id, plugins: PluginName::ALL })
 }
 
 fn import(base: &Config, document: Value, now_ms: u64) -> (Config, Vec<Mutation>) {
@@ -102,6 +102,118 @@ fn a_secret_that_only_we_know_outlives_an_import() {
     assert_eq!(import(&before, document(), 2_000).1, Vec::new());
 }
 
+/// Consumers, credentials and plugins as people nest them.
+fn with_consumers() -> Value {
+    json!({
+        "_format_version": "3.0",
+        "consumers": [{
+            "username": "u",
+            "keyauth_credentials": [{"key": "k"}, {"tags": ["made"]}],
+            "basicauth_credentials": [{"username": "b", "password": "hello"}],
+            "plugins": [{"name": "rate-limiting", "config": {"minute": 5}}],
+        }],
+        "services": [{
+            "name": "s",
+            "host": "h",
+            "plugins": [{"name": "cors"}],
+            "routes": [{"name": "r", "paths": ["/"], "plugins": [{"name": "key-auth"}]}],
+        }],
+        "plugins": [
+            {"name": "prometheus"},
+            {"name": "rate-limiting", "config": {"hour": 9}, "consumer": "u", "service": {"name": "s"}},
+            {"name": "ip-restriction", "config": {"deny": ["::1"]}, "consumer": {"username": "u"}},
+        ],
+    })
+}
+
+#[test]
+fn consumers_have_credentials_and_plugins_in_them() {
+    let (config, mutations) = import(&Config::default(), with_consumers(), 5_000);
+    assert_eq!(mutations.len(), 12);
+    let of = |collection: &str| Uuid::new_v5(&NAMESPACE, collection.as_bytes());
+    let consumer = Uuid::new_v5(&of("consumers"), b"u");
+    let key = Uuid::new_v5(&of("keyauth_credentials"), b"k");
+    let key = config.get(Kind::KeyAuth, &crate::model::Key::Id(key)).unwrap().body();
+    assert_eq!((&key["consumer"], &key["key"]), (&json!({"id": consumer.to_string()}), &json!("k")));
+    let basic = config.iter(Kind::BasicAuth).next().unwrap().body();
+    assert_eq!(basic["password"].as_str().unwrap().len(), 40, "a hash");
+    // The parts of its key, in order: name, route, service, consumer.
+    let service = Uuid::new_v5(&of("services"), b"s");
+    let limits = Uuid::new_v5(&of("plugins"), format!("rate-limiting::{service}:{consumer}").as_bytes());
+    let limits = config.get(Kind::Plugin, &crate::model::Key::Id(limits)).unwrap().body();
+    assert_eq!(limits["config"]["hour"], 9);
+    let mut parents: Vec<_> = config
+        .iter(Kind::Plugin)
+        .map(|plugin| {
+            let body = plugin.body();
+            let has = |field: &str| body[field].is_object();
+            (body["name"].as_str().unwrap().to_owned(), [has("route"), has("service"), has("consumer")])
+        })
+        .collect();
+    parents.sort();
+    let want = [
+        ("cors", [false, true, false]),
+        ("ip-restriction", [false, false, true]),
+        ("key-auth", [true, false, false]),
+        ("prometheus", [false, false, false]),
+        ("rate-limiting", [false, false, true]),
+        ("rate-limiting", [false, true, true]),
+    ];
+    assert_eq!(parents, want.map(|(name, parents)| (name.to_owned(), parents)));
+    // The same again, later: nothing differs, the key that was made included.
+    assert_eq!(import(&config, with_consumers(), 9_000_000).1, Vec::new());
+}
+
+#[test]
+fn what_was_exported_is_stored_as_it_is() {
+    let mut document = with_consumers();
+    document["consumers"][0]["keyauth_credentials"][0]["ttl"] = 60.into();
+    let now_ms = 1_700_000_000_000;
+    let (config, _) = import(&Config::default(), document, now_ms);
+    let exported = export(&config);
+    assert_eq!(exported["_transform"], false);
+    // Neither is the hash hashed again, nor does the key get more time.
+    let keys = exported["keyauth_credentials"].as_array().unwrap();
+    assert!(keys.iter().any(|key| key["ttl"] == 1_700_000_060), "{keys:?}");
+    assert_eq!(import(&config, exported.clone(), now_ms + 9_000).1, Vec::new());
+    let (again, _) = import(&Config::default(), exported, now_ms + 90_000);
+    assert_eq!(again, config);
+    assert_eq!(again.expire(now_ms + 90_000).1.mutations.len(), 1, "an old export brings nobody back");
+    let wrong = |transform: bool| {
+        fields(json!({"_format_version": "3.0", "_transform": transform, "consumers": [{"username": "u",
+            "keyauth_credentials": [{"key": "k", "ttl": if transform { 1_700_000_000 } else { -1 }}]}]}))
+    };
+    let text = "must be an integer between 0 and 100000000";
+    for transform in [true, false] {
+        let want = json!({"consumers": [{"keyauth_credentials": [{"ttl": text}]}]});
+        assert_eq!(wrong(transform), want, "{transform}");
+    }
+}
+
+#[test]
+fn a_plugin_that_no_request_could_meet_is_told_by_place() {
+    let plugin = |protocols: Value| json!({"name": "ip-restriction", "config": {"deny": ["::1"]}, "protocols": protocols});
+    let document = |of_service: Value, of_route: Value| {
+        json!({
+            "_format_version": "3.0",
+            "services": [{"name": "s", "host": "h", "plugins": [of_service],
+                "routes": [{"name": "r", "paths": ["/"], "protocols": ["https"], "plugins": [of_route]}]}],
+        })
+    };
+    let (good, bad) = (plugin(json!(["https", "tcp"])), plugin(json!(["http", "tcp"])));
+    read_on(document(good.clone(), good.clone()), &Config::default(), 1_000).unwrap();
+    let of_route = "must match the associated route's protocols";
+    let of_service = "must match the protocols of at least one route pointing to this Plugin's service";
+    assert_eq!(
+        fields(document(good, bad.clone())),
+        json!({"services": [{"routes": [{"plugins": [{"protocols": of_route}]}]}]})
+    );
+    assert_eq!(
+        fields(document(bad.clone(), bad)),
+        json!({"services": [{"plugins": [{"protocols": of_service}], "routes": [{"plugins": [{"protocols": of_route}]}]}]})
+    );
+}
+
 #[test]
 fn before_version_3_a_path_with_more_than_plain_characters_was_a_regular_expression() {
     let document = json!({
@@ -167,6 +279,14 @@ fn what_is_wrong_is_told_by_place() {
             "id": "6ba7b810-9dad-11d1-80b4-00c04fd430c8"}]})),
             json!({"services": [null, {"@entity":
                 ["uniqueness violation: 'services' entity with name set to 'a' already declared"]}]}),
+        ),
+        (
+            "a plugin twice",
+            bad(
+                json!({"plugins": [{"name": "cors"}, {"name": "cors", "id": "6ba7b810-9dad-11d1-80b4-00c04fd430c8"}]}),
+            ),
+            json!({"plugins": [null, {"@entity": ["uniqueness violation: 'plugins' entity with name set to 'cors' and \
+                route set to 'null' and service set to 'null' and consumer set to 'null' already declared"]}]}),
         ),
         (
             "the same id",

@@ -29,7 +29,34 @@ fn every_form_vector_of_a_known_kind_holds() {
         let got = decode(Inference::Declared(kind), brackets, &pairs(encoded)).unwrap();
         assert_eq!(Value::Object(got), vector["decoded"], "{encoded}");
     }
-    assert_eq!(checked, 42);
+    assert_eq!(checked, 43);
+}
+
+#[test]
+fn the_config_of_a_plugin_has_the_types_of_its_schema() {
+    let form =
+        "name=rate-limiting&config.minute=5&config.hide_client_headers=true&config.path=5&service.name=7";
+    let got = decode(Inference::Declared(Kind::Plugin), Brackets::Split, &pairs(form)).unwrap();
+    let want = json!({"name": "rate-limiting", "service": {"name": "7"},
+        "config": {"minute": 5, "hide_client_headers": true, "path": "5"}});
+    assert_eq!(Value::Object(got), want);
+    // Which plugin it is need not be said again.
+    let body = json!({"name": "rate-limiting"}).as_object().unwrap().clone();
+    let stored = Entity::new(Kind::Plugin, uuid::Uuid::nil(), &body);
+    for (form, want) in [
+        ("config.minute=5&enabled=false", json!({"config": {"minute": 5}, "enabled": false})),
+        (
+            "name=cors&config.minute=5&config.origins=*",
+            json!({"name": "cors", "config": {"minute": "5", "origins": ["*"]}}),
+        ),
+        (
+            "name=tea&config.minute=5&enabled=true",
+            json!({"name": "tea", "config": {"minute": "5"}, "enabled": true}),
+        ),
+    ] {
+        let got = decode(Inference::Merged(&stored), Brackets::Split, &pairs(form)).unwrap();
+        assert_eq!(Value::Object(got), want, "{form}");
+    }
 }
 
 #[test]

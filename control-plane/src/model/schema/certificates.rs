@@ -7,7 +7,7 @@ use rustls::pki_types::UnixTime;
 use serde_json::Value;
 
 use super::format::{id, seconds, tags};
-use super::{Before, Body, Check, Custom, EndpointKey, Fault, Field, Listed, Schema, When};
+use super::{Body, Check, Completion, Custom, EndpointKey, Fault, Field, Listed, Schema, When};
 use crate::model::{Kind, patterns};
 
 pub(super) fn certificates() -> Schema {
@@ -127,7 +127,7 @@ fn authority(body: &Body) -> Result<(), Fault> {
 }
 
 /// The digest follows from the certificate, whatever a request says of it.
-fn digest(body: &mut Body, _: Before<'_>, _: &mut dyn FnMut() -> uuid::Uuid) {
+fn digest(body: &mut Body, _: &mut Completion<'_>) {
     body.remove("cert_digest");
     let parsed = text(body, "cert").and_then(|cert| TrustedAuthority::parse(cert).ok());
     if let Some(authority) = parsed {

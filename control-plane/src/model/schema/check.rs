@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::engine::{Op, is_empty};
 use super::{Body, Field};
 
-/// One cross-field check, as declared.
+/// One cross-field check, as declared. Fields may be those of records below (`config.minute`), but in `Custom`.
 #[derive(Debug, Clone)]
 pub(in crate::model) enum Check {
     /// If one field is so, another must be so.
@@ -121,8 +121,8 @@ impl Check {
         match self {
             Self::Conditional(conditional) => conditional.run(body, errors),
             Self::AtLeastOneOf(fields) => {
-                let runs = !fields.iter().any(|field| errors.contains_key(*field));
-                let fails = runs && fields.iter().all(|field| body.get(*field).is_none_or(is_empty));
+                let runs = !fields.iter().any(|field| is_blamed(errors, field));
+                let fails = runs && fields.iter().all(|field| at(body, field).is_none_or(is_empty));
                 let prefix = match op {
                     Op::Insert => "",
                     Op::Update(_) => "when updating, ",
@@ -132,17 +132,17 @@ impl Check {
                 })
             }
             Self::AllOrNone(fields) => {
-                let runs = !fields.iter().any(|field| errors.contains_key(*field));
-                let empty = fields.iter().filter(|field| body.get(**field).is_none_or(is_empty)).count();
+                let runs = !fields.iter().any(|field| is_blamed(errors, field));
+                let empty = fields.iter().filter(|field| at(body, field).is_none_or(is_empty)).count();
                 let fails = runs && empty != 0 && empty != fields.len();
                 fails.then(|| format!("all or none of these fields must be set: {}", quoted(fields)))
             }
             Self::Distinct(fields) => {
-                if fields.iter().any(|field| errors.contains_key(*field)) {
+                if fields.iter().any(|field| is_blamed(errors, field)) {
                     return None;
                 }
                 let values: Vec<_> =
-                    fields.iter().filter_map(|field| body.get(*field)).filter(|v| !v.is_null()).collect();
+                    fields.iter().filter_map(|field| at(body, field)).filter(|v| !v.is_null()).collect();
                 let fails = (1..values.len()).any(|at| values[..at].contains(&values[at]));
                 fails.then(|| format!("values of these fields must be distinct: {}", quoted(fields)))
             }
@@ -158,7 +158,7 @@ impl Check {
                     Ok(()) => None,
                     Err(Fault::Entity(text)) => Some(text),
                     Err(Fault::Field(path, text)) => {
-                        blame(errors, path, text);
+                        blame(errors, path, text.into());
                         None
                     }
                 }
@@ -167,17 +167,37 @@ impl Check {
     }
 }
 
+/// The value that `path` leads to: `config.minute`.
+pub(super) fn at<'a>(body: &'a Body, path: &str) -> Option<&'a Value> {
+    match path.split_once('.') {
+        None => body.get(path),
+        Some((record, rest)) => at(body.get(record)?.as_object()?, rest),
+    }
+}
+
+/// Whether something is wrong at `path`, or with all of a record on the way there.
+fn is_blamed(errors: &Map<String, Value>, path: &str) -> bool {
+    match path.split_once('.') {
+        None => errors.contains_key(path),
+        Some((record, rest)) => match errors.get(record) {
+            None => false,
+            Some(Value::Object(errors)) => is_blamed(errors, rest),
+            Some(_) => true,
+        },
+    }
+}
+
 /// Puts an error where `path` leads; an error above that place says enough.
-fn blame(errors: &mut Map<String, Value>, path: &[&str], text: String) {
+fn blame(errors: &mut Map<String, Value>, path: &[&str], error: Value) {
     match path {
         [] => {}
         [field] => {
-            errors.insert((*field).to_owned(), text.into());
+            errors.insert((*field).to_owned(), error);
         }
         [record, below @ ..] => {
             let record = errors.entry(*record).or_insert_with(|| Value::Object(Map::new()));
             if let Value::Object(errors) = record {
-                blame(errors, below, text);
+                blame(errors, below, error);
             }
         }
     }
@@ -207,16 +227,16 @@ impl Conditional {
     }
 
     fn run(&self, body: &Body, errors: &mut Map<String, Value>) -> Option<String> {
-        let if_value = body.get(self.if_field)?;
+        let if_value = at(body, self.if_field)?;
         let merged = self.merged.as_ref()?;
         // What a faulty value is *not* says nothing.
         let is_negative = matches!(self.if_match, If::NotOneOf(_) | If::NoElementOneOf(_));
-        if (is_negative && errors.contains_key(self.if_field)) || !self.if_match.holds(if_value) {
+        if (is_negative && is_blamed(errors, self.if_field)) || !self.if_match.holds(if_value) {
             return None;
         }
-        let mut value = body.get(self.then_field).cloned().unwrap_or_default();
+        let mut value = at(body, self.then_field).cloned().unwrap_or_default();
         let verdict = merged.check(&mut value).err()?;
-        errors.insert(self.then_field.to_owned(), verdict);
+        blame(errors, &self.then_field.split('.').collect::<Vec<_>>(), verdict);
         Some(self.error.map_or_else(
             || format!("failed conditional validation given value of field '{}'", self.if_field),
             str::to_owned,

@@ -8,7 +8,12 @@ use super::{Check, Field, Named, OnDelete, Rule, Schema, Shape};
 
 /// The whole body.
 pub(super) fn schema(schema: &Schema) -> Value {
-    json!({ "fields": fields(&schema.fields), "entity_checks": checks(&schema.checks) })
+    parts(&schema.fields, &schema.checks)
+}
+
+/// The same of some fields and checks.
+pub(super) fn parts(fields: &[Named], checks: &[Check]) -> Value {
+    json!({ "fields": self::fields(fields), "entity_checks": self::checks(checks) })
 }
 
 fn fields(fields: &[Named]) -> Value {

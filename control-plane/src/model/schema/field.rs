@@ -65,6 +65,27 @@ pub(in crate::model) enum OnDelete {
     CascadeUnsaid,
 }
 
+/// The field that `path` leads to, through records: `config.redis.host`.
+pub(super) fn at<'a>(fields: &'a [Named], path: &str) -> Option<&'a Field> {
+    let (name, rest) = path.split_once('.').map_or((path, None), |(name, rest)| (name, Some(rest)));
+    let (_, field) = fields.iter().find(|(known, _)| *known == name)?;
+    match (rest, &field.shape) {
+        (None, _) => Some(field),
+        (Some(rest), Shape::Record { fields, .. }) => at(fields, rest),
+        (
+            Some(_),
+            Shape::String
+            | Shape::Integer
+            | Shape::Number
+            | Shape::Boolean
+            | Shape::Array(_)
+            | Shape::Set(_)
+            | Shape::Map { .. }
+            | Shape::Foreign { .. },
+        ) => None,
+    }
+}
+
 impl Field {
     pub(super) const fn new(shape: Shape) -> Self {
         Self {

@@ -5,10 +5,9 @@
 
 use equipoise_proto::limits::UPSTREAM_TARGETS_MAX;
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
 use super::format::{EMPTY_SEGMENTS, id, path, seconds, tags};
-use super::{Before, Body, Check, Custom, Fault, Field, Named, Pattern, Rule, Schema, When};
+use super::{Before, Body, Check, Completion, Custom, Fault, Field, Named, Pattern, Rule, Schema, When};
 use crate::model::{Kind, patterns};
 
 /// The longest time, in seconds: as far as timers of the reference reach.
@@ -243,14 +242,15 @@ fn number(body: &Body, field: &str) -> Option<f64> {
 }
 
 /// Cookies that clients hold stay good over a write that does not name the secret; null asks for a new one.
-fn keep_secret(body: &mut Body, before: Before<'_>, new_id: &mut dyn FnMut() -> Uuid) {
+fn keep_secret(body: &mut Body, completion: &mut Completion<'_>) {
     let secret_of = |body: &Body| body.get("sticky")?.get("secret").cloned();
-    let kept = match (secret_of(body), before) {
-        (None, Before::Merged) => return,
+    let kept = match (secret_of(body), completion.before) {
+        (None, Before::Merged(_)) => return,
         (Some(secret), _) if !secret.is_null() => return,
         (None, Before::Replaced(stored)) => secret_of(stored),
         (None, Before::Nothing) | (Some(_), _) => None,
     };
+    let new_id = &mut completion.new_id;
     let secret = kept.unwrap_or_else(|| format!("{}{}", new_id().simple(), new_id().simple()).into());
     let sticky = body.entry("sticky").or_insert_with(|| Value::Object(Map::new()));
     // An empty table is an empty list where some clients come from.

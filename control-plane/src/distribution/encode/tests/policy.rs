@@ -7,7 +7,7 @@ const SECRET: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c
 fn accepted(body: Value) -> Option<Entity> {
     let apply = |config: &Config, kind, body: Value| {
         let op = Op::Create(body.as_object().unwrap().clone());
-        let mut context = Context { now_ms: 1_000, new_id: &mut || Uuid::from_u128(1) };
+        let mut context = Context { now_ms: 1_000, new_id: &mut || Uuid::from_u128(1), plugins: &[] };
         config.apply(Change { kind, op, parent: None }, &mut context)
     };
     let (config, _) = apply(&Config::default(), Kind::Upstream, json!({"name": "u"})).unwrap();
