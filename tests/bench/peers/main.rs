@@ -117,6 +117,12 @@ fn main() -> Result<()> {
          rest is the kernel; requests/s"
     );
     one_worker(&site, &chosen)?;
+    if chosen.has(IDLE_CASE) {
+        idle(&site, IDLE_CASE, |peer| load::idle(peer, IDLE))?;
+    }
+    if chosen.has(IDLE_TLS_CASE) {
+        idle(&site, IDLE_TLS_CASE, |peer| load::idle_tls(peer, IDLE_TLS))?;
+    }
     if chosen.has(TWO_WORKERS.name) {
         if std::thread::available_parallelism()?.get() < 4 {
             println!("\n{}: proxies, origins and load share the CPUs here", TWO_WORKERS.name);
@@ -134,24 +140,13 @@ fn main() -> Result<()> {
 }
 
 fn one_worker(site: &Site, chosen: &Chosen) -> Result<()> {
-    let others = [IDLE_CASE, IDLE_TLS_CASE, STEADY_CASE];
-    if !CASES.iter().map(|case| case.name).chain(others).any(|name| chosen.has(name)) {
+    if !CASES.iter().map(|case| case.name).chain([STEADY_CASE]).any(|name| chosen.has(name)) {
         return Ok(());
     }
     let peers = site.peers(1)?;
     head(&peers);
     for case in CASES.iter().filter(|case| chosen.has(case.name)) {
         row(case.name, &measure(&site.dir, &peers, &case.load)?);
-    }
-    if chosen.has(IDLE_CASE) {
-        let cells: Result<Vec<_>> =
-            peers.iter().map(|peer| memory(peer, || load::idle(peer, IDLE))).collect();
-        row(IDLE_CASE, &cells?);
-    }
-    if chosen.has(IDLE_TLS_CASE) {
-        let cells: Result<Vec<_>> =
-            peers.iter().map(|peer| memory(peer, || load::idle_tls(peer, IDLE_TLS))).collect();
-        row(IDLE_TLS_CASE, &cells?);
     }
     if chosen.has(STEADY_CASE) {
         steady(&site.dir, &peers)?;
@@ -191,14 +186,22 @@ fn measure(dir: &Path, peers: &[Peer], load: &Load) -> Result<Vec<String>> {
     Ok(cells.collect())
 }
 
-/// Resident memory for each of the connections that are opened, had one request, and are held.
-fn memory<Held>(peer: &Peer, open: impl FnOnce() -> Result<Vec<Held>>) -> Result<String> {
-    let before = resident_kib(&peer.pids)?;
-    let held = open()?;
-    let more = resident_kib(&peer.pids)?.saturating_sub(before);
-    #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
-    let each = more as f64 / held.len() as f64;
-    Ok(format!("{each:.1} (of {})", held.len()))
+/// Resident memory for each of the connections that are opened, had one request, and are held; of proxies that have
+/// just started, so that none has room left from before.
+fn idle<Held>(site: &Site, name: &str, open: impl Fn(&Peer) -> Result<Vec<Held>>) -> Result<()> {
+    let peers = site.peers(1)?;
+    head(&peers);
+    let mut cells = Vec::new();
+    for peer in &peers {
+        let before = resident_kib(&peer.pids)?;
+        let held = open(peer)?;
+        let more = resident_kib(&peer.pids)?.saturating_sub(before);
+        #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
+        let each = more as f64 / held.len() as f64;
+        cells.push(format!("{each:.1} (of {})", held.len()));
+    }
+    row(name, &cells);
+    Ok(())
 }
 
 /// Latency at 30 % and 60 % of what nginx can do, counted from when each request was due.

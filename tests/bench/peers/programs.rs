@@ -163,8 +163,7 @@ impl Site {
     pub fn equipoise(&self, name: &str, workers: usize, routes: usize) -> Result<Peer> {
         let any = "127.0.0.1:0";
         let release = release_dir()?;
-        let dir = self.dir.join(format!("{name}-{workers}"));
-        fs::create_dir_all(&dir)?;
+        let dir = tempfile::tempdir_in(&self.dir)?.keep();
         let control = Process::start_at(
             &release.join("equipoise-control-plane"),
             &dir,
