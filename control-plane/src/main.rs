@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(mut settings: Settings, plane: ControlPlaneSettings, matches: &ArgMatches) -> anyhow::Result<()> {
-    logs::start(&settings);
+    let _logs = logs::start(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let mut signals = StopSignals::new().context("signals cannot be taken over")?;

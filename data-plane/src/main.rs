@@ -46,7 +46,7 @@ enum End {
 }
 
 fn serve(settings: Settings, node: NodeSettings, matches: &ArgMatches) -> anyhow::Result<()> {
-    logs::start(&settings);
+    let _logs = logs::start(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(AUXILIARY_THREADS)
         .enable_all()

@@ -1,8 +1,10 @@
-//! Logs: lines for people on a terminal, JSON on request.
+//! Logs: lines for people on a terminal, JSON on request; written by a thread of their own, so that a reader who stops reading
+//! holds up nobody.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt;
@@ -10,10 +12,23 @@ use tracing_subscriber::fmt;
 use crate::keys;
 use crate::source::Settings;
 
+/// Lines that may wait to be written; what comes on top is dropped and counted.
+const LINES_MAX: usize = 8_192;
+
+/// Keeps the log going. Dropped at the end of the process: what waits is written then, for a second at most.
+#[derive(Debug)]
+#[must_use = "lines that wait when the process ends are lost without it"]
+pub struct Logs {
+    _writer: WorkerGuard,
+}
+
 /// Starts logging to standard error. Call once, before the first thing worth logging.
-pub fn start(settings: &Settings) {
+pub fn start(settings: &Settings) -> Logs {
     let filter = filter(settings);
-    let builder = fmt().with_writer(|| Lossy(io::stderr()));
+    let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("log");
+    let (writer, guard) = writer.finish(Lossy(io::stderr()));
+    DROPPED.get_or_init(|| writer.error_counter());
+    let builder = fmt().with_writer(writer);
     // `try_init` only fails if a subscriber is there already, and then somebody else decides where logs go.
     if settings.text(&keys::LOG_FORMAT) == Some("json") {
         let builder = builder.json().flatten_event(true).with_current_span(false);
@@ -33,7 +48,15 @@ pub fn start(settings: &Settings) {
         let why = panic.payload_as_str();
         tracing::error!(place, why, thread = thread.name(), "a defect of this program: it panicked");
     }));
+    Logs { _writer: guard }
 }
+
+/// Lines that were dropped because those before them were not written yet.
+pub fn dropped() -> u64 {
+    DROPPED.get().map_or(0, |lines| u64::try_from(lines.dropped_lines()).unwrap_or(u64::MAX))
+}
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// Puts the level of these settings in force.
 pub fn reload(settings: &Settings) {
@@ -53,7 +76,13 @@ fn keep(is_ours: bool, set: impl Fn(EnvFilter) + Send + Sync + 'static) {
 }
 
 fn filter(settings: &Settings) -> EnvFilter {
-    EnvFilter::default().add_directive(level(settings.text(&keys::LOG_LEVEL).unwrap_or_default()).into())
+    let level = level(settings.text(&keys::LOG_LEVEL).unwrap_or_default());
+    // What it says of what others send names nobody, and they decide how often: it is said here, once, by whoever knows who it was.
+    let filter = EnvFilter::default().add_directive(level.into());
+    match "h2=off".parse() {
+        Ok(silent) => filter.add_directive(silent),
+        Err(_) => filter,
+    }
 }
 
 /// Drops what cannot be written: a full disk or a dead pipe behind the log must not end a process, nor any of its

@@ -57,6 +57,23 @@ fn a_log_that_cannot_be_written_costs_nothing_but_itself() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    // The reader is there, in the process itself, and never reads. At this level each call of the Admin API has some lines.
+    let script = "mkfifo unread; exec 3<>unread; exec \"$@\" --log-level debug 2>unread";
+    let mut standalone = Standalone::start_by(script).unwrap();
+    let origin = Origin::start("only");
+    let mut admin = standalone.process().client("admin");
+    balance(&mut admin, "", &[origin.address()]);
+    for _ in 0..1_000 {
+        assert_eq!(admin.get("/status").unwrap().status, 200);
+    }
+    assert_eq!(standalone.process().client("proxy").get("/mock").unwrap().status, 200);
+    let mut process = standalone.process.take().unwrap();
+    process.terminate();
+    assert!(process.wait(PATIENCE).success());
+}
+
+#[test]
 fn signals_that_do_not_stop_leave_it_running_and_sigquit_drains() {
     let mut standalone = Standalone::start().unwrap();
     let origin = Origin::start("only");

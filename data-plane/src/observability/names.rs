@@ -74,6 +74,8 @@ pub const HANDSHAKES: &str = "equipoise_tls_handshakes_total";
 pub const PANICS: &str = "equipoise_connection_panics_total";
 /// Times that accepting paused for want of descriptors.
 pub const ACCEPT_PAUSES: &str = "equipoise_accept_pauses_total";
+/// Lines of the log that were dropped.
+pub const LOG_DROPPED: &str = "equipoise_log_dropped_total";
 /// Times that a worker stalled.
 pub const STALLS: &str = "equipoise_worker_stalls_total";
 /// Lines of the access log that were written.

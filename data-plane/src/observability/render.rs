@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use equipoise_access_log::Counts;
+use equipoise_settings::logs;
 
 use super::node::{ConfigSource, NodeState};
 use super::text::{Kind, Text};
@@ -95,6 +96,7 @@ fn render_node(text: &mut Text, node: &NodeState) {
     counter(names::EJECTIONS, "Targets that stopped being available.", counts.ejections);
     counter(names::RESTORATIONS, "Targets that became available again.", counts.restorations);
     counter(names::STALLS, "Times that a worker stalled.", counts.stalls);
+    counter(names::LOG_DROPPED, "Lines of the log that were dropped.", logs::dropped());
     text.family(names::DNS_LOOKUPS, Kind::Counter, "Look-ups of names.");
     text.sample(names::DNS_LOOKUPS, &[("result", "answered")], counts.dns_answers);
     text.sample(names::DNS_LOOKUPS, &[("result", "failed")], counts.dns_failures);

@@ -71,7 +71,7 @@ fn serve(
     (control, node): (ControlPlaneSettings, NodeSettings),
     mode: Mode,
 ) -> anyhow::Result<()> {
-    logs::start(&settings);
+    let _logs = logs::start(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(run(settings, matches, (control, node), mode))
 }
