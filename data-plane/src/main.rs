@@ -112,6 +112,9 @@ async fn until_end(
         match asked {
             Asked::Stop(signal) => {
                 tracing::info!(signal, "draining");
+                if let Some(started) = started {
+                    started.end();
+                }
                 return End::Stop(Ok(()));
             }
             Asked::Reload => {

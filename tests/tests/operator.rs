@@ -153,7 +153,8 @@ fn health_asks_the_process_that_has_the_same_settings() {
     let health = |environment: &[(&str, &str)]| run("equipoise", dir.path(), &["health"], environment);
     let [admin, status] = &addresses;
     let same: [(&str, &str); 2] = [("EQUIPOISE_ADMIN_LISTEN", admin), ("EQUIPOISE_STATUS_LISTEN", status)];
-    assert_eq!(health(&same), (Some(0), String::new()));
+    // It serves at once, and is ready a moment later.
+    eventually("to be ready", PATIENCE, || (health(&same) == (Some(0), String::new())).then_some(()));
     let (code, output) = health(&[("EQUIPOISE_STATUS_LISTEN", "off"), same[0]]);
     assert!(code == Some(1) && output.contains("status.listen"), "{code:?}: {output}");
     standalone.kill();

@@ -121,6 +121,20 @@ fn a_successor_that_cannot_start_leaves_the_old_one_serving() {
 }
 
 #[test]
+fn a_node_that_is_told_to_stop_takes_the_successor_that_it_started_with_it() {
+    let mut rig = Rig::start(ANY, &workers(1));
+    fs::remove_file(&rig.program).unwrap();
+    fs::write(&rig.program, "#!/bin/sh\nexec sleep 60\n").unwrap();
+    fs::set_permissions(&rig.program, fs::Permissions::from_mode(0o755)).unwrap();
+    rig.signal("USR2");
+    let line = rig.wait_for_log("a successor was started", 1);
+    let successor = line.rsplit_once("pid=").unwrap().1.trim().to_owned();
+    rig.signal("TERM");
+    assert!(rig.node.wait(PATIENCE).success());
+    assert!(!Path::new("/proc").join(successor).exists(), "it would serve by itself");
+}
+
+#[test]
 fn settings_that_cannot_be_used_change_nothing_and_good_ones_are_in_force_at_once() {
     let rig = Rig::start(ANY, &workers(2));
     let origin = Origin::start("only");
