@@ -111,7 +111,8 @@ mod tests {
         {
             assert!(matches!(treatment(name, value), Treatment::Refused(_)), "{name}");
         }
-        for (name, value) in [("pg_host", "db"), ("dns_no_sync", "off"), ("new_dns_client", "on")] {
+        let without = ["pg_host", "dns_no_sync", "new_dns_client", "allow_debug_header"];
+        for (name, value) in without.map(|name| (name, "on")) {
             assert!(matches!(treatment(name, value), Treatment::NoEffect(_)), "{name}");
         }
         assert_eq!(treatment("no_such_key", "1"), Treatment::Unknown);

@@ -472,7 +472,7 @@ async fn serve_stream(stream: TcpStream, peer: Peer, mut source: SocketAddr, way
         // Boxed: it is over long before the connection is.
         match Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await {
             Some(Header::Proxied { source: said, .. }) if peer.is_trusted(&counted.0.settings) => {
-                source = said
+                source = said;
             }
             Some(_) => {}
             None => return,
