@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,9 +28,9 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone)]
 pub struct AccessLog {
     shared: Arc<Shared>,
-    sender: SyncSender<Message>,
+    sender: Sender<Message>,
     format: Format,
-    chunks_max: usize,
+    buffer_bytes: usize,
 }
 
 /// What an access log is to be.
@@ -40,7 +40,7 @@ pub struct Plan {
     pub destination: Destination,
     /// How they look.
     pub format: Format,
-    /// What each pen may have that is not written yet.
+    /// What each pen may have handed over that is not written yet.
     pub buffer_bytes: usize,
 }
 
@@ -88,7 +88,7 @@ struct Shared {
 /// What a pen and the writer share.
 #[derive(Debug, Default)]
 struct PenState {
-    /// Chunks that are not written yet.
+    /// Bytes handed over that are not written yet.
     waiting: AtomicUsize,
     dropped: AtomicU64,
 }
@@ -99,25 +99,25 @@ enum Message {
     Wake,
 }
 
-/// Whole lines.
+/// Whole lines; never empty, and with no room beside them: what waits takes the memory that is counted.
 struct Chunk {
-    bytes: Vec<u8>,
+    bytes: Box<[u8]>,
     lines: u64,
     of: Arc<PenState>,
 }
 
 impl AccessLog {
-    /// Opens the destination and starts the thread that writes there, for so many pens.
+    /// Opens the destination and starts the thread that writes there.
     ///
     /// # Errors
     /// When the destination cannot be opened or there can be no thread.
-    pub fn start(plan: Plan, pens: usize) -> Result<Self, OpenError> {
+    pub fn start(plan: Plan) -> Result<Self, OpenError> {
         let Plan { destination, format, buffer_bytes } = plan;
         let named =
             |destination: &Destination, source| OpenError { destination: destination.clone(), source };
         let file = destination.open().map_err(|source| named(&destination, source))?;
-        let chunks_max = (buffer_bytes / CHUNK_BYTES).max(1);
-        let (sender, receiver) = sync_channel(pens.max(1).saturating_mul(chunks_max).saturating_add(1));
+        // Its bound is in bytes, which each pen counts; who wakes the writer does so once at a time.
+        let (sender, receiver) = channel();
         let shared = Arc::<Shared>::default();
         let name = destination.clone();
         let mut writer =
@@ -130,7 +130,7 @@ impl AccessLog {
         });
         match started {
             // It is waited for in `close`.
-            Ok(_) => Ok(Self { shared, sender, format, chunks_max }),
+            Ok(_) => Ok(Self { shared, sender, format, buffer_bytes }),
             Err(source) => Err(named(&name, source)),
         }
     }
@@ -139,8 +139,8 @@ impl AccessLog {
     pub fn pen(&self) -> Pen {
         let state = Arc::<PenState>::default();
         self.shared.pens.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&state));
-        let (sender, format, chunks_max) = (self.sender.clone(), self.format, self.chunks_max);
-        Pen { sender, format, chunks_max, state, buffer: RefCell::default() }
+        let (sender, format, buffer_bytes) = (self.sender.clone(), self.format, self.buffer_bytes);
+        Pen { sender, format, buffer_bytes, state, buffer: RefCell::default() }
     }
 
     /// Lines since the start.
@@ -155,32 +155,34 @@ impl AccessLog {
 
     /// Has the file opened anew, as after its rotation. What is in the queue may go to either.
     pub fn reopen(&self) {
-        self.shared.wants_reopening.store(true, Ordering::Release);
-        self.wake();
+        if !self.shared.wants_reopening.swap(true, Ordering::AcqRel) {
+            self.wake();
+        }
     }
 
     /// Writes what was handed over and ends, within `patience`: a reader that stopped holds up no exit. True once all is
     /// written.
     pub fn close(&self, patience: Duration) -> bool {
-        self.shared.is_stopping.store(true, Ordering::Release);
-        self.wake();
+        if !self.shared.is_stopping.swap(true, Ordering::AcqRel) {
+            self.wake();
+        }
         let ended = self.shared.has_ended.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.shared.ended.wait_timeout_while(ended, patience, |ended| !*ended);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn wake(&self) {
-        // A queue that is full wakes it as well, and without a writer there is nothing to wake.
-        drop(self.sender.try_send(Message::Wake));
+        // Without a writer there is nothing to wake.
+        drop(self.sender.send(Message::Wake));
     }
 }
 
 /// Takes lines of one thread. Dropping it hands over what it has.
 #[derive(Debug)]
 pub struct Pen {
-    sender: SyncSender<Message>,
+    sender: Sender<Message>,
     format: Format,
-    chunks_max: usize,
+    buffer_bytes: usize,
     state: Arc<PenState>,
     buffer: RefCell<Buffer>,
 }
@@ -224,25 +226,23 @@ impl Pen {
     }
 
     fn hand_over(&self, buffer: &mut Buffer) -> bool {
-        if self.state.waiting.load(Ordering::Acquire) >= self.chunks_max {
+        let length = buffer.bytes.len();
+        let waiting = self.state.waiting.load(Ordering::Acquire);
+        // A line may be larger than all that may wait.
+        if waiting > 0 && waiting.saturating_add(length) > self.buffer_bytes {
             return false;
         }
-        self.state.waiting.fetch_add(1, Ordering::AcqRel);
-        let Buffer { bytes, lines } = std::mem::take(buffer);
-        let chunk = Chunk { bytes, lines, of: Arc::clone(&self.state) };
-        match self.sender.try_send(Message::Chunk(chunk)) {
-            Ok(()) => true,
-            Err(error) => {
-                // Full of wake-ups, or the writer broke off: what came of it is dropped in time.
-                self.state.waiting.fetch_sub(1, Ordering::AcqRel);
-                let (std::sync::mpsc::TrySendError::Full(message)
-                | std::sync::mpsc::TrySendError::Disconnected(message)) = error;
-                if let Message::Chunk(Chunk { bytes, lines, .. }) = message {
-                    *buffer = Buffer { bytes, lines };
-                }
-                false
-            }
+        self.state.waiting.fetch_add(length, Ordering::AcqRel);
+        let bytes = buffer.bytes.as_slice().into();
+        let chunk = Chunk { bytes, lines: buffer.lines, of: Arc::clone(&self.state) };
+        if self.sender.send(Message::Chunk(chunk)).is_err() {
+            // The writer broke off: what came of it is dropped in time.
+            self.state.waiting.fetch_sub(length, Ordering::AcqRel);
+            return false;
         }
+        buffer.bytes.clear();
+        buffer.lines = 0;
+        true
     }
 }
 
@@ -350,7 +350,7 @@ impl Writer {
         self.shared.written.fetch_add(written, Ordering::Relaxed);
         self.shared.dropped.fetch_add(lines.saturating_sub(written), Ordering::Relaxed);
         // After the write, so that what waits for it counts.
-        of.waiting.fetch_sub(1, Ordering::AcqRel);
+        of.waiting.fetch_sub(bytes.len(), Ordering::AcqRel);
         let destination = &self.destination;
         match result {
             Ok(()) if self.is_failing => {

@@ -86,7 +86,7 @@ pub async fn start(
 ) -> Result<ControlPlane, StartError> {
     let admin_listeners = bind("Admin API", &settings.admin_listen)?;
     let cluster_listeners = bind("cluster", &settings.cluster_listen)?;
-    let access_log = settings.access_log.clone().map(|plan| AccessLog::start(plan, 1)).transpose()?;
+    let access_log = settings.access_log.clone().map(AccessLog::start).transpose()?;
     let (nodes, mut metrics) = (Nodes::new(settings.nodes), Metrics::new());
     let (store, relay) = open(&settings, &mut metrics).await?;
     let admin_listeners = listen("Admin API", admin_listeners)?;

@@ -24,6 +24,7 @@ pub use body::{BodyDecoder, BodyError, Step, TRAILER_BYTES_MAX};
 pub use encode::{LAST_CHUNK, push_chunk_size, push_decimal};
 pub use framing::{Framing, FramingError};
 pub use host::HostPort;
+pub(crate) use host::split_host;
 pub use httparse::Header;
 pub use name::Name;
 pub use request::{Refusal, RequestHead};

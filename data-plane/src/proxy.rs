@@ -20,6 +20,7 @@ mod hash;
 mod hedge;
 mod http2;
 pub(crate) mod in_force;
+mod patience;
 mod pool;
 mod proxy_header;
 pub(crate) mod reach;
@@ -214,21 +215,9 @@ pub fn start_closed(
 
 impl Running {
     /// Puts other settings in force, within a tick of each worker and for requests from then on, and for handshakes what is
-    /// to be shown where TLS is spoken. What a proxy starts with stays: where it listens, its workers, and the descriptors
-    /// that clients may take. TLS with targets is what all clones of its settings have.
+    /// to be shown where TLS is spoken. What a proxy starts with stays ([`ProxySettings::reloaded`]).
     pub fn reload(&self, settings: ProxySettings, shown: Vec<Option<Speaks>>) {
-        let now = self.settings.load();
-        let settings = ProxySettings {
-            listen: now.listen.clone(),
-            datagram_listen: now.datagram_listen.clone(),
-            workers: now.workers,
-            descriptors_for_clients: now.descriptors_for_clients,
-            tls: now.tls.clone(),
-            error_templates: now.error_templates.clone(),
-            access_log: now.access_log.clone(),
-            ..settings
-        };
-        self.settings.store(settings, shown);
+        self.settings.store(self.settings.load().reloaded(settings), shown);
     }
 
     /// Lets the workers accept.

@@ -66,8 +66,8 @@ pub enum InvalidHeader {
     /// Version 2: shorter than its addresses, or longer than [`BYTES_MAX`].
     #[error("the length of a binary header is too small for its addresses, or over {BYTES_MAX} bytes")]
     Length,
-    /// Version 2: extensions that do not fill the rest exactly.
-    #[error("the extensions of a binary header do not end where it does")]
+    /// Version 2: extensions that do not fill the rest exactly, or of which two are checksums.
+    #[error("the extensions of a binary header must end where it does, with one checksum at most")]
     Extension,
     /// Version 2: its checksum is of other bytes.
     #[error("the checksum of a binary header is wrong")]
@@ -203,14 +203,18 @@ fn ends<const N: usize>(bytes: &[u8], ip: impl Fn([u8; N]) -> IpAddr) -> Option<
 const CRC32C: u8 = 0x03;
 
 /// Walks through the extensions (type, length, value): they must fill their space, and where there is a checksum it must
-/// be right. What else they say is passed over.
+/// be right. There is one of it: each would be a sum over all bytes, and hundreds fit. What else they say is passed over.
 fn check_extensions(header: &[u8], extensions: &[u8]) -> Result<(), InvalidHeader> {
     let mut rest = extensions;
+    let mut is_summed = false;
     while !rest.is_empty() {
         let [kind, high, low, after @ ..] = rest else { return Err(InvalidHeader::Extension) };
         let length = usize::from(u16::from_be_bytes([*high, *low]));
         let (value, after) = after.split_at_checked(length).ok_or(InvalidHeader::Extension)?;
         if *kind == CRC32C {
+            if std::mem::replace(&mut is_summed, true) {
+                return Err(InvalidHeader::Extension);
+            }
             let at = header.len() - after.len() - value.len();
             let said: [u8; 4] = value.try_into().map_err(|_| InvalidHeader::Checksum)?;
             if crc32c(header, at..at + 4) != u32::from_be_bytes(said) {

@@ -85,27 +85,7 @@ impl Node {
     /// # Errors
     /// When one of the files cannot be used; nothing has changed then.
     pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ReloadError> {
-        let NodeSettings {
-            proxy,
-            shown,
-            drain_timeout,
-            drain_delay,
-            trust,
-            verify_targets,
-            shown_to_targets,
-            ..
-        } = new;
-        // Where it listens stays, and all else.
-        let settings = NodeSettings {
-            proxy,
-            shown,
-            drain_timeout,
-            drain_delay,
-            trust,
-            verify_targets,
-            shown_to_targets,
-            ..self.settings.clone()
-        };
+        let settings = self.settings.reloaded(new);
         let (reading, active) = (settings.clone(), self.active.clone());
         let loading = tokio::task::spawn_blocking(move || {
             Ok::<_, ReloadError>((with_targets(&reading)?, listen(&reading, &active)?))

@@ -105,6 +105,7 @@ pub struct Follow {
 
 /// What a running node puts in force when it reads its settings again.
 pub static RELOADED: &[&Key] = &[
+    &keys::PROXY_DATAGRAM_SESSIONS_MAX,
     &keys::PROXY_CONNECTIONS_MAX,
     &keys::PROXY_CLIENT_BODY_BYTES_MAX,
     &keys::PROXY_CLIENT_BODY_BUFFER_BYTES,
@@ -116,6 +117,10 @@ pub static RELOADED: &[&Key] = &[
     &keys::PROXY_SEND_TIMEOUT,
     &keys::PROXY_IDLE_TIMEOUT,
     &keys::PROXY_REQUESTS_MAX,
+    &keys::PROXY_HTTP2_STREAMS_MAX,
+    &keys::PROXY_HTTP2_STREAM_WINDOW,
+    &keys::PROXY_HTTP2_CONNECTION_WINDOW,
+    &keys::PROXY_HTTP2_RESETS_MAX,
     &keys::PROXY_DRAIN_TIMEOUT,
     &keys::PROXY_DRAIN_DELAY,
     &keys::PROXY_TRUSTED_IPS,
@@ -145,6 +150,21 @@ pub static RELOADED: &[&Key] = &[
 ];
 
 impl NodeSettings {
+    /// `new`, but for what cannot change while a node runs: what does is [`RELOADED`].
+    #[must_use]
+    pub fn reloaded(&self, new: Self) -> Self {
+        Self {
+            proxy: self.proxy.reloaded(new.proxy),
+            shown: new.shown,
+            drain_timeout: new.drain_timeout,
+            drain_delay: new.drain_delay,
+            trust: new.trust,
+            verify_targets: new.verify_targets,
+            shown_to_targets: new.shown_to_targets,
+            ..self.clone()
+        }
+    }
+
     /// Takes what concerns a node.
     ///
     /// # Errors

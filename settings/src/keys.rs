@@ -274,7 +274,7 @@ keys! {
     PROXY_HTTP2_CONNECTION_WINDOW = "proxy.http2_connection_window", None, Kind::Size { min: 64 << 10, max: 1 << 30 },
         "1m", Data, "The same for all requests of a connection together.";
     PROXY_HTTP2_RESETS_MAX = "proxy.http2_resets_max", None, Kind::Int { min: 0, max: 1_000_000 }, "100", Data,
-        "Requests that a client may take back, more than it has let end, before its connection is ended.";
+        "Requests that a client may take back at once, more than were answered, before its connection is ended.";
     PROXY_DRAIN_TIMEOUT = "proxy.drain_timeout", Some("nginx_main_worker_shutdown_timeout"), seconds(0), "30s", Data,
         "How long a stopping node lets requests finish.";
     PROXY_DRAIN_DELAY = "proxy.drain_delay", None, seconds(0), "0s", Data,

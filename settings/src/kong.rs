@@ -41,6 +41,9 @@ pub fn treatment(name: &str, value: &str) -> Treatment {
         "resolver_valid_ttl" => Treatment::Refused("set it as `dns_valid_ttl`"),
         "resolver_stale_ttl" => Treatment::Refused("set it as `dns_stale_ttl`"),
         "resolver_error_ttl" => Treatment::Refused("set it as `dns_error_ttl`"),
+        "allow_debug_header" => Treatment::NoEffect(
+            "no request makes an answer name its route and service: the access log and `X-Kong-Request-Id` lead there",
+        ),
         _ if NO_EFFECT.contains(&name) => Treatment::NoEffect("nothing here corresponds to it"),
         _ if NO_EFFECT_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
             Treatment::NoEffect("nothing here corresponds to it")
@@ -108,7 +111,8 @@ mod tests {
         {
             assert!(matches!(treatment(name, value), Treatment::Refused(_)), "{name}");
         }
-        for (name, value) in [("pg_host", "db"), ("dns_no_sync", "off"), ("new_dns_client", "on")] {
+        let without = ["pg_host", "dns_no_sync", "new_dns_client", "allow_debug_header"];
+        for (name, value) in without.map(|name| (name, "on")) {
             assert!(matches!(treatment(name, value), Treatment::NoEffect(_)), "{name}");
         }
         assert_eq!(treatment("no_such_key", "1"), Treatment::Unknown);

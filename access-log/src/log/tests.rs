@@ -21,7 +21,7 @@ fn entry(target: &[u8]) -> Entry<'_> {
 }
 
 fn start(destination: Destination) -> AccessLog {
-    AccessLog::start(Plan { destination, format: Format::Combined, buffer_bytes: BUFFER }, 2).unwrap()
+    AccessLog::start(Plan { destination, format: Format::Combined, buffer_bytes: BUFFER }).unwrap()
 }
 
 fn targets(path: &PathBuf) -> Vec<String> {
@@ -51,7 +51,9 @@ fn lines_of_all_pens_are_written_once_and_in_order() {
                     if place % 100 == 0 {
                         // As a worker's tick does, and at a pace that a disk keeps up with.
                         pen.flush();
-                        eventually("the disk keeps up", || pen.state.waiting.load(Ordering::Acquire) < 2);
+                        eventually("the disk keeps up", || {
+                            pen.state.waiting.load(Ordering::Acquire) < CHUNK_BYTES
+                        });
                     }
                 }
             })
@@ -79,6 +81,31 @@ fn a_full_disk_costs_lines_and_nothing_else() {
     drop(pen);
     assert!(log.close(PATIENCE));
     assert_eq!(log.counts(), Counts { written: 0, dropped: 100 });
+}
+
+#[test]
+fn what_is_handed_over_often_waits_as_long_as_what_is_handed_over_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    // Both ways: opening it waits for nobody.
+    let both = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NONBLOCK;
+    let _reader = rustix::fs::open(&path, both, rustix::fs::Mode::empty()).unwrap();
+    let log = start(Destination::File(path));
+    let pen = log.pen();
+    let mut sent = 0;
+    let began = Instant::now();
+    while log.counts().dropped == 0 {
+        pen.request(&entry(b"/"));
+        // As a worker's tick does, with little to write.
+        pen.flush();
+        sent += 1;
+        assert!(began.elapsed() < PATIENCE, "the queue has a bound");
+    }
+    let mut line = Vec::new();
+    Format::Combined.push(&mut line, &entry(b"/"));
+    // Beside what the pipe takes, and what the pen keeps.
+    assert!(sent * line.len() > BUFFER + CHUNK_BYTES, "{sent} lines");
 }
 
 #[test]

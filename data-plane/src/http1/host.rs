@@ -16,7 +16,7 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// Takes a Host value (or an authority) apart; `None` when it is none. User information is refused.
 #[inline]
-pub(super) fn split_host(value: &[u8]) -> Option<HostPort<'_>> {
+pub(crate) fn split_host(value: &[u8]) -> Option<HostPort<'_>> {
     let (name, rest) = if value.first() == Some(&b'[') {
         let end = value.iter().position(|byte| *byte == b']')? + 1;
         let (name, rest) = value.split_at(end);

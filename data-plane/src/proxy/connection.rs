@@ -315,7 +315,7 @@ pub(super) async fn serve(mut client: Client, worker: &Worker, knows_http2: bool
 }
 
 /// Serves the one request of a stream that carries no other.
-pub(super) async fn serve_one(mut client: Client, worker: &Worker) -> After {
+pub(super) async fn serve_one(mut client: Client, worker: &Worker) {
     let mut scan = HeadScan::default();
     let mut reading = Reading::First;
     client.timer.arm(worker.settings.header_timeout);
@@ -333,7 +333,6 @@ pub(super) async fn serve_one(mut client: Client, worker: &Worker) -> After {
             client.stream.close();
         }
     }
-    after
 }
 
 /// Tells a client that speaks in clear where TLS is spoken, and closes.

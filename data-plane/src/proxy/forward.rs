@@ -12,18 +12,18 @@ use rustls::ProtocolVersion;
 use super::account::{TRACE_PARENT, TRACE_STATE, TraceHeaders};
 use super::hash::without_cookie;
 use super::settings::{ProxySettings, RealIpHeader, SERVER_TOKEN};
-use crate::http1::{Name, RequestHead, Version, list, push_decimal};
+use crate::http1::{Name, RequestHead, Version, list, push_decimal, split_host};
 use crate::proxy_protocol::Header;
 
 /// The client's end of a connection, and where that came in: what is known of a client besides its requests.
 #[derive(Debug, Clone)]
 pub struct Peer {
+    address: IpAddr,
     text: Rc<str>,
-    is_trusted: bool,
     port: u16,
     tls: Option<Tls>,
     is_http2: bool,
-    /// Whom it speaks for, as a trusted peer's PROXY header says where that counts. Boxed: most have none.
+    /// Whom it speaks for, as its PROXY header says. Boxed: most have none.
     client: Option<Box<Box<str>>>,
 }
 
@@ -38,23 +38,20 @@ struct Tls {
 }
 
 impl Peer {
-    /// Judges the direct peer once a connection; `port` is the listener's, as clients see it.
-    pub fn new(address: SocketAddr, port: u16, settings: &ProxySettings) -> Self {
+    /// The direct peer; `port` is the listener's, as clients see it.
+    pub fn new(address: SocketAddr, port: u16) -> Self {
         let address = address.ip().to_canonical();
-        let is_trusted = settings.trusted_ips.iter().any(|block| block.contains(address));
-        Self { text: address.to_string().into(), is_trusted, port, tls: None, is_http2: false, client: None }
+        let text = address.to_string().into();
+        Self { address, text, port, tls: None, is_http2: false, client: None }
     }
 
-    /// The same client, which began with this header of the PROXY protocol. It counts where the settings say so, and of a
-    /// trusted peer only: anybody could write it.
+    /// The same client, which began with this header of the PROXY protocol. Whether it counts is judged with each request: of a
+    /// trusted peer only, since anybody could write it, and where the settings say so.
     #[must_use]
-    pub fn announced(self, header: Header, settings: &ProxySettings) -> Self {
-        let counts = self.is_trusted && settings.real_ip_header == RealIpHeader::ProxyProtocol;
+    pub fn announced(self, header: Header) -> Self {
         let client = match header {
-            Header::Proxied { source, .. } if counts => {
-                Some(Box::new(source.ip().to_canonical().to_string().into()))
-            }
-            Header::Proxied { .. } | Header::Unsaid => None,
+            Header::Proxied { source, .. } => Some(Box::new(source.ip().to_canonical().to_string().into())),
+            Header::Unsaid => None,
         };
         Self { client, ..self }
     }
@@ -110,9 +107,9 @@ impl Peer {
         &self.text
     }
 
-    /// Whether its X-Forwarded-* headers count.
-    pub const fn is_trusted(&self) -> bool {
-        self.is_trusted
+    /// Whether its X-Forwarded-* headers count. Judged with each request: a connection outlives the settings that it began under.
+    pub fn is_trusted(&self, settings: &ProxySettings) -> bool {
+        settings.trusted_ips.iter().any(|block| block.contains(self.address))
     }
 
     /// The port it came in by.
@@ -123,7 +120,7 @@ impl Peer {
     /// The client's address: the peer's, or what a trusted peer says.
     pub fn client<'a>(&'a self, head: &RequestHead<'_, 'a>, settings: &ProxySettings) -> Cow<'a, str> {
         let own = Cow::Borrowed(self.text.as_ref());
-        if !self.is_trusted {
+        if !self.is_trusted(settings) {
             return own;
         }
         let said = match &settings.real_ip_header {
@@ -203,6 +200,20 @@ pub fn values<'h, 'b>(
         .map(|(header, _)| header.value)
 }
 
+/// The host that the client asked for, in lower case, without port and trailing dot: as a trusted peer says in `X-Forwarded-Host` (of
+/// several the first, and none that is no host), else as the Host header does.
+pub fn host<'b>(head: &RequestHead<'_, 'b>, is_trusted: bool) -> Option<Cow<'b, [u8]>> {
+    let said = if is_trusted { values(head, Name::XForwardedHost).next() } else { None };
+    let said = said.and_then(|line| list(line).next()).and_then(split_host);
+    let name = said.or(head.host)?.name;
+    let name = name.strip_suffix(b".").unwrap_or(name);
+    Some(if name.iter().any(u8::is_ascii_uppercase) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    })
+}
+
 /// How the body goes upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyHeader {
@@ -235,7 +246,7 @@ pub struct Forward<'a> {
 
 /// Appends everything after `Host: value`, up to and with the empty line.
 pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forward<'_>) {
-    let is_trusted = with.peer.is_trusted;
+    let is_trusted = with.peer.is_trusted(with.settings);
     let mut given = Given::default();
     out.extend_from_slice(if head.asks_websocket {
         b"\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket"
@@ -319,12 +330,9 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
         out.extend_from_slice(if with.peer.is_tls() { b"s" } else { b"" });
     }
     if !given.host.0
-        && let Some(host) = head.host
+        && let Some(host) = host(head, is_trusted)
     {
-        out.extend_from_slice(b"\r\nX-Forwarded-Host: ");
-        let start = out.len();
-        out.extend_from_slice(host.name);
-        out.get_mut(start..).unwrap_or_default().make_ascii_lowercase();
+        push(out, "X-Forwarded-Host", &host);
     }
     if !given.port.0 {
         out.extend_from_slice(b"\r\nX-Forwarded-Port: ");

@@ -1,17 +1,14 @@
 //! The beginning of a client's connection where TLS is spoken.
 
-use std::future::poll_fn;
-use std::task::{Context, Poll, ready};
-
 use rustls::pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
-use super::connection::{self, Client, DRAIN_GRACE};
+use super::connection::{self, Client};
 use super::forward::Peer;
+use super::patience::Patience;
 use super::stream::Stream;
-use super::timer::Timer;
 use super::worker::Worker;
 use crate::tls::server::Speaks;
 use crate::tls::{ALPN_HTTP2, HandshakeError};
@@ -34,11 +31,8 @@ pub(crate) async fn shake(stream: TcpStream, peer: Peer, tls: Speaks, worker: &W
     let mut patience = Patience::new(worker);
     let mut first = [0_u8; 1];
     let mut space = tokio::io::ReadBuf::new(&mut first);
-    let peeked = poll_fn(|cx| match stream.poll_peek(cx, &mut space) {
-        Poll::Ready(peeked) => Poll::Ready(peeked.ok().filter(|length| *length > 0)),
-        Poll::Pending => patience.poll_over(cx).map(|()| None),
-    });
-    peeked.await?;
+    let peeked = patience.within(|cx| stream.poll_peek(cx, &mut space)).await?;
+    peeked.ok().filter(|length| *length > 0)?;
     if first[0] != HANDSHAKE {
         worker.metrics.handshake_failed();
         // The first letter of a method.
@@ -49,11 +43,7 @@ pub(crate) async fn shake(stream: TcpStream, peer: Peer, tls: Speaks, worker: &W
         return None;
     }
     let mut accepting = Box::pin(TlsAcceptor::from(tls.config()).accept(stream).into_fallible());
-    let accepted = poll_fn(|cx| match accepting.as_mut().poll(cx) {
-        Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-        Poll::Pending => patience.poll_over(cx).map(|()| None),
-    });
-    match accepted.await {
+    match patience.within(|cx| accepting.as_mut().poll(cx)).await {
         Some(Ok(stream)) => {
             let (_, session) = stream.get_ref();
             let told = match tls.told(session, UnixTime::now()) {
@@ -85,28 +75,5 @@ pub(crate) async fn shake(stream: TcpStream, peer: Peer, tls: Speaks, worker: &W
             debug!(client = peer.text(), "a client's handshake took too long");
             None
         }
-    }
-}
-
-/// How long is waited: shorter once this node stops.
-pub(super) struct Patience<'a> {
-    worker: &'a Worker,
-    timer: Timer,
-    is_short: bool,
-}
-
-impl<'a> Patience<'a> {
-    pub(super) fn new(worker: &'a Worker) -> Self {
-        let timer = worker.timers.timer();
-        timer.arm(worker.settings.header_timeout);
-        Self { worker, timer, is_short: false }
-    }
-
-    pub(super) fn poll_over(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if self.worker.is_draining.get() && !std::mem::replace(&mut self.is_short, true) {
-            self.timer.arm(DRAIN_GRACE);
-        }
-        ready!(self.timer.poll_expired(cx));
-        Poll::Ready(())
     }
 }

@@ -39,7 +39,7 @@ pub struct Http2Settings {
     pub connection_window: u32,
     /// Bytes of one response that wait for the client beside what it has room for.
     pub send_buffer_bytes: usize,
-    /// Requests that a client may take back, more than it has let come to their end, before its connection is ended.
+    /// Requests that a client may take back within a second and unanswered, more than were answered, before its connection is ended.
     pub resets_max: u32,
 }
 

@@ -1,14 +1,11 @@
 //! The beginning of a client's connection where the PROXY protocol is spoken.
 
-use std::future::poll_fn;
-use std::task::Poll;
-
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::forward::Peer;
-use super::handshake::Patience;
+use super::patience::Patience;
 use super::worker::Worker;
 use crate::proxy_protocol::{self, BYTES_MAX, Header};
 
@@ -27,11 +24,8 @@ async fn read_header(stream: &TcpStream, peer: &Peer, worker: &Worker) -> Option
     let mut taken = 0;
     loop {
         let mut space = ReadBuf::new(seen.get_mut(taken..)?);
-        let peeked = poll_fn(|cx| match stream.poll_peek(cx, &mut space) {
-            Poll::Ready(peeked) => Poll::Ready(peeked.ok().filter(|length| *length > 0)),
-            Poll::Pending => patience.poll_over(cx).map(|()| None),
-        });
-        let Some(length) = peeked.await else {
+        let peeked = patience.within(|cx| stream.poll_peek(cx, &mut space)).await;
+        let Some(length) = peeked.and_then(Result::ok).filter(|length| *length > 0) else {
             debug!(peer = peer.text(), "a connection ended, or waited too long, before its PROXY header");
             return None;
         };

@@ -24,7 +24,7 @@ pub struct Reply<'a> {
     pub body: ReplyBody,
     /// Whether the client may send another request.
     pub persists: bool,
-    /// Whether the client asked for trailers.
+    /// Whether the client takes trailers.
     pub accepts_trailers: bool,
     /// Whether the client asked for WebSocket: only then is an upgrade to it named.
     pub asked_websocket: bool,

@@ -1,7 +1,6 @@
 //! What a request's head leads to: route, service, and what to remember of the head while its answer is under
 //! way. Everything here is synchronous: a parsed head never lives across an await.
 
-use std::borrow::Cow;
 use std::time::Instant;
 
 use uuid::Uuid;
@@ -15,6 +14,7 @@ use super::forward::{self, BodyHeader, Forward, Peer};
 use super::hash::{self, GivenCookie, Parts};
 use super::retry::Method;
 use super::rewrite::{self, Scheme, Strip};
+use super::settings::ProxySettings;
 use super::worker::Worker;
 use crate::balancer::{HashInput, Session};
 use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version};
@@ -38,7 +38,7 @@ pub struct Facts {
     pub version: Version,
     /// Whether the client may send another request.
     pub persists: bool,
-    /// Whether the client wants trailers.
+    /// Whether the client takes trailers.
     pub accepts_trailers: bool,
     /// Whether the client asks to speak WebSocket from here on.
     pub asks_websocket: bool,
@@ -153,7 +153,8 @@ pub fn open<'t>(table: &'t Table, client: &Client, worker: &Worker, is_last: boo
     facts.is_safe = matches!(head.method, "GET" | "HEAD" | "OPTIONS");
     facts.version = head.version;
     facts.persists = head.persists() && !is_last && !worker.lets_go();
-    facts.accepts_trailers = head.accepts_trailers;
+    // HTTP/2 has a place for trailers anyway, and gRPC says there how a call ended (`proxy.md` 5.2).
+    facts.accepts_trailers = head.accepts_trailers || client.peer.is_http2();
     facts.asks_websocket = head.asks_websocket;
     facts.framing = head.framing;
     facts.expects_continue = head.expects_continue;
@@ -227,7 +228,7 @@ impl Asking<'_> {
     fn give_session(&mut self, lease: &Lease) {
         if let Some((sticky, target)) = lease.new_session() {
             let session = Session { target, issued_s: self.worker.unix_seconds() };
-            let is_tls = is_https(self.asked.head, self.asked.peer);
+            let is_tls = is_https(self.asked.head, self.asked.peer, &self.worker.settings);
             *self.cookie = Some(GivenCookie::of_session(sticky, session, is_tls).into());
         }
     }
@@ -278,11 +279,11 @@ fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Ma
         return Err(Unserved { problem: Problem::NoRoute, route: None });
     };
     let refuse = |problem| Err(Unserved { problem, route: Some(route) });
-    if !route.allows_plain && !is_https(head, peer) {
-        return refuse(to_https(route.https_redirect_status, head));
+    if !route.allows_plain && !is_https(head, peer, &worker.settings) {
+        return refuse(to_https(route.https_redirect_status, head, peer.is_trusted(&worker.settings)));
     }
     if let Some(wanted) = route.grpc
-        && let Some(problem) = not_grpc(wanted, head, peer)
+        && let Some(problem) = not_grpc(wanted, head, peer, &worker.settings)
     {
         return refuse(problem);
     }
@@ -298,26 +299,22 @@ fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Ma
     Ok(Matched { route, service, found, table })
 }
 
-/// Lower case, without trailing dot.
-fn lower(name: &[u8]) -> Cow<'_, [u8]> {
-    let name = name.strip_suffix(b".").unwrap_or(name);
-    if name.iter().any(u8::is_ascii_uppercase) {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
-    }
-}
-
 /// Whether the client came by HTTPS: to us, or as a trusted peer says.
-fn is_https(head: &RequestHead<'_, '_>, peer: &Peer) -> bool {
-    let said = if peer.is_trusted() { forward::values(head, Name::XForwardedProto).next() } else { None };
+fn is_https(head: &RequestHead<'_, '_>, peer: &Peer, settings: &ProxySettings) -> bool {
+    let is_trusted = peer.is_trusted(settings);
+    let said = if is_trusted { forward::values(head, Name::XForwardedProto).next() } else { None };
     said.map_or(peer.is_tls(), |proto| proto.eq_ignore_ascii_case(b"https"))
 }
 
 /// Why a request may not pass by a route for gRPC.
 ///
 /// Source: `proxy.md` 3.1, in its order.
-fn not_grpc(wanted: GrpcRoute, head: &RequestHead<'_, '_>, peer: &Peer) -> Option<Problem> {
+fn not_grpc(
+    wanted: GrpcRoute,
+    head: &RequestHead<'_, '_>,
+    peer: &Peer,
+    settings: &ProxySettings,
+) -> Option<Problem> {
     let is_grpc = head.is_grpc();
     if is_grpc && !peer.is_http2() {
         return Some(Problem::Http2Required);
@@ -325,16 +322,16 @@ fn not_grpc(wanted: GrpcRoute, head: &RequestHead<'_, '_>, peer: &Peer) -> Optio
     if !is_grpc {
         return Some(Problem::NotGrpc);
     }
-    (wanted == GrpcRoute::Tls && !is_https(head, peer)).then_some(Problem::GrpcInClear)
+    (wanted == GrpcRoute::Tls && !is_https(head, peer, settings)).then_some(Problem::GrpcInClear)
 }
 
-fn to_https(status: u16, head: &RequestHead<'_, '_>) -> Problem {
+/// Source: `proxy.md` 3.1.
+fn to_https(status: u16, head: &RequestHead<'_, '_>, is_trusted: bool) -> Problem {
     if !matches!(status, 301 | 302 | 307 | 308) {
         return Problem::UpgradeRequired;
     }
     let mut location = b"https://".to_vec();
-    let host = head.host;
-    location.extend_from_slice(&host.map_or(Cow::Borrowed(&b""[..]), |host| lower(host.name)));
+    location.extend_from_slice(&forward::host(head, is_trusted).unwrap_or_default());
     location.extend_from_slice(head.target.path);
     if let Some(query) = head.target.query {
         location.push(b'?');
@@ -410,14 +407,13 @@ fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::ProxySettings;
     use super::*;
 
     #[test]
     fn a_route_for_grpc_looks_at_the_version_then_the_type_then_the_scheme() {
         use GrpcRoute::{Any, Tls};
         let settings = ProxySettings::default();
-        let client = || Peer::new(([127, 0, 0, 1], 1).into(), 8000, &settings);
+        let client = || Peer::new(([127, 0, 0, 1], 1).into(), 8000);
         let grpc = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\n\r\n";
         let other = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\n\r\n";
         for (name, wanted, peer, head, want) in [
@@ -431,7 +427,7 @@ mod tests {
         ] {
             let mut storage = HeadStorage::new();
             let head = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
-            assert_eq!(not_grpc(wanted, &head, &peer), want, "{name}");
+            assert_eq!(not_grpc(wanted, &head, &peer, &settings), want, "{name}");
         }
     }
 }

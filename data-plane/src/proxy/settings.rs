@@ -114,6 +114,50 @@ pub struct ProxySettings {
     pub stream_access_log: Option<AccessLog>,
 }
 
+impl ProxySettings {
+    /// `new`, but for what a proxy starts with: where it listens and how its ports are called, its workers, the descriptors that clients
+    /// may take, what its clones share, and what is read from files or written to. The one place that tells these from the rest: what is
+    /// taken from `new` is in [`RELOADED`](crate::settings::RELOADED), where it is a setting.
+    #[must_use]
+    pub fn reloaded(&self, new: Self) -> Self {
+        let fixed = self.clone();
+        Self {
+            listen: fixed.listen,
+            datagram_listen: fixed.datagram_listen,
+            workers: fixed.workers,
+            descriptors_for_clients: fixed.descriptors_for_clients,
+            port_maps: fixed.port_maps,
+            tls: fixed.tls,
+            error_templates: fixed.error_templates,
+            tracer: fixed.tracer,
+            access_log: fixed.access_log,
+            stream_access_log: fixed.stream_access_log,
+            // Named one by one: a new field is to be on one side or the other.
+            datagram_sessions_max: new.datagram_sessions_max,
+            connections_max: new.connections_max,
+            keepalive_requests: new.keepalive_requests,
+            head_limits: new.head_limits,
+            header_timeout: new.header_timeout,
+            body_timeout: new.body_timeout,
+            send_timeout: new.send_timeout,
+            idle_timeout: new.idle_timeout,
+            http2: new.http2,
+            body_bytes_max: new.body_bytes_max,
+            body_buffer_bytes: new.body_buffer_bytes,
+            pool_size: new.pool_size,
+            pool_requests_max: new.pool_requests_max,
+            pool_idle_timeout: new.pool_idle_timeout,
+            asks_callers: new.asks_callers,
+            trusted_ips: new.trusted_ips,
+            real_ip_header: new.real_ip_header,
+            real_ip_recursive: new.real_ip_recursive,
+            response_headers: new.response_headers,
+            request_id_upstream: new.request_id_upstream,
+            error_default_type: new.error_default_type,
+        }
+    }
+}
+
 impl Default for ProxySettings {
     fn default() -> Self {
         Self {

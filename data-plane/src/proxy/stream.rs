@@ -164,6 +164,11 @@ impl Stream {
 
     /// Closes. With TLS the other end is told, if that needs no wait: without, it could not tell the end from a cut.
     pub fn close(mut self) {
+        self.say_end();
+    }
+
+    /// With TLS, tells the other end that this is the end, if that needs no wait.
+    pub fn say_end(&mut self) {
         if let Tls(_) = self.0 {
             // Whoever is gone need not be told, and who takes nothing is not waited for.
             drop(self.poll_shutdown(&mut Context::from_waker(Waker::noop())));

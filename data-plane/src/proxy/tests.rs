@@ -12,6 +12,7 @@ pub(crate) mod harness;
 mod headers;
 mod http2;
 mod http2_targets;
+mod http2_tls;
 mod large_heads;
 pub(crate) mod log_file;
 mod mishaps;

@@ -428,7 +428,7 @@ fn accept_rest(door: Door, worker: &Rc<Worker>) {
 }
 
 fn open(stream: TcpStream, address: SocketAddr, way: &Way, worker: &Rc<Worker>) {
-    let peer = Peer::new(address, way.port, &worker.settings);
+    let peer = Peer::new(address, way.port);
     worker.connections.set(worker.connections.get() + 1);
     worker.metrics.connection_opened();
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
@@ -471,7 +471,9 @@ async fn serve_stream(stream: TcpStream, peer: Peer, mut source: SocketAddr, way
     if way.flags.proxy_protocol {
         // Boxed: it is over long before the connection is.
         match Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await {
-            Some(Header::Proxied { source: said, .. }) if peer.is_trusted() => source = said,
+            Some(Header::Proxied { source: said, .. }) if peer.is_trusted(&counted.0.settings) => {
+                source = said;
+            }
             Some(_) => {}
             None => return,
         }
@@ -501,7 +503,7 @@ async fn serve_announced(
 ) {
     // Boxed: it is over long before the connection is.
     let Some(header) = Box::pin(proxy_header::read(&stream, &peer, &counted.0)).await else { return };
-    let peer = peer.announced(header, &counted.0.settings);
+    let peer = peer.announced(header);
     match tls {
         None => serve(stream, peer, knows_http2, counted).await,
         Some(tls) => serve_tls(stream, peer, tls, counted).await,

@@ -122,6 +122,12 @@ fn a_checksum_is_verified_where_there_is_one() {
     }
     let short = [&V4_BODY[..], &[CRC32C, 0, 3, 0, 0, 0]].concat();
     assert_eq!(parse(&v2(0x21, 0x11, &short)), Err(Checksum));
+    // Each of two is right, both being zeros while it is summed: of how many there are, one is worked for.
+    let twice = [&V4_BODY[..], &[CRC32C, 0, 4, 0, 0, 0, 0].repeat(2)].concat();
+    let mut twice = v2(0x21, 0x11, &twice);
+    let sum = crc32c(&twice, 0..0).to_be_bytes();
+    twice[31..35].copy_from_slice(&sum);
+    assert_eq!(parse(&twice), Err(Extension));
 }
 
 #[test]

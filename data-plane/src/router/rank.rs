@@ -14,9 +14,9 @@ use super::{Flavour, Rule, traditional};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     priority: u64,
-    /// Ties: the larger id. A part of a route taken apart has an id of its own, derived from the route's. In the flavour
-    /// `traditional` it is made of the route's age.
-    tie: Uuid,
+    /// Ties: in the flavour `traditional` the older route, whose `created_at` is less; then the larger id. A part of a route taken apart
+    /// has an id of its own, derived from the route's.
+    tie: (Reverse<i64>, Uuid),
     /// Two rules with one id do not occur in a config; the order is total all the same.
     route: Reverse<usize>,
     /// Of several regexes of one route, the first in its list.
@@ -25,17 +25,21 @@ pub(super) struct Rank {
 
 impl Rank {
     /// Below everything.
-    pub(super) const LOWEST: Self =
-        Self { priority: 0, tie: Uuid::nil(), route: Reverse(usize::MAX), path: Reverse(Some(usize::MAX)) };
+    pub(super) const LOWEST: Self = Self {
+        priority: 0,
+        tie: (Reverse(i64::MAX), Uuid::nil()),
+        route: Reverse(usize::MAX),
+        path: Reverse(Some(usize::MAX)),
+    };
 
     /// Of the path with this index in `rule`; `None` for a rule without paths.
     pub(super) fn new(flavour: Flavour, rule: &Rule, route: usize, path: Option<usize>) -> Self {
         let pattern = path.and_then(|path| rule.paths.get(path));
         let (priority, tie) = match (flavour, pattern) {
             (Flavour::Compatible, Some(pattern)) if rule.paths.len() > 1 => {
-                (priority(rule, Some(pattern)), part_id(&rule.id, pattern))
+                (priority(rule, Some(pattern)), (AGELESS, part_id(&rule.id, pattern)))
             }
-            (Flavour::Compatible, pattern) => (priority(rule, pattern), rule.id),
+            (Flavour::Compatible, pattern) => (priority(rule, pattern), (AGELESS, rule.id)),
             (Flavour::Traditional, pattern) => (traditional::priority(rule, pattern), traditional::tie(rule)),
         };
         Self { priority, tie, route: Reverse(route), path: Reverse(path) }
@@ -56,6 +60,9 @@ impl Rank {
         self.path.0
     }
 }
+
+/// Where a route's age counts for nothing.
+const AGELESS: Reverse<i64> = Reverse(0);
 
 /// Of what the reference derives the ids of parts.
 const PARTS: Uuid = Uuid::from_u128(0x7f14_5bf9_0dce_4f91_98eb_debb_ce4b_9f6b);

@@ -230,12 +230,21 @@ fn the_older_flavour_has_an_order_of_its_own() {
 
 #[test]
 fn the_older_route_wins_a_tie_in_the_older_flavour() {
-    for (ages, want) in [([5, 6], 0), ([6, 5], 1), ([-1, 0], 0), ([7, 7], 1)] {
-        let rules =
-            (1..).zip(ages).map(|(id, created_at_s)| Rule { created_at_s, ..rule(id << 64, "host=x.a.com") });
+    // Of the same age the larger id, be it so in its last bits only.
+    for (ids, ages, want) in [
+        ([1, 2], [5, 6], 0),
+        ([1, 2], [6, 5], 1),
+        ([1, 2], [-1, 0], 0),
+        ([1, 2], [7, 7], 1),
+        ([2, 1], [7, 7], 0),
+        ([1 << 64, 2 << 64], [7, 7], 1),
+        ([2 << 64, 1 << 64], [7, 7], 0),
+    ] {
+        let rules = ids.into_iter().zip(ages);
+        let rules = rules.map(|(id, created_at_s)| Rule { created_at_s, ..rule(id, "host=x.a.com") });
         let router = Router::of(Flavour::Traditional, rules.collect());
         let headers = Lines(&[]);
-        assert_eq!(router.find(&query("x.a.com", "/", &headers)).unwrap().route, want, "{ages:?}");
+        assert_eq!(router.find(&query("x.a.com", "/", &headers)).unwrap().route, want, "{ids:?} {ages:?}");
     }
 }
 

@@ -4,6 +4,8 @@
 //! reference begins at the category of all attributes of which *some* route's value hit only saves it work: no route of an
 //! earlier one can match as a whole.
 
+use std::cmp::Reverse;
+
 use equipoise_proto::PathPattern;
 use uuid::Uuid;
 
@@ -37,7 +39,6 @@ pub(super) fn priority(rule: &Rule, path: Option<&PathPattern>) -> u64 {
 }
 
 /// What breaks a tie, the larger first: the older route, then (which the reference leaves open) the larger id.
-pub(super) fn tie(rule: &Rule) -> Uuid {
-    let since_the_least = rule.created_at_s.cast_unsigned() ^ (1 << 63);
-    Uuid::from_u64_pair(!since_the_least, rule.id.as_u64_pair().0)
+pub(super) fn tie(rule: &Rule) -> (Reverse<i64>, Uuid) {
+    (Reverse(rule.created_at_s), rule.id)
 }

@@ -26,16 +26,14 @@ impl AccessLogs {
     /// # Errors
     /// When one cannot be opened.
     pub(super) fn start<'s>(settings: &'s NodeSettings) -> Result<Self, OpenError> {
-        let NodeSettings { access_log, stream_access_log, status_access_log, status_listen, .. } = settings;
-        // Of each worker one for requests and one for streams, and one of each listener of the Status API.
-        let pens = 2 * settings.proxy.workers + status_listen.len();
+        let NodeSettings { access_log, stream_access_log, status_access_log, .. } = settings;
         let mut started: Vec<(&'s Plan, AccessLog)> = Vec::new();
         let mut start = |plan: Option<&'s Plan>| -> Result<Option<AccessLog>, OpenError> {
             let Some(plan) = plan else { return Ok(None) };
             if let Some((_, log)) = started.iter().find(|(same, _)| *same == plan) {
                 return Ok(Some(log.clone()));
             }
-            let log = AccessLog::start(plan.clone(), pens)?;
+            let log = AccessLog::start(plan.clone())?;
             started.push((plan, log.clone()));
             Ok(Some(log))
         };

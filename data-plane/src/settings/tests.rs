@@ -1,4 +1,6 @@
-use equipoise_access_log::Destination;
+use std::net::SocketAddr;
+
+use equipoise_access_log::{AccessLog, Destination};
 use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX};
 use equipoise_settings::Process;
 use equipoise_settings::source::Layers;
@@ -299,4 +301,121 @@ fn clients_are_asked_for_certificates_of_authorities_that_are_named() {
 fn a_head_has_room_for_as_many_headers_as_may_be_set() {
     let Kind::Int { max, .. } = keys::PROXY_HEADERS_MAX.kind else { panic!("a number") };
     assert_eq!(usize::try_from(max), Ok(HEADERS_MAX));
+}
+
+/// Another value for each setting of these areas than [`BASE`] and the defaults have.
+const OTHERS: &[(&Key, &str)] = &[
+    (&keys::PROXY_LISTEN, "127.0.0.1:7000"),
+    (&keys::PROXY_STREAM_LISTEN, "127.0.0.1:7001"),
+    (&keys::PROXY_DATAGRAM_SESSIONS_MAX, "7"),
+    (&keys::PROXY_WORKERS, "777"),
+    (&keys::PROXY_CONNECTIONS_MAX, "7"),
+    (&keys::PROXY_DESCRIPTORS_MAX, "777"),
+    (&keys::PROXY_DESCRIPTORS_RESERVE, "7"),
+    (&keys::PROXY_CLIENT_BODY_BYTES_MAX, "7"),
+    (&keys::PROXY_CLIENT_BODY_BUFFER_BYTES, "70k"),
+    (&keys::PROXY_HEADER_BYTES_MAX, "70k"),
+    (&keys::PROXY_LINE_BYTES_MAX, "7k"),
+    (&keys::PROXY_HEADERS_MAX, "77"),
+    (&keys::PROXY_HEADER_TIMEOUT, "7s"),
+    (&keys::PROXY_BODY_TIMEOUT, "7s"),
+    (&keys::PROXY_SEND_TIMEOUT, "7s"),
+    (&keys::PROXY_IDLE_TIMEOUT, "7s"),
+    (&keys::PROXY_REQUESTS_MAX, "7"),
+    (&keys::PROXY_HTTP2_STREAMS_MAX, "7"),
+    (&keys::PROXY_HTTP2_STREAM_WINDOW, "70k"),
+    (&keys::PROXY_HTTP2_CONNECTION_WINDOW, "700k"),
+    (&keys::PROXY_HTTP2_RESETS_MAX, "7"),
+    (&keys::PROXY_DRAIN_TIMEOUT, "7s"),
+    (&keys::PROXY_DRAIN_DELAY, "7s"),
+    (&keys::PROXY_PORT_MAPS, "80:8000"),
+    (&keys::PROXY_TRUSTED_IPS, "10.0.0.0/8"),
+    (&keys::PROXY_REAL_IP_HEADER, "X-Forwarded-For"),
+    (&keys::PROXY_REAL_IP_RECURSIVE, "on"),
+    (&keys::PROXY_HEADERS, "off"),
+    (&keys::PROXY_HEADERS_UPSTREAM, "off"),
+    (&keys::PROXY_ERROR_DEFAULT_TYPE, "text/html"),
+    (&keys::PROXY_ERROR_TEMPLATE_JSON, "a"),
+    (&keys::PROXY_ERROR_TEMPLATE_PLAIN, "a"),
+    (&keys::PROXY_ERROR_TEMPLATE_HTML, "a"),
+    (&keys::PROXY_ERROR_TEMPLATE_XML, "a"),
+    (&keys::PROXY_ACCESS_LOG, "a.log"),
+    (&keys::PROXY_STREAM_ACCESS_LOG, "a.log"),
+    (&keys::UPSTREAM_POOL_SIZE, "7"),
+    (&keys::UPSTREAM_REQUESTS_MAX, "7"),
+    (&keys::UPSTREAM_IDLE_TIMEOUT, "7s"),
+    (&keys::UPSTREAM_TLS_VERIFY, "on"),
+    (&keys::UPSTREAM_CLIENT_TLS, "off"),
+    (&keys::UPSTREAM_CLIENT_CERT, "b"),
+    (&keys::UPSTREAM_CLIENT_CERT_KEY, "b"),
+    (&keys::TLS_CERT, "b"),
+    (&keys::TLS_CERT_KEY, "b"),
+    (&keys::TLS_PROTOCOLS, "TLSv1.3"),
+    (&keys::TLS_SESSION_TICKETS, "off"),
+    (&keys::TLS_SESSION_TIMEOUT, "70s"),
+    (&keys::TLS_CLIENT_VERIFY, "optional"),
+    (&keys::TLS_CLIENT_CA, "b"),
+    (&keys::TLS_CLIENT_VERIFY_DEPTH, "7"),
+    (&keys::TLS_CLIENT_CERT_HEADERS, "chain"),
+    (&keys::TLS_TRUSTED_CERTIFICATES, "b"),
+    (&keys::TLS_VERIFY_DEPTH, "7"),
+];
+
+/// What some of them have no effect without.
+const BASE: &[(&Key, &str)] = &[
+    (&keys::UPSTREAM_CLIENT_TLS, "on"),
+    (&keys::UPSTREAM_CLIENT_CERT, "a"),
+    (&keys::UPSTREAM_CLIENT_CERT_KEY, "a"),
+    (&keys::TLS_CERT, "a"),
+    (&keys::TLS_CERT_KEY, "a"),
+    (&keys::TLS_CLIENT_VERIFY, "required"),
+    (&keys::TLS_CLIENT_CA, "a"),
+];
+
+#[test]
+fn what_changes_in_a_running_node_is_what_is_said_to() {
+    let with = |changed: Option<(&Key, &str)>| {
+        let kept = BASE.iter().filter(|(key, _)| changed.is_none_or(|(other, _)| other != *key));
+        let all: Vec<_> =
+            kept.copied().chain(changed).map(|(key, value)| (key.environment(), value)).collect();
+        let all: Vec<_> = all.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        read(&all).unwrap()
+    };
+    let base = with(None);
+    let shown = format!("{base:?}");
+    let of_these =
+        |key: &&&Key| ["proxy.", "upstream.", "tls."].iter().any(|area| key.name.starts_with(area));
+    for key in keys::ALL.iter().filter(of_these) {
+        let other = OTHERS.iter().find(|(other, _)| other == key);
+        let changed = with(Some(*other.unwrap_or_else(|| panic!("{} has no other value here", key.name))));
+        assert_ne!(format!("{changed:?}"), shown, "{} changes nothing", key.name);
+        let has_changed = format!("{:?}", base.reloaded(changed)) != shown;
+        assert_eq!(has_changed, RELOADED.contains(key), "{}", key.name);
+    }
+    assert!(RELOADED.iter().all(|key| of_these(&key)), "others are not looked at here");
+}
+
+#[test]
+fn what_a_proxy_was_given_at_its_start_outlives_a_reload() {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = |name: &str| Plan {
+        destination: Destination::File(directory.path().join(name)),
+        format: equipoise_access_log::Format::Combined,
+        buffer_bytes: 1 << 16,
+    };
+    let traced = read(&[("KONG_TRACING_INSTRUMENTATIONS", "all")]).unwrap().tracing.unwrap();
+    let (tracer, _) = spans::start(traced, Default::default(), "a".to_owned());
+    let running = ProxySettings {
+        listen: vec![SocketAddr::from(([127, 0, 0, 1], 7000)).into()],
+        datagram_listen: vec![([127, 0, 0, 1], 7001).into()],
+        tracer: Some(tracer),
+        access_log: Some(AccessLog::start(plan("a")).unwrap()),
+        stream_access_log: Some(AccessLog::start(plan("b")).unwrap()),
+        ..ProxySettings::default()
+    };
+    let reloaded = running.reloaded(read(&[]).unwrap().proxy);
+    assert_eq!((reloaded.listen.len(), reloaded.datagram_listen.len()), (1, 1));
+    assert!(
+        reloaded.tracer.is_some() && reloaded.access_log.is_some() && reloaded.stream_access_log.is_some()
+    );
 }

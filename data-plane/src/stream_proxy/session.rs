@@ -75,7 +75,7 @@ async fn route(
     let client = match tls.filter(|_| route.stream == Some(OfStreams::Plain)) {
         None => Stream::accepted(stream),
         Some(tls) => {
-            let peer = Peer::new(source, destination.port(), &worker.settings);
+            let peer = Peer::new(source, destination.port());
             // Boxed: it is over long before the session is.
             match Box::pin(handshake::shake(stream, peer, tls, worker)).await {
                 Some(shaken) => {

@@ -12,16 +12,15 @@ use equipoise_data_plane::proxy_protocol;
 use equipoise_data_plane::tls::hello::{self, NotHello};
 use message::{Message, Side, ours};
 
-/// Requests one behind the other: where this codec and hyper's server both take a message, they have read the same one.
-pub fn requests(data: &[u8]) {
-    let ours = ours(Side::Requests, data);
-    same(&ours, &peer::requests(data));
+/// Requests one behind the other: where this codec and hyper's server both take a message, they have read the same one. Gives how many
+/// both took whole.
+pub fn requests(data: &[u8]) -> usize {
+    same(&ours(Side::Requests, data), &peer::requests(data))
 }
 
-/// A response to a GET: where this codec and hyper's client both take it, they have read the same one.
-pub fn responses(data: &[u8]) {
-    let ours = ours(Side::Responses, data);
-    same(&ours, &peer::response(data));
+/// A response to a GET: where this codec and hyper's client both take it, they have read the same one. Gives how many both took whole.
+pub fn responses(data: &[u8]) -> usize {
+    same(&ours(Side::Responses, data), &peer::response(data))
 }
 
 /// Messages come out the same however their bytes are cut. The first byte of `data` decides how.
@@ -80,17 +79,20 @@ pub fn client_hellos(data: &[u8]) {
     }
 }
 
-/// Compares as far as both have come: either may stop earlier, by being stricter.
-fn same(ours: &[Message], theirs: &[Message]) {
+/// Compares as far as both have come: either may stop earlier, by being stricter. Gives how many both took whole.
+fn same(ours: &[Message], theirs: &[Message]) -> usize {
+    let mut whole = 0;
     for (own, other) in ours.iter().zip(theirs) {
         assert_eq!(own.start, other.start, "start lines differ");
         assert_eq!(own.headers, other.headers, "headers differ");
         if own.is_whole && other.is_whole {
             assert_eq!(own.body, other.body, "bodies differ");
+            whole += 1;
         } else {
             // Who refuses the rest has not read another beginning.
             let length = own.body.len().min(other.body.len());
             assert_eq!(own.body[..length], other.body[..length], "bodies differ");
         }
     }
+    whole
 }

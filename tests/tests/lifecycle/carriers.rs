@@ -11,12 +11,13 @@ use equipoise_tests::cluster::{balance, write};
 use equipoise_tests::echo::{self, Echo};
 use equipoise_tests::tls::{SCHEMES, client};
 use equipoise_tests::{Http2Load, Origin, PATIENCE, eventually};
-use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
+use tokio_rustls::TlsConnector;
 
 use crate::rig::{Rig, workers};
 
-const LISTEN: &str = "127.0.0.1:0 http2";
+const LISTEN: &str = "127.0.0.1:0 http2, 127.0.0.1:0 http2 ssl";
 
 /// A node of so many workers with every carrier, whose sessions may last as long as the test.
 fn settings(count: usize) -> String {
@@ -28,6 +29,7 @@ fn settings(count: usize) -> String {
 struct World {
     rig: Rig,
     requests: Http2Load,
+    fresh: Rounds,
     tcp: Rounds,
     udp: Rounds,
     kept: TcpStream,
@@ -57,8 +59,15 @@ impl World {
         }
         let name = ServerName::try_from("ended.test").unwrap();
         let kept_tls = ClientConnection::new(client(None, &[], SCHEMES), name).unwrap();
+        let over_tls = rig.node.address("proxy tls");
+        let config = client(None, &["h2"], SCHEMES);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut world = Self {
             requests: Http2Load::start(rig.node.address("proxy"), 3, "/mock"),
+            fresh: Rounds::start(move || {
+                let asked = async { tokio::time::timeout(PATIENCE, fresh(over_tls, &config)).await };
+                runtime.block_on(asked).unwrap_or_else(|_| Err("no answer in time".to_owned()))
+            }),
             tcp: Rounds::start(move || session(tcp)),
             udp: Rounds::start(move || datagrams(udp)),
             kept: connect(tcp).unwrap(),
@@ -75,6 +84,7 @@ impl World {
     /// Waits until everything went on for a while.
     fn go_on(&mut self) {
         self.requests.wait_for(40);
+        self.fresh.wait_for(5);
         self.tcp.wait_for(5);
         self.udp.wait_for(5);
         self.kept.write_all(b"still here").unwrap();
@@ -85,9 +95,12 @@ impl World {
 
     /// Ends it all and gives the node, and how many connections of HTTP/2 were told to end.
     fn end(self) -> (Rig, u64) {
-        let Self { rig, requests, tcp, udp, targets, .. } = self;
+        let Self { rig, requests, fresh, tcp, udp, targets, .. } = self;
         let tally = requests.stop();
-        assert_eq!(targets.0.requests(), tally.answered, "what is said not to have begun has not");
+        let done = Arc::clone(&fresh.done);
+        assert_eq!(fresh.stop(), Vec::<String>::new(), "HTTP/2 over TLS, each on a connection of its own");
+        let answered = tally.answered + done.load(Ordering::SeqCst);
+        assert_eq!(targets.0.requests(), answered, "what is said not to have begun has not");
         assert!(tally.failures.is_empty(), "HTTP/2, of {}: {:?}", tally.answered, tally.failures);
         assert_eq!(tcp.stop(), Vec::<String>::new(), "sessions over TCP");
         assert_eq!(udp.stop(), Vec::<String>::new(), "datagrams");
@@ -141,6 +154,31 @@ fn says(stream: &mut impl Read, length: usize) -> String {
     let mut bytes = vec![0; length];
     stream.read_exact(&mut bytes).unwrap();
     String::from_utf8(bytes).unwrap()
+}
+
+/// A request of HTTP/2 over TLS on a connection of its own, which nobody may have told to go before it asked.
+async fn fresh(address: SocketAddr, config: &Arc<ClientConfig>) -> Result<(), String> {
+    let of = |step: &'static str| move |error: std::io::Error| format!("{step}: {error}");
+    let of_http2 = |step: &'static str| move |error: h2::Error| format!("{step}: {error}");
+    let stream = tokio::net::TcpStream::connect(address).await.map_err(of("connecting"))?;
+    let name = ServerName::try_from("a.test").map_err(|error| error.to_string())?;
+    let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
+    let (mut requests, connection) =
+        h2::client::handshake(stream.map_err(of("TLS"))?).await.map_err(of_http2("HTTP/2"))?;
+    let request = http::Request::get("https://a.test/mock").body(()).map_err(|error| error.to_string())?;
+    let (response, _) = requests.send_request(request, true).map_err(of_http2("asking"))?;
+    let connection = tokio::spawn(connection);
+    let response = response.await.map_err(of_http2("no answer"))?;
+    let status = response.status();
+    let mut body = response.into_body();
+    while let Some(data) = body.data().await {
+        let data = data.map_err(of_http2("half an answer"))?;
+        drop(body.flow_control().release_capacity(data.len()));
+    }
+    drop((requests, body));
+    // However it ends: it has its answer.
+    drop(connection.await);
+    if status == 200 { Ok(()) } else { Err(format!("status {status}")) }
 }
 
 /// A session of its own.

@@ -110,6 +110,13 @@ fn give(bytes: &mut impl Buf, space: &mut ReadBuf<'_>) {
     bytes.advance(length);
 }
 
+impl Drop for Io {
+    /// Who is not told anything else is told the end, where TLS needs that: it could not tell it from a cut.
+    fn drop(&mut self) {
+        self.stream.say_end();
+    }
+}
+
 impl AsyncRead for Io {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -159,9 +166,8 @@ impl AsyncWrite for Io {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.stream.poll_flush(cx);
-        if flushed.is_pending() {
-            self.writing.is_stalled.set(true);
-        }
+        // Over TLS, what was taken may wait here until now.
+        self.writing.is_stalled.set(flushed.is_pending());
         flushed
     }
 

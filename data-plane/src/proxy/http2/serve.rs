@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
@@ -14,18 +14,25 @@ use tracing::debug;
 
 use super::frames::Sender;
 use super::io::{Io, Writing};
-use super::server::ServerStream;
+use super::server::{Fate, ServerStream};
 use super::{Http2Settings, LEAVING};
 use crate::observability::{ConnectionState, Http2End};
-use crate::proxy::connection::{self, Client, Standing};
-use crate::proxy::exchange::After;
+use crate::proxy::connection::{self, Client, DRAIN_GRACE, Standing};
 use crate::proxy::forward::Peer;
+use crate::proxy::patience::Patience;
 use crate::proxy::stream::Stream;
 use crate::proxy::timer::Timer;
 use crate::proxy::worker::Worker;
 
 /// Frames of data are as large as the least that every client must take (RFC 9113 4.2).
 const FRAME_BYTES_MAX: u32 = 16 * 1024;
+
+/// How much larger than a head may be what `h2` lets pass of one: what is too large is refused as in HTTP/1, with an id and a line in
+/// the access log. Only what is far beyond, and would take memory, gets its bare 431. It counts 32 bytes more for each field, besides.
+const LISTS: usize = 4;
+
+/// A request that is taken back within this time has cost more than it was worth to its client.
+const RAPID: Duration = Duration::from_secs(1);
 
 /// Longer than any request: the timer is armed all the same, so that the task is woken with all others.
 const LONG: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -35,18 +42,12 @@ pub async fn serve(stream: Stream, first: Bytes, peer: Peer, worker: &Rc<Worker>
     let mut standing = Standing::new(worker);
     standing.set(Some(ConnectionState::Reading));
     let (io, writing) = Io::new(first, stream, Sender::Client);
-    let timer = worker.timers.timer();
-    timer.arm(worker.settings.header_timeout);
     let mut shaking = Box::pin(builder(worker).handshake(io));
-    let shaken = poll_fn(|cx| match shaking.as_mut().poll(cx) {
-        Poll::Ready(shaken) => Poll::Ready(Some(shaken)),
-        Poll::Pending if worker.is_draining.get() => Poll::Ready(None),
-        Poll::Pending => timer.poll_expired(cx).map(|()| None),
-    });
-    let connection = match shaken.await {
+    let shaken = Patience::new(worker).within(|cx| shaking.as_mut().poll(cx)).await;
+    let connection = match shaken {
         Some(Ok(connection)) => connection,
         Some(Err(error)) => {
-            worker.metrics.http2_ended(Http2End::Broken);
+            count_end(worker, &error);
             return debug!(%error, client = peer.text(), "a client does not begin HTTP/2 as it should");
         }
         None => return,
@@ -56,7 +57,7 @@ pub async fn serve(stream: Stream, first: Bytes, peer: Peer, worker: &Rc<Worker>
         connection,
         writing,
         streams: Rc::default(),
-        timer,
+        timer: worker.timers.timer(),
         waits: Waits::Busy,
         is_leaving: false,
         peer,
@@ -65,9 +66,18 @@ pub async fn serve(stream: Stream, first: Bytes, peer: Peer, worker: &Rc<Worker>
     serving.run(&mut standing).await;
 }
 
+/// Counts a connection that ends with an error, unless it is just gone.
+fn count_end(worker: &Worker, error: &h2::Error) {
+    if !error.is_io() {
+        let is_calmed = error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+        worker.metrics.http2_ended(if is_calmed { Http2End::Calmed } else { Http2End::Broken });
+    }
+}
+
 fn builder(worker: &Worker) -> Builder {
     let Http2Settings { streams_max, stream_window, connection_window, send_buffer_bytes, .. } =
         worker.settings.http2;
+    let list_bytes_max = worker.settings.head_limits.head_bytes_max.saturating_mul(LISTS);
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(streams_max)
@@ -75,7 +85,7 @@ fn builder(worker: &Worker) -> Builder {
         .initial_connection_window_size(connection_window)
         .max_frame_size(FRAME_BYTES_MAX)
         .max_send_buffer_size(send_buffer_bytes)
-        .max_header_list_size(u32::try_from(worker.settings.head_limits.head_bytes_max).unwrap_or(u32::MAX));
+        .max_header_list_size(u32::try_from(list_bytes_max).unwrap_or(u32::MAX));
     builder
 }
 
@@ -85,30 +95,46 @@ struct Streams {
     open: Cell<u32>,
     /// Requests so far.
     served: Cell<u32>,
-    /// Those that the client took back, less those that came to their end.
+    /// Those that the client took back at once, less those that were answered.
     taken_back: Cell<u32>,
     /// Whoever accepts.
     driver: RefCell<Option<Waker>>,
 }
 
 /// One of them, as long as it is served.
-struct OpenStream(Rc<Streams>);
+struct OpenStream {
+    streams: Rc<Streams>,
+    since: Instant,
+}
 
 impl OpenStream {
     fn new(streams: &Rc<Streams>) -> Self {
         streams.open.set(streams.open.get() + 1);
         streams.served.set(streams.served.get().saturating_add(1));
-        Self(Rc::clone(streams))
+        Self { streams: Rc::clone(streams), since: Instant::now() }
+    }
+
+    /// Holds its end against the client, or for it. Who waits for an answer and then wants it no more asks for nothing that others do not:
+    /// calls that watch something end so.
+    fn count(&self, fate: Fate) {
+        let taken_back = &self.streams.taken_back;
+        match fate {
+            Fate::Answered => taken_back.set(taken_back.get().saturating_sub(1)),
+            Fate::TakenBack if self.since.elapsed() < RAPID => {
+                taken_back.set(taken_back.get().saturating_add(1));
+            }
+            Fate::TakenBack | Fate::Open => {}
+        }
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        let open = self.0.open.get().saturating_sub(1);
-        self.0.open.set(open);
+        let open = self.streams.open.get().saturating_sub(1);
+        self.streams.open.set(open);
         // Time begins to count for a connection without requests.
         if open == 0
-            && let Some(driver) = self.0.driver.borrow_mut().take()
+            && let Some(driver) = self.streams.driver.borrow_mut().take()
         {
             driver.wake();
         }
@@ -122,6 +148,8 @@ enum Waits {
     Busy,
     /// The first request.
     First,
+    /// The same, which may be under way while the worker drains.
+    FirstInDrain,
     /// Another request.
     Idle,
     /// The client, to take what is written; so much it took before.
@@ -157,8 +185,10 @@ impl Serving<'_> {
         *self.streams.driver.borrow_mut() = Some(cx.waker().clone());
         let settings = &self.worker.settings;
         loop {
-            let is_last = self.streams.served.get() >= settings.keepalive_requests;
-            if (is_last || self.worker.lets_go()) && !self.is_leaving {
+            let served = self.streams.served.get();
+            let is_last = served >= settings.keepalive_requests;
+            // Who has not asked yet is about to: told now, it would have to ask somebody else.
+            if served > 0 && (is_last || self.worker.lets_go()) && !self.is_leaving {
                 self.leave();
             }
             match self.connection.poll_accept(cx) {
@@ -175,11 +205,7 @@ impl Serving<'_> {
                     continue;
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    let is_calmed = error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
-                    let end = if is_calmed { Http2End::Calmed } else { Http2End::Broken };
-                    if !error.is_io() {
-                        self.worker.metrics.http2_ended(end);
-                    }
+                    count_end(self.worker, &error);
                     debug!(%error, client = self.peer.text(), "a client's HTTP/2 connection ends with an error");
                     return Poll::Ready(());
                 }
@@ -189,7 +215,7 @@ impl Serving<'_> {
             self.wait();
             ready!(self.timer.poll_expired(cx));
             match self.waits {
-                Waits::First | Waits::Idle => self.leave(),
+                Waits::First | Waits::FirstInDrain | Waits::Idle => self.leave(),
                 Waits::Stalled(_) | Waits::Leaving => return Poll::Ready(()),
                 Waits::Busy => self.timer.arm(LONG),
             }
@@ -208,6 +234,7 @@ impl Serving<'_> {
             Some(progress) => Waits::Stalled(progress),
             None if self.streams.open.get() > 0 => Waits::Busy,
             None if self.is_leaving => Waits::Leaving,
+            None if self.streams.served.get() == 0 && self.worker.is_draining.get() => Waits::FirstInDrain,
             None if self.streams.served.get() == 0 => Waits::First,
             None => Waits::Idle,
         };
@@ -215,6 +242,7 @@ impl Serving<'_> {
             self.timer.arm(match waits {
                 Waits::Busy => LONG,
                 Waits::First => settings.header_timeout,
+                Waits::FirstInDrain => DRAIN_GRACE,
                 Waits::Idle => settings.idle_timeout,
                 Waits::Stalled(_) => settings.send_timeout,
                 Waits::Leaving => LEAVING,
@@ -224,21 +252,18 @@ impl Serving<'_> {
 
     fn open(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         let open = OpenStream::new(&self.streams);
-        let stream = Stream::http2(ServerStream::new(request, respond));
+        let fate = Rc::<Cell<Fate>>::default();
+        let stream = Stream::http2(ServerStream::new(request, respond, Rc::clone(&fate)));
         let client = Client::new(stream, self.peer.clone(), &self.worker.timers);
         let worker = Rc::clone(self.worker);
         worker.metrics.http2_stream();
         // Ends by itself: at the latest when the connection does, which ends its streams.
         drop(tokio::task::spawn_local(async move {
-            let after = connection::serve_one(client, &worker).await;
-            let taken_back = &open.0.taken_back;
-            if after == After::Gone {
+            connection::serve_one(client, &worker).await;
+            if fate.get() == Fate::TakenBack {
                 worker.metrics.http2_taken_back();
             }
-            taken_back.set(match after {
-                After::Gone => taken_back.get().saturating_add(1),
-                _ => taken_back.get().saturating_sub(1),
-            });
+            open.count(fate.get());
         }));
     }
 }

@@ -1,6 +1,8 @@
 //! One stream of a client: a connection of HTTP/1.1 that carries one request, to those who serve it.
 
+use std::cell::Cell;
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -21,6 +23,19 @@ pub struct ServerStream {
     request: Incoming,
     is_head: bool,
     response: Response,
+    fate: Rc<Cell<Fate>>,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fate {
+    /// Nothing yet, or nothing that was its client's doing.
+    #[default]
+    Open,
+    /// An answer began.
+    Answered,
+    /// Its client took it back before.
+    TakenBack,
 }
 
 /// How far the response is.
@@ -33,8 +48,8 @@ enum Response {
 }
 
 impl ServerStream {
-    /// A request that was accepted.
-    pub fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+    /// A request that was accepted; what becomes of it is told in `fate`.
+    pub fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, fate: Rc<Cell<Fate>>) -> Self {
         let (parts, body) = request.into_parts();
         let mut text = Vec::with_capacity(512);
         let coding = head::push_request(&mut text, &parts, !body.is_end_stream());
@@ -42,19 +57,32 @@ impl ServerStream {
             request: Incoming::new(text, coding, body),
             is_head: parts.method == Method::HEAD,
             response: Response::Head(respond, Vec::new()),
+            fate,
         }
+    }
+
+    /// An error of the stream, which before an answer is its client's doing.
+    fn broken(&self, error: io::Error) -> io::Error {
+        if self.fate.get() == Fate::Open {
+            self.fate.set(Fate::TakenBack);
+        }
+        error
     }
 
     /// Ready when there may be something to read. After the request that is the client's leaving.
     pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if ready!(self.request.poll_ready(cx))? {
+        if ready!(self.request.poll_ready(cx)).map_err(|error| self.broken(error))? {
             return Poll::Ready(Ok(()));
         }
-        match &mut self.response {
-            Response::Head(respond, _) => ready!(respond.poll_reset(cx)).map(drop).map_err(io_error)?,
-            Response::Body(body) => ready!(body.poll_reset(cx)),
-        }
-        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        let error = match &mut self.response {
+            Response::Head(respond, _) => ready!(respond.poll_reset(cx)).err().map(io_error),
+            Response::Body(body) => {
+                ready!(body.poll_reset(cx));
+                None
+            }
+        };
+        let error = error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+        Poll::Ready(Err(self.broken(error)))
     }
 
     /// Reads the request into `space`.
@@ -87,7 +115,8 @@ impl ServerStream {
         let head = head.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let response = head::response(&head).map_err(unfit)?;
         if head.status < 200 {
-            return respond.send_informational(response).map_err(io_error);
+            let sent = respond.send_informational(response);
+            return sent.map_err(|error| self.broken(io_error(error)));
         }
         let decoder = match head.body {
             ResponseBody::Absent => None,
@@ -95,7 +124,9 @@ impl ServerStream {
             ResponseBody::Chunked => Some(BodyDecoder::chunked()),
             ResponseBody::UntilClose => Some(BodyDecoder::until_close()),
         };
-        let stream = respond.send_response(response, decoder.is_none()).map_err(io_error)?;
+        let sent = respond.send_response(response, decoder.is_none());
+        let stream = sent.map_err(|error| self.broken(io_error(error)))?;
+        self.fate.set(Fate::Answered);
         self.response = Response::Body(match decoder {
             Some(decoder) => Outgoing::new(stream, decoder),
             None => Outgoing::ended(stream),

@@ -185,7 +185,7 @@ fn a_log_that_cannot_be_written_slows_no_request() {
     let origin = Origin::saying("hello");
     let destination = Destination::File("/dev/full".into());
     let plan = LogPlan { destination, format: Format::Combined, buffer_bytes: 1 << 16 };
-    let log = AccessLog::start(plan, 1).unwrap();
+    let log = AccessLog::start(plan).unwrap();
     let mut plan = Plan::default();
     plan.settings.access_log = Some(log.clone());
     let node = plan.start(&[origin.address]);

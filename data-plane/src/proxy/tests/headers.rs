@@ -85,6 +85,7 @@ fn request_headers_are_edited_as_the_table_says() {
         ("named", "Connection: a , X-B\r\nX-B: 1\r\n", "x-b", None),
         ("named in another line", "X-B: 1\r\nConnection: a\r\nConnection: x-b\r\n", "x-b", None),
         ("named host stays", "Connection: host\r\n", "x-forwarded-host", Some("ex.com")),
+        ("host", "X-Forwarded-Host: b.com\r\n", "x-forwarded-host", Some("ex.com")),
         ("via", "Via: 1.0 a\r\nVia: 1.1 b\r\n", "via", Some("1.0 a, 1.1 b, 1.1 kong/3.10.0")),
         (
             "forwarded for, two lines",
@@ -100,7 +101,8 @@ fn request_headers_are_edited_as_the_table_says() {
         ("underscores", "a_b: 1\r\n", "a_b", Some("1")),
         ("proxy authorization", "Proxy-Authorization: a\r\n", "proxy-authorization", Some("a")),
     ] {
-        let seen = forwarded(Plan::default(), &format!("GET /a HTTP/1.1\r\nHost: Ex.com\r\n{sent}\r\n"));
+        // The dot of the root says nothing to who looks a name up.
+        let seen = forwarded(Plan::default(), &format!("GET /a HTTP/1.1\r\nHost: Ex.com.\r\n{sent}\r\n"));
         assert_eq!(seen.header(header).as_deref(), want, "{name}: {}", seen.head);
     }
 }
@@ -114,6 +116,7 @@ fn a_trusted_peer_is_believed() {
         ("proto", "X-Forwarded-Proto: https\r\n", "x-forwarded-proto", "https"),
         ("port", "X-Forwarded-Port: 14\r\n", "x-forwarded-port", "14"),
         ("host", "X-Forwarded-Host: b.com\r\n", "x-forwarded-host", "b.com"),
+        ("no host", "", "x-forwarded-host", "ex.com"),
         ("path", "X-Forwarded-Path: /b\r\n", "x-forwarded-path", "/b"),
         ("prefix", "X-Forwarded-Prefix: /b\r\n", "x-forwarded-prefix", "/b"),
         ("nonsense", "X-Real-IP: me\r\n", "x-real-ip", "127.0.0.1"),
@@ -366,6 +369,19 @@ fn a_route_for_https_sends_plain_requests_there() {
             assert_eq!(answer.header("location").as_deref(), Some("https://a.com/x?y=1"), "{name}");
         }
         assert_eq!(origin.connections(), 0, "{name}");
+    }
+    for (name, sent, trusts, want) in [
+        ("a trusted peer", "b.com", true, "https://b.com/"),
+        ("its port", "B.com.:8000", true, "https://b.com/"),
+        ("its list", "c.com, b.com", true, "https://c.com/"),
+        ("an address", "[::1]:80", true, "https://[::1]/"),
+        ("none", "b.com/@", true, "https://a.com/"),
+        ("anybody", "b.com", false, "https://a.com/"),
+    ] {
+        let plan = if trusts { trusting() } else { Plan::default() };
+        let node = Plan { allows_plain: false, https_redirect_status: 302, ..plan }.start(&[]);
+        let request = format!("GET / HTTP/1.1\r\nHost: a.com.\r\nX-Forwarded-Host: {sent}\r\n\r\n");
+        assert_eq!(node.connect().ask(request).header("location").as_deref(), Some(want), "{name}");
     }
     let origin = Origin::saying("fine");
     let plan = Plan { allows_plain: false, ..trusting() };

@@ -106,7 +106,7 @@ pub async fn exchange(
     Ok(Answer { head: Response::from_parts(parts, ()), body, trailers })
 }
 
-async fn read(mut body: RecvStream) -> Result<(String, Option<HeaderMap>), h2::Error> {
+pub async fn read(mut body: RecvStream) -> Result<(String, Option<HeaderMap>), h2::Error> {
     let mut bytes = BytesMut::new();
     while let Some(data) = body.data().await {
         let data = data?;
@@ -181,6 +181,19 @@ fn bodies_and_trailers_go_both_ways() {
 }
 
 #[test]
+fn trailers_are_passed_on_to_who_does_not_ask_for_them() {
+    let origin = Origin::answering(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n1\r\na\r\n0\r\ngrpc-status: 5\r\n\r\n",
+    );
+    let node = plan().start(&[origin.address]);
+    let answer = Connection::clear(node.address).get("/");
+    assert_eq!(answer.header("trailer"), Some("grpc-status"));
+    assert_eq!(answer.trailers.unwrap()["grpc-status"], "5");
+    let line = node.connect().get("/");
+    assert_eq!((line.header("trailer"), line.body.contains("grpc-status")), (None, false), "not by HTTP/1");
+}
+
+#[test]
 fn a_large_body_streams_both_ways_within_the_windows() {
     let large = "x".repeat(3_000_000);
     let origin = Origin::answering(ok(&large));
@@ -249,6 +262,14 @@ fn the_rules_are_those_of_every_request() {
     assert_eq!(client.ask(long, &["0123456789", "0"], None).unwrap().head.status(), 413);
     let connect = Request::builder().method(Method::CONNECT).uri("a.com:80").body(()).unwrap();
     assert_eq!(client.ask(connect, &[], None).unwrap().head.status(), 405);
+    let mut large = Request::get("http://a.com/");
+    for number in 0..5 {
+        large = large.header(format!("x-{number}"), "y".repeat(8000));
+    }
+    let large = client.ask(large.body(()).unwrap(), &[], None).unwrap();
+    assert_eq!(large.head.status(), 400);
+    assert!(large.body.contains("Request header or cookie too large"), "{}", large.body);
+    assert!(large.header("x-kong-request-id").is_some(), "the answer is ours");
     assert_eq!(origin.seen().len(), 1);
     assert_eq!(client.get("/").body, "hello", "the connection goes on");
 }
@@ -295,6 +316,48 @@ fn who_takes_requests_back_without_end_is_told_to_calm_down() {
     node.assert_no_lease();
     let again = Connection::clear(node.address);
     drop(again);
+}
+
+#[test]
+fn calls_that_clients_end_by_themselves_are_no_flood() {
+    let origin = Origin::script(|line, _| {
+        while let Some(head) = line.read_head() {
+            if head.contains(" /watch ") {
+                line.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            } else if !head.contains(" /silent ") {
+                line.send(ok("fine"));
+            }
+        }
+    });
+    let mut plan = plan();
+    plan.settings.http2 = Http2Settings { resets_max: 5, ..Http2Settings::default() };
+    let node = plan.start(&[origin.address]);
+    let client = Connection::clear(node.address);
+    let call = async |path: &str| {
+        let mut requests = client.requests.clone().ready().await.unwrap();
+        let request = Request::get(format!("http://a.com{path}")).body(()).unwrap();
+        requests.send_request(request, true).unwrap()
+    };
+    client.within(async {
+        // Their answer has begun.
+        for _ in 0..20 {
+            let (response, mut stream) = call("/watch").await;
+            let response = response.await.unwrap();
+            stream.send_reset(Reason::CANCEL);
+            drop(response);
+        }
+        // It has not, but they have waited for it.
+        let mut waiting = Vec::new();
+        for _ in 0..20 {
+            waiting.push(call("/silent").await);
+        }
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        waiting.iter_mut().for_each(|(_, stream)| stream.send_reset(Reason::CANCEL));
+    });
+    node.assert_no_lease();
+    eventually("counted", || node.metric("equipoise_http2_glitches_total{kind=\"taken_back\"}") == 20.0);
+    assert_eq!(client.get("/").body, "fine", "the connection goes on");
+    assert_eq!(node.metric("equipoise_http2_glitches_total{kind=\"calmed\"}"), 0.0);
 }
 
 #[test]
@@ -382,7 +445,7 @@ fn idle_clients_are_told_to_go_and_silent_ones_cut_off() {
             }
         }
     });
-    assert!(gone.is_go_away() || gone.is_io(), "{gone}");
+    assert!(gone.is_go_away() && gone.reason() == Some(Reason::NO_ERROR), "{gone}");
     // The preface and nothing after it.
     let mut line = Line::connect(node.address);
     line.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -390,6 +453,24 @@ fn idle_clients_are_told_to_go_and_silent_ones_cut_off() {
     let mut line = Line::connect(node.address);
     line.send("PRI * HTTP/2.0\r\n\r\nSM");
     assert!(line.read_to_end().is_some(), "closed");
+}
+
+#[test]
+fn only_what_a_client_does_wrong_is_a_glitch() {
+    let node = plan().start(&[]);
+    let ended = |bytes: &str| {
+        let mut line = Line::connect(node.address);
+        line.send(bytes);
+        line.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(line.read_to_end().is_some(), "closed");
+    };
+    let broken = || node.metric("equipoise_http2_glitches_total{kind=\"broken\"}");
+    ended("PRI * HTTP/2.0\r\n\r\nSM");
+    ended("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    // The answers came after the count.
+    assert_eq!(broken(), 0.0, "clients that leave");
+    ended("PRI * HTTP/2.0\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+    eventually("no preface", || broken() == 1.0);
 }
 
 #[test]

@@ -20,7 +20,7 @@ impl LogFile {
         let path = directory.path().join("access.log");
         let destination = Destination::File(path.clone());
         let plan = Plan { destination, format: Format::Json, buffer_bytes: 1 << 20 };
-        let log = AccessLog::start(plan, 1).unwrap();
+        let log = AccessLog::start(plan).unwrap();
         Self { log, path, _directory: directory }
     }
 

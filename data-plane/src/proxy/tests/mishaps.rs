@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::harness::*;
-use crate::proxy::ProxySettings;
+use crate::proxy::{ProxySettings, RealIpHeader};
 
 #[test]
 fn a_panic_ends_its_connection_and_nothing_else() {
@@ -145,4 +145,29 @@ fn settings_change_while_connections_are_open() {
     let mut client = client.into_inner();
     let long = client.ask("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nlong");
     assert_eq!(long.status(), 413);
+}
+
+#[test]
+fn whom_a_peer_speaks_for_is_judged_anew_by_settings_that_change() {
+    let origin = Origin::saying("fine");
+    let mut plan = Plan::default();
+    plan.settings.listen[0].flags.proxy_protocol = true;
+    let node = plan.start(&[origin.address]);
+    let mut client = node.connect();
+    client.send("PROXY TCP4 10.0.0.7 10.0.0.8 1 2\r\n");
+    let client = std::cell::RefCell::new(client);
+    let real_ip = || {
+        client.borrow_mut().get("/");
+        let seen = origin.seen().pop().unwrap();
+        let line = seen.lines().find_map(|line| line.strip_prefix("X-Real-IP: ").map(str::to_owned));
+        line.unwrap()
+    };
+    assert_eq!(real_ip(), "127.0.0.1");
+    let trusted_ips = vec!["127.0.0.1".parse().unwrap()];
+    let real_ip_header = RealIpHeader::ProxyProtocol;
+    let trusting = ProxySettings { trusted_ips, real_ip_header, ..ProxySettings::default() };
+    node.running.reload(trusting, Vec::new());
+    eventually("the peer is believed", || real_ip() == "10.0.0.7");
+    node.running.reload(ProxySettings::default(), Vec::new());
+    eventually("it is not any more", || real_ip() == "127.0.0.1");
 }

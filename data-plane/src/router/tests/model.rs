@@ -64,7 +64,7 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
         let words =
             words.iter().flat_map(|(key, values)| values.iter().map(move |value| format!("{key}{value}")));
         let text = words.collect::<Vec<_>>().join(" ");
-        Rule { regex_priority, created_at_s, ..rule(id << 64, &text) }
+        Rule { regex_priority, created_at_s, ..rule(id, &text) }
     });
     prop::collection::vec(one, 0..12)
 }

@@ -244,7 +244,7 @@ fn a_session_that_a_stop_cuts_off_is_told_of() {
 fn a_log_that_cannot_be_written_holds_up_no_session() {
     let destination = Destination::File("/dev/full".into());
     let plan = LogPlan { destination, format: Format::Combined, buffer_bytes: 1 << 16 };
-    let log = AccessLog::start(plan, 1).unwrap();
+    let log = AccessLog::start(plan).unwrap();
     let node = Node::start(vec![Plan::tcp(&[echo("a")])], None, |settings| {
         settings.stream_access_log = Some(log.clone());
     });
