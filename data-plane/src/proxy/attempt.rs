@@ -338,6 +338,9 @@ impl Attempt {
     pub(super) fn fail(&mut self, worker: &Worker, aim: &Aim<'_>, failure: Failure) -> Failed {
         let has_read = self.interim > 0 || !self.buffer.filled().is_empty();
         let sent = self.sent(aim);
+        if matches!(failure, Failure::Fault(Fault::TimedOut)) {
+            self.upstream.stream.doubt();
+        }
         self.buffer.give_back(&worker.buffers);
         Failed { origin: if has_read { Origin::Fresh } else { self.origin }, sent, failure }
     }
@@ -460,6 +463,9 @@ impl Attempt {
                         client.timer.arm(matched.service.read_timeout);
                     }
                 }
+                Poll::Ready(false) if self.upstream.stream.is_unfit() => {
+                    return Poll::Ready(Err(Failure::Problem(Problem::Unfit)));
+                }
                 Poll::Ready(false) => return Poll::Ready(Err(Failure::Fault(Fault::Broken))),
                 Poll::Pending => break,
             }
@@ -558,6 +564,9 @@ impl Attempt {
         let upstream = &mut self.upstream.stream;
         let Client { stream, timer, .. } = client;
         let polled = self.download.poll(cx, upstream, &mut self.buffer, stream, timer, patience);
+        if matches!(polled, Poll::Ready(Err(RelayError::SourceTimeout))) {
+            upstream.doubt();
+        }
         let is_gone = match uploaded {
             // Nobody waits for the rest of the answer, however long the upstream takes over it.
             Err(Failure::ClientGone) => true,
