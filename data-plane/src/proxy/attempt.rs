@@ -547,6 +547,12 @@ impl Attempt {
         Ok(true)
     }
 
+    /// Whether what is here of the response's body is in order; to be asked before any of it is passed on. One that breaks with
+    /// its first bytes is no response.
+    pub fn begins_well(&mut self) -> bool {
+        self.download.prepare(&mut self.buffer).is_ok()
+    }
+
     /// Passes the response on, and what is left of the request meanwhile.
     pub fn poll_download(
         &mut self,
