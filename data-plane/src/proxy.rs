@@ -6,7 +6,7 @@
 //! `relay` move HTTP/1 between two streams; only `stream` knows what carries their bytes, a stream of `http2` perhaps.
 
 mod account;
-mod answer;
+pub(crate) mod answer;
 mod attempt;
 mod body;
 pub(crate) mod buffer;
@@ -34,7 +34,7 @@ pub(crate) mod stream;
 mod template;
 pub(crate) mod timer;
 mod tunnel;
-mod waiting;
+pub(crate) mod waiting;
 pub(crate) mod worker;
 
 #[cfg(test)]

@@ -127,3 +127,36 @@ fn a_stop_lets_a_session_finish() {
     let status = process.wait(PATIENCE);
     assert!(status.success(), "{status}");
 }
+
+#[test]
+fn clients_over_udp_leave_descriptors_for_everybody_else() {
+    const CLIENTS: usize = 200;
+    let limits = ["--proxy-descriptors-max", "128", "--proxy-descriptors-reserve", "48"];
+    let more = [&["--proxy-stream-listen", LISTEN][..], &limits].concat();
+    let standalone = Standalone::start_with(&more).unwrap();
+    let process = standalone.process();
+    let mut admin = process.client("admin");
+    service(&mut admin, "datagrams", "udp", &format!("host=127.0.0.1&port={}", echo::udp().port()));
+    route(&mut admin, "datagrams", "name=datagrams&protocols[]=udp&sources[1].ip=127.0.0.0/8");
+    let target = Echo::tcp("1");
+    service(&mut admin, "plain", "tcp", &format!("host=127.0.0.1&port={}", target.address().port()));
+    route(&mut admin, "plain", "name=plain&protocols[]=tcp&sources[1].ip=127.0.0.0/8");
+    let udp = process.address("stream udp");
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            socket.connect(udp).unwrap();
+            eventually("an answer to a client over UDP", PATIENCE, || {
+                socket.send(b"datagram").unwrap();
+                let mut bytes = [0; 16];
+                (socket.recv(&mut bytes).ok()? == 8 && bytes.starts_with(b"datagram")).then_some(number)
+            });
+            socket
+        })
+        .collect();
+    assert_eq!(clients.len(), CLIENTS);
+    assert!(process.metric("equipoise_stream_evicted_sessions_total") > 0, "idle ones have made way");
+    // Whoever takes its turn now needs a descriptor for the target as well.
+    assert_eq!(read(&mut connect(process.address("stream")), 1), "1");
+}

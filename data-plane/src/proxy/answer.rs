@@ -24,8 +24,8 @@ pub struct Answering<'a> {
     pub picked: Option<Picked>,
 }
 
-/// What a request counts as whose client left before any of an answer: the reference's.
-const CLIENT_GONE: u16 = 499;
+/// What a request, or a session of a stream, counts as whose client left before any of an answer: the reference's.
+pub(crate) const CLIENT_GONE: u16 = 499;
 
 impl Answering<'_> {
     /// What is counted when there is no response of an upstream; `waited_until`: when an upstream was given up.

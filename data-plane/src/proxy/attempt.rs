@@ -338,6 +338,9 @@ impl Attempt {
     pub(super) fn fail(&mut self, worker: &Worker, aim: &Aim<'_>, failure: Failure) -> Failed {
         let has_read = self.interim > 0 || !self.buffer.filled().is_empty();
         let sent = self.sent(aim);
+        if matches!(failure, Failure::Fault(Fault::TimedOut)) {
+            self.upstream.stream.doubt();
+        }
         self.buffer.give_back(&worker.buffers);
         Failed { origin: if has_read { Origin::Fresh } else { self.origin }, sent, failure }
     }
@@ -460,6 +463,9 @@ impl Attempt {
                         client.timer.arm(matched.service.read_timeout);
                     }
                 }
+                Poll::Ready(false) if self.upstream.stream.is_unfit() => {
+                    return Poll::Ready(Err(Failure::Problem(Problem::Unfit)));
+                }
                 Poll::Ready(false) => return Poll::Ready(Err(Failure::Fault(Fault::Broken))),
                 Poll::Pending => break,
             }
@@ -541,6 +547,12 @@ impl Attempt {
         Ok(true)
     }
 
+    /// Whether what is here of the response's body is in order; to be asked before any of it is passed on. One that breaks with
+    /// its first bytes is no response.
+    pub fn begins_well(&mut self) -> bool {
+        self.download.prepare(&mut self.buffer).is_ok()
+    }
+
     /// Passes the response on, and what is left of the request meanwhile.
     pub fn poll_download(
         &mut self,
@@ -558,6 +570,9 @@ impl Attempt {
         let upstream = &mut self.upstream.stream;
         let Client { stream, timer, .. } = client;
         let polled = self.download.poll(cx, upstream, &mut self.buffer, stream, timer, patience);
+        if matches!(polled, Poll::Ready(Err(RelayError::SourceTimeout))) {
+            upstream.doubt();
+        }
         let is_gone = match uploaded {
             // Nobody waits for the rest of the answer, however long the upstream takes over it.
             Err(Failure::ClientGone) => true,

@@ -44,6 +44,8 @@ pub enum Problem {
     QueueFull,
     /// They were for as long as a request may wait.
     QueueTimedOut,
+    /// It cannot be said in the protocol of its target.
+    Unfit,
     /// The last attempt failed.
     BadGateway,
     /// The last attempt took too long.
@@ -100,7 +102,7 @@ impl Problem {
         let (status, generator, message) = match self {
             Self::Refused(refusal) => return refused(*refusal),
             Self::NotTls => (400, Engine, "The plain HTTP request was sent to HTTPS port"),
-            Self::Body => (400, Engine, "Bad request"),
+            Self::Body | Self::Unfit => (400, Engine, "Bad request"),
             Self::BodyTimeout => (408, Engine, "Request timeout"),
             Self::TooLarge => (413, Engine, "Payload too large"),
             Self::NoRoute => (404, Gateway, "no Route matched with those values"),

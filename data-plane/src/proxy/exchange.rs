@@ -326,6 +326,15 @@ async fn relay(
 ) -> After {
     let Some(attempt) = slot else { return After::Gone };
     let attempt::Aim { facts, matched, lease, picked, .. } = *target;
+    let tell =
+        |end| facts.account.as_ref().into_iter().for_each(|account| account.ended(lease.address(), end));
+    if !attempt.begins_well() {
+        observe(lease, Fault::Invalid, Origin::Fresh, picked);
+        tell(End::Failed(Fault::Invalid));
+        body.use_up(client);
+        let remains = Remains::after(attempt.is_sent());
+        return answer(client, worker, seen, Problem::BadGateway, remains).await;
+    }
     lease.observe(Outcome::Replied(attempt.status));
     // While a body streams, what passes is the client's time as well.
     if !matches!(body, Body::Streaming(..)) {
@@ -346,10 +355,12 @@ async fn relay(
     let is_sent = attempt.is_sent();
     let Progress { written: mut egress_bytes, mut body_bytes, .. } = attempt.download.progress();
     if egress_bytes == 0 && matches!(ended, Err(RelayError::Body | RelayError::Source)) {
-        // It broke before the client saw any of it.
+        // It was cut off before the client took any of it.
+        tell(End::Failed(Fault::Cut));
         return answer(client, worker, seen, Problem::BadGateway, Remains::after(is_sent)).await;
     }
     if egress_bytes == 0 && matches!(ended, Err(RelayError::Sink)) {
+        tell(End::Replied(attempt.status));
         return abandon(client, worker, seen);
     }
     // Most answers leave in one go: no need to look at the clock again.
@@ -379,9 +390,7 @@ async fn relay(
         ingress_bytes,
         egress_bytes,
     };
-    if let Some(account) = &facts.account {
-        account.ended(lease.address(), End::Replied(status));
-    }
+    tell(End::Replied(status));
     let is_complete = ended.is_ok();
     let route = Some(matched.route);
     finish(client, worker, &Finished { facts, route, sample, body_bytes, is_complete });

@@ -5,10 +5,11 @@
 //! back; nothing behind `stream` knows of HTTP/2, and no rule exists twice. The frames, their flow control and
 //! HPACK are `h2`'s, which hyper is built on; hyper itself would bring a second idea of requests and bodies.
 //!
-//! `serve` drives a client's connection, `server` is one of its streams. `multiplex` keeps the connections to targets,
-//! `client` is a stream of one. `io` is what is below all of them, `frames` holds the rules of frames that `h2` does not. `head`, `incoming` and `outgoing` are what both ends share.
+//! `serve` drives a client's connection, `server` is one of its streams. `multiplex` keeps the connections to targets
+//! (`dials`: those in the making), `client` is a stream of one. `io` is what is below all of them, `frames` holds the rules of frames that `h2` does not. `head`, `incoming` and `outgoing` are what both ends share.
 
 mod client;
+mod dials;
 mod frames;
 mod head;
 mod incoming;
@@ -21,6 +22,7 @@ mod server;
 use std::time::Duration;
 
 pub use client::ClientStream;
+pub use dials::Part;
 pub use multiplex::Multiplexed;
 pub use serve::serve;
 pub use server::ServerStream;

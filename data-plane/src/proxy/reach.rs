@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::attempt::Aim;
 use super::connection::Client;
 use super::exchange::Failure;
-use super::http2::Multiplexed;
+use super::http2::{Multiplexed, Part};
 use super::retry::Fault;
 use super::stream::Stream;
 use super::timer::Timer;
@@ -77,6 +77,11 @@ impl<'a> Reach<'a> {
         Self { address: lease.address(), whom, http2: false, alpn: &[] }
     }
 
+    /// The same, to be kept for a while.
+    fn whither(&self) -> Whither {
+        Whither { address: self.address, identity: self.whom.as_ref().map(Whom::identity) }
+    }
+
     /// The same address in clear: what is passed on is encrypted already.
     #[must_use]
     pub fn in_clear(self) -> Self {
@@ -113,6 +118,15 @@ fn host<'a>(client: &Client, aim: &Aim<'a>) -> Cow<'a, str> {
 pub struct Identity {
     judged: Judged,
     host: Box<str>,
+}
+
+/// Where a connection leads, and what it is made for.
+#[derive(Debug)]
+pub struct Whither {
+    /// Where.
+    pub address: SocketAddr,
+    /// What whoever answers there has to prove; `None`: nothing.
+    pub identity: Option<Identity>,
 }
 
 /// What somebody was judged by: the numbers of the terms, and of what held where these say nothing.
@@ -164,18 +178,25 @@ enum Undone {
     TimedOut,
 }
 
-/// Connects, within `patience`; with TLS the handshake has as long again.
+/// Connects, within `patience`; with TLS the handshake has as long again. Where HTTP/2 is spoken, it waits as long before
+/// for a connection that is being made already.
 ///
 /// Source: `proxy.md` 6.3 and 6.4. A handshake that fails is a connection that failed.
 pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling {
+    let dialling = dial_alone(worker, reach, patience);
+    if !reach.http2 {
+        return dialling;
+    }
+    let (multiplexed, timer) = (Rc::clone(&worker.multiplexed), worker.timers.timer());
+    let whither = reach.whither();
+    Box::pin(async move { dial_together(&multiplexed, &whither, dialling, &timer, patience).await })
+}
+
+fn dial_alone(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling {
     let (address, alpn) = (reach.address, reach.alpn);
     let timer = worker.timers.timer();
-    let http2 = reach.http2.then(|| Rc::clone(&worker.multiplexed));
     let Some(whom) = &reach.whom else {
-        return Box::pin(async move {
-            let stream = Stream::connected(connect(address, &timer, patience).await?);
-            begin(http2, address, stream, &timer, patience).await
-        });
+        return Box::pin(async move { Ok(Stream::connected(connect(address, &timer, patience).await?)) });
     };
     let identity = whom.identity();
     let secure = whom.standing.secure(whom.terms, &whom.host, address);
@@ -190,8 +211,7 @@ pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling 
                     Some(Ok(stream)) => {
                         let kind = stream.get_ref().1.handshake_kind();
                         metrics.upstream_handshake(kind == Some(HandshakeKind::Resumed));
-                        let stream = Stream::secured(stream, identity);
-                        return begin(http2, address, stream, &timer, patience).await;
+                        return Ok(Stream::secured(stream, identity));
                     }
                     Some(Err(error)) => Undone::Failed(error),
                     None => Undone::TimedOut,
@@ -207,17 +227,37 @@ pub fn dial(worker: &Worker, reach: &Reach<'_>, patience: Duration) -> Dialling 
     })
 }
 
-/// Begins HTTP/2 on a connection where that is spoken, and keeps it for other requests.
-async fn begin(
-    http2: Option<Rc<Multiplexed>>,
-    address: SocketAddr,
-    stream: Stream,
+/// A stream of HTTP/2: on a connection that another request makes, if there is one that will have room; else on the one that
+/// `dialling` makes, which others may wait for.
+async fn dial_together(
+    multiplexed: &Multiplexed,
+    whither: &Whither,
+    dialling: Dialling,
     timer: &Timer,
     patience: Duration,
 ) -> Result<Stream, Undialled> {
-    let Some(http2) = http2 else { return Ok(stream) };
     timer.arm(patience);
-    match within(timer, http2.begin(address, stream)).await {
+    let making = loop {
+        let waiting = match multiplexed.join(whither) {
+            Part::Make(making) => break making,
+            Part::Wait(waiting) => waiting,
+        };
+        match within(timer, waiting.over()).await {
+            None => return Err(Fault::ConnectTimeout.into()),
+            // Whoever gave up may have had less patience, or have left.
+            Some(None | Some(Fault::ConnectTimeout)) => {
+                if let Some(stream) = multiplexed.take_after_wait(whither) {
+                    return Ok(stream);
+                }
+            }
+            // All of them would meet with the same.
+            Some(Some(fault)) => return Err(fault.into()),
+        }
+    };
+    let stream = dialling.await.inspect_err(|undialled| making.fail(undialled.fault))?;
+    let address = whither.address;
+    timer.arm(patience);
+    match within(timer, multiplexed.begin(address, stream, making)).await {
         Some(Ok(stream)) => Ok(stream),
         Some(Err(error)) => {
             debug!(target = %address, %error, "no HTTP/2 with a target");

@@ -114,6 +114,17 @@ impl Relay {
         buffers.give_back_output(std::mem::take(&mut self.output));
     }
 
+    /// Takes what is in the source's buffer already, to be written by [`Self::poll`].
+    ///
+    /// # Errors
+    /// When the body breaks a rule in it.
+    pub fn prepare(&mut self, buffer: &mut Buffer) -> Result<(), RelayError> {
+        if self.direct == 0 && !self.has_ended {
+            self.decode(buffer)?;
+        }
+        Ok(())
+    }
+
     /// Goes on until everything is with the sink.
     pub fn poll(
         &mut self,

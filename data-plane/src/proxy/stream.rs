@@ -65,6 +65,20 @@ impl Stream {
         matches!(&self.0, Http2Target(stream) if stream.is_unprocessed())
     }
 
+    /// Whether the request cannot be said in the protocol of the target at the other end.
+    pub fn is_unfit(&self) -> bool {
+        matches!(&self.0, Http2Target(stream) if stream.is_unfit())
+    }
+
+    /// What was asked has timed out: if other requests go by the same connection, it is looked at first.
+    pub fn doubt(&self) {
+        match &self.0 {
+            Http2Target(stream) => stream.doubt(),
+            // Nothing else goes there.
+            Plain(_) | Tls(_) | Http2(_) => {}
+        }
+    }
+
     /// Whether it carries one request and no other.
     pub const fn is_used_up(&self) -> bool {
         matches!(self.0, Http2(_) | Http2Target(_))

@@ -304,6 +304,7 @@ async fn tick(worker: Rc<Worker>, newest: Newest, node: Option<Arc<NodeState>>) 
         if worker.settings.swap(settings) {
             *worker.shown.borrow_mut() = newest.shown();
             worker.pool.resize(settings.pool_size, settings.pool_requests_max);
+            worker.multiplexed.resize(settings.pool_requests_max);
             // There may be room for more connections.
             worker.ended.notify_waiters();
         }

@@ -3,18 +3,23 @@
 //! Nothing was said yet, so that every failure may be followed by another attempt, as far as the service, and the
 //! policy of its upstream, allow. Source: `proxy.md` 3.4 and 6.4, `balancer.md` 10.6.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::patience::within;
 use crate::balancer::{self, HashInput};
 use crate::health::{Outcome, is_own};
 use crate::proxy::retry::{self, Fault, Method, Origin, Sent, Verdict};
+use crate::proxy::timer::Timer;
+use crate::proxy::waiting::{self, Seeking, Unfound};
 use crate::proxy::worker::Worker;
-use crate::table::{Lease, PickError, Retry, Service, Tried, Turn};
+use crate::table::{Lease, PickError, Retry, Service, Tried, Turn, Upstream};
 
 /// Why a session has no target.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +47,7 @@ impl NoTarget {
 }
 
 /// Finds a target for `client` and reaches it by `connect`, attempt after attempt. What a success says of the target is
-/// for `connect` to tell.
+/// for `connect` to tell. A client that leaves is not seen here: whoever sees it drops this.
 pub(super) async fn reach<T>(
     worker: &Worker,
     service: &Service,
@@ -108,76 +113,55 @@ pub(super) fn fault_of(error: &io::Error, address: SocketAddr) -> Fault {
     if is_own(error, address) { Fault::Exhausted } else { Fault::Connect }
 }
 
-/// Picks a target; waits where that is for a time only: for a name's first answer within the connect timeout, for room
-/// as long as the policy has it.
+/// A session that looks for a target.
+struct Asking<'a> {
+    client: IpAddr,
+    tried: &'a mut Tried,
+    timer: Timer,
+}
+
+impl Seeking for Asking<'_> {
+    /// Whoever serves its client sees it leave, and gives all of this up.
+    type Left = Infallible;
+
+    fn has_tried(&self) -> bool {
+        !self.tried.is_empty()
+    }
+
+    fn pick(&mut self, upstream: &Upstream, turn: Turn) -> Result<Lease, PickError> {
+        let client = self.client;
+        let mut hash = |on: &HashInput, fallback: &HashInput| key(client, on, fallback);
+        upstream.pick(self.tried, Instant::now(), turn, &mut hash)
+    }
+
+    fn arm(&mut self, patience: Duration) {
+        self.timer.arm(patience);
+    }
+
+    async fn within(&mut self, mut event: impl Future<Output = ()> + Unpin) -> Result<bool, Infallible> {
+        poll_fn(|cx| {
+            if Pin::new(&mut event).poll(cx).is_ready() {
+                return Poll::Ready(Ok(true));
+            }
+            self.timer.poll_expired(cx).map(|()| Ok(false))
+        })
+        .await
+    }
+}
+
+/// Picks a target for a session.
 async fn pick(
     worker: &Worker,
     service: &Service,
     client: IpAddr,
     tried: &mut Tried,
 ) -> Result<Lease, NoTarget> {
-    let upstream = &service.upstream;
-    let mut hash = |on: &HashInput, fallback: &HashInput| key(client, on, fallback);
-    let mut picked = upstream.pick(tried, Instant::now(), Turn::Arrived, &mut hash);
-    if matches!(picked, Err(PickError::Pending)) {
-        let patience = service.connect_timeout;
-        let resolving = async {
-            loop {
-                upstream.resolved().await;
-                let picked = upstream.pick(tried, Instant::now(), Turn::Arrived, &mut hash);
-                if !matches!(picked, Err(PickError::Pending)) {
-                    return picked;
-                }
-            }
-        };
-        // Boxed: rare.
-        picked = within(worker, patience, Box::pin(resolving)).await.unwrap_or(Err(PickError::Pending));
-    }
-    match picked {
-        Err(PickError::Saturated) => Box::pin(queue(worker, service, client, tried)).await,
-        picked => Ok(picked?),
-    }
-}
-
-/// Waits in the upstream's queue until there is room, no longer than its policy has it.
-async fn queue(
-    worker: &Worker,
-    service: &Service,
-    client: IpAddr,
-    tried: &mut Tried,
-) -> Result<Lease, NoTarget> {
-    let mut hash = |on: &HashInput, fallback: &HashInput| key(client, on, fallback);
-    let Some(upstream) = service.upstream.newest() else { return Err(PickError::NoPeer.into()) };
-    let limits = upstream.members().policy().map(|policy| policy.limits).unwrap_or_default();
-    let Some(ticket) = upstream.gate().queue(limits.pending_max) else {
-        worker.metrics.queue_full();
-        return Err(NoTarget::Queue);
-    };
-    worker.metrics.queued();
-    ticket.call_first();
-    let has_tried = !tried.is_empty();
-    let waiting = async {
-        loop {
-            ticket.called().await;
-            // The config may have changed meanwhile.
-            let Some(upstream) = upstream.newest() else { return Err(PickError::NoPeer) };
-            let picked = upstream.pick(tried, Instant::now(), Turn::Waited, &mut hash);
-            if !matches!(picked, Err(PickError::Saturated)) {
-                return picked;
-            }
-            // Whoever has tried a target waits for others only: room that another has may be of use to who follows.
-            if has_tried {
-                ticket.pass_on();
-            }
-        }
-    };
-    match within(worker, limits.queue_timeout, waiting).await {
-        Some(picked) => Ok(picked?),
-        None => {
-            worker.metrics.queue_timed_out();
-            Err(NoTarget::Queue)
-        }
-    }
+    let mut asking = Asking { client, tried, timer: worker.timers.timer() };
+    waiting::find(worker, service, &mut asking).await.map_err(|unfound| match unfound {
+        Unfound::Pick(error) => NoTarget::Pick(error),
+        Unfound::QueueFull | Unfound::QueueTimedOut => NoTarget::Queue,
+        Unfound::Left(never) => match never {},
+    })
 }
 
 /// What a session is hashed by: of all inputs it has the client's address only.

@@ -8,30 +8,13 @@ use std::time::Duration;
 use crate::proxy::connection::DRAIN_GRACE;
 use crate::proxy::worker::Worker;
 
-/// What comes of `future` within `patience`.
-pub(super) async fn within<T>(
-    worker: &Worker,
-    patience: Duration,
-    future: impl Future<Output = T>,
-) -> Option<T> {
-    wait(worker, patience, future, false).await
-}
-
-/// The same; a shorter time once this node stops.
+/// What comes of `future` within `patience`; within a shorter time once this node stops.
 pub(super) async fn within_or_drain<T>(
     worker: &Worker,
     patience: Duration,
     future: impl Future<Output = T>,
 ) -> Option<T> {
-    wait(worker, patience, future, true).await
-}
-
-async fn wait<T>(
-    worker: &Worker,
-    patience: Duration,
-    future: impl Future<Output = T>,
-    mut hurries: bool,
-) -> Option<T> {
+    let mut hurries = true;
     let timer = worker.timers.timer();
     timer.arm(patience);
     let mut future = pin!(future);

@@ -19,7 +19,7 @@ use crate::table::{Lease, Service};
 
 /// One direction: from its source's buffer to its sink.
 #[derive(Debug, Default)]
-struct Way {
+pub(super) struct Way {
     buffer: Buffer,
     /// Bytes that the sink took since they were last counted.
     passed: u64,
@@ -32,6 +32,61 @@ struct Way {
 }
 
 impl Way {
+    /// Reads ahead, as far as a buffer goes, while there is no sink yet. Ready when the source is gone: broken, or at its end
+    /// without a word. One that has said something before its end may wait for what comes of it.
+    pub(super) fn poll_gone(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Stream,
+        buffers: &Buffers,
+    ) -> Poll<()> {
+        while !self.has_ended && (!self.buffer.is_lent() || self.buffer.has_room()) {
+            match self.poll_read(cx, source, buffers) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.buffer.filled().is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Reads once; gives how much. The end is noted.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut Stream,
+        buffers: &Buffers,
+    ) -> Poll<io::Result<usize>> {
+        let filled = match source.poll_readable(cx)? {
+            Poll::Ready(()) => {
+                self.buffer.lend(buffers);
+                self.buffer.poll_fill(source, cx)
+            }
+            Poll::Pending => Poll::Pending,
+        };
+        match filled {
+            Poll::Ready(Ok(length)) => {
+                self.has_ended = length == 0;
+                Poll::Ready(Ok(length))
+            }
+            // Many who speak TLS leave without a word.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.has_ended = true;
+                Poll::Ready(Ok(0))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                self.buffer.settle(buffers);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Gives the memory back, and with it whatever is left inside.
+    pub(super) fn give_back(&mut self, buffers: &Buffers) {
+        self.buffer.give_back(buffers);
+    }
+
     /// Moves what can be moved; true if anything did.
     fn poll(
         &mut self,
@@ -50,27 +105,9 @@ impl Way {
                 self.is_shut = sink.poll_shutdown(cx)?.is_ready();
                 return Ok(has_moved);
             }
-            let filled = match source.poll_readable(cx)? {
-                Poll::Ready(()) => {
-                    self.buffer.lend(buffers);
-                    self.buffer.poll_fill(source, cx)
-                }
-                Poll::Pending => Poll::Pending,
-            };
-            match filled {
-                Poll::Ready(Ok(length)) => {
-                    has_moved = true;
-                    self.has_ended = length == 0;
-                }
-                // Many who speak TLS leave without a word.
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.has_ended = true;
-                }
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => {
-                    self.buffer.settle(buffers);
-                    return Ok(has_moved);
-                }
+            match self.poll_read(cx, source, buffers)? {
+                Poll::Ready(_) => has_moved = true,
+                Poll::Pending => return Ok(has_moved),
             }
         }
         Ok(has_moved)
@@ -113,19 +150,19 @@ impl Way {
     }
 }
 
-/// Relays until the end; the lease is held as long. Bytes are counted as they pass.
+/// Relays until the end; the lease is held as long. Bytes are counted as they pass. `up`: what of the client was read already.
 ///
 /// The service's `read_timeout` is how long neither side may say anything, its `write_timeout` how long the target may
 /// take nothing; the client may for `proxy.send_timeout`.
 pub(super) async fn run(
-    mut client: Stream,
+    (mut client, mut up): (Stream, Way),
     mut upstream: Stream,
     worker: &Worker,
     lease: &Lease,
     service: &Service,
     account: &Account<'_>,
 ) -> SessionEnd {
-    let (mut up, mut down) = (Way::default(), Way::default());
+    let mut down = Way::default();
     let [idle, up_timer, down_timer] = [(); 3].map(|()| worker.timers.timer());
     idle.arm(service.read_timeout);
     let ended = poll_fn(|cx| {
@@ -153,8 +190,8 @@ pub(super) async fn run(
         Poll::Pending
     })
     .await;
-    up.buffer.give_back(&worker.buffers);
-    down.buffer.give_back(&worker.buffers);
+    up.give_back(&worker.buffers);
+    down.give_back(&worker.buffers);
     if matches!(ended, SessionEnd::Closed | SessionEnd::Idle) {
         client.close();
         upstream.close();

@@ -1,6 +1,8 @@
 //! One connection: its route, its target, and what is said between the two.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::task::Poll;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
@@ -14,6 +16,7 @@ use super::say;
 use crate::health::Outcome;
 use crate::observability::SessionKind;
 use crate::proxy::Peer;
+use crate::proxy::answer::CLIENT_GONE;
 use crate::proxy::handshake;
 use crate::proxy::reach::{self, Reach};
 use crate::proxy::retry::Fault;
@@ -72,7 +75,7 @@ async fn route(
         say::unserved(worker, query, "a connection's route has no service");
         return account.over(503, None);
     };
-    let client = match tls.filter(|_| route.stream == Some(OfStreams::Plain)) {
+    let mut client = match tls.filter(|_| route.stream == Some(OfStreams::Plain)) {
         None => Stream::accepted(stream),
         Some(tls) => {
             let peer = Peer::new(source, destination.port());
@@ -91,15 +94,31 @@ async fn route(
         account.tried(lease.address());
         connect(worker, &service, lease, sni, speaks).await
     };
-    let reached = Box::pin(attempt::reach(worker, &service, source.ip().to_canonical(), connect)).await;
+    let mut up = relay::Way::default();
+    let reached = {
+        let mut reaching = Box::pin(attempt::reach(worker, &service, source.ip().to_canonical(), connect));
+        poll_fn(|cx| {
+            if let Poll::Ready(reached) = reaching.as_mut().poll(cx) {
+                return Poll::Ready(Some(reached));
+            }
+            up.poll_gone(cx, &mut client, &worker.buffers).map(|()| None)
+        })
+        .await
+    };
+    let Some(reached) = reached else {
+        debug!(client = %source, "a client has left before it had a target");
+        up.give_back(&worker.buffers);
+        return account.over(CLIENT_GONE, None);
+    };
     match reached {
         Ok((lease, upstream)) => {
             account.reached();
-            let ended = relay::run(client, upstream, worker, &lease, &service, &account).await;
+            let ended = relay::run((client, up), upstream, worker, &lease, &service, &account).await;
             debug!(client = %source, target = %lease.address(), ?ended, "a connection has ended");
             account.over(200, Some(ended));
         }
         Err(error) => {
+            up.give_back(&worker.buffers);
             say::unreached(worker, source, &route, &error);
             account.over(error.code(), None);
         }

@@ -148,7 +148,7 @@ fn take(
     let (worker, sessions) = (Rc::clone(worker), Rc::clone(sessions));
     // Ends by itself, is counted, and is dropped with the runtime at the drain's deadline.
     drop(tokio::task::spawn_local(async move {
-        session::run(&session, &worker, &route, &query).await;
+        session::run(&session, &sessions, &worker, &route, &query).await;
         sessions.remove(&session);
     }));
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::Scheme;
+use http::uri::{PathAndQuery, Scheme};
 use http::{Method, request, response};
 
 use crate::http1::{Header, Name, RequestHead, ResponseHead, push_decimal};
@@ -150,11 +150,7 @@ pub fn response(head: &ResponseHead<'_, '_>) -> Result<http::Response<()>, Unfit
 /// When it has a target or a header that cannot be said there.
 pub fn request(head: &RequestHead<'_, '_>, scheme: Scheme) -> Result<http::Request<()>, Unfit> {
     let host = head.host.ok_or(Unfit)?;
-    let mut path = Cow::Borrowed(head.target.path);
-    if let Some(query) = head.target.query {
-        path = [head.target.path, query].join(&b'?').into();
-    }
-    let uri = http::Uri::builder().scheme(scheme).authority(host.text).path_and_query(path.as_ref());
+    let uri = http::Uri::builder().scheme(scheme).authority(host.text).path_and_query(target(head)?);
     let mut request = http::Request::new(());
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).map_err(|_| Unfit)?;
     *request.uri_mut() = uri.build().map_err(|_| Unfit)?;
@@ -164,6 +160,20 @@ pub fn request(head: &RequestHead<'_, '_>, scheme: Scheme) -> Result<http::Reque
         request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
     }
     Ok(request)
+}
+
+/// Path and query, as they came if they can be said so: of what HTTP/1 lets pass, some bytes must be percent-encoded.
+fn target(head: &RequestHead<'_, '_>) -> Result<PathAndQuery, Unfit> {
+    let mut target = Cow::Borrowed(head.target.path);
+    if let Some(query) = head.target.query {
+        target = [head.target.path, query].join(&b'?').into();
+    }
+    if let Ok(target) = PathAndQuery::try_from(target.as_ref()) {
+        return Ok(target);
+    }
+    let mut escaped = Vec::with_capacity(target.len() + 16);
+    equipoise_proto::path::escape(&target, &mut escaped);
+    PathAndQuery::try_from(escaped).map_err(|_| Unfit)
 }
 
 /// All headers but those that speak of one HTTP/1 connection (RFC 9113 8.2.2).
@@ -234,6 +244,39 @@ mod tests {
         let again = super::request(&read, Scheme::HTTP).unwrap();
         assert_eq!(again.uri(), "http://a.com:8443/x?y");
         assert!(!again.headers().contains_key("transfer-encoding"));
+    }
+
+    #[test]
+    fn what_the_codec_lets_pass_can_be_said_or_is_said_in_percents() {
+        let request = |target: &[u8]| {
+            let head = [b"GET ", target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+            let mut storage = HeadStorage::new();
+            let head = RequestHead::parse(&head, &mut storage).ok()?;
+            Some(super::request(&head, Scheme::HTTP).unwrap().uri().path_and_query().unwrap().to_string())
+        };
+        for (target, want) in [
+            ("/a<b", "/a%3Cb"),
+            ("/a>b`c^d", "/a%3Eb%60c%5Ed"),
+            ("/a?b<c>", "/a?b%3Cc%3E"),
+            ("/%61/<?", "/%61/%3C?"),
+            ("/a/{b}|c", "/a/{b}|c"),
+            ("/r/%61//b?x=%20", "/r/%61//b?x=%20"),
+        ] {
+            assert_eq!(request(target.as_bytes()).as_deref(), Some(want), "{target}");
+        }
+        for byte in 0..=u8::MAX {
+            for place in ["/a", "/a?b"] {
+                if let Some(said) = request(&[place.as_bytes(), &[byte], b"c"].concat()) {
+                    assert!(said.starts_with(place) && said.ends_with('c'), "{byte}: {said}");
+                }
+            }
+        }
+        for host in ["a", "a:", "a:80", "[::1]", "[::1]:80", "a-b.c_d~e!f$g&h'i*j+k=l;m"] {
+            let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let mut storage = HeadStorage::new();
+            let head = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
+            assert_eq!(super::request(&head, Scheme::HTTP).unwrap().uri().authority().unwrap(), host);
+        }
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -12,14 +14,16 @@ use http::{HeaderMap, Request, Response, request};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use super::harness::{Line, Origin, Plan, eventually};
-use super::http2::{Connection, plan, runtime};
+use super::harness::{Line, Origin, PATIENCE, Plan, eventually};
+use super::http2::{Connection, exchange, plan, runtime};
+use crate::health::{Limits, Passive};
 
 /// A target that speaks HTTP/2 by prior knowledge.
 struct Callee {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    seen: Arc<Mutex<Vec<request::Parts>>>,
+    /// With the connection by which each came, counted from 0.
+    seen: Arc<Mutex<Vec<(usize, request::Parts)>>>,
     _runtime: Runtime,
 }
 
@@ -34,6 +38,11 @@ enum After {
 
 impl Callee {
     fn new(script: Script) -> Self {
+        Self::taking(1000, script)
+    }
+
+    /// One that takes so many calls on a connection at a time.
+    fn taking(calls_max: u32, script: Script) -> Self {
         let runtime = runtime();
         let (connections, seen) = (Arc::new(AtomicUsize::new(0)), Arc::<Mutex<Vec<_>>>::default());
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -42,15 +51,17 @@ impl Callee {
         runtime.spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                count.fetch_add(1, Ordering::SeqCst);
+                let connection_number = count.fetch_add(1, Ordering::SeqCst);
                 let log = Arc::clone(&log);
                 tokio::spawn(async move {
-                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    let mut builder = h2::server::Builder::new();
+                    let handshake = builder.max_concurrent_streams(calls_max).handshake(stream);
+                    let mut connection = handshake.await.unwrap();
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         let (parts, body) = request.into_parts();
                         let number = {
                             let mut log = log.lock().unwrap();
-                            log.push(parts);
+                            log.push((connection_number, parts));
                             log.len() - 1
                         };
                         if script(number, body, respond) == After::Leave {
@@ -64,7 +75,12 @@ impl Callee {
     }
 
     fn seen(&self) -> Vec<request::Parts> {
-        self.seen.lock().unwrap().clone()
+        self.seen.lock().unwrap().iter().map(|(_, parts)| parts.clone()).collect()
+    }
+
+    /// By which connection each call came.
+    fn carriers(&self) -> Vec<usize> {
+        self.seen.lock().unwrap().iter().map(|(connection, _)| *connection).collect()
     }
 }
 
@@ -148,24 +164,69 @@ fn many_calls_at_a_time_take_few_connections() {
     let callee = Callee::new(echo);
     let node = calling().start(&[callee.address]);
     let clients: Vec<_> = (0..3).map(|_| Connection::clear(node.address)).collect();
-    let held: Vec<_> = clients
-        .iter()
-        .map(|client| {
-            client.within(async {
-                let mut held = Vec::new();
-                for _ in 0..50 {
-                    let mut requests = client.requests.clone().ready().await.unwrap();
-                    held.push(requests.send_request(call(), false).unwrap());
-                }
-                held
-            })
-        })
-        .collect();
-    eventually("all are under way", || node.targets[0].in_flight() == 150);
-    let connections = callee.connections.load(Ordering::SeqCst);
-    assert!((2..=150).contains(&connections), "{connections}");
+    let held: Vec<_> = clients.iter().map(|client| hold(client, 50)).collect();
+    eventually("all are with the target", || callee.seen().len() == 150);
+    // 100 on each.
+    assert_eq!(callee.connections.load(Ordering::SeqCst), 2);
     drop(held);
     node.assert_no_lease();
+}
+
+#[test]
+fn a_connection_carries_no_more_calls_than_its_target_takes() {
+    let callee = Callee::taking(10, echo);
+    let node = calling().start(&[callee.address]);
+    let client = Connection::clear(node.address);
+    let held = hold(&client, 40);
+    eventually("none waits for another", || callee.seen().len() == 40);
+    // 4 would do; how many it takes was not known to those who came first.
+    let connections = callee.connections.load(Ordering::SeqCst);
+    assert!((4..=8).contains(&connections), "{connections}");
+    drop(held);
+    node.assert_no_lease();
+}
+
+#[test]
+fn those_that_wait_for_a_connection_are_told_that_there_is_none() {
+    let node = Plan { retries: 0, ..calling() }.start(&[Origin::refusing()]);
+    let client = Connection::clear(node.address);
+    let all = (0..20).map(|_| exchange(client.requests.clone(), call(), &[], None));
+    let answers = client.within(futures_util::future::join_all(all));
+    // The answer of gRPC has it in its headers.
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap().header("grpc-status") == Some("13")));
+    node.assert_no_lease();
+}
+
+/// Begins so many calls and leaves them open.
+fn hold(client: &Connection, count: usize) -> Vec<impl Sized> {
+    client.within(async {
+        let mut held = Vec::new();
+        for _ in 0..count {
+            let mut requests = client.requests.clone().ready().await.unwrap();
+            held.push(requests.send_request(call(), false).unwrap());
+        }
+        held
+    })
+}
+
+#[test]
+fn a_bound_of_calls_is_in_force_after_a_reload() {
+    let callee = Callee::new(echo);
+    let plan = calling();
+    let mut settings = plan.settings.clone();
+    let node = plan.start(&[callee.address]);
+    let client = Connection::clear(node.address);
+    for _ in 0..3 {
+        client.ask(call(), &["x"], None).unwrap();
+    }
+    assert_eq!(callee.carriers(), [0; 3]);
+    settings.pool_requests_max = 1;
+    node.running.reload(settings, Vec::new());
+    eventually("each call has a connection of its own", || {
+        client.ask(call(), &["x"], None).unwrap();
+        let carriers = callee.carriers();
+        carriers.windows(3).any(|last| last[0] < last[1] && last[1] < last[2])
+    });
 }
 
 #[test]
@@ -218,6 +279,102 @@ fn a_target_that_leaves_is_called_anew() {
 }
 
 #[test]
+fn a_connection_that_its_target_leaves_carries_on_what_it_has_and_nothing_new() {
+    let callee = Callee::new(|number, body, respond| {
+        echo(number, body, respond);
+        if number == 0 { After::Leave } else { After::GoOn }
+    });
+    let node = calling().start(&[callee.address]);
+    let client = Connection::clear(node.address);
+    client.within(async {
+        let mut requests = client.requests.clone().ready().await.unwrap();
+        let (response, mut stream) = requests.send_request(call(), false).unwrap();
+        stream.send_data(Bytes::from_static(b"first"), false).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        // When the second word comes back, its target's leave is here as well.
+        assert_eq!(body.data().await.unwrap().unwrap(), "first");
+        stream.send_data(Bytes::from_static(b"second"), false).unwrap();
+        assert_eq!(body.data().await.unwrap().unwrap(), "second");
+        let other = exchange(client.requests.clone(), call(), &["x"], None).await.unwrap();
+        assert_eq!(other.body, "x");
+        stream.send_data(Bytes::from_static(b"last"), true).unwrap();
+        assert_eq!(body.data().await.unwrap().unwrap(), "last");
+    });
+    assert_eq!(callee.carriers(), [0, 1]);
+    node.assert_no_lease();
+}
+
+/// A plan under which a call may take a moment only.
+fn hasty() -> Plan {
+    Plan { retries: 0, timeout: Duration::from_millis(300), ..calling() }
+}
+
+#[test]
+fn a_connection_whose_target_went_silent_carries_no_other_call() {
+    let origin = Origin::script(|line, number| {
+        if number == 0 {
+            // It takes what comes, and says nothing any more.
+            line.send(frame(SETTINGS, 0, 0, &[]));
+            line.read_to_end();
+        } else {
+            answer_frames(line, &[frame(SETTINGS, 0, 0, &[]), frame(HEADERS, ALL, 1, &[0x89])].concat());
+        }
+    });
+    let node = hasty().start(&[origin.address]);
+    let client = Connection::clear(node.address);
+    let request = || Request::post("http://a.com/").body(()).unwrap();
+    assert_eq!(client.ask(request(), &[], None).unwrap().head.status(), 504);
+    assert_eq!(client.ask(request(), &[], None).unwrap().head.status(), 204);
+    node.assert_no_lease();
+}
+
+#[test]
+fn a_target_that_is_slow_over_one_call_keeps_its_connection() {
+    let callee = Callee::new(|number, body, respond| {
+        if number == 0 {
+            tokio::spawn(async move {
+                let _held = (body, respond);
+                tokio::time::sleep(PATIENCE).await;
+            });
+            return After::GoOn;
+        }
+        echo(number, body, respond)
+    });
+    let node = hasty().start(&[callee.address]);
+    let client = Connection::clear(node.address);
+    let request = Request::post("http://a.com/").body(()).unwrap();
+    assert_eq!(client.ask(request, &[], None).unwrap().head.status(), 504);
+    eventually("it has shown that it is there", || {
+        client.ask(call(), &["x"], None).unwrap();
+        callee.carriers().last() == Some(&0)
+    });
+}
+
+#[test]
+fn what_only_http1_lets_pass_is_no_fault_of_the_target() {
+    let callee = Callee::new(echo);
+    let mut plan = Plan { passive: Some(one_failure()), ..calling() };
+    (plan.settings.head_limits.line_bytes_max, plan.settings.head_limits.head_bytes_max) = (1 << 20, 1 << 20);
+    let node = plan.start(&[callee.address]);
+    assert_eq!(node.connect().get("/a<b?c`>d").status(), 200);
+    let seen = callee.seen().pop().unwrap();
+    assert_eq!(seen.uri.path_and_query().unwrap().as_str(), "/a%3Cb?c%60%3Ed");
+    let long = format!("/{}", "a".repeat(70_000));
+    let start = Instant::now();
+    assert_eq!(node.connect().get(&long).status(), 400);
+    assert!(start.elapsed() < PATIENCE, "nobody waits for the target");
+    assert!(node.targets[0].is_available(), "it was not asked");
+    node.assert_no_lease();
+}
+
+/// Checks by which one failure of any kind is too many.
+fn one_failure() -> Passive {
+    let one = NonZeroU8::new(1);
+    let limits = Limits { successes: one, http: one, tcp: one, timeouts: one };
+    Passive { limits, healthy: [200].into_iter().collect(), unhealthy: [502, 504].into_iter().collect() }
+}
+
+#[test]
 fn clients_of_http1_are_served_by_them_too() {
     let callee = Callee::new(echo);
     let node = calling().start(&[callee.address]);
@@ -249,21 +406,23 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
 
 /// A target that says this once it is called, and then waits for the end.
 fn saying_frames(frames: Vec<u8>) -> Origin {
-    Origin::script(move |line, _| {
-        let preface = &mut [0; 24];
-        line.stream.read_exact(preface).unwrap();
-        loop {
-            let head = &mut [0; 9];
-            line.stream.read_exact(head).unwrap();
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            line.stream.read_exact(&mut vec![0; length.try_into().unwrap()]).unwrap();
-            if head[3] == HEADERS {
-                break;
-            }
+    Origin::script(move |line, _| answer_frames(line, &frames))
+}
+
+fn answer_frames(line: &mut Line, frames: &[u8]) {
+    let preface = &mut [0; 24];
+    line.stream.read_exact(preface).unwrap();
+    loop {
+        let head = &mut [0; 9];
+        line.stream.read_exact(head).unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        line.stream.read_exact(&mut vec![0; length.try_into().unwrap()]).unwrap();
+        if head[3] == HEADERS {
+            break;
         }
-        line.send(&frames);
-        drop(line.read_to_end());
-    })
+    }
+    line.send(frames);
+    drop(line.read_to_end());
 }
 
 const DATA: u8 = 0;

@@ -46,6 +46,9 @@ const fn timeouts(attempts: u16) -> [u16; 4] {
     [0, 1, 0, attempts]
 }
 
+/// A response whose body breaks with its first byte.
+const BROKEN: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n";
+
 #[test]
 fn a_status_counts_by_the_lists() {
     for (name, answer, want) in [
@@ -56,6 +59,7 @@ fn a_status_counts_by_the_lists() {
         ("502 of the target itself", "HTTP/1.1 502 Bad\r\nContent-Length: 0\r\n\r\n", NOTHING),
         ("504 of the target itself", "HTTP/1.1 504 Late\r\nContent-Length: 0\r\n\r\n", timeouts(1)),
         ("no HTTP is a 502", "SSH-2.0-OpenSSH\r\n\r\n", NOTHING),
+        ("nor is a 200 of which nobody saw any", BROKEN, NOTHING),
     ] {
         for retries in [0, 5] {
             let origin = Origin::answering(answer);

@@ -155,3 +155,22 @@ fn a_collector_learns_of_a_request_and_each_of_its_tries() {
     stop.cancel();
     runtime.block_on(exporting).unwrap();
 }
+
+#[test]
+fn a_collector_learns_of_a_try_whose_answer_broke_before_anybody_saw_it() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let collector = runtime.block_on(Collector::start(Mood::Takes));
+    let plan = plan(1.0, Some(collector.address));
+    let (tracer, exporter) = start_spans(plan, Clients::new(RootCertStore::empty(), 1), "node".to_owned());
+    let stop = CancellationToken::new();
+    let exporting = runtime.spawn(exporter.unwrap().run(stop.clone()));
+    let origin = Origin::answering("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n");
+    let node = node(Some(tracer), &[origin.address]);
+    assert_eq!(node.connect().get("/").status(), 502);
+    eventually("the spans", || collector.spans().iter().any(|span| span.kind == 2));
+    let spans = collector.spans();
+    let tried = spans.iter().find(|span| span.kind == 3).unwrap();
+    assert_eq!(attribute(tried, "error.type").as_deref(), Some("invalid_response"));
+    stop.cancel();
+    runtime.block_on(exporting).unwrap();
+}

@@ -55,7 +55,7 @@ fn a_session_is_told_of_at_its_end_with_all_that_is_known() {
     });
     assert_eq!(line, want);
     // Round-robin: of two sessions one begins with the target that refuses.
-    drop(node.connect());
+    assert_eq!(read(&mut node.connect(), 2), "a:");
     let mut tries: Vec<_> = file.lines(2).iter().map(|line| line["tries"].as_u64()).collect();
     tries.sort();
     assert_eq!(tries, [Some(1), Some(2)]);

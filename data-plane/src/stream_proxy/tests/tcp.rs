@@ -1,5 +1,6 @@
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU32;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use super::harness::*;
 use crate::health::{Limits, Passive};
 use crate::proxy::tests::harness::{Origin, PATIENCE, eventually};
 use crate::router::stream::{End, Transports};
+use crate::table::{self, Policy};
 
 fn port(port: u16) -> Vec<End> {
     vec![End { network: None, port: Some(port) }]
@@ -256,4 +258,68 @@ fn a_client_is_hashed_by_its_address() {
     assert_eq!(other, from("10.0.0.1"), "what it does not have falls back");
     let address: SocketAddr = "[::ffff:10.0.0.1]:1".parse().unwrap();
     assert_eq!(address.ip().to_canonical().to_string(), "10.0.0.1");
+}
+
+/// One session at each target, and so many that wait.
+fn limited(pending_max: u32) -> Policy {
+    let limits = table::Limits {
+        target_requests: NonZeroU32::new(1),
+        upstream_requests: None,
+        pending_max,
+        queue_timeout: PATIENCE,
+    };
+    Policy { limits, ..Policy::default() }
+}
+
+fn queued(node: &Node, result: &str, count: f64) {
+    let line = format!("equipoise_upstream_queue_total{{result=\"{result}\"}}");
+    eventually(&line, || node.metric(&line) == count);
+}
+
+#[test]
+fn a_client_that_leaves_gives_up_its_place_in_the_queue() {
+    let node = Node::with(Plan { policy: Some(limited(1)), ..Plan::tcp(&[echo("a:")]) });
+    let mut first = node.connect();
+    assert_eq!(read(&mut first, 2), "a:");
+    let gone = node.connect();
+    queued(&node, "queued", 1.0);
+    drop(gone);
+    eventually("it is counted", || {
+        node.metric(
+            "kong_stream_sessions_total{service=\"service\",route=\"route-0\",code=\"499\",source=\"kong\"",
+        ) == 1.0
+    });
+    let reset = node.connect();
+    queued(&node, "queued", 2.0);
+    (&reset).write_all(b"x").unwrap();
+    socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(reset);
+    eventually("so is one that breaks", || node.sessions(499) == 2.0);
+    // Its place is free for another, and what that has said before its end waits with it.
+    let mut waits = node.connect();
+    waits.write_all(b"hello").unwrap();
+    waits.shutdown(Shutdown::Write).unwrap();
+    queued(&node, "queued", 3.0);
+    drop(first);
+    let mut all = String::new();
+    waits.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "a:hello");
+    node.assert_sessions(200, 2.0);
+}
+
+#[test]
+fn behind_a_full_queue_there_may_be_room_that_nobody_in_it_wants() {
+    // An address of its own: nobody else takes its port meanwhile.
+    let refuses = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 77), 0)).unwrap().local_addr().unwrap();
+    let node = Node::with(Plan { policy: Some(limited(1)), ..Plan::tcp(&[echo("a:"), refuses]) });
+    let mut first = node.connect();
+    assert_eq!(read(&mut first, 2), "a:");
+    // It has tried the one that refuses, and waits for the other.
+    let _waits = node.connect();
+    queued(&node, "queued", 1.0);
+    let listener = TcpListener::bind(refuses).unwrap();
+    let _third = node.connect();
+    listener.set_nonblocking(true).unwrap();
+    eventually("the third has a target", || listener.accept().is_ok());
+    assert_eq!(node.metric("equipoise_upstream_queue_total{result=\"full\"}"), 0.0);
 }

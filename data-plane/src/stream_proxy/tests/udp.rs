@@ -204,6 +204,22 @@ fn ten_thousand_clients_are_bounded_and_the_busy_one_stays() {
 }
 
 #[test]
+fn sessions_leave_the_reserve_of_descriptors_alone() {
+    let target = Target::echo("a");
+    // Below the number of whatever is opened next.
+    let node = start(plan(&[target.address]), |settings| settings.descriptors_for_clients = 3);
+    let client = client(&node);
+    client.send(b"x").unwrap();
+    eventually("it is dropped, and counted", || {
+        node.metric("equipoise_stream_dropped_datagrams_total") == 1.0 && node.sessions(502) == 1.0
+    });
+    client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(client.recv(&mut [0; 16]).is_err());
+    assert!(node.targets[0][0].is_available(), "no fault of the target");
+    node.assert_active("udp", 0.0);
+}
+
+#[test]
 fn answers_come_from_where_the_client_has_sent_to() {
     let target = Target::echo("a");
     let node = start(plan(&[target.address]), |settings| {

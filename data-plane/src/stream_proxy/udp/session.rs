@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,6 +21,7 @@ use super::super::account::Account;
 use super::super::attempt::{self, fault_of};
 use super::super::say;
 use super::door::Door;
+use super::sessions::Sessions;
 use super::{DATAGRAM_BYTES_MAX, Ends};
 use crate::health::Outcome;
 use crate::observability::SessionKind;
@@ -143,15 +145,23 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 /// Finds a target, and passes on what it says until nothing is said any more.
-pub(super) async fn run(session: &Session, worker: &Worker, route: &Arc<Route>, query: &StreamQuery<'_>) {
+pub(super) async fn run(
+    session: &Session,
+    sessions: &Sessions,
+    worker: &Worker,
+    route: &Arc<Route>,
+    query: &StreamQuery<'_>,
+) {
     let _active = worker.metrics.session_opened(SessionKind::Udp);
     let Some(service) = &route.service else { return };
     let mut account = Account::open(worker, query);
     account.routed(route);
     let client = session.ends.source.ip().to_canonical();
+    // However many attempts are made, one other session at most ends for this one.
+    let may_evict = Cell::new(true);
     let connect = async |lease: &Lease| {
         account.tried(lease.address());
-        connect(lease).await
+        connect(lease, worker, || may_evict.take() && sessions.evict()).await
     };
     let reaching = Box::pin(attempt::reach(worker, service, client, connect));
     let reached = tokio::select! {
@@ -173,13 +183,38 @@ pub(super) async fn run(session: &Session, worker: &Worker, route: &Arc<Route>, 
             (code, Some(end))
         }
     };
-    *session.state.borrow_mut() = State::Ended;
+    let before = std::mem::replace(&mut *session.state.borrow_mut(), State::Ended);
+    if let State::Waiting(waiting) = before {
+        waiting.iter().for_each(|_| worker.metrics.datagram_dropped());
+    }
     account.over(code, end);
 }
 
-/// A socket for the datagrams of one session.
-async fn connect(lease: &Lease) -> Result<UdpSocket, Fault> {
-    let address = lease.address();
+/// A socket for the datagrams of one session. Where it would be one of those that are kept from clients, `evict` ends another
+/// session, if there is one, whose place is tried.
+async fn connect(
+    lease: &Lease,
+    worker: &Worker,
+    mut evict: impl FnMut() -> bool,
+) -> Result<UdpSocket, Fault> {
+    let most = worker.settings.descriptors_for_clients;
+    let is_kept = |socket: &UdpSocket| socket.as_raw_fd() >= most;
+    let socket = open(lease.address()).await?;
+    if !is_kept(&socket) {
+        return Ok(socket);
+    }
+    drop(socket);
+    if !evict() {
+        return Err(Fault::Exhausted);
+    }
+    worker.metrics.session_evicted();
+    // The other one closes its socket in its turn.
+    tokio::task::yield_now().await;
+    let socket = open(lease.address()).await?;
+    if is_kept(&socket) { Err(Fault::Exhausted) } else { Ok(socket) }
+}
+
+async fn open(address: SocketAddr) -> Result<UdpSocket, Fault> {
     let any = match address {
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),

@@ -63,6 +63,12 @@ impl Sessions {
         has_evicted
     }
 
+    /// Ends the one that is idle longest, for the sake of one that is here already; false if there is no other.
+    pub(super) fn evict(&self) -> bool {
+        let count = self.all.borrow().by_ends.len();
+        count > 1 && self.make_room(count)
+    }
+
     /// Ends the session between these.
     pub(super) fn end(&self, ends: &Ends) {
         if let Some(session) = self.all.borrow_mut().by_ends.remove(ends) {
