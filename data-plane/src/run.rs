@@ -46,6 +46,9 @@ pub struct Node {
 /// How long a stop waits for its handles on the sockets to go: a successor may be spoken to.
 const LET_GO_MAX: Duration = Duration::from_millis(200);
 
+/// How long the files of certificates may take to be read again: a file system may hang.
+const LOADING_MAX: Duration = Duration::from_secs(5);
+
 impl Node {
     /// Its id.
     pub const fn id(&self) -> NodeId {
@@ -90,9 +93,11 @@ impl Node {
         let loading = tokio::task::spawn_blocking(move || {
             Ok::<_, ReloadError>((with_targets(&reading)?, listen(&reading, &active)?))
         });
-        let (tls, listens) = match loading.await {
-            Ok(loaded) => loaded?,
-            Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
+        // Signals are not heard meanwhile.
+        let (tls, listens) = match tokio::time::timeout(LOADING_MAX, loading).await {
+            Ok(Ok(loaded)) => loaded?,
+            Ok(Err(broke_off)) => std::panic::resume_unwind(broke_off.into_panic()),
+            Err(_) => return Err(ReloadError::Hangs(LOADING_MAX)),
         };
         self.tls.adopt(&tls);
         let shown = listens.into_iter().map(|listen| listen.tls).collect();

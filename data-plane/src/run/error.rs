@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use equipoise_access_log::OpenError;
 use equipoise_follower::{CacheError, MembershipError};
@@ -47,9 +48,9 @@ pub enum StartError {
     /// The node that runs does not go.
     #[error("cannot take the place of the running node")]
     Takeover(#[from] TakeoverError),
-    /// A file of trusted certificates cannot be used.
+    /// How TLS is to be spoken with targets cannot be used.
     #[error(transparent)]
-    Trust(#[from] TrustError),
+    Targets(#[from] ReloadError),
     /// There is no certificate to show to clients, or to targets; or clients cannot be judged by theirs.
     #[error(transparent)]
     Shown(#[from] ShownError),
@@ -76,4 +77,7 @@ pub enum ReloadError {
     /// There is no certificate to show to clients, or to targets; or clients cannot be judged by theirs.
     #[error(transparent)]
     Shown(#[from] ShownError),
+    /// A file system that hangs, or a file that is none.
+    #[error("the files of `tls.` and `upstream.client_cert` cannot be read within {0:?}")]
+    Hangs(Duration),
 }

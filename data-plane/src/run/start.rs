@@ -16,7 +16,7 @@ use super::handover::{Handover, Offered, offer, take_over};
 use super::listen::{bind_status, datagram_listen, listen, with_targets};
 use super::logs::AccessLogs;
 use super::tasks::Tasks;
-use super::{Node, ReloadError, StartError};
+use super::{Node, StartError};
 use crate::observability::{NodeState, Workers};
 use crate::proxy::ProxySettings;
 use crate::settings::{Follow, NodeSettings};
@@ -64,8 +64,7 @@ pub async fn start_after(
     };
     let tls = match trusting.await {
         Ok(Ok(tls)) => tls,
-        Ok(Err(ReloadError::Trust(error))) => return Err(error.into()),
-        Ok(Err(ReloadError::Shown(error))) => return Err(error.into()),
+        Ok(Err(error)) => return Err(error.into()),
         Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
     };
     let (cache, loaded) =

@@ -31,23 +31,32 @@ pub(super) struct Way {
     is_blocked: bool,
 }
 
+/// What may be seen of a source before there is a sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// It broke.
+    Broken,
+    /// It has ended without a word: it has left, or only listens. Which of the two nobody can tell.
+    Silent,
+}
+
 impl Way {
-    /// Reads ahead, as far as a buffer goes, while there is no sink yet. Ready when the source is gone: broken, or at its end
-    /// without a word. One that has said something before its end may wait for what comes of it.
+    /// Reads ahead, as far as a buffer goes, while there is no sink yet. Ready when the source may be gone. One that has said
+    /// something before its end waits for what comes of it.
     pub(super) fn poll_gone(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut Stream,
         buffers: &Buffers,
-    ) -> Poll<()> {
+    ) -> Poll<Gone> {
         while !self.has_ended && (!self.buffer.is_lent() || self.buffer.has_room()) {
             match self.poll_read(cx, source, buffers) {
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Err(_)) => return Poll::Ready(Gone::Broken),
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if self.buffer.filled().is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        if self.buffer.filled().is_empty() { Poll::Ready(Gone::Silent) } else { Poll::Pending }
     }
 
     /// Reads once; gives how much. The end is noted.

@@ -2,8 +2,8 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::task::Poll;
-use std::time::Instant;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tracing::debug;
@@ -11,7 +11,7 @@ use tracing::debug;
 use super::account::Account;
 use super::attempt;
 use super::peek;
-use super::relay;
+use super::relay::{self, Gone};
 use super::say;
 use crate::health::Outcome;
 use crate::observability::SessionKind;
@@ -25,6 +25,10 @@ use crate::proxy::worker::Worker;
 use crate::router::stream::{StreamQuery, Transport};
 use crate::table::{Lease, OfStreams, Service};
 use crate::tls::server::Speaks;
+
+/// How long a target is looked for on behalf of a client that has ended its side without a word: long enough to connect for one that
+/// only listens, and no place in a queue for one that has left.
+const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end: the client's, and where it came in. `tls`: how TLS is spoken where it came in; `None`: not at all.
 pub(crate) async fn serve(
@@ -95,13 +99,22 @@ async fn route(
         connect(worker, &service, lease, sni, speaks).await
     };
     let mut up = relay::Way::default();
+    let patience = worker.timers.timer();
+    let mut is_silent = false;
     let reached = {
         let mut reaching = Box::pin(attempt::reach(worker, &service, source.ip().to_canonical(), connect));
         poll_fn(|cx| {
             if let Poll::Ready(reached) = reaching.as_mut().poll(cx) {
                 return Poll::Ready(Some(reached));
             }
-            up.poll_gone(cx, &mut client, &worker.buffers).map(|()| None)
+            if !is_silent {
+                match ready!(up.poll_gone(cx, &mut client, &worker.buffers)) {
+                    Gone::Broken => return Poll::Ready(None),
+                    Gone::Silent => patience.arm(SILENT_MAX),
+                }
+                is_silent = true;
+            }
+            patience.poll_expired(cx).map(|()| None)
         })
         .await
     };

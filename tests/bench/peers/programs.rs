@@ -1,6 +1,7 @@
 //! The proxies under measurement, all told to do the same, and the origins behind them.
 
 use std::fs;
+use std::ops::Range;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -64,7 +65,7 @@ impl Site {
     pub fn peers(&self, workers: usize) -> Result<Vec<Peer>> {
         let mut peers = vec![self.nginx(workers)?, self.haproxy(workers)?];
         peers.extend(self.pingora(workers)?);
-        peers.push(self.equipoise("equipoise", workers, 0)?);
+        peers.push(self.equipoise("equipoise", workers, 0..0)?);
         for peer in &peers {
             eventually("a proxy to answer", PATIENCE, || {
                 (Client::new(peer.plain).get("/small").ok()?.status == 200).then_some(())
@@ -159,8 +160,8 @@ impl Site {
         Ok(Some(Peer { name: "pingora".to_owned(), plain, tls, pids, _running: running }))
     }
 
-    /// A control plane and a node, with so many routes `/r/0`, `/r/1` ... beside the one of all requests.
-    pub fn equipoise(&self, name: &str, workers: usize, routes: usize) -> Result<Peer> {
+    /// A control plane and a node, with these routes `/r/0`, `/r/1` ... beside the one of all requests.
+    pub fn equipoise(&self, name: &str, workers: usize, routes: Range<usize>) -> Result<Peer> {
         let any = "127.0.0.1:0";
         let release = release_dir()?;
         let dir = tempfile::tempdir_in(&self.dir)?.keep();
@@ -176,7 +177,7 @@ impl Site {
         }
         write(&mut admin, "POST", "/services", "name=s&host=u", 201);
         write(&mut admin, "POST", "/services/s/routes", "paths[]=/", 201);
-        for at in 0..routes {
+        for at in routes {
             write(&mut admin, "POST", "/services/s/routes", &format!("paths[]=/r/{at}"), 201);
         }
         write(&mut admin, "POST", "/services", &format!("name=e&url=http://{}/echo", self.echo), 201);

@@ -30,6 +30,13 @@ pub fn gather(text: &mut Vec<u8>, bytes: &[u8]) -> (usize, bool) {
     }
 }
 
+/// How large a request's head is, without what stands between its parts.
+pub fn bytes<T>(request: &http::Request<T>) -> usize {
+    let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    lines.fold(path, usize::saturating_add)
+}
+
 /// How the body of a message is framed as HTTP/1.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {

@@ -12,6 +12,9 @@ use super::head::{Coding, push_trailers};
 use super::io_error;
 use crate::http1::push_chunk_size;
 
+/// Room for text that stays where nothing is in it.
+const TEXT_KEPT_MAX: usize = 1024;
+
 /// One direction of a stream: a head, and the body behind it.
 ///
 /// Memory is bounded by the window that the other end was given: room in it is given back when bytes are read.
@@ -76,6 +79,10 @@ impl Incoming {
         let length = text.len().min(space.remaining());
         space.put_slice(text.get(..length).unwrap_or_default());
         self.text_at += length;
+        // A head may be large, and what comes behind it takes its time.
+        if self.text_at == self.text.len() && self.text.capacity() > TEXT_KEPT_MAX {
+            (self.text, self.text_at) = (Vec::new(), 0);
+        }
         let length = self.data.len().min(space.remaining());
         if length > 0 {
             space.put_slice(self.data.get(..length).unwrap_or_default());

@@ -13,6 +13,7 @@ use http::Request;
 use tracing::debug;
 
 use super::frames::Sender;
+use super::head;
 use super::io::{Io, Writing};
 use super::server::{Fate, ServerStream};
 use super::{Http2Settings, LEAVING};
@@ -30,6 +31,10 @@ const FRAME_BYTES_MAX: u32 = 16 * 1024;
 /// How much larger than a head may be what `h2` lets pass of one: what is too large is refused as in HTTP/1, with an id and a line in
 /// the access log. Only what is far beyond, and would take memory, gets its bare 431. It counts 32 bytes more for each field, besides.
 const LISTS: usize = 4;
+
+/// Heads of the largest size that the requests under way of a connection may have together: what a client says in a byte each, since
+/// it said it before, is written out here. A request beyond may be sent again.
+const HEADS_AT_ONCE: usize = 16;
 
 /// A request that is taken back within this time has cost more than it was worth to its client.
 const RAPID: Duration = Duration::from_secs(1);
@@ -93,6 +98,8 @@ fn builder(worker: &Worker) -> Builder {
 #[derive(Debug, Default)]
 struct Streams {
     open: Cell<u32>,
+    /// Bytes of their heads.
+    head_bytes: Cell<usize>,
     /// Requests so far.
     served: Cell<u32>,
     /// Those that the client took back at once, less those that were answered.
@@ -104,14 +111,16 @@ struct Streams {
 /// One of them, as long as it is served.
 struct OpenStream {
     streams: Rc<Streams>,
+    head_bytes: usize,
     since: Instant,
 }
 
 impl OpenStream {
-    fn new(streams: &Rc<Streams>) -> Self {
+    /// One more with a head of so many bytes.
+    fn new(streams: &Rc<Streams>, head_bytes: usize) -> Self {
         streams.open.set(streams.open.get() + 1);
-        streams.served.set(streams.served.get().saturating_add(1));
-        Self { streams: Rc::clone(streams), since: Instant::now() }
+        streams.head_bytes.set(streams.head_bytes.get().saturating_add(head_bytes));
+        Self { streams: Rc::clone(streams), head_bytes, since: Instant::now() }
     }
 
     /// Holds its end against the client, or for it. Who waits for an answer and then wants it no more asks for nothing that others do not:
@@ -132,6 +141,7 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         let open = self.streams.open.get().saturating_sub(1);
         self.streams.open.set(open);
+        self.streams.head_bytes.set(self.streams.head_bytes.get().saturating_sub(self.head_bytes));
         // Time begins to count for a connection without requests.
         if open == 0
             && let Some(driver) = self.streams.driver.borrow_mut().take()
@@ -250,8 +260,15 @@ impl Serving<'_> {
         }
     }
 
-    fn open(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
-        let open = OpenStream::new(&self.streams);
+    fn open(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        self.streams.served.set(self.streams.served.get().saturating_add(1));
+        let head_bytes = head::bytes(&request);
+        let most = self.worker.settings.head_limits.head_bytes_max.saturating_mul(HEADS_AT_ONCE);
+        if self.streams.head_bytes.get().saturating_add(head_bytes) > most {
+            debug!(client = self.peer.text(), "a client's requests under way have too large heads together");
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        let open = OpenStream::new(&self.streams, head_bytes);
         let fate = Rc::<Cell<Fate>>::default();
         let stream = Stream::http2(ServerStream::new(request, respond, Rc::clone(&fate)));
         let client = Client::new(stream, self.peer.clone(), &self.worker.timers);

@@ -319,6 +319,66 @@ fn who_takes_requests_back_without_end_is_told_to_calm_down() {
 }
 
 #[test]
+fn large_heads_under_way_are_bounded_together_however_short_they_were_said() {
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let held = Arc::new(std::sync::Mutex::new(held));
+    let origin = Origin::script(move |line, _| {
+        while line.read_head().is_some() {
+            // Until all are let go.
+            held.lock().unwrap().recv().unwrap_err();
+            line.send(ok("fine"));
+        }
+    });
+    let node = plan().start(&[origin.address]);
+    let client = Connection::clear(node.address);
+    let large = "x".repeat(5 * 1024);
+    let (refused, answered) = client.within(async {
+        let mut responses = Vec::new();
+        for _ in 0..60 {
+            let mut requests = client.requests.clone().ready().await.unwrap();
+            let request = Request::get("http://a.com/");
+            let request = (0..4).fold(request, |request, _| request.header("x-large", &large));
+            let request = request.body(()).unwrap();
+            responses.push(requests.send_request(request, true).unwrap().0);
+        }
+        let mut refused = 0;
+        while refused == 0 {
+            tokio::task::yield_now().await;
+            responses.retain_mut(|response| {
+                let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+                match std::pin::Pin::new(response).poll(&mut cx) {
+                    std::task::Poll::Ready(Err(error)) => {
+                        assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM));
+                        refused += 1;
+                        false
+                    }
+                    std::task::Poll::Ready(Ok(_)) => panic!("nothing is answered yet"),
+                    std::task::Poll::Pending => true,
+                }
+            });
+        }
+        drop(let_go);
+        let mut answered = 0;
+        for response in responses {
+            match response.await {
+                Ok(response) => {
+                    assert_eq!(response.status(), 200);
+                    answered += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM));
+                    refused += 1;
+                }
+            }
+        }
+        (refused, answered)
+    });
+    // As many as have 16 heads of the largest size together.
+    assert_eq!((refused, answered), (60 - 25, 25));
+    assert_eq!(client.get("/").head.status(), 200);
+}
+
+#[test]
 fn calls_that_clients_end_by_themselves_are_no_flood() {
     let origin = Origin::script(|line, _| {
         while let Some(head) = line.read_head() {

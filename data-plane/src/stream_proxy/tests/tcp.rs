@@ -277,6 +277,16 @@ fn queued(node: &Node, result: &str, count: f64) {
 }
 
 #[test]
+fn a_client_may_only_listen() {
+    let node = Node::with(Plan::tcp(&[echo("a:")]));
+    let mut client = node.connect();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut all = String::new();
+    client.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "a:");
+}
+
+#[test]
 fn a_client_that_leaves_gives_up_its_place_in_the_queue() {
     let node = Node::with(Plan { policy: Some(limited(1)), ..Plan::tcp(&[echo("a:")]) });
     let mut first = node.connect();

@@ -135,6 +135,22 @@ fn who_takes_no_datagrams_counts_as_refusing_and_another_is_asked() {
     node_has_502(&node);
 }
 
+#[test]
+fn clients_that_say_one_thing_each_are_enough_to_see_that_a_target_takes_none() {
+    let (dead, b) = (Target::echo("a"), Target::echo("b"));
+    dead.stop();
+    let limits = Limits { tcp: std::num::NonZeroU8::new(1), ..Limits::default() };
+    let passive = Passive { limits, healthy: Default::default(), unhealthy: Default::default() };
+    let node = start(Plan { passive: Some(passive), ..plan(&[dead.address, b.address]) }, |_| {});
+    let clients = [client(&node), client(&node)];
+    for client in &clients {
+        client.send(b"x").unwrap();
+    }
+    eventually("it counts as refusing", || !node.targets[0][0].is_available());
+    node_has_502(&node);
+    assert_eq!(ask(&client(&node), b"x"), "bx");
+}
+
 fn node_has_502(node: &Node) {
     eventually("it is counted", || node.sessions(502) >= 1.0);
 }

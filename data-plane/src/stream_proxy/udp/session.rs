@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use equipoise_access_log::SessionEnd;
 use rustix::net::SendFlags;
-use tokio::io::ReadBuf;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tracing::debug;
@@ -252,6 +252,7 @@ async fn pass(
     }
     *session.state.borrow_mut() = State::Open(open);
     let mut asked_to_end = std::pin::pin!(session.end.notified());
+    let mut hears_refusal = std::pin::pin!(refusal(&upstream));
     let mut is_answered = false;
     let mut hurries = false;
     let end = poll_fn(|cx| {
@@ -273,7 +274,7 @@ async fn pass(
                 lease.answered(200, now.saturating_duration_since(began), now);
             }
         }
-        if outcome == Answers::Refused {
+        if outcome == Answers::Refused || hears_refusal.as_mut().poll(cx).is_ready() {
             return Poll::Ready(SessionEnd::Refused);
         }
         if worker.is_draining.get() && !std::mem::replace(&mut hurries, true) {
@@ -302,6 +303,23 @@ fn refused(lease: &Lease, began: Instant, is_answered: bool) -> (SessionEnd, boo
     let now = Instant::now();
     lease.failed(now.saturating_duration_since(began), now);
     (SessionEnd::Refused, is_answered)
+}
+
+/// Waits to be told (ICMP) that nobody takes datagrams at the target. Where the client says nothing more, nothing else tells: such an
+/// error makes a socket neither readable nor writable.
+async fn refusal(upstream: &UdpSocket) {
+    loop {
+        if upstream.ready(Interest::ERROR).await.is_err() {
+            return std::future::pending().await;
+        }
+        let told = upstream.try_io(Interest::ERROR, || match upstream.take_error()? {
+            Some(error) => Ok(error),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        });
+        if told.is_ok_and(|error| is_refusal(&error)) {
+            return;
+        }
+    }
 }
 
 /// What came of a look at a target's answers.
