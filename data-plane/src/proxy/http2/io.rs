@@ -175,3 +175,54 @@ impl AsyncWrite for Io {
         self.stream.poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::net::Ipv4Addr;
+
+    use rustls::pki_types::ServerName;
+    use rustls::version::TLS13;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+    use crate::tls::fixture::{Authority, Valid};
+
+    #[tokio::test]
+    async fn who_takes_what_waited_over_tls_at_last_is_not_stalled_any_more() {
+        let authority = Authority::root("the client trusts it");
+        let server = authority.issue(&["a.com"], Valid::Now).server_of(&[&TLS13], &[]);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(connecting, listener.accept());
+        let connector = TlsConnector::from(authority.trusted(1).verifying(None));
+        let name = ServerName::try_from("a.com").unwrap();
+        let accepting = TlsAcceptor::from(server).accept(accepted.unwrap().0);
+        let (client, stream) = tokio::join!(connector.connect(name, client.unwrap()), accepting);
+        let mut client = client.unwrap();
+        let (mut io, writing) = Io::new(Bytes::new(), Stream::accepted_tls(stream.unwrap()), Sender::Client);
+        assert_eq!(writing.stalled_at(), None);
+        // Until the kernel has no room, and the rest waits in the session.
+        let mut written = 0;
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(taken) = Pin::new(&mut io).poll_write(cx, &[0; 4096]) {
+                    written += taken.unwrap();
+                }
+                if Pin::new(&mut io).poll_flush(cx).is_pending() {
+                    return Poll::Ready(());
+                }
+            }
+        })
+        .await;
+        assert!(writing.stalled_at().is_some(), "after {written} bytes");
+        let mut all = vec![0; written];
+        let flushing = poll_fn(|cx| Pin::new(&mut io).poll_flush(cx));
+        let (read, flushed) = tokio::join!(client.read_exact(&mut all), flushing);
+        read.unwrap();
+        flushed.unwrap();
+        assert_eq!(writing.stalled_at(), None);
+    }
+}
