@@ -132,7 +132,8 @@ fn main() -> Result<()> {
         row(TWO_WORKERS.name, &measure(dir.path(), &peers, &TWO_WORKERS.load)?);
     }
     if chosen.has(MANY_ROUTES.name) {
-        let peers = [site.equipoise("two routes", 1, 4_321..4_322)?, site.equipoise("10,001 routes", 1, 0..ROUTES)?];
+        let peers =
+            [site.equipoise("two routes", 1, 4_321..4_322)?, site.equipoise("10,001 routes", 1, 0..ROUTES)?];
         head(&peers);
         row(MANY_ROUTES.name, &measure(dir.path(), &peers, &MANY_ROUTES.load)?);
     }

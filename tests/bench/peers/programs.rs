@@ -1,8 +1,8 @@
 //! The proxies under measurement, all told to do the same, and the origins behind them.
 
 use std::fs;
-use std::ops::Range;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
