@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let command = health::with_command(command);
     match cli::start(command, Process::Node, std::env::args_os(), std::env::vars_os(), NodeSettings::read) {
         Start::Exit(code) => code,
+        Start::Check(node) => cli::checked(run::check_files(&node).map_err(anyhow::Error::from)),
         Start::Run(settings, node, matches) => {
             match health::run(&settings, &matches, &[(&keys::STATUS_LISTEN, "/status/ready")]) {
                 Some(answered) => cli::exit_code(answered.map_err(anyhow::Error::from)),

@@ -19,7 +19,7 @@ pub use self::error::{ReloadError, StartError};
 use self::handover::Handover;
 use self::listen::{listen, with_targets};
 use self::logs::AccessLogs;
-pub use self::start::{start, start_after};
+pub use self::start::{check_files, start, start_after};
 pub use self::tasks::Ended;
 use self::tasks::Tasks;
 use crate::observability::NodeState;

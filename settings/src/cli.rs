@@ -16,7 +16,9 @@ use crate::source::{Layers, Problem, Settings};
 pub enum Start<T> {
     /// Run with these settings, as they stand and as the process reads them; the matches tell the subcommand.
     Run(Box<Settings>, Box<T>, ArgMatches),
-    /// Nothing more: help, version, `--check`, `--print-settings`, or problems that were printed.
+    /// Look into what the settings name, as a start does, and say by [`checked`] what came of it (`--check`).
+    Check(Box<T>),
+    /// Nothing more: help, version, `--print-settings`, or problems that were printed.
     Exit(ExitCode),
 }
 
@@ -59,8 +61,7 @@ pub fn start<T>(
         Err(problem) => return refused(&[problem]),
     };
     if matches.get_flag("check") {
-        to_stderr(format_args!("settings are valid"));
-        return Start::Exit(ExitCode::SUCCESS);
+        return Start::Check(Box::new(plane));
     }
     Start::Run(Box::new(settings), Box::new(plane), matches)
 }
@@ -149,6 +150,20 @@ pub fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
 /// Writes a line to standard error, which nobody may read any more either.
 fn to_stderr(line: fmt::Arguments<'_>) {
     drop(writeln!(io::stderr(), "{line}"));
+}
+
+/// Says whether the settings can be used.
+pub fn checked<E: fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => {
+            to_stderr(format_args!("settings are valid"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            to_stderr(format_args!("error: {error:#}"));
+            ExitCode::from(EX_CONFIG)
+        }
+    }
 }
 
 /// Says why a process could not start or go on, with all causes, as one sentence.

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 
 use equipoise_tests::cluster::{Standalone, balance};
 use equipoise_tests::process::run;
+use equipoise_tests::tls::self_signed;
 use equipoise_tests::{Client, Origin, PATIENCE, Process, eventually};
 
 const QUIET: [&str; 6] =
@@ -143,6 +144,42 @@ fn unknown_keys_are_refused_with_the_nearest_one() {
     let (code, output) = run("equipoise", dir.path(), &QUIET, &[]);
     assert_eq!(code, Some(78), "{output}");
     assert!(output.contains("did you mean `proxy.listen`"), "{output}");
+}
+
+#[test]
+fn the_check_looks_into_the_files_that_settings_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (self_signed(&["a.test"]), self_signed(&["a.test"]));
+    let write = |name: &str, text: String| std::fs::write(dir.path().join(name), text).unwrap();
+    write("a.pem", one.pem());
+    write("a.key", one.key_pem());
+    write("b.key", other.key_pem());
+    let verify = ["--tls-client-verify", "required"];
+    for (arguments, named) in [
+        (vec!["--tls-cert", "a.pem", "--tls-cert-key", "b.key"], Some("b.key")),
+        (vec!["--tls-cert", "none.pem", "--tls-cert-key", "a.key"], Some("none.pem")),
+        ([&verify[..], &["--tls-client-ca", "none.pem"]].concat(), Some("none.pem")),
+        (vec!["--tls-trusted-certificates", "none.pem"], Some("none.pem")),
+        (vec!["--proxy-error-template-json", "none.json"], Some("none.json")),
+        (
+            [&verify[..], &["--tls-client-ca", "a.pem", "--tls-cert", "a.pem", "--tls-cert-key", "a.key"]]
+                .concat(),
+            None,
+        ),
+    ] {
+        for program in ["equipoise", "equipoise-data-plane"] {
+            let (code, output) = run(program, dir.path(), &[&arguments[..], &["--check"]].concat(), &[]);
+            match named {
+                Some(file) => {
+                    assert!(code == Some(78) && output.contains(file), "{arguments:?}: {code:?}: {output}")
+                }
+                None => assert_eq!(code, Some(0), "{arguments:?}: {output}"),
+            }
+        }
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "nothing is made: {left:?}");
 }
 
 #[test]

@@ -25,6 +25,18 @@ use crate::table::{self, Seams};
 use crate::takeover::{Predecessor, Sockets};
 use crate::{dns, probe, proxy, spans, status, watchdog};
 
+/// Looks into the files that the settings name, as a start does, and makes none: what clients and targets are shown, who vouches for
+/// them, templates.
+///
+/// # Errors
+/// When one of them cannot be used.
+pub fn check_files(settings: &NodeSettings) -> Result<(), StartError> {
+    with_targets(settings)?;
+    settings.shown.check()?;
+    proxy::Templates::load(&settings.error_templates)?;
+    Ok(())
+}
+
 /// Starts a node. Its listeners are bound when this returns; it serves what its cache holds as soon as that is
 /// compiled. `pipe` replaces the control planes of the settings by one in the same process.
 ///

@@ -116,6 +116,25 @@ pub enum ShownError {
 }
 
 impl Shown {
+    /// Reads the files, and nothing else.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub fn check(&self) -> Result<(), ShownError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        self.keys(&provider)?;
+        self.judge(&provider).map(drop)
+    }
+
+    fn keys(&self, provider: &Arc<CryptoProvider>) -> Result<Vec<Arc<CertifiedKey>>, ShownError> {
+        self.pairs.iter().map(|(certificate, key)| pair(certificate, key, provider)).collect()
+    }
+
+    fn judge(&self, provider: &Arc<CryptoProvider>) -> Result<Option<Arc<Judge>>, ShownError> {
+        let load = |callers: &Callers| callers.load(provider).map(Arc::new).map_err(ShownError::Callers);
+        self.callers.as_ref().map(load).transpose()
+    }
+
     /// Reads the files; the node's own certificate is in `directory`, which may be made. Names are looked up in `table`
     /// as it is at each handshake. Sessions are those of what is loaded: none goes on with what is loaded after it, by
     /// whose trust it was never judged.
@@ -124,19 +143,16 @@ impl Shown {
     /// When a file cannot be used, or the node's own certificate cannot be kept.
     pub fn load(&self, directory: &Path, table: Active) -> Result<Speaks, ShownError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let keys = if self.pairs.is_empty() {
-            vec![own(&directory.join(OWN), &provider)?]
-        } else {
-            let load = |(certificate, key): &(PathBuf, PathBuf)| pair(certificate, key, &provider);
-            self.pairs.iter().map(load).collect::<Result<_, _>>()?
-        };
+        let mut keys = self.keys(&provider)?;
+        if keys.is_empty() {
+            keys.push(own(&directory.join(OWN), &provider)?);
+        }
         let versions: &[&'static SupportedProtocolVersion] = match (self.tls12, self.tls13) {
             (true, false) => &[&TLS12],
             (false, true) => &[&TLS13],
             (_, _) => &[&TLS12, &TLS13],
         };
-        let load = |callers: &Callers| callers.load(&provider).map(Arc::new).map_err(ShownError::Callers);
-        let callers = self.callers.as_ref().map(load).transpose()?;
+        let callers = self.judge(&provider)?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .expect("the provider knows TLS 1.2 and 1.3")

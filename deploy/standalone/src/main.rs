@@ -40,6 +40,10 @@ fn main() -> ExitCode {
     let command = health::with_command(command);
     match cli::start(command, Process::Standalone, std::env::args_os(), std::env::vars_os(), read) {
         Start::Exit(code) => code,
+        Start::Check(planes) => {
+            let checked = equipoise_data_plane::run::check_files(&planes.1);
+            cli::checked(checked.map_err(anyhow::Error::from))
+        }
         Start::Run(settings, planes, matches) => {
             let asked = [(&keys::ADMIN_LISTEN, "/status"), (&keys::STATUS_LISTEN, "/status/ready")];
             if let Some(answered) = health::run(&settings, &matches, &asked) {
