@@ -30,13 +30,13 @@ enum Running {
     Other { _guard: Guard },
 }
 
-/// Kills what it holds, with its children.
+/// Ends what it holds, with its children.
 pub struct Guard(Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Fails only when it has ended already.
-        drop(Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status());
+        // At SIGINT, unlike SIGTERM, none of them waits for its clients. Fails only when it has ended already.
+        drop(Command::new("kill").args(["-INT", &self.0.id().to_string()]).status());
         drop(self.0.wait());
     }
 }
