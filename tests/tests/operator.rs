@@ -171,7 +171,7 @@ fn the_check_looks_into_the_files_that_settings_name() {
             let (code, output) = run(program, dir.path(), &[&arguments[..], &["--check"]].concat(), &[]);
             match named {
                 Some(file) => {
-                    assert!(code == Some(78) && output.contains(file), "{arguments:?}: {code:?}: {output}")
+                    assert!(code == Some(78) && output.contains(file), "{arguments:?}: {code:?}: {output}");
                 }
                 None => assert_eq!(code, Some(0), "{arguments:?}: {output}"),
             }
