@@ -159,10 +159,7 @@ pub fn checked<E: fmt::Display>(result: Result<(), E>) -> ExitCode {
             to_stderr(format_args!("settings are valid"));
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            to_stderr(format_args!("error: {error:#}"));
-            ExitCode::from(EX_CONFIG)
-        }
+        Err(error) => failed(&error, ExitCode::from(EX_CONFIG)),
     }
 }
 
@@ -170,12 +167,14 @@ pub fn checked<E: fmt::Display>(result: Result<(), E>) -> ExitCode {
 pub fn exit_code<E: fmt::Display>(result: Result<(), E>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // `{:#}` is how `anyhow` prints the whole chain.
-            to_stderr(format_args!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error, ExitCode::FAILURE),
     }
+}
+
+fn failed(error: &impl fmt::Display, code: ExitCode) -> ExitCode {
+    // `{:#}` is how `anyhow` prints the whole chain.
+    to_stderr(format_args!("error: {error:#}"));
+    code
 }
 
 /// The file that is read when none is named.

@@ -16,6 +16,12 @@ fn plan(targets: &[SocketAddr]) -> Plan {
     Plan { transports: UDP, ..Plan::tcp(targets) }
 }
 
+/// One refusal makes a target unhealthy.
+fn one_refusal() -> Passive {
+    let limits = Limits { tcp: std::num::NonZeroU8::new(1), ..Limits::default() };
+    Passive { limits, healthy: Default::default(), unhealthy: Default::default() }
+}
+
 fn start(plan: Plan, change: impl FnOnce(&mut ProxySettings)) -> Node {
     Node::start(vec![plan], None, |settings| {
         settings.datagram_listen = vec![(Ipv4Addr::LOCALHOST, 0).into()];
@@ -113,9 +119,7 @@ fn a_session_ends_when_nothing_is_said() {
 fn who_takes_no_datagrams_counts_as_refusing_and_another_is_asked() {
     let (dead, b) = (Target::echo("a"), Target::echo("b"));
     dead.stop();
-    let limits = Limits { tcp: std::num::NonZeroU8::new(1), ..Limits::default() };
-    let passive = Passive { limits, healthy: Default::default(), unhealthy: Default::default() };
-    let node = start(Plan { passive: Some(passive), ..plan(&[dead.address, b.address]) }, |_| {});
+    let node = start(Plan { passive: Some(one_refusal()), ..plan(&[dead.address, b.address]) }, |_| {});
     let deadline = Instant::now() + PATIENCE;
     // As clients over UDP do, these ask again.
     for _ in 0..4 {
@@ -139,9 +143,7 @@ fn who_takes_no_datagrams_counts_as_refusing_and_another_is_asked() {
 fn clients_that_say_one_thing_each_are_enough_to_see_that_a_target_takes_none() {
     let (dead, b) = (Target::echo("a"), Target::echo("b"));
     dead.stop();
-    let limits = Limits { tcp: std::num::NonZeroU8::new(1), ..Limits::default() };
-    let passive = Passive { limits, healthy: Default::default(), unhealthy: Default::default() };
-    let node = start(Plan { passive: Some(passive), ..plan(&[dead.address, b.address]) }, |_| {});
+    let node = start(Plan { passive: Some(one_refusal()), ..plan(&[dead.address, b.address]) }, |_| {});
     let clients = [client(&node), client(&node)];
     for client in &clients {
         client.send(b"x").unwrap();
@@ -158,9 +160,7 @@ fn node_has_502(node: &Node) {
 #[test]
 fn a_target_that_dies_is_left_for_another() {
     let (a, b) = (Target::echo("a"), Target::echo("b"));
-    let limits = Limits { tcp: std::num::NonZeroU8::new(1), ..Limits::default() };
-    let passive = Passive { limits, healthy: Default::default(), unhealthy: Default::default() };
-    let node = start(Plan { passive: Some(passive), ..plan(&[a.address, b.address]) }, |_| {});
+    let node = start(Plan { passive: Some(one_refusal()), ..plan(&[a.address, b.address]) }, |_| {});
     let client = client(&node);
     let first = ask(&client, b"");
     let (dies, lives) = if first == "a" { (&a, "b") } else { (&b, "a") };
