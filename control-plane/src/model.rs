@@ -24,6 +24,7 @@ pub use config::Config;
 pub use declarative::{Declarative, InvalidDeclarative};
 pub use entity::{Body, Entity, Key, Kind};
 pub use error::{ErrorCode, ErrorObject, Refusal};
+pub use expiry::expires_at;
 pub use plugin::PluginName;
 pub use query::{Page, PageSize, TagFilter, TagRow};
 pub use schema::{plugin_schema_json, schema_json, validate};

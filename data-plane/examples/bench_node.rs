@@ -36,6 +36,7 @@ fn main() -> anyhow::Result<()> {
         id: uuid::Uuid::from_u128(2),
         name: None,
         service: Some(service),
+        plugins: None,
         allows_plain: true,
         grpc: None,
         https_redirect_status: 426,

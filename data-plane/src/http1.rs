@@ -12,6 +12,7 @@ mod encode;
 mod framing;
 mod host;
 mod name;
+pub mod query;
 mod request;
 mod response;
 mod scan;

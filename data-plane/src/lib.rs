@@ -6,6 +6,7 @@ pub mod dns;
 pub mod health;
 pub mod http1;
 pub mod observability;
+pub mod plugin;
 pub mod probe;
 pub mod proxy;
 pub mod proxy_protocol;

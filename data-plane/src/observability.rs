@@ -20,6 +20,6 @@ pub use counter::{Counter, Histogram};
 pub use node::{ConfigSource, NodeState};
 
 pub use render::{Counted, render};
-pub use route::{RequestSample, RouteMetrics, Source};
+pub use route::{Groups, RequestSample, RouteMetrics, Source};
 pub use session::{ActiveSession, SessionKind};
 pub use worker::{ConnectionState, Connections, Http2End, PoolUse, WorkerMetrics, Workers};

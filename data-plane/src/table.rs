@@ -41,6 +41,7 @@ use imbl::Vector;
 use uuid::Uuid;
 
 use crate::observability::RouteMetrics;
+use crate::plugin::{self, Callers, Scoped};
 use crate::router::stream::{StreamQuery, StreamRouter};
 use crate::router::{Flavour, Match, Query, Router, Rule};
 use crate::tls;
@@ -76,6 +77,12 @@ pub struct Table {
     pub routes: Vector<Option<Arc<Route>>>,
     /// What clients are shown by the names that they ask for.
     pub snis: Snis,
+    /// Plugins that every request meets, unless one of its own has their place.
+    pub plugins: Scoped,
+    /// Who may call, as plugins find out.
+    pub callers: Callers,
+    /// Whether the health of targets has no series, because plugins choose others.
+    pub hides_health: bool,
 }
 
 impl Table {
@@ -91,7 +98,7 @@ impl Table {
             router: Router::of(flavour, rules),
             streams: StreamRouter::default(),
             routes: routes.into_iter().map(Some).collect(),
-            snis: Snis::default(),
+            ..Self::default()
         }
     }
 
@@ -132,6 +139,8 @@ pub struct Route {
     pub id: Uuid,
     /// Its name, if it has one.
     pub name: Option<Box<str>>,
+    /// Plugins of it and of its service.
+    pub plugins: Option<Arc<plugin::Own>>,
     /// Where it leads; `None` answers 503.
     pub service: Option<Arc<Service>>,
     /// Whether plain HTTP is served: false when `protocols` has `https` and not `http`.

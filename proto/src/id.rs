@@ -74,11 +74,19 @@ pub enum EntityKind {
     Target,
     /// What an upstream asks for beyond Kong's fields; has its upstream's id.
     Policy,
+    /// Who calls.
+    Consumer,
+    /// A key by which a consumer is known.
+    KeyAuth,
+    /// A name and a password by which a consumer is known.
+    BasicAuth,
+    /// What requests meet before their target.
+    Plugin,
 }
 
 impl EntityKind {
     /// Every kind, in reference order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Certificate,
         Self::Sni,
         Self::CaCertificate,
@@ -87,6 +95,10 @@ impl EntityKind {
         Self::Upstream,
         Self::Target,
         Self::Policy,
+        Self::Consumer,
+        Self::KeyAuth,
+        Self::BasicAuth,
+        Self::Plugin,
     ];
 
     /// The singular name that messages use.
@@ -100,6 +112,10 @@ impl EntityKind {
             Self::Upstream => "upstream",
             Self::Target => "target",
             Self::Policy => "policy",
+            Self::Consumer => "consumer",
+            Self::KeyAuth => "key_auth",
+            Self::BasicAuth => "basic_auth",
+            Self::Plugin => "plugin",
         }
     }
 
@@ -114,6 +130,10 @@ impl EntityKind {
             Ok(v1::EntityKind::Upstream) => Some(Self::Upstream),
             Ok(v1::EntityKind::Target) => Some(Self::Target),
             Ok(v1::EntityKind::Policy) => Some(Self::Policy),
+            Ok(v1::EntityKind::Consumer) => Some(Self::Consumer),
+            Ok(v1::EntityKind::KeyAuth) => Some(Self::KeyAuth),
+            Ok(v1::EntityKind::BasicAuth) => Some(Self::BasicAuth),
+            Ok(v1::EntityKind::Plugin) => Some(Self::Plugin),
             Ok(v1::EntityKind::Unspecified) | Err(_) => None,
         }
     }
@@ -129,6 +149,10 @@ impl EntityKind {
             Self::Upstream => v1::EntityKind::Upstream,
             Self::Target => v1::EntityKind::Target,
             Self::Policy => v1::EntityKind::Policy,
+            Self::Consumer => v1::EntityKind::Consumer,
+            Self::KeyAuth => v1::EntityKind::KeyAuth,
+            Self::BasicAuth => v1::EntityKind::BasicAuth,
+            Self::Plugin => v1::EntityKind::Plugin,
         }
     }
 }

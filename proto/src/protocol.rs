@@ -8,7 +8,7 @@ use crate::placement::Placement;
 use crate::{EntityKind, v1};
 
 /// Newest version of the contract that this build speaks.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 
 /// Oldest version of the contract that this build speaks.
 pub const PROTOCOL_MIN: u32 = 1;
@@ -40,6 +40,8 @@ pub fn min_protocol(kind: EntityKind, wire: Option<&[u8]>) -> u32 {
         (EntityKind::Service | EntityKind::Route | EntityKind::Upstream | EntityKind::Target, _) => 1,
         (EntityKind::Policy, _) => 2,
         (EntityKind::Certificate | EntityKind::Sni | EntityKind::CaCertificate, _) => 6,
+        // An older node would let pass whom a plugin refuses.
+        (EntityKind::Consumer | EntityKind::KeyAuth | EntityKind::BasicAuth | EntityKind::Plugin, _) => 7,
     }
 }
 

@@ -26,6 +26,7 @@ const PURE: &[&str] = &[
     "data-plane/src/balancer",
     "data-plane/src/health",
     "data-plane/src/http1",
+    "data-plane/src/plugin",
     "data-plane/src/table/compile",
     "data-plane/src/spans/context",
     "data-plane/src/spans/otlp",

@@ -4,6 +4,7 @@
 //! Pure, and run once an entity version, at its commit. The model has accepted the entity, so odd input cannot
 //! come here; should it, the field gets its default, since a commit is no place to fail late.
 
+mod plugin;
 mod policy;
 mod upstream;
 
@@ -13,7 +14,7 @@ use prost::Message;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::model::{Body, Entity, Kind};
+use crate::model::{Body, Entity, Kind, expires_at};
 use crate::store::Wire;
 
 /// Source: entities.md section 2.
@@ -37,7 +38,10 @@ pub fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Upstream => (EntityKind::Upstream, upstream::upstream(body).encode_to_vec()),
         Kind::Target => (EntityKind::Target, target(body).encode_to_vec()),
         Kind::Policy => (EntityKind::Policy, policy::policy(body).encode_to_vec()),
-        Kind::Consumer | Kind::KeyAuth | Kind::BasicAuth | Kind::Plugin => return None,
+        Kind::Consumer => (EntityKind::Consumer, consumer(body).encode_to_vec()),
+        Kind::KeyAuth => (EntityKind::KeyAuth, key_auth(body).encode_to_vec()),
+        Kind::BasicAuth => (EntityKind::BasicAuth, basic_auth(body).encode_to_vec()),
+        Kind::Plugin => (EntityKind::Plugin, plugin::plugin(body)?.encode_to_vec()),
     };
     Some(Wire { kind, bytes: bytes.into() })
 }
@@ -116,6 +120,33 @@ fn target(body: &Body) -> v1::Target {
         weight: uint(body, "weight").unwrap_or(WEIGHT),
         tags: texts(body, "tags"),
         created_at_ms: body.get("created_at").and_then(Value::as_f64).map_or(0, signed_millis),
+    }
+}
+
+fn consumer(body: &Body) -> v1::Consumer {
+    v1::Consumer {
+        username: text(body, "username").unwrap_or_default(),
+        custom_id: text(body, "custom_id").unwrap_or_default(),
+    }
+}
+
+/// Nodes get no keys: a hash finds one as well.
+fn key_auth(body: &Body) -> v1::KeyAuth {
+    let key = text(body, "key").unwrap_or_default();
+    v1::KeyAuth {
+        consumer: reference(body, "consumer").unwrap_or_default(),
+        key_hash: Bytes::copy_from_slice(blake3::hash(key.as_bytes()).as_bytes()),
+        expires_at_s: expires_at(body).unwrap_or(0),
+    }
+}
+
+fn basic_auth(body: &Body) -> v1::BasicAuth {
+    let hex = text(body, "password").unwrap_or_default();
+    let digits = hex.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok());
+    v1::BasicAuth {
+        consumer: reference(body, "consumer").unwrap_or_default(),
+        username: text(body, "username").unwrap_or_default(),
+        password_sha1: digits.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect(),
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn take_moment(body: &mut Body) -> Option<Value> {
 }
 
 /// When a stored entity goes, in seconds since 1970; `None`: never.
-pub(super) fn expires_at(body: &Body) -> Option<u64> {
+pub fn expires_at(body: &Body) -> Option<u64> {
     body.get(TTL).and_then(Value::as_u64)
 }
 

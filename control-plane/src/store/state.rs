@@ -99,7 +99,10 @@ const fn wire_kind(kind: Kind) -> Option<EntityKind> {
         Kind::Upstream => Some(EntityKind::Upstream),
         Kind::Target => Some(EntityKind::Target),
         Kind::Policy => Some(EntityKind::Policy),
-        Kind::Consumer | Kind::KeyAuth | Kind::BasicAuth | Kind::Plugin => None,
+        Kind::Consumer => Some(EntityKind::Consumer),
+        Kind::KeyAuth => Some(EntityKind::KeyAuth),
+        Kind::BasicAuth => Some(EntityKind::BasicAuth),
+        Kind::Plugin => Some(EntityKind::Plugin),
     }
 }
 
@@ -266,10 +269,10 @@ mod tests {
             ("upstreams", Some(3)),
             ("targets", Some(4)),
             ("policies", Some(5)),
-            ("consumers", None),
-            ("keyauth_credentials", None),
-            ("basicauth_credentials", None),
-            ("plugins", None),
+            ("consumers", Some(9)),
+            ("keyauth_credentials", Some(10)),
+            ("basicauth_credentials", Some(11)),
+            ("plugins", Some(12)),
         ];
         assert_eq!(stored, want);
     }

@@ -90,7 +90,10 @@ fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Upstream => EntityKind::Upstream,
         Kind::Target => EntityKind::Target,
         Kind::Policy => EntityKind::Policy,
-        Kind::Consumer | Kind::KeyAuth | Kind::BasicAuth | Kind::Plugin => return None,
+        Kind::Consumer => EntityKind::Consumer,
+        Kind::KeyAuth => EntityKind::KeyAuth,
+        Kind::BasicAuth => EntityKind::BasicAuth,
+        Kind::Plugin => EntityKind::Plugin,
     };
     Some(Wire { kind, bytes: bytes::Bytes::copy_from_slice(entity.json().get().as_bytes()) })
 }

@@ -22,7 +22,10 @@ pub fn encode(entity: &Entity) -> Option<Wire> {
         Kind::Upstream => EntityKind::Upstream,
         Kind::Target => EntityKind::Target,
         Kind::Policy => EntityKind::Policy,
-        Kind::Consumer | Kind::KeyAuth | Kind::BasicAuth | Kind::Plugin => return None,
+        Kind::Consumer => EntityKind::Consumer,
+        Kind::KeyAuth => EntityKind::KeyAuth,
+        Kind::BasicAuth => EntityKind::BasicAuth,
+        Kind::Plugin => EntityKind::Plugin,
     };
     Some(Wire { kind, bytes: entity.json().get().as_bytes().to_vec().into() })
 }

@@ -53,7 +53,8 @@ pub fn render(node: &NodeState, counted: &Counted<'_>, table: &Table, directory:
     );
     session::render(&mut text, &sum.sessions);
     let upstreams_left_out = render_upstreams(&mut text, directory);
-    let addresses_left_out = render_health(&mut text, table, directory, names::SUBJECTS_MAX);
+    let addresses_left_out =
+        if table.hides_health { 0 } else { render_health(&mut text, table, directory, names::SUBJECTS_MAX) };
     text.family(names::LEFT_OUT, Kind::Gauge, "What has no series for want of room.");
     for (kind, count) in [("upstream", upstreams_left_out), ("address", addresses_left_out)] {
         text.sample(names::LEFT_OUT, &[("kind", kind)], u64::try_from(count).unwrap_or(u64::MAX));

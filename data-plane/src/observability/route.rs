@@ -46,6 +46,28 @@ pub struct RequestSample {
     pub egress_bytes: u64,
 }
 
+/// Groups of series.
+///
+/// Source: the `prometheus` plugin of Kong 3.10.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Groups {
+    /// Requests by status.
+    pub codes: bool,
+    /// How long they took.
+    pub latency: bool,
+    /// Bytes.
+    pub bandwidth: bool,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self { codes: true, latency: true, bandwidth: true }
+    }
+}
+
+/// Consumers that have series of their own with one route and worker; others are counted as nobody's.
+const CONSUMERS_MAX: usize = 10_000;
+
 /// Metrics of one route; survives swaps as long as its labels stay. Holds no shard before its first request,
 /// so idle routes cost (almost) nothing.
 #[derive(Debug, Default)]
@@ -100,6 +122,16 @@ pub(super) struct Shard {
     request: Histogram<{ UPSTREAM_BUCKETS_MS.len() }>,
     ingress: Counter,
     egress: Counter,
+    /// Of requests that are told apart by who called. Only its worker writes: nobody waits for the lock but for a scrape.
+    consumers: Mutex<BTreeMap<Box<str>, OfConsumer>>,
+}
+
+/// What is counted of one consumer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OfConsumer {
+    pub(super) codes: BTreeMap<(u16, Source), u64>,
+    pub(super) ingress_bytes: u64,
+    pub(super) egress_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -110,16 +142,43 @@ struct CodeCounter {
 }
 
 impl Shard {
-    pub(super) fn record(&self, sample: &RequestSample) {
-        self.count_code(sample.code, sample.source);
+    pub(super) fn record(&self, sample: &RequestSample, groups: Groups, consumer: Option<&str>) {
+        let is_counted = consumer.is_some_and(|consumer| self.count_consumer(consumer, sample, groups));
+        if groups.codes && !is_counted {
+            self.count_code(sample.code, sample.source);
+        }
+        if groups.bandwidth && !is_counted {
+            self.pass(sample.ingress_bytes, sample.egress_bytes);
+        }
+        if !groups.latency {
+            return;
+        }
         let kong = sample.request.saturating_sub(sample.upstream.unwrap_or_default());
         self.kong.observe(&KONG_BUCKETS_MS, kong);
         self.request.observe(&UPSTREAM_BUCKETS_MS, sample.request);
         if let Some(upstream) = sample.upstream {
             self.upstream.observe(&UPSTREAM_BUCKETS_MS, upstream);
         }
-        self.ingress.add(sample.ingress_bytes);
-        self.egress.add(sample.egress_bytes);
+    }
+
+    /// Counts it under its consumer, if there is room.
+    fn count_consumer(&self, consumer: &str, sample: &RequestSample, groups: Groups) -> bool {
+        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !consumers.contains_key(consumer) {
+            if consumers.len() >= CONSUMERS_MAX {
+                return false;
+            }
+            consumers.insert(consumer.into(), OfConsumer::default());
+        }
+        let Some(counts) = consumers.get_mut(consumer) else { return false };
+        if groups.codes {
+            *counts.codes.entry((sample.code, sample.source)).or_default() += 1;
+        }
+        if groups.bandwidth {
+            counts.ingress_bytes += sample.ingress_bytes;
+            counts.egress_bytes += sample.egress_bytes;
+        }
+        true
     }
 
     pub(super) fn pass(&self, ingress_bytes: u64, egress_bytes: u64) {
@@ -158,6 +217,12 @@ impl Shard {
         self.request.add_to(&mut sum.request);
         sum.ingress_bytes += self.ingress.get();
         sum.egress_bytes += self.egress.get();
+        for (consumer, counts) in self.consumers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let all = sum.consumers.entry(consumer.clone()).or_default();
+            counts.codes.iter().for_each(|(key, count)| *all.codes.entry(*key).or_default() += count);
+            all.ingress_bytes += counts.ingress_bytes;
+            all.egress_bytes += counts.egress_bytes;
+        }
     }
 }
 
@@ -187,6 +252,7 @@ pub(super) struct Sum {
     pub(super) request: HistogramSum<{ UPSTREAM_BUCKETS_MS.len() }>,
     pub(super) ingress_bytes: u64,
     pub(super) egress_bytes: u64,
+    pub(super) consumers: BTreeMap<Box<str>, OfConsumer>,
 }
 
 impl Sum {

@@ -59,6 +59,25 @@ impl<'a> Series<'a> {
             }
         }
     }
+
+    /// The same by who called, of those who are told apart.
+    fn render_consumers(&self, text: &mut Text, name: &str) {
+        for (route, sum) in self.all() {
+            for (consumer, counts) in &sum.consumers {
+                for ((code, source), count) in &counts.codes {
+                    let labels = [
+                        ("service", route.service()),
+                        ("route", route.route()),
+                        ("code", &*code.to_string()),
+                        ("source", source.as_str()),
+                        ("workspace", WORKSPACE),
+                        ("consumer", consumer),
+                    ];
+                    text.sample(name, &labels, *count);
+                }
+            }
+        }
+    }
 }
 
 /// Writes all series of routes.
@@ -68,20 +87,27 @@ pub(super) fn render(text: &mut Text, table: &Table, unmatched: Sum, unmatched_s
     let consumer = ("consumer", "");
     let what = "Requests by service, route, code and source.";
     requests.render_codes(text, names::HTTP_REQUESTS, what, &[consumer]);
+    requests.render_consumers(text, names::HTTP_REQUESTS);
     let what = "Stream sessions by service, route, code and source.";
     sessions.render_codes(text, names::STREAM_SESSIONS, what, &[]);
     text.family(names::BANDWIDTH, Kind::Counter, "Bytes from and to clients.");
     // What no route matched has one series, that of requests: nothing passes in a session without a route.
     for (route, sum) in requests.all().chain(&sessions.matched) {
-        for (direction, bytes) in [("ingress", sum.ingress_bytes), ("egress", sum.egress_bytes)] {
-            let labels = [
-                ("service", route.service()),
-                ("route", route.route()),
-                ("direction", direction),
-                ("workspace", WORKSPACE),
-                consumer,
-            ];
-            text.sample(names::BANDWIDTH, &labels, bytes);
+        let nobody = ("", sum.ingress_bytes, sum.egress_bytes);
+        let consumers = sum.consumers.iter().map(|(name, of)| (&**name, of.ingress_bytes, of.egress_bytes));
+        // Of a consumer whose requests are counted and not their bytes there is nothing to tell here.
+        let consumers = consumers.filter(|(_, ingress, egress)| ingress + egress > 0);
+        for (consumer, ingress, egress) in std::iter::once(nobody).chain(consumers) {
+            for (direction, bytes) in [("ingress", ingress), ("egress", egress)] {
+                let labels = [
+                    ("service", route.service()),
+                    ("route", route.route()),
+                    ("direction", direction),
+                    ("workspace", WORKSPACE),
+                    ("consumer", consumer),
+                ];
+                text.sample(names::BANDWIDTH, &labels, bytes);
+            }
         }
     }
     text.family(names::KONG_LATENCY, Kind::Histogram, "Time of requests that is not the upstream's.");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::counter::Counter;
 use super::node::NodeState;
-use super::route::{RequestSample, RouteMetrics, Shard, Sum};
+use super::route::{Groups, RequestSample, RouteMetrics, Shard, Sum};
 use super::session::{SessionSum, Sessions};
 use crate::tls::Reason;
 
@@ -218,9 +218,20 @@ impl WorkerMetrics {
 
     /// A request is done. `route`: [`crate::table::Route::metrics`]; `None` when no route matched.
     pub fn request(&self, route: Option<&RouteMetrics>, sample: &RequestSample) {
+        self.request_in(route, sample, Groups::default(), None);
+    }
+
+    /// The same, of which only these groups are kept, and under its consumer's name if there is one.
+    pub fn request_in(
+        &self,
+        route: Option<&RouteMetrics>,
+        sample: &RequestSample,
+        groups: Groups,
+        consumer: Option<&str>,
+    ) {
         self.requests.add(1);
         let shard = route.and_then(|route| self.shard_of(route));
-        shard.unwrap_or(&self.unmatched).record(sample);
+        shard.unwrap_or(&self.unmatched).record(sample, groups, consumer);
     }
 
     /// This worker's share of a route's metrics.

@@ -108,6 +108,7 @@ fn push_answer(
         date: &worker.date(),
         elapsed_ms: millis(now.saturating_duration_since(facts.started)),
         proxied: picked.map(|picked| picked.latencies(facts, now)),
+        edits: facts.passed.as_ref().map(|passed| &passed.response),
     };
     error::render(out, problem, &circumstances, &worker.settings);
 }

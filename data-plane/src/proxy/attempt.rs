@@ -13,6 +13,7 @@ use super::error::Problem;
 use super::exchange::{Failure, Picked};
 use super::forward::BodyHeader;
 use super::hash::GivenCookie;
+use super::plugins;
 use super::pool::Pooled;
 use super::reach::{self, Dialling, Reach};
 use super::relay::{Encoding, Patience, Progress, Relay, RelayError};
@@ -26,6 +27,7 @@ use crate::http1::{
     push_chunk_size,
 };
 use crate::observability::PoolUse;
+use crate::plugin::Keeping;
 use crate::table::Lease;
 
 /// Interim responses of one upstream before its real one.
@@ -88,6 +90,8 @@ pub struct Attempt {
     upstream_persists: bool,
     /// Both speak WebSocket after the response's head.
     pub(super) is_websocket: bool,
+    /// The response is wanted for memory.
+    keeping: Option<Box<Keeping>>,
 }
 
 /// How far an attempt came.
@@ -297,6 +301,7 @@ impl Attempt {
             client_persists: false,
             upstream_persists: false,
             is_websocket: false,
+            keeping: None,
         }
     }
 
@@ -316,7 +321,7 @@ impl Attempt {
     ) -> Poll<Step> {
         let failure = match ready!(self.poll_head(cx, client, worker, aim)) {
             Err(failure) => failure,
-            Ok(()) => match self.begin(worker, aim) {
+            Ok(()) => match self.begin(client, worker, aim) {
                 Ok(true) => return Poll::Ready(Step::Answered),
                 Ok(false) if self.interim < INTERIM_RESPONSES_MAX => {
                     self.interim += 1;
@@ -343,6 +348,13 @@ impl Attempt {
         }
         self.buffer.give_back(&worker.buffers);
         Failed { origin: if has_read { Origin::Fresh } else { self.origin }, sent, failure }
+    }
+
+    /// Puts the response into memory, if it is wanted there and all of it went by.
+    pub fn keep(&mut self, worker: &Worker) {
+        if let (Some(keeping), Some(body)) = (self.keeping.take(), self.download.take_copy()) {
+            keeping.store(body, &worker.plugins.cache);
+        }
     }
 
     /// Whether all of the request is with the upstream.
@@ -494,7 +506,7 @@ impl Attempt {
     }
 
     /// Reads the held response head and composes the client's; false for an interim response.
-    fn begin(&mut self, worker: &Worker, aim: &Aim<'_>) -> Result<bool, InvalidResponse> {
+    fn begin(&mut self, client: &Client, worker: &Worker, aim: &Aim<'_>) -> Result<bool, InvalidResponse> {
         let facts = aim.facts;
         let mut storage = HeadStorage::new();
         let head = ResponseHead::parse(self.buffer.held(), facts.is_head, &mut storage)?;
@@ -529,6 +541,7 @@ impl Attempt {
         self.head_at = Instant::now();
         let (proxy_ms, upstream_ms) = aim.picked.latencies(facts, self.head_at);
         let mut out = worker.buffers.take_output();
+        let (edits, keeping) = plugins::judge(client, facts, &head);
         let with = Reply {
             body,
             persists: self.client_persists,
@@ -541,9 +554,14 @@ impl Attempt {
             request_id: &facts.request_id,
             cookie: aim.cookie,
             added: worker.settings.response_headers,
+            edits: edits.as_deref(),
         };
         reply::push_head(&mut out, &head, &with);
         self.download = Relay::new(out, decoder, encoding, None);
+        if let Some(keeping) = keeping {
+            self.download.copy_up_to(worker.plugins.cache.body_bytes_max());
+            self.keeping = Some(Box::new(keeping));
+        }
         Ok(true)
     }
 

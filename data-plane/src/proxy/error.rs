@@ -6,7 +6,9 @@ use std::borrow::Cow;
 
 use super::reply::received_by;
 use super::settings::{ErrorType, ProxySettings, SERVER_TOKEN};
+use super::stored::push_stored;
 use crate::http1::{FramingError, HeadError, Refusal, RequestHead, list, push_decimal};
+use crate::plugin::{Answer, Content, Edits, JSON, answer};
 use crate::table::PickError;
 
 /// Why the gateway answers by itself.
@@ -50,6 +52,8 @@ pub enum Problem {
     BadGateway,
     /// The last attempt took too long.
     GatewayTimeout,
+    /// A plugin answers.
+    Plugin(Box<Answer>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,6 +127,7 @@ impl Problem {
             Self::QueueTimedOut => (503, Gateway, "upstream queue timed out"),
             Self::BadGateway => (502, Engine, "An invalid response was received from the upstream server"),
             Self::GatewayTimeout => (504, Engine, "The upstream server is timing out"),
+            Self::Plugin(answer) => return plugged(answer),
         };
         (status, generator, message.into())
     }
@@ -148,6 +153,16 @@ fn refused(refusal: Refusal) -> (u16, Generator, Cow<'static, str>) {
         ) => (400, "Bad request"),
     };
     (status, Generator::Engine, message.into())
+}
+
+/// What HTTP forbids as the status of a whole answer would leave the client waiting for another one.
+fn plugged(answer: &Answer) -> (u16, Generator, Cow<'static, str>) {
+    let status = if answer.status < 200 { 500 } else { answer.status };
+    let message = match &answer.content {
+        Content::Error(text) | Content::Message(text) => text.clone(),
+        Content::Nothing | Content::Bytes(..) | Content::Stored(_) => "".into(),
+    };
+    (status, Generator::Gateway, message)
 }
 
 fn pick_status(error: &PickError) -> u16 {
@@ -180,27 +195,40 @@ pub struct Circumstances<'a> {
     pub is_http2_upstream: bool,
     /// Where proxying was attempted: ms until the last target was picked, and from then on.
     pub proxied: Option<(u64, u64)>,
+    /// What plugins change of every answer.
+    pub edits: Option<&'a Edits>,
 }
 
 /// Appends the whole answer.
 pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, settings: &ProxySettings) {
+    if let Problem::Plugin(answer) = problem
+        && let Content::Stored(stored) = &answer.content
+    {
+        return push_stored(out, stored, seen, settings);
+    }
     let (status, generator, message) = problem.describe();
     // By HTTP/1 it is no gRPC, whatever it says.
     let is_grpc =
         *problem == Problem::GrpcInClear || seen.is_http2 && seen.head.is_some_and(RequestHead::is_grpc);
     let kind =
         if is_grpc { ErrorType::Grpc } else { error_type(generator, seen.head, settings.error_default_type) };
-    let body = if matches!(problem, Problem::Redirect(..)) {
-        String::new()
-    } else {
-        let id = std::str::from_utf8(seen.request_id).unwrap_or_default();
-        settings.error_templates.body(kind, &message, id)
+    let id = std::str::from_utf8(seen.request_id).unwrap_or_default();
+    let by_template = || {
+        (Some(content_type(kind)), Cow::Owned(settings.error_templates.body(kind, &message, id).into_bytes()))
     };
-    out.extend_from_slice(b"HTTP/1.1 ");
-    push_decimal(out, status.into());
-    out.push(b' ');
-    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-    out.extend_from_slice(reason.unwrap_or_default().as_bytes());
+    let (kind, body): (_, Cow<'_, [u8]>) = match problem {
+        Problem::Redirect(..) => (Some(content_type(kind)), Cow::default()),
+        // Neither has a body (RFC 9110 15.3.5 and 15.4.5).
+        Problem::Plugin(_) if matches!(status, 204 | 304) => (None, Cow::default()),
+        Problem::Plugin(answer) if !is_grpc => match &answer.content {
+            Content::Error(_) => by_template(),
+            Content::Message(text) => (Some(JSON), answer::json(text).into_bytes().into()),
+            Content::Bytes(kind, bytes) => (Some(&**kind), Cow::Borrowed(bytes)),
+            Content::Nothing | Content::Stored(_) => (None, Cow::default()),
+        },
+        _ => by_template(),
+    };
+    push_status(out, status);
     push(out, "Date", seen.date.as_bytes());
     if let Some(upgrade) = problem.upgrade() {
         push(out, "Connection", if seen.persists { b"Upgrade" } else { b"Upgrade, close" });
@@ -218,11 +246,12 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
         push(out, "Content-Type", b"application/grpc");
         push_number(out, "grpc-status", problem.grpc_status().into());
         push(out, "grpc-message", &grpc_message(&message));
-    } else if kind != ErrorType::Grpc {
-        push(out, "Content-Type", content_type(kind).as_bytes());
+    } else if let Some(kind) = kind.filter(|kind| !kind.is_empty()) {
+        push(out, "Content-Type", kind.as_bytes());
     }
-    out.extend_from_slice(b"\r\nContent-Length: ");
-    push_decimal(out, body.len() as u64);
+    if status != 204 {
+        push_number(out, "Content-Length", body.len() as u64);
+    }
     let added = settings.response_headers;
     if added.server {
         push(out, "Server", SERVER_TOKEN.as_bytes());
@@ -247,20 +276,38 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
     if added.request_id {
         push(out, "X-Kong-Request-Id", seen.request_id);
     }
+    match (problem, seen.edits) {
+        (Problem::Plugin(answer), edits) => {
+            let mut all = edits.cloned().unwrap_or_default();
+            all.extend(answer.headers.clone());
+            all.push(out);
+        }
+        (_, Some(edits)) => edits.push(out),
+        (_, None) => {}
+    }
     out.extend_from_slice(b"\r\n\r\n");
     if seen.head.is_none_or(|head| head.method != "HEAD") {
-        out.extend_from_slice(body.as_bytes());
+        out.extend_from_slice(&body);
     }
 }
 
-fn push(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+/// Appends the first line.
+pub(super) fn push_status(out: &mut Vec<u8>, status: u16) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_decimal(out, status.into());
+    out.push(b' ');
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    out.extend_from_slice(reason.unwrap_or_default().as_bytes());
+}
+
+pub(super) fn push(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
 }
 
-fn push_number(out: &mut Vec<u8>, name: &str, value: u64) {
+pub(super) fn push_number(out: &mut Vec<u8>, name: &str, value: u64) {
     push(out, name, b"");
     push_decimal(out, value);
 }
@@ -370,6 +417,7 @@ mod tests {
             elapsed_ms: 1,
             is_http2_upstream: false,
             proxied: None,
+            edits: None,
         };
         let mut out = Vec::new();
         render(&mut out, problem, &seen, &ProxySettings::default());

@@ -399,7 +399,8 @@ async fn relay(
     }
     match ended {
         Ok(()) => {
-            if let Some(attempt) = slot.take() {
+            if let Some(mut attempt) = slot.take() {
+                attempt.keep(worker);
                 attempt.reuse(worker, lease, now);
             }
             match (client_persists, is_sent) {

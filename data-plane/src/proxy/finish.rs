@@ -24,7 +24,16 @@ pub struct Finished<'a> {
 /// Counts a request, and tells of it whoever watches.
 #[inline]
 pub fn finish(client: &Client, worker: &Worker, finished: &Finished<'_>) {
-    worker.metrics.request(finished.route.map(|route| &*route.metrics), &finished.sample);
+    let route = finished.route.map(|route| &*route.metrics);
+    match finished.facts.passed.as_deref() {
+        None => worker.metrics.request(route, &finished.sample),
+        Some(passed) => {
+            let metrics = passed.metrics.unwrap_or_default();
+            let consumer = passed.caller.as_ref().filter(|_| metrics.per_consumer);
+            let consumer = consumer.and_then(|caller| caller.consumer.label());
+            worker.metrics.request_in(route, &finished.sample, metrics.groups, consumer);
+        }
+    }
     if let Some(account) = &finished.facts.account {
         account.tell(client, worker, finished);
     }

@@ -13,6 +13,7 @@ use super::account::{TRACE_PARENT, TRACE_STATE, TraceHeaders};
 use super::hash::without_cookie;
 use super::settings::{ProxySettings, RealIpHeader, SERVER_TOKEN};
 use crate::http1::{Name, RequestHead, Version, list, push_decimal, split_host};
+use crate::plugin::Edits;
 use crate::proxy_protocol::Header;
 
 /// The client's end of a connection, and where that came in: what is known of a client besides its requests.
@@ -236,6 +237,8 @@ pub struct Forward<'a> {
     pub prefix: Option<&'a [u8]>,
     /// Name of a cookie that is between the client and us.
     pub hidden_cookie: Option<&'a str>,
+    /// What plugins change.
+    pub edits: Option<&'a Edits>,
     /// How the body goes.
     pub body: BodyHeader,
     /// What takes the place of the client's trace context, where requests are traced.
@@ -300,7 +303,7 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
                     && (with.trace.is_none() || !is_of_trace(header.name))
             }
         };
-        if !passes {
+        if !passes || with.edits.is_some_and(|edits| edits.drops(header.name)) {
             continue;
         }
         match with.hidden_cookie {
@@ -367,6 +370,9 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
         if let Some(state) = state {
             push(out, TRACE_STATE, state);
         }
+    }
+    if let Some(edits) = with.edits {
+        edits.push(out);
     }
     out.extend_from_slice(b"\r\n\r\n");
 }

@@ -6,15 +6,12 @@ use std::borrow::Cow;
 
 use equipoise_proto::path::resolve;
 use percent_encoding::percent_decode;
+use uuid::Uuid;
 
 use crate::balancer::{HashInput, Session, hash};
+use crate::http1::query;
 use crate::router::Headers;
 use crate::table::{Kept, Secure, Sticky};
-
-/// Arguments of a query that are looked at.
-///
-/// Source: Kong 3.10 (`lua_max_uri_args`).
-const ARGUMENTS_MAX: usize = 100;
 
 /// The parts of a request.
 pub struct Parts<'a> {
@@ -28,6 +25,8 @@ pub struct Parts<'a> {
     pub headers: &'a dyn Headers,
     /// A group of the route's regex, by name or number.
     pub capture: &'a dyn Fn(&str) -> Option<Vec<u8>>,
+    /// Who calls, if a plugin found out.
+    pub consumer: Option<Uuid>,
 }
 
 /// A cookie that the client is given, so that its next request goes to the same target.
@@ -93,8 +92,8 @@ pub fn key(
     new_cookie: impl Fn() -> String,
 ) -> u32 {
     let mut value = |input: &HashInput| match input {
-        // Consumers are not known yet.
-        HashInput::None | HashInput::Consumer => None,
+        HashInput::None => None,
+        HashInput::Consumer => parts.consumer.map(|id| Cow::Owned(id.to_string().into_bytes())),
         HashInput::Ip => Some(Cow::Borrowed(parts.client.as_bytes())),
         HashInput::Path => Some(Cow::Owned(resolve(&percent_decode(parts.path).collect::<Vec<_>>()))),
         HashInput::Header(name) => header(parts.headers, name).map(Cow::Owned),
@@ -174,33 +173,18 @@ fn cookies(headers: &dyn Headers, name: &str) -> Vec<Vec<u8>> {
 
 /// All values of an argument, sorted and joined; one without `=` counts as `true`.
 fn argument(query: &[u8], name: &str) -> Option<Vec<u8>> {
-    let arguments = query.split(|byte| *byte == b'&').filter(|argument| !argument.is_empty());
-    let mut values: Vec<Vec<u8>> = arguments
-        .take(ARGUMENTS_MAX)
-        .filter_map(|argument| {
-            let (key, value) = match argument.iter().position(|byte| *byte == b'=') {
-                Some(at) => (&argument[..at], Some(&argument[at + 1..])),
-                None => (argument, None),
-            };
-            (decode(key) == name.as_bytes()).then(|| value.map_or_else(|| b"true".to_vec(), decode))
-        })
-        .collect();
+    let arguments = query::arguments(query).filter(|argument| argument.name == name.as_bytes());
+    let values = arguments.map(|argument| argument.value.unwrap_or_else(|| b"true".to_vec()));
+    let mut values: Vec<Vec<u8>> = values.collect();
     values.sort_unstable();
     (!values.is_empty()).then(|| values.join(&b','))
 }
 
-/// As forms are written: `+` is a space, then percent-encoding.
-fn decode(text: &[u8]) -> Vec<u8> {
-    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-    percent_decode(&spaced).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::balancer::Secret;
+    use crate::http1::query::ARGUMENTS_MAX;
 
     struct Lines(Vec<(&'static str, &'static str)>);
 
@@ -221,6 +205,7 @@ mod tests {
             query: Some(b"foo=s&foo&foo=1&foo=&bar=x%2Cy+z&%66oo2=2&empty="),
             headers,
             capture,
+            consumer: None,
         }
     }
 
@@ -255,7 +240,7 @@ mod tests {
             ("a group by number", captured("1"), none(), "42"),
             ("no such group", captured("2"), argument("foo2"), "2"),
             ("neither", argument("none"), header("x-none"), ""),
-            ("consumers are not known", HashInput::Consumer, HashInput::Ip, "10.1.2.3"),
+            ("nobody is known to call", HashInput::Consumer, HashInput::Ip, "10.1.2.3"),
         ];
         for (name, hash_on, fallback, want) in rows {
             let mut given = None;

@@ -81,6 +81,14 @@ pub struct Relay {
     is_armed: bool,
     body_left: u64,
     progress: Progress,
+    copy: Option<Copied>,
+}
+
+/// The body that went by, for whoever keeps it.
+#[derive(Debug)]
+struct Copied {
+    bytes: Vec<u8>,
+    bytes_max: usize,
 }
 
 impl Relay {
@@ -101,7 +109,19 @@ impl Relay {
             is_armed: false,
             body_left: body_bytes_max.unwrap_or(u64::MAX),
             progress: Progress::default(),
+            copy: None,
         }
+    }
+
+    /// Makes a copy of the body that is about to go by, up to so many bytes; of a longer one there is none.
+    pub fn copy_up_to(&mut self, bytes_max: usize) {
+        self.copy = Some(Copied { bytes: Vec::new(), bytes_max });
+    }
+
+    /// The copy of all of the body, if one was made. What has trailers has none: they would be missing.
+    pub fn take_copy(&mut self) -> Option<Vec<u8>> {
+        let copied = self.copy.take()?;
+        (self.has_ended && self.decoder.trailers().is_empty()).then_some(copied.bytes)
     }
 
     /// How far it got.
@@ -214,6 +234,13 @@ impl Relay {
                     self.take(buffer, skip);
                     self.progress.body_bytes += length as u64;
                     self.body_left = self.body_left.checked_sub(length as u64).ok_or(RelayError::TooLarge)?;
+                    if let Some(Copied { bytes, bytes_max }) = &mut self.copy {
+                        if bytes.len() + length > *bytes_max {
+                            self.copy = None;
+                        } else {
+                            bytes.extend_from_slice(buffer.filled().get(..length).unwrap_or_default());
+                        }
+                    }
                     if self.encoding == Encoding::Plain {
                         let is_small = !self.output.is_empty() && length <= COPIED_BYTES_MAX;
                         if !is_small {

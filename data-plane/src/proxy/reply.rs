@@ -5,6 +5,7 @@
 use super::hash::GivenCookie;
 use super::settings::{ResponseHeaders, SERVER_TOKEN};
 use crate::http1::{Name, ResponseBody, ResponseHead, push_decimal, trim};
+use crate::plugin::Edits;
 
 /// How the body goes to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Reply<'a> {
     pub cookie: Option<&'a GivenCookie>,
     /// What is added.
     pub added: ResponseHeaders,
+    /// What plugins change.
+    pub edits: Option<&'a Edits>,
 }
 
 /// Appends the whole head.
@@ -112,7 +115,7 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
                     })
             }
         };
-        if passes {
+        if passes && !with.edits.is_some_and(|edits| edits.drops(header.name)) {
             out.extend_from_slice(b"\r\n");
             out.extend_from_slice(header.name.as_bytes());
             out.extend_from_slice(b": ");
@@ -171,6 +174,9 @@ pub fn push_head(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, with: &Reply<'_
     if with.added.request_id {
         out.extend_from_slice(b"\r\nX-Kong-Request-Id: ");
         out.extend_from_slice(with.request_id);
+    }
+    if let Some(edits) = with.edits {
+        edits.push(out);
     }
     out.extend_from_slice(b"\r\n\r\n");
 }

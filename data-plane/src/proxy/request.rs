@@ -12,12 +12,14 @@ use super::connection::Client;
 use super::error::Problem;
 use super::forward::{self, BodyHeader, Forward, Peer};
 use super::hash::{self, GivenCookie, Parts};
+use super::plugins::{self, Met};
 use super::retry::Method;
 use super::rewrite::{self, Scheme, Strip};
 use super::settings::ProxySettings;
 use super::worker::Worker;
 use crate::balancer::{HashInput, Session};
 use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version};
+use crate::plugin::Passed;
 use crate::router::{Headers, Match, Query};
 use crate::table::{
     GrpcRoute, Kept, Lease, PickError, Route, Seeker, Service, Sticky, Table, Tried, Turn, Upstream,
@@ -50,16 +52,18 @@ pub struct Facts {
     pub method: Method,
     /// For whoever watches; nothing where nobody does.
     pub account: Option<Box<Account>>,
+    /// What plugins did to it; nothing where it met none.
+    pub passed: Option<Box<Passed>>,
 }
 
 /// A request's head and who sent it: all that routing and rewriting see of a client. Nothing of it knows how the
 /// head came.
 #[derive(Debug, Clone, Copy)]
-struct Asked<'a> {
-    head: &'a RequestHead<'a, 'a>,
+pub(super) struct Asked<'a> {
+    pub(super) head: &'a RequestHead<'a, 'a>,
     /// Of the target, normalised.
     path: &'a [u8],
-    peer: &'a Peer,
+    pub(super) peer: &'a Peer,
 }
 
 /// Where a request goes.
@@ -73,6 +77,8 @@ pub struct Matched<'t> {
     pub found: Match,
     /// Where the route is from.
     pub table: &'t Table,
+    /// Who calls, as a plugin found out.
+    pub consumer: Option<Uuid>,
 }
 
 /// Why a request goes nowhere, and its route if it has one.
@@ -132,6 +138,7 @@ impl Facts {
             expects_continue: false,
             method: Method::Once,
             account: Account::open(worker),
+            passed: None,
         }
     }
 }
@@ -164,10 +171,21 @@ pub fn open<'t>(table: &'t Table, client: &Client, worker: &Worker, is_last: boo
     }
     let path = equipoise_proto::path::normalise(head.target.path);
     let asked = Asked { head: &head, path: &path, peer: &client.peer };
-    let matched = resolve(table, asked, worker).map(|matched| {
+    let matched = find(table, asked, worker).and_then(|(route, found)| {
+        let refuse = |problem| Unserved { problem, route: Some(route) };
+        let consumer = match plugins::meet(table, route, asked, worker) {
+            Met::Nothing => None,
+            Met::Passed(passed) => facts.passed.insert(passed).consumer(),
+            Met::Answered(passed, answer) => {
+                facts.passed = Some(passed);
+                return Err(refuse(Problem::Plugin(answer)));
+            }
+        };
+        let service = serving(route).map_err(refuse)?;
+        let matched = Matched { route, service, found, table, consumer };
         let body = Body::at_hand(client.buffer.filled().len(), worker, &facts, &matched);
         let first = body.and_then(|body| prepare(asked, &body, worker, &facts, &matched));
-        (matched, first)
+        Ok((matched, first))
     });
     Opened { facts, matched }
 }
@@ -249,6 +267,7 @@ impl Seeker for Asking<'_> {
             query: head.target.query,
             headers: head,
             capture: &capture,
+            consumer: matched.consumer,
         };
         let mut given = None;
         let key = hash::key(hash_on, fallback, &parts, &mut given, || Uuid::new_v4().to_string());
@@ -261,7 +280,8 @@ impl Seeker for Asking<'_> {
     }
 }
 
-fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Matched<'t>, Unserved<'t>> {
+/// The route, for which the request is what it is to be.
+fn find<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<(&'t Route, Match), Unserved<'t>> {
     let Asked { head, path, peer } = asked;
     let query = Query {
         is_tls: peer.is_tls(),
@@ -292,15 +312,20 @@ fn resolve<'t>(table: &'t Table, asked: Asked<'_>, worker: &Worker) -> Result<Ma
     {
         return refuse(Problem::TooLarge);
     }
-    let Some(service) = &route.service else { return refuse(Problem::NoService) };
-    if !service.speaks_http {
-        return refuse(Problem::Pick(PickError::NoPeer));
+    Ok((route, found))
+}
+
+/// What a route leads to. Its plugins come first: one of them may answer where nobody else would.
+fn serving(route: &Route) -> Result<&Service, Problem> {
+    match &route.service {
+        None => Err(Problem::NoService),
+        Some(service) if !service.speaks_http => Err(Problem::Pick(PickError::NoPeer)),
+        Some(service) => Ok(service),
     }
-    Ok(Matched { route, service, found, table })
 }
 
 /// Whether the client came by HTTPS: to us, or as a trusted peer says.
-fn is_https(head: &RequestHead<'_, '_>, peer: &Peer, settings: &ProxySettings) -> bool {
+pub(super) fn is_https(head: &RequestHead<'_, '_>, peer: &Peer, settings: &ProxySettings) -> bool {
     let is_trusted = peer.is_trusted(settings);
     let said = if is_trusted { forward::values(head, Name::XForwardedProto).next() } else { None };
     said.map_or(peer.is_tls(), |proto| proto.eq_ignore_ascii_case(b"https"))
@@ -363,6 +388,9 @@ pub fn compose(client: &Client, worker: &Worker, aim: &Aim<'_>, body: BodyHeader
 
 fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<u8> {
     let Asked { head, path, peer } = asked;
+    let passed = with.facts.passed.as_deref();
+    let query = passed.and_then(|passed| passed.query.as_ref());
+    let query = query.map_or(head.target.query, Option::as_deref);
     let Composing { facts, matched: Matched { route, service, found, .. }, lease, body } = *with;
     let mut out = worker.buffers.take_output();
     out.extend_from_slice(head.method.as_bytes());
@@ -371,16 +399,9 @@ fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<
     let strip = if strips { Strip::Prefix(found.prefix_bytes) } else { Strip::Nothing };
     if service.http2 {
         // Source: `proxy.md` 2.3.
-        rewrite::push_unchanged(&mut out, head.target.path, head.target.query);
+        rewrite::push_unchanged(&mut out, head.target.path, query);
     } else {
-        rewrite::push_target(
-            &mut out,
-            route.path_handling,
-            service.path.as_deref(),
-            path,
-            strip,
-            head.target.query,
-        );
+        rewrite::push_target(&mut out, route.path_handling, service.path.as_deref(), path, strip, query);
     }
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     match head.host {
@@ -397,6 +418,7 @@ fn push_request(asked: Asked<'_>, worker: &Worker, with: &Composing<'_>) -> Vec<
         request_id: &facts.request_id,
         prefix: prefix.as_deref(),
         hidden_cookie: lease.hidden_cookie(),
+        edits: passed.map(|passed| &passed.request),
         body,
         trace: facts.account.as_ref().and_then(|account| account.trace_headers(worker, lease.address())),
         settings: &worker.settings,

@@ -3,14 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use equipoise_access_log::AccessLog;
 use equipoise_settings::ListenFlags;
+use uuid::Uuid;
 
 use super::http2::Http2Settings;
 use super::template::Templates;
 use crate::http1::Limits;
+use crate::plugin::Stores;
 use crate::spans::Tracer;
 use crate::tls;
 use crate::tls::server::Speaks;
@@ -104,6 +107,8 @@ pub struct ProxySettings {
     pub request_id_upstream: bool,
     /// Type of an error body when the client names none.
     pub error_default_type: ErrorType,
+    /// What plugins count and remember.
+    pub plugins: Arc<Stores>,
     /// How requests are traced, if they are.
     pub tracer: Option<Tracer>,
     /// What error bodies look like.
@@ -113,6 +118,12 @@ pub struct ProxySettings {
     /// Where lines about sessions of streams go.
     pub stream_access_log: Option<AccessLog>,
 }
+
+/// Counts of `rate-limiting`, each of some 200 bytes.
+const COUNTERS_MAX: usize = 100_000;
+
+/// Answers of `proxy-cache`.
+const CACHE_BYTES_MAX: u64 = 64 << 20;
 
 impl ProxySettings {
     /// `new`, but for what a proxy starts with: where it listens and how its ports are called, its workers, the descriptors that clients
@@ -129,6 +140,7 @@ impl ProxySettings {
             port_maps: fixed.port_maps,
             tls: fixed.tls,
             error_templates: fixed.error_templates,
+            plugins: fixed.plugins,
             tracer: fixed.tracer,
             access_log: fixed.access_log,
             stream_access_log: fixed.stream_access_log,
@@ -188,6 +200,7 @@ impl Default for ProxySettings {
             response_headers: ResponseHeaders::default(),
             request_id_upstream: true,
             error_default_type: ErrorType::Plain,
+            plugins: Stores::new(Uuid::new_v4().as_u128(), COUNTERS_MAX, CACHE_BYTES_MAX).into(),
             tracer: None,
             error_templates: Templates::default(),
             access_log: None,

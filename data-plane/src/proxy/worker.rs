@@ -30,6 +30,7 @@ use super::timer::{TICK, Timers};
 use super::{Bound, Drain, forward::Peer, http2, proxy_header};
 use crate::descriptors::lowest_free;
 use crate::observability::{NodeState, WorkerMetrics};
+use crate::plugin::Stores;
 use crate::proxy_protocol::Header;
 use crate::spans::Tracer;
 use crate::stream_proxy::{self, udp};
@@ -56,6 +57,8 @@ pub struct Worker {
     pub(super) multiplexed: Rc<Multiplexed>,
     view: RefCell<View>,
     pub(crate) metrics: Arc<WorkerMetrics>,
+    /// What plugins of the node count and remember.
+    pub(super) plugins: Arc<Stores>,
     /// How requests are traced, if they are.
     pub(super) tracer: Option<Tracer>,
     /// Of the access log, if there is one.
@@ -226,6 +229,7 @@ pub(super) fn run(
             multiplexed: Rc::new(Multiplexed::new(settings.pool_requests_max)),
             view: RefCell::new(View::new(active.reader())),
             metrics,
+            plugins: Arc::clone(&settings.plugins),
             tracer: settings.tracer.clone(),
             pen: settings.access_log.as_ref().map(AccessLog::pen),
             stream_pen: settings.stream_access_log.as_ref().map(AccessLog::pen),

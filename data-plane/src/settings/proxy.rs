@@ -56,6 +56,7 @@ pub(super) fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
             Some("application/xml") => ErrorType::Xml,
             _ => ErrorType::Plain,
         },
+        plugins: ProxySettings::default().plugins,
         tracer: None,
         access_log: None,
         stream_access_log: None,

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use super::relay::{self, Gone};
 use super::say;
 use crate::health::Outcome;
 use crate::observability::SessionKind;
+use crate::plugin;
 use crate::proxy::Peer;
 use crate::proxy::answer::CLIENT_GONE;
 use crate::proxy::handshake;
@@ -23,7 +25,7 @@ use crate::proxy::retry::Fault;
 use crate::proxy::stream::Stream;
 use crate::proxy::worker::Worker;
 use crate::router::stream::{StreamQuery, Transport};
-use crate::table::{Lease, OfStreams, Service};
+use crate::table::{Lease, OfStreams, Route, Service};
 use crate::tls::server::Speaks;
 
 /// How long a target is looked for on behalf of a client that has ended its side without a word: long enough to connect for one that
@@ -69,12 +71,20 @@ async fn route(
 ) {
     let StreamQuery { source, destination, .. } = *query;
     // The route is held and the table is not: a session may last for days.
-    let route = worker.table().resolve_stream(query).cloned();
-    let Some(route) = route else {
+    let found = {
+        let table = worker.table();
+        let admitted = |route: &Route| plugin::admits(route.plugins.as_deref(), &table.plugins, source.ip());
+        table.resolve_stream(query).map(|route| (Arc::clone(route), admitted(route)))
+    };
+    let Some((route, is_admitted)) = found else {
         say::unserved(worker, query, "no route matches a connection");
         return account.over(500, None);
     };
     account.routed(&route);
+    if !is_admitted {
+        debug!(client = %source, route = %route.id, "a plugin does not admit a connection from there");
+        return account.over(403, None);
+    }
     let Some(service) = route.service.clone() else {
         say::unserved(worker, query, "a connection's route has no service");
         return account.over(503, None);

@@ -24,6 +24,7 @@ pub(crate) use sessions::Sessions;
 
 use super::account::Account;
 use super::say;
+use crate::plugin;
 use crate::proxy::Drain;
 use crate::proxy::worker::Worker;
 use crate::router::stream::{StreamQuery, Transport};
@@ -123,7 +124,13 @@ fn take(
     let Ends { source, mut destination } = ends;
     destination.set_port(worker.settings.port_maps.public(destination.port()));
     let query = StreamQuery { transport: Transport::Udp, source, destination, sni: None };
-    let route = worker.table().resolve_stream(&query).cloned();
+    let (route, is_admitted) = {
+        let table = worker.table();
+        let route = table.resolve_stream(&query).cloned();
+        let own = route.as_ref().and_then(|route| route.plugins.as_deref());
+        let is_admitted = plugin::admits(own, &table.plugins, source.ip());
+        (route, is_admitted)
+    };
     let refused = |route: Option<&Arc<Route>>, code: u16| {
         let mut account = Account::open(worker, &query);
         account.passed(datagram.len() as u64, 0);
@@ -136,6 +143,9 @@ fn take(
         say::unserved(worker, &query, "no route matches a datagram");
         return refused(None, 500);
     };
+    if !is_admitted {
+        return refused(Some(&route), 403);
+    }
     if route.service.is_none() {
         say::unserved(worker, &query, "a datagram's route has no service");
         return refused(Some(&route), 503);

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::compile::{self, CellKey, RootStores, State};
 use super::{Lint, OfStreams, PathHandling, Route, Service, Table, Upstream};
 use crate::observability::RouteMetrics;
+use crate::plugin::{self, Scope, Scoped};
 use crate::router::Flavour;
 use crate::tls::{Interned, Terms};
 
@@ -46,9 +47,19 @@ impl Assembly {
         services: &BTreeSet<Uuid>,
         routes: &BTreeSet<Uuid>,
         snis: &BTreeSet<Uuid>,
+        scopes: &BTreeSet<Scope>,
         cell: impl Fn(&CellKey) -> Option<Arc<Upstream>>,
     ) -> Table {
         let mut affected = routes.clone();
+        for scope in scopes {
+            match scope {
+                Scope { route: Some(route), .. } => affected.extend([*route]),
+                Scope { route: None, service: Some(service) } => affected.extend(state.routes_of(service)),
+                Scope { route: None, service: None } => self.table.plugins = state.plugins_of(scope),
+            }
+        }
+        self.table.callers = state.callers().clone();
+        self.table.hides_health = !state.shows_health();
         for id in services {
             affected.extend(state.routes_of(id));
             let compiled = state.service(id).filter(|service| service.is_enabled).and_then(|service| {
@@ -67,7 +78,7 @@ impl Assembly {
         } else {
             for id in &affected {
                 match state.route(id).filter(|route| self.is_served(route)) {
-                    Some(route) => self.put(*id, route, routes.contains(id)),
+                    Some(route) => self.put(*id, route, state, routes.contains(id)),
                     None => self.take_out(id),
                 }
             }
@@ -119,23 +130,24 @@ impl Assembly {
         self.places = served.iter().enumerate().map(|(place, (id, _))| (**id, place)).collect();
         self.free.clear();
         let routes = served.iter().map_while(|(id, route)| {
-            Some((route.rule.clone()?, Arc::new(self.make_route(**id, route, None))))
+            Some((route.rule.clone()?, Arc::new(self.make_route(**id, route, state, None))))
         });
-        let mut table = Table { snis: self.table.snis.clone(), ..Table::of(self.flavour, routes) };
+        let Table { snis, plugins, callers, hides_health, .. } = self.table.clone();
+        let mut table = Table { snis, plugins, callers, hides_health, ..Table::of(self.flavour, routes) };
         for (place, (id, route)) in served.iter().enumerate() {
             if place == table.routes.len() {
-                table.routes.push_back(Some(Arc::new(self.make_route(**id, route, None))));
+                table.routes.push_back(Some(Arc::new(self.make_route(**id, route, state, None))));
             }
             table.streams.set(place, route.stream.clone());
         }
         self.table = table;
     }
 
-    fn put(&mut self, id: Uuid, route: &compile::Route, is_changed: bool) {
+    fn put(&mut self, id: Uuid, route: &compile::Route, state: &State, is_changed: bool) {
         let held = self.places.get(&id).copied();
         let place = held.or_else(|| self.free.pop()).unwrap_or(self.table.routes.len());
         let before = held.and_then(|place| self.table.routes.get(place)).and_then(Option::as_ref);
-        let made = Some(Arc::new(self.make_route(id, route, before)));
+        let made = Some(Arc::new(self.make_route(id, route, state, before)));
         if place == self.table.routes.len() {
             self.table.routes.push_back(made);
         } else {
@@ -163,7 +175,13 @@ impl Assembly {
             && route.service.is_none_or(|service| self.services.contains_key(&service))
     }
 
-    fn make_route(&self, id: Uuid, route: &compile::Route, before: Option<&Arc<Route>>) -> Route {
+    fn make_route(
+        &self,
+        id: Uuid,
+        route: &compile::Route,
+        state: &State,
+        before: Option<&Arc<Route>>,
+    ) -> Route {
         let service = route.service.and_then(|service| self.services.get(&service)).cloned();
         let service_label = service.as_ref().map_or("", |service| &*service.label);
         let id_text;
@@ -180,9 +198,16 @@ impl Assembly {
         // A call of gRPC may ask and answer in turns: what is held back until it is whole would wait for ever.
         let request_buffering =
             route.request_buffering && !service.as_ref().is_some_and(|service| service.http2);
+        let of = |route, service| state.plugins_of(&Scope { route, service });
+        let plugins = plugin::Own {
+            both: route.service.map_or_else(Scoped::default, |service| of(Some(id), Some(service))),
+            route: of(Some(id), None),
+            service: route.service.map_or_else(Scoped::default, |service| of(None, Some(service))),
+        };
         Route {
             id,
             name: route.name.clone(),
+            plugins: plugins.or_none(),
             service,
             allows_plain: route.allows_plain,
             grpc: route.grpc,

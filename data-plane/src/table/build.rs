@@ -262,9 +262,10 @@ impl Core {
     ) -> Result<oneshot::Receiver<()>, CompileError> {
         let compiled = compile(&self.state, update)?;
         // What uses credentials is dirty by itself.
-        let Dirty { cells, services, routes, snis, credentials: _ } = compiled.dirty;
+        let Dirty { cells, services, routes, snis, credentials: _, scopes, callers } = compiled.dirty;
         let previous = std::mem::replace(&mut self.state, compiled.state);
-        let is_structural = !services.is_empty() || !routes.is_empty() || !snis.is_empty();
+        let is_structural =
+            !services.is_empty() || !routes.is_empty() || !snis.is_empty() || !scopes.is_empty() || callers;
         let mut gone = Vec::new();
         let mut superseded = Vec::new();
         for key in &cells {
@@ -278,7 +279,7 @@ impl Core {
             services.extend(cells.iter().flat_map(|key| self.state.services_of(key)));
             let live = &self.live;
             let cell = |key: &CellKey| live.get(key).map(|cell| Arc::clone(&cell.upstream));
-            let table = self.assembly.assemble(&self.state, &services, &routes, &snis, cell);
+            let table = self.assembly.assemble(&self.state, &services, &routes, &snis, &scopes, cell);
             self.reaper.drop_later(self.active.swap(Arc::new(table)));
         }
         // Requests that wait in a cell that is no longer in any table wait in its successor from now on.

@@ -8,6 +8,8 @@ mod certificate;
 mod checks;
 mod credentials;
 mod entity;
+mod plugged;
+mod plugin;
 mod policy;
 mod state;
 mod tls;
@@ -30,6 +32,7 @@ pub use tls::RootStores;
 use entity::Reading;
 
 use super::members::Terms;
+use crate::plugin::Scope;
 
 /// Changes to compile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +153,10 @@ pub struct Dirty {
     pub snis: BTreeSet<Uuid>,
     /// Certificates and authorities that came, changed or went.
     pub credentials: BTreeSet<Uuid>,
+    /// Scopes of which a plugin came, changed or went.
+    pub scopes: BTreeSet<Scope>,
+    /// Whether a consumer, or what one proves itself with, came, changed or went.
+    pub callers: bool,
 }
 
 impl Dirty {
@@ -160,6 +167,8 @@ impl Dirty {
             && self.routes.is_empty()
             && self.snis.is_empty()
             && self.credentials.is_empty()
+            && self.scopes.is_empty()
+            && !self.callers
     }
 }
 
@@ -227,6 +236,10 @@ enum Entity {
     Certificate(Arc<Certificate>),
     Sni(Arc<Sni>),
     CaCertificate(Arc<CaCertificate>),
+    Consumer(Arc<plugged::Consumer>),
+    KeyAuth(Arc<plugged::KeyAuth>),
+    BasicAuth(Arc<plugged::BasicAuth>),
+    Plugin(Arc<plugged::Plugin>),
 }
 
 fn read(reading: &Reading, wire: &Bytes) -> Result<Entity, CompileError> {
@@ -239,5 +252,9 @@ fn read(reading: &Reading, wire: &Bytes) -> Result<Entity, CompileError> {
         EntityKind::Certificate => Entity::Certificate(Arc::new(reading.certificate(wire)?)),
         EntityKind::Sni => Entity::Sni(Arc::new(reading.sni(wire)?)),
         EntityKind::CaCertificate => Entity::CaCertificate(Arc::new(reading.ca_certificate(wire)?)),
+        EntityKind::Consumer => Entity::Consumer(Arc::new(reading.consumer(wire)?)),
+        EntityKind::KeyAuth => Entity::KeyAuth(Arc::new(reading.key_auth(wire)?)),
+        EntityKind::BasicAuth => Entity::BasicAuth(Arc::new(reading.basic_auth(wire)?)),
+        EntityKind::Plugin => Entity::Plugin(Arc::new(reading.plugin(wire)?)),
     })
 }

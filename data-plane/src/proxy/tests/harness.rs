@@ -340,6 +340,7 @@ impl Plan {
             id: Uuid::from_u128(2),
             name: Some("route".into()),
             service: self.has_service.then_some(service),
+            plugins: None,
             allows_plain: self.allows_plain,
             grpc: self.grpc,
             https_redirect_status: self.https_redirect_status,

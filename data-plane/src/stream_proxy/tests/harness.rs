@@ -128,6 +128,7 @@ impl Node {
                 id,
                 name: Some(name.into()),
                 service: plan.has_service.then_some(service),
+                plugins: None,
                 allows_plain: true,
                 grpc: None,
                 https_redirect_status: 426,

@@ -217,7 +217,11 @@ impl Reading {
         })
     }
 
-    fn reference(&self, field: &'static str, id: Option<&Bytes>) -> Result<Option<Uuid>, CompileError> {
+    pub(super) fn reference(
+        &self,
+        field: &'static str,
+        id: Option<&Bytes>,
+    ) -> Result<Option<Uuid>, CompileError> {
         id.map(|id| entity_id(id)).transpose().map_err(|error| self.error(field, error))
     }
 

@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 use super::credentials::Credentials;
 use super::entity::{Host, Reading, Route, Service, Target, Upstream};
+use super::plugged::Plugged;
 use super::{CellKey, CellSpec, CompileError, Dirty, Entity, Policy};
+use crate::plugin::{Callers, Scope, Scoped};
 
 /// Its keys come from operators, so that a hash against hostile ones would cost a start without need.
 pub(super) type Map<K, V> = GenericHashMap<K, V, foldhash::fast::RandomState, DefaultSharedPtr>;
@@ -25,6 +27,7 @@ pub struct State {
     /// By the id of their upstream, which is theirs.
     policies: Map<Uuid, Arc<Policy>>,
     pub(super) credentials: Credentials,
+    pub(super) plugged: Plugged,
     upstream_by_name: Map<Arc<str>, Uuid>,
     services_by_host: Map<Arc<str>, OrdSet<Uuid>>,
     routes_by_service: Map<Uuid, OrdSet<Uuid>>,
@@ -73,6 +76,21 @@ impl State {
         self.routes.iter()
     }
 
+    /// Who may call.
+    pub(in crate::table) const fn callers(&self) -> &Callers {
+        &self.plugged.callers
+    }
+
+    /// Whether the health of targets has series.
+    pub(in crate::table) const fn shows_health(&self) -> bool {
+        self.plugged.shows_health()
+    }
+
+    /// The plugins of a scope.
+    pub(in crate::table) fn plugins_of(&self, scope: &Scope) -> Scoped {
+        self.plugged.scopes.get(scope).cloned().unwrap_or_default()
+    }
+
     /// Every entity.
     pub fn ids(&self) -> impl Iterator<Item = (EntityKind, Uuid)> {
         let services = self.services.keys().map(|id| (EntityKind::Service, *id));
@@ -80,7 +98,8 @@ impl State {
         let upstreams = self.upstreams.keys().map(|id| (EntityKind::Upstream, *id));
         let targets = self.targets.keys().map(|id| (EntityKind::Target, *id));
         let policies = self.policies.keys().map(|id| (EntityKind::Policy, *id));
-        services.chain(routes).chain(upstreams).chain(targets).chain(policies).chain(self.credentials.ids())
+        let own = services.chain(routes).chain(upstreams).chain(targets).chain(policies);
+        own.chain(self.credentials.ids()).chain(self.plugged.ids())
     }
 
     /// Routes of a service.
@@ -161,6 +180,10 @@ impl State {
             EntityKind::Certificate => self.credentials.certificates.get(id).map(|held| &held.wire),
             EntityKind::Sni => self.credentials.snis.get(id).map(|held| &held.wire),
             EntityKind::CaCertificate => self.credentials.authorities.get(id).map(|held| &held.wire),
+            EntityKind::Consumer => self.plugged.consumers.get(id).map(|held| &held.wire),
+            EntityKind::KeyAuth => self.plugged.key_auths.get(id).map(|held| &held.wire),
+            EntityKind::BasicAuth => self.plugged.basic_auths.get(id).map(|held| &held.wire),
+            EntityKind::Plugin => self.plugged.plugins.get(id).map(|held| &held.wire),
         };
         held.is_some_and(|held| held.is(wire))
     }
@@ -171,6 +194,10 @@ impl State {
             EntityKind::Certificate => self.credentials.remove_certificate(id, dirty),
             EntityKind::Sni => self.credentials.remove_sni(id, dirty),
             EntityKind::CaCertificate => self.credentials.remove_authority(id, dirty),
+            EntityKind::Consumer => self.plugged.remove_consumer(id, dirty),
+            EntityKind::KeyAuth => self.plugged.remove_key_auth(id, dirty),
+            EntityKind::BasicAuth => self.plugged.remove_basic_auth(id, dirty),
+            EntityKind::Plugin => self.plugged.remove_plugin(id, dirty),
             EntityKind::Service => {
                 if let Some(service) = self.services.remove(&id) {
                     self.credentials.forget_service(id, &service);
@@ -223,6 +250,10 @@ impl State {
             Entity::Certificate(certificate) => self.credentials.insert_certificate(id, certificate, dirty),
             Entity::Sni(sni) => self.credentials.insert_sni(reading, sni, dirty)?,
             Entity::CaCertificate(authority) => self.credentials.insert_authority(id, authority, dirty),
+            Entity::Consumer(consumer) => self.plugged.insert_consumer(reading, consumer, dirty)?,
+            Entity::KeyAuth(key_auth) => self.plugged.insert_key_auth(reading, key_auth, dirty)?,
+            Entity::BasicAuth(basic_auth) => self.plugged.insert_basic_auth(reading, basic_auth, dirty)?,
+            Entity::Plugin(plugin) => self.plugged.insert_plugin(reading, plugin, dirty)?,
             Entity::Service(service) => {
                 self.credentials.note_service(id, &service);
                 add(&mut self.services_by_host, Arc::clone(&service.host), id);
@@ -359,6 +390,8 @@ impl State {
                     certificate.map_or(Ok(()), |id| self.credentials.check_certificate(&id))?;
                 }
                 EntityKind::CaCertificate | EntityKind::Target => {}
+                // What belongs to something that is not there meets no request, and a credential of nobody proves nothing.
+                EntityKind::Consumer | EntityKind::KeyAuth | EntityKind::BasicAuth | EntityKind::Plugin => {}
             }
         }
         Ok(())

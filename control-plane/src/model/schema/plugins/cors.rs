@@ -29,9 +29,10 @@ fn sent() -> Field {
     Field::array(Field::string().custom(patterns::header_value))
 }
 
-/// `*`, or a regular expression in the dialect and within the bounds of a route's headers.
+/// `*`, or a regular expression in the dialect and within the bounds of a route's headers, as nodes compile it: it is to match all of an
+/// origin.
 fn origin(text: &str) -> Result<(), String> {
-    if text == "*" || patterns::header_in_router(&format!("~*{text}")).is_ok() {
+    if text == "*" || patterns::header_in_router(&format!("~*^(?:{text})$")).is_ok() {
         return Ok(());
     }
     Err(format!("'{text}' is not a valid regex"))

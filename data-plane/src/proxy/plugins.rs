@@ -1,0 +1,76 @@
+//! Where a request meets its plugins: between its route and its target, while its head is parsed.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use super::connection::Client;
+use super::request::{Asked, Facts, is_https};
+use super::worker::Worker;
+use crate::http1::{HeadStorage, ResponseHead};
+use crate::plugin::{self, Answer, Edits, Keeping, Passed};
+use crate::table::{Route, Table};
+
+/// What came of it.
+pub(super) enum Met {
+    /// It met none.
+    Nothing,
+    /// It goes on.
+    Passed(Box<Passed>),
+    /// This is its answer.
+    Answered(Box<Passed>, Box<Answer>),
+}
+
+/// Runs a request through the plugins that are there for it. Costs a look at two places where there are none.
+#[inline]
+pub(super) fn meet(table: &Table, route: &Route, asked: Asked<'_>, worker: &Worker) -> Met {
+    if route.plugins.is_none() && table.plugins.is_empty() {
+        return Met::Nothing;
+    }
+    run(table, route, asked, worker)
+}
+
+fn run(table: &Table, route: &Route, asked: Asked<'_>, worker: &Worker) -> Met {
+    let Asked { head, peer, .. } = asked;
+    let client = peer.client(head, &worker.settings);
+    let id = route.id.to_string();
+    let asked = plugin::Asked {
+        head,
+        is_https: is_https(head, peer, &worker.settings),
+        client: &client,
+        port: peer.port(),
+        route: Some(route.id),
+        route_label: route.name.as_deref().unwrap_or(&id),
+        service: route.service.as_ref().map(|service| service.id),
+        now: now(),
+        random: &|| worker.random_wide(),
+    };
+    let (passed, answer) =
+        plugin::run(route.plugins.as_deref(), &table.plugins, &table.callers, &worker.plugins, &asked);
+    match answer {
+        None => Met::Passed(Box::new(passed)),
+        Some(answer) => Met::Answered(Box::new(passed), Box::new(answer)),
+    }
+}
+
+/// What plugins change of a response, and whether it is wanted for memory.
+#[inline]
+pub(super) fn judge<'f>(
+    client: &Client,
+    facts: &'f Facts,
+    head: &ResponseHead<'_, '_>,
+) -> (Option<Cow<'f, Edits>>, Option<Keeping>) {
+    let Some(passed) = &facts.passed else { return (None, None) };
+    let response = &passed.response;
+    let mut storage = HeadStorage::new();
+    let wish = passed.wish.as_ref().and_then(|wish| Some((wish, client.head(&mut storage).ok()?)));
+    let Some((wish, asked)) = wish else { return (Some(Cow::Borrowed(response)), None) };
+    let (more, keeping) = wish.judge(head, &asked, now().as_secs());
+    let mut edits = response.clone();
+    edits.extend(more);
+    (Some(Cow::Owned(edits)), keeping)
+}
+
+/// Since 1970.
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
