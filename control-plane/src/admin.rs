@@ -10,6 +10,7 @@ mod clustering;
 mod config;
 pub mod cors;
 mod crud;
+mod debug;
 pub mod endpoint;
 mod error;
 pub mod gate;
@@ -21,6 +22,7 @@ mod listener;
 mod membership;
 pub mod reply;
 mod stall;
+mod unheld;
 mod wait;
 mod yaml;
 mod zones;
@@ -140,6 +142,8 @@ pub struct AdminState {
     relay_of: Option<String>,
     /// One import at a time, and what the last one came to.
     importing: tokio::sync::Mutex<Option<config::Imported>>,
+    /// The level of the log, while it is not that of the settings.
+    reverting: debug::Reverting,
     /// Ends waits early when the server stops.
     stopping: CancellationToken,
 }
@@ -157,6 +161,7 @@ impl AdminState {
             pen: None,
             relay_of: None,
             importing: tokio::sync::Mutex::default(),
+            reverting: debug::Reverting::default(),
             settings,
             endpoints: Endpoints::new(),
             stopping: CancellationToken::new(),
@@ -224,6 +229,14 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::PluginConfigSchema => Ok(info::plugin_config_schema(state, &asked)),
         Endpoint::EnabledPlugins => Ok(info::enabled_plugins(state)),
         Endpoint::FilterChains => Ok(info::filter_chains()),
+        Endpoint::FilterSchema => Ok(info::filter_schema(&asked)),
+        Endpoint::VaultSchema => Ok(info::vault_schema(&asked)),
+        Endpoint::ValidateVault => Err(unheld::validate_vault(&asked)),
+        Endpoint::DnsStatus => Ok(info::dns_status()),
+        Endpoint::Cache | Endpoint::Cached => Ok(info::cache(&asked)),
+        Endpoint::LogLevel => Ok(debug::level()),
+        Endpoint::SetLogLevel => Ok(debug::set_level(state, &asked)),
+        Endpoint::Unheld(which) => unheld::unheld(state, &asked, which),
         Endpoint::Tags => list::tags(state, &asked),
         Endpoint::Tag => list::tag(state, &asked),
         Endpoint::DataPlanes => clustering::data_planes(state, &asked),

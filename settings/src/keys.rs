@@ -132,7 +132,8 @@ const fn seconds(min_ms: u64) -> Kind {
     Kind::Duration { min_ms, max_ms: DAY_MS }
 }
 
-const LEVELS: &[&str] = &["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"];
+/// Names of the levels of logs.
+pub(crate) const LEVELS: &[&str] = &["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"];
 
 keys! {
     ADMIN_LISTEN = "admin.listen", Some("admin_listen"), Kind::Listen { proxy: false }, "127.0.0.1:8001", Control,

@@ -97,6 +97,8 @@ pub enum ErrorCode {
     InvalidUnique(&'static str),
     /// 11
     InvalidOptions,
+    /// 12
+    Unsupported,
     /// 13
     ForeignKeysUnresolved,
     /// 19
@@ -117,6 +119,7 @@ impl ErrorCode {
             Self::InvalidSize => 9,
             Self::InvalidUnique(_) => 10,
             Self::InvalidOptions => 11,
+            Self::Unsupported => 12,
             Self::ForeignKeysUnresolved => 13,
             Self::ReferencedByOthers => 19,
         }
@@ -135,6 +138,7 @@ impl ErrorCode {
             Self::InvalidSize => "invalid size".to_owned(),
             Self::InvalidUnique(field) => format!("invalid unique {field}"),
             Self::InvalidOptions => "invalid options".to_owned(),
+            Self::Unsupported => "operation unsupported".to_owned(),
             Self::ForeignKeysUnresolved => "foreign keys unresolved".to_owned(),
             Self::ReferencedByOthers => "referenced by others".to_owned(),
         }
@@ -145,6 +149,7 @@ impl ErrorCode {
         match self {
             Self::UniqueViolation => 409,
             Self::NotFound => 404,
+            Self::Unsupported => 405,
             Self::InvalidPrimaryKey
             | Self::SchemaViolation
             | Self::PrimaryKeyViolation
@@ -275,6 +280,12 @@ impl ErrorObject {
             message: format!("invalid option ({option}: {problem})"),
             fields: Some(json!({ option: problem })),
         }
+    }
+
+    /// Code 12: a kind of the reference that is not kept here.
+    pub fn unheld(what: &str, collection: &str) -> Self {
+        let message = format!("cannot {what} '{collection}' entities: Equipoise has none");
+        Self { code: ErrorCode::Unsupported, message, fields: None }
     }
 
     /// Code 13. `errors` holds field -> unique field of the referenced kind -> text.

@@ -8,6 +8,7 @@ mod cluster;
 mod config;
 mod consumers;
 mod crud;
+mod endpoints;
 mod gate;
 mod info;
 mod plugins;
