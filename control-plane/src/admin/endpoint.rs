@@ -90,6 +90,8 @@ pub enum Endpoint {
     Timers,
     /// `/config`
     Config,
+    /// `/batch`
+    Batch,
     /// `/metrics`
     Metrics,
     /// `/robots.txt`
@@ -215,7 +217,7 @@ impl Endpoint {
             Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) | Self::Only(_) => {
                 &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Put]
             }
-            Self::Validate | Self::ValidatePlugin | Self::ValidateVault => &[Verb::Post],
+            Self::Validate | Self::ValidatePlugin | Self::ValidateVault | Self::Batch => &[Verb::Post],
             Self::FilterChains => &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Post, Verb::Put],
             Self::SetHealth(_) | Self::SetLogLevel => &[Verb::Put],
         }
@@ -243,6 +245,7 @@ impl Endpoint {
             | Self::Zones
             | Self::ClusteringStatus => true,
             Self::Config
+            | Self::Batch
             | Self::Tags
             | Self::Tag
             | Self::Schema
@@ -280,6 +283,22 @@ impl Endpoint {
             | Self::Balancer
             | Self::SetHealth(_) => false,
         }
+    }
+
+    /// Whether its writes do something at once that no trial can show: to nodes, to members, to this process.
+    pub const fn is_act(self) -> bool {
+        matches!(
+            self,
+            Self::SetHealth(_)
+                | Self::SetLogLevel
+                | Self::DataPlane
+                | Self::DrainDataPlane
+                | Self::Tokens
+                | Self::Token
+                | Self::Enrolment
+                | Self::DeniedId
+                | Self::Authorities
+        )
     }
 
     /// Whether `/endpoints` names it; the reference keeps quiet about its static pages.
@@ -330,6 +349,7 @@ impl Endpoints {
             ("endpoints", Endpoint::Endpoints),
             ("timers", Endpoint::Timers),
             ("config", Endpoint::Config),
+            ("batch", Endpoint::Batch),
             ("metrics", Endpoint::Metrics),
             ("robots.txt", Endpoint::Robots),
             ("tags", Endpoint::Tags),

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::schema::Schema;
-use super::{Key, Kind, dump};
+use super::{Key, Kind, Tag, dump};
 
 /// A change that is not made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -15,9 +15,20 @@ pub enum Refusal {
     /// Plain `{"message":"SNI not found"}`, 404: a certificate by a name that no SNI has.
     #[error("SNI not found")]
     NoSni,
+    /// 412: the entity is not as the client thinks; its tag, if there is one.
+    #[error("the entity is not the one that the request is for")]
+    Stale(Option<Tag>),
     /// A structured error of the data layer.
     #[error("{}", .0.message)]
     Object(Box<ErrorObject>),
+    /// One write of a batch, by its place from 0, is refused, and with it all of them.
+    #[error("operations[{item}]: {refusal}")]
+    InBatch {
+        /// Which.
+        item: usize,
+        /// Why.
+        refusal: Box<Refusal>,
+    },
 }
 
 impl Refusal {
@@ -25,7 +36,9 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Self::NotFound | Self::NoSni => 404,
+            Self::Stale(_) => 412,
             Self::Object(error) => error.status(),
+            Self::InBatch { refusal, .. } => refusal.status(),
         }
     }
 
@@ -34,7 +47,17 @@ impl Refusal {
         match self {
             Self::NotFound => json!({ "message": "Not found" }),
             Self::NoSni => json!({ "message": "SNI not found" }),
+            Self::Stale(Some(tag)) => {
+                let text = format!("precondition failed: the entity has the ETag {tag} by now");
+                json!({ "message": text })
+            }
+            Self::Stale(None) => json!({ "message": "precondition failed: there is no such entity" }),
             Self::Object(error) => error.to_json(),
+            Self::InBatch { item, refusal } => {
+                let error = refusal.to_json();
+                let text = error.get("message").and_then(Value::as_str).unwrap_or_default();
+                json!({ "message": format!("operations[{item}]: {text}"), "item": item, "error": error })
+            }
         }
     }
 }

@@ -15,3 +15,4 @@ mod plugins;
 mod policy;
 mod support;
 mod tutorial;
+mod writes;

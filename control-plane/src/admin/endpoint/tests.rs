@@ -116,6 +116,7 @@ fn endpoints_are_listed_in_the_order_of_the_reference() {
         "/basic-auths",
         "/basic-auths/{basicauth_credentials}",
         "/basic-auths/{basicauth_credentials}/consumer",
+        "/batch",
         "/ca_certificates",
         "/ca_certificates/{ca_certificates}",
         "/cache",
