@@ -25,6 +25,7 @@ pub mod json;
 mod list;
 mod listener;
 mod membership;
+mod openapi;
 pub mod reply;
 mod stall;
 pub mod trial;
@@ -246,6 +247,8 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Config => config::config(state, asked).await,
         Endpoint::Metrics => Ok(info::metrics(state).await),
         Endpoint::Robots => Ok(info::robots()),
+        Endpoint::OpenApi => Ok(openapi::document(&state.endpoints)),
+        Endpoint::Docs(page) => Ok(openapi::page(page)),
         Endpoint::Schema => Ok(info::schema(&asked)),
         Endpoint::Validate => info::validate(state, asked).await,
         Endpoint::ValidatePlugin => info::validate_as(state, asked, Kind::Plugin).await,

@@ -29,7 +29,7 @@ pub use entity::{Body, Entity, Key, Kind};
 pub use error::{ErrorCode, ErrorObject, Refusal};
 pub use plugin::PluginName;
 pub use query::{Page, PageSize, TagFilter, TagRow};
-pub use schema::{plugin_schema_json, schema_json, validate};
+pub use schema::{Side, openapi_schema, plugin_schema_json, schema_json, validate};
 
 #[cfg(test)]
 mod tests;

@@ -77,6 +77,17 @@ pub struct Reference {
     pub parent: Kind,
 }
 
+/// A part of the page that shows the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// Itself.
+    Html,
+    /// What builds it in the browser.
+    Script,
+    /// How it looks.
+    Style,
+}
+
 /// What a path stands for. The parameters of a path come in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
@@ -96,6 +107,10 @@ pub enum Endpoint {
     Metrics,
     /// `/robots.txt`
     Robots,
+    /// `/openapi.json`
+    OpenApi,
+    /// `/docs`, and what its page loads.
+    Docs(Page),
     /// `/tags`
     Tags,
     /// `/tags/{tag}`
@@ -188,6 +203,8 @@ impl Endpoint {
             | Self::Timers
             | Self::Metrics
             | Self::Robots
+            | Self::OpenApi
+            | Self::Docs(_)
             | Self::Schema
             | Self::PluginSchema
             | Self::PluginConfigSchema
@@ -240,6 +257,8 @@ impl Endpoint {
             | Self::Timers
             | Self::Metrics
             | Self::Robots
+            | Self::OpenApi
+            | Self::Docs(_)
             | Self::DataPlanes
             | Self::DataPlane
             | Self::Zones
@@ -303,7 +322,7 @@ impl Endpoint {
 
     /// Whether `/endpoints` names it; the reference keeps quiet about its static pages.
     fn is_listed(self) -> bool {
-        self != Self::Robots
+        !matches!(self, Self::Robots | Self::Docs(_))
     }
 }
 
@@ -352,11 +371,15 @@ impl Endpoints {
             ("batch", Endpoint::Batch),
             ("metrics", Endpoint::Metrics),
             ("robots.txt", Endpoint::Robots),
+            ("openapi.json", Endpoint::OpenApi),
+            ("docs", Endpoint::Docs(Page::Html)),
             ("tags", Endpoint::Tags),
         ] {
             add(&[Literal(name)], endpoint);
         }
         add(&[Literal("tags"), Parameter("tags")], Endpoint::Tag);
+        add(&[Literal("docs"), Literal("page.js")], Endpoint::Docs(Page::Script));
+        add(&[Literal("docs"), Literal("page.css")], Endpoint::Docs(Page::Style));
         add(&[Literal("status"), Literal("dns")], Endpoint::DnsStatus);
         let cached = [Literal("cache"), Parameter("key")];
         add(&cached[..1], Endpoint::Cache);
@@ -466,6 +489,12 @@ impl Endpoints {
             })
             .collect();
         Some(Found { endpoint: entry.endpoint, parameters })
+    }
+
+    /// All that `/endpoints` names, with what they stand for, in the table's order.
+    pub fn listed(&self) -> impl Iterator<Item = (String, Endpoint)> {
+        let listed = self.entries.iter().filter(|entry| entry.endpoint.is_listed());
+        listed.map(|entry| (entry.to_path(), entry.endpoint))
     }
 
     /// All paths with parameters as `{name}`, sorted with `/` as the lowest character.

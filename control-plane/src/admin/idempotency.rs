@@ -299,11 +299,11 @@ mod tests {
         drop((first, second));
         assert_eq!(begin(&two, "z", ""), "new");
 
-        let small = kept(1_000, 16 * 250);
+        let small = kept(1_000, 16 * 150);
         for key in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r"]
         {
             begin(&small, key, "");
-            assert!(small.table().bytes <= 16 * 250);
+            assert!(small.table().bytes <= 16 * 150);
         }
         assert!(small.table().entries.len() < 18);
         let Begun::New(turn) = small.begin(keyed("large", ""), Instant::now()) else { panic!("it is new") };

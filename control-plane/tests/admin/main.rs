@@ -11,6 +11,7 @@ mod crud;
 mod endpoints;
 mod gate;
 mod info;
+mod openapi;
 mod plugins;
 mod policy;
 mod support;

@@ -181,6 +181,7 @@ fn endpoints_are_listed_in_the_order_of_the_reference() {
         "/keys/{keys}",
         "/keys/{keys}/set",
         "/metrics",
+        "/openapi.json",
         "/plugins",
         "/plugins/enabled",
         "/plugins/schema/{name}",
