@@ -4,23 +4,32 @@
 //! requests are refused, `crud` is the one implementation for every kind of entity. It meets the rest of the
 //! control plane in `store` (writes and reads) and `nodes` (who applied what); it never talks to a node.
 
+mod aim;
 mod balancer;
+mod batch;
 pub mod body;
 mod clustering;
+mod condition;
 mod config;
 pub mod cors;
 mod crud;
+mod debug;
 pub mod endpoint;
 mod error;
 pub mod gate;
 mod health;
+mod host;
+mod idempotency;
 mod info;
 pub mod json;
 mod list;
 mod listener;
 mod membership;
+mod openapi;
 pub mod reply;
 mod stall;
+pub mod trial;
+mod unheld;
 mod wait;
 mod yaml;
 mod zones;
@@ -78,6 +87,14 @@ pub struct AdminSettings {
     pub headers_max: usize,
     /// How long requests in flight may take once the server stops. 10 s.
     pub drain_timeout: Duration,
+    /// Writes in one `POST /batch`. 1,000.
+    pub batch_items_max: usize,
+    /// Answers that are kept for requests which are sent again with their `Idempotency-Key`. 10,000.
+    pub idempotency_keys_max: usize,
+    /// Bytes of these answers. 16 MiB.
+    pub idempotency_bytes_max: usize,
+    /// Names that a Host header may have where the listener is on loopback, beside addresses and `localhost`. None.
+    pub allowed_hosts: Vec<String>,
     /// Where the GUI is served (`admin_gui_url`): only these origins are named to browsers. None.
     pub gui_urls: Vec<String>,
     /// Id of this control plane in `GET /`. Random.
@@ -102,6 +119,10 @@ impl Default for AdminSettings {
             head_bytes_max: 64 * 1024,
             headers_max: 100,
             drain_timeout: Duration::from_secs(10),
+            batch_items_max: 1_000,
+            idempotency_keys_max: 10_000,
+            idempotency_bytes_max: 16 * 1024 * 1024,
+            allowed_hosts: Vec::new(),
             gui_urls: Vec::new(),
             node_id: Uuid::new_v4(),
             hostname: hostname(),
@@ -140,6 +161,10 @@ pub struct AdminState {
     relay_of: Option<String>,
     /// One import at a time, and what the last one came to.
     importing: tokio::sync::Mutex<Option<config::Imported>>,
+    /// Answers to requests that may be sent again.
+    idempotent: idempotency::Answers,
+    /// The level of the log, while it is not that of the settings.
+    reverting: debug::Reverting,
     /// Ends waits early when the server stops.
     stopping: CancellationToken,
 }
@@ -157,6 +182,11 @@ impl AdminState {
             pen: None,
             relay_of: None,
             importing: tokio::sync::Mutex::default(),
+            idempotent: idempotency::Answers::new(
+                settings.idempotency_keys_max,
+                settings.idempotency_bytes_max,
+            ),
+            reverting: debug::Reverting::default(),
             settings,
             endpoints: Endpoints::new(),
             stopping: CancellationToken::new(),
@@ -217,6 +247,8 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::Config => config::config(state, asked).await,
         Endpoint::Metrics => Ok(info::metrics(state).await),
         Endpoint::Robots => Ok(info::robots()),
+        Endpoint::OpenApi => Ok(openapi::document(&state.endpoints)),
+        Endpoint::Docs(page) => Ok(openapi::page(page)),
         Endpoint::Schema => Ok(info::schema(&asked)),
         Endpoint::Validate => info::validate(state, asked).await,
         Endpoint::ValidatePlugin => info::validate_as(state, asked, Kind::Plugin).await,
@@ -224,6 +256,14 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::PluginConfigSchema => Ok(info::plugin_config_schema(state, &asked)),
         Endpoint::EnabledPlugins => Ok(info::enabled_plugins(state)),
         Endpoint::FilterChains => Ok(info::filter_chains()),
+        Endpoint::FilterSchema => Ok(info::filter_schema(&asked)),
+        Endpoint::VaultSchema => Ok(info::vault_schema(&asked)),
+        Endpoint::ValidateVault => Err(unheld::validate_vault(&asked)),
+        Endpoint::DnsStatus => Ok(info::dns_status()),
+        Endpoint::Cache | Endpoint::Cached => Ok(info::cache(&asked)),
+        Endpoint::LogLevel => Ok(debug::level()),
+        Endpoint::SetLogLevel => Ok(debug::set_level(state, &asked)),
+        Endpoint::Unheld(which) => unheld::unheld(state, &asked, which),
         Endpoint::Tags => list::tags(state, &asked),
         Endpoint::Tag => list::tag(state, &asked),
         Endpoint::DataPlanes => clustering::data_planes(state, &asked),
@@ -238,12 +278,13 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::DeniedIds => membership::denied(state, &asked),
         Endpoint::DeniedId => membership::deny(state, &asked).await,
         Endpoint::Authorities => membership::authorities(state, asked).await,
-        Endpoint::Collection(kind) => crud::collection(state, asked, kind).await,
-        Endpoint::Entity(kind) => crud::entity(state, asked, kind).await,
-        Endpoint::Children(reference) => crud::children(state, asked, reference).await,
-        Endpoint::Child(reference) => crud::child(state, asked, reference).await,
-        Endpoint::Foreign(reference) => crud::foreign(state, asked, reference).await,
-        Endpoint::Only(reference) => crud::only(state, asked, reference).await,
+        Endpoint::Batch => batch::batch(state, asked).await,
+        Endpoint::Collection(_)
+        | Endpoint::Entity(_)
+        | Endpoint::Children(_)
+        | Endpoint::Child(_)
+        | Endpoint::Foreign(_)
+        | Endpoint::Only(_) => crud::entities(state, asked, endpoint).await,
         Endpoint::TargetsAll => list::targets_all(state, &asked),
         Endpoint::Health => health::upstream(state, &asked).await,
         Endpoint::Balancer => balancer::upstream(state, &asked).await,

@@ -4,7 +4,9 @@
 //! declared schemas say what may stand in it. [`Config`] is immutable: [`Config::apply`] returns the next one.
 
 mod apply;
+mod batch;
 mod change;
+mod condition;
 mod config;
 pub mod declarative;
 mod dump;
@@ -20,6 +22,7 @@ mod query;
 mod schema;
 
 pub use change::{Answer, Change, Context, Effect, Mutation, Op, Parent, Write};
+pub use condition::{Condition, Tag, Tags};
 pub use config::Config;
 pub use declarative::{Declarative, InvalidDeclarative};
 pub use entity::{Body, Entity, Key, Kind};
@@ -27,7 +30,7 @@ pub use error::{ErrorCode, ErrorObject, Refusal};
 pub use expiry::expires_at;
 pub use plugin::PluginName;
 pub use query::{Page, PageSize, TagFilter, TagRow};
-pub use schema::{plugin_schema_json, schema_json, validate};
+pub use schema::{Side, openapi_schema, plugin_schema_json, schema_json, validate};
 
 #[cfg(test)]
 mod tests;

@@ -79,6 +79,10 @@ impl ControlPlaneSettings {
                 head_bytes_max: settings.number(&keys::ADMIN_HEAD_BYTES_MAX),
                 headers_max: settings.number(&keys::ADMIN_HEADERS_MAX),
                 drain_timeout: settings.duration(&keys::ADMIN_DRAIN_TIMEOUT),
+                batch_items_max: settings.number(&keys::ADMIN_BATCH_ITEMS_MAX),
+                idempotency_keys_max: settings.number(&keys::ADMIN_IDEMPOTENCY_KEYS_MAX),
+                idempotency_bytes_max: settings.number(&keys::ADMIN_IDEMPOTENCY_BYTES_MAX),
+                allowed_hosts: settings.list(&keys::ADMIN_ALLOWED_HOSTS).to_vec(),
                 gui_urls: settings.list(&keys::ADMIN_GUI_URL).to_vec(),
                 configuration: configuration(settings),
                 ..AdminSettings::default()

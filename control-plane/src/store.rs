@@ -126,6 +126,7 @@ struct Disk {
     waiting: Semaphore,
     thread: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     segments: journal::Segments,
+    encode: Encode,
 }
 
 /// What readers and the writer share.
@@ -189,7 +190,7 @@ impl Store {
         };
         let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run());
         let thread = tokio::sync::Mutex::new(Some(thread.map_err(OpenError::Thread)?));
-        let disk = Disk { requests, waiting, thread, segments };
+        let disk = Disk { requests, waiting, thread, segments, encode };
         Ok(Self { shared, backing: Backing::Disk(Arc::new(disk)), plugins })
     }
 
@@ -287,6 +288,33 @@ impl Store {
                 answered.await.map_err(|_| self.ended())?
             }
         }
+    }
+
+    /// What a commit of `change` would come to now, with all its checks; nothing of it stays. The position is the head's.
+    ///
+    /// # Errors
+    /// As of [`Self::commit`].
+    pub async fn trial(
+        &self,
+        change: impl Into<Write>,
+        memory: Option<OwnedSemaphorePermit>,
+    ) -> Result<Committed, CommitError> {
+        let (write, head, plugins) = (change.into(), self.head(), self.plugins);
+        let (encode, _permit) = match &self.backing {
+            Backing::Memory { encode, .. } => (*encode, None),
+            Backing::Mirror(_) => return Err(CommitError::ReadOnly),
+            Backing::Disk(_) if self.is_read_only() => return Err(CommitError::ReadOnly),
+            Backing::Disk(disk) => {
+                (disk.encode, Some(disk.waiting.try_acquire().map_err(|_| CommitError::Busy)?))
+            }
+        };
+        // As on the writer's thread, only beside it: it takes as long, and nobody else's write waits for it.
+        let trial = tokio::task::spawn_blocking(move || {
+            let _memory = memory;
+            let staged = writer::stage_now(&head, write, &Author::default(), encode, plugins)?;
+            Ok(Committed { position: head.position, effect: staged.effect })
+        });
+        trial.await.unwrap_or(Err(CommitError::Panicked))
     }
 
     /// Why the writer answers no more.

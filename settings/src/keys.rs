@@ -132,13 +132,22 @@ const fn seconds(min_ms: u64) -> Kind {
     Kind::Duration { min_ms, max_ms: DAY_MS }
 }
 
-const LEVELS: &[&str] = &["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"];
+/// Names of the levels of logs.
+pub(crate) const LEVELS: &[&str] = &["debug", "info", "notice", "warn", "error", "crit", "alert", "emerg"];
 
 keys! {
     ADMIN_LISTEN = "admin.listen", Some("admin_listen"), Kind::Listen { proxy: false }, "127.0.0.1:8001", Control,
         "Where the Admin API listens.";
     ADMIN_GUI_URL = "admin.gui_url", Some("admin_gui_url"), Kind::List, "", Control,
         "Origins of browser pages that may call the Admin API.";
+    ADMIN_ALLOWED_HOSTS = "admin.allowed_hosts", None, Kind::List, "", Control,
+        "Names that the Host header may have on a loopback listener of the Admin API, beside addresses and `localhost`; others get 421.";
+    ADMIN_BATCH_ITEMS_MAX = "admin.batch_items_max", None, Kind::Int { min: 1, max: 10_000 }, "1000", Control,
+        "Writes in one POST /batch.";
+    ADMIN_IDEMPOTENCY_KEYS_MAX = "admin.idempotency_keys_max", None, Kind::Int { min: 1, max: 1_000_000 }, "10000", Control,
+        "Answers kept in memory for requests that come again with their Idempotency-Key; the oldest makes way.";
+    ADMIN_IDEMPOTENCY_BYTES_MAX = "admin.idempotency_bytes_max", None, Kind::Size { min: 64 << 10, max: 1 << 30 }, "16m", Control,
+        "Bytes of these answers.";
     ADMIN_BODY_BYTES_MAX = "admin.body_bytes_max", Some("nginx_admin_client_max_body_size"),
         Kind::Size { min: 1024, max: 1 << 30 }, "10m", Control,
         "Largest body the Admin API takes.";

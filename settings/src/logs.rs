@@ -2,14 +2,14 @@
 //! holds up nobody.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt;
 
-use crate::keys;
+use crate::keys::{self, LEVELS};
 use crate::source::Settings;
 
 /// Lines that may wait to be written; what comes on top is dropped and counted.
@@ -24,7 +24,8 @@ pub struct Logs {
 
 /// Starts logging to standard error. Call once, before the first thing worth logging.
 pub fn start(settings: &Settings) -> Logs {
-    let filter = filter(settings);
+    let name = named(settings);
+    let filter = filter(name);
     let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("log");
     let (writer, guard) = writer.finish(Lossy(io::stderr()));
     DROPPED.get_or_init(|| writer.error_counter());
@@ -41,6 +42,9 @@ pub fn start(settings: &Settings) -> Logs {
         let handle = builder.reload_handle();
         keep(builder.try_init().is_ok(), move |filter| handle.reload(filter).unwrap_or_default());
     }
+    let mut told = told();
+    (told.configured, told.in_force) = (name, name);
+    drop(told);
     // A panic is told like everything else, with its place, and where it was met by whoever copes with it.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
@@ -60,9 +64,63 @@ static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// Puts the level of these settings in force.
 pub fn reload(settings: &Settings) {
-    if let Some(set) = LEVEL.get() {
-        set(filter(settings));
+    let mut told = told();
+    told.configured = named(settings);
+    put(&mut told, named(settings));
+}
+
+/// The level in force, by the name that it was asked for by.
+pub fn level() -> &'static str {
+    told().in_force
+}
+
+/// Which setting of the level it was, for who would undo that one and no later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn(u64);
+
+/// Puts another level in force, until [`undo`] or [`reload`]; `None` when it is the name of none.
+pub fn set_level(name: &str) -> Option<Turn> {
+    let name = LEVELS.iter().find(|known| **known == name)?;
+    let mut told = told();
+    put(&mut told, name);
+    Some(Turn(told.turn))
+}
+
+/// Puts the level of the settings in force again, unless the level was set once more since `turn`; whether it did.
+pub fn undo(turn: Turn) -> bool {
+    let mut told = told();
+    let is_last = turn.0 == told.turn;
+    if is_last {
+        let configured = told.configured;
+        put(&mut told, configured);
     }
+    is_last
+}
+
+/// What was said of the level.
+struct Told {
+    configured: &'static str,
+    in_force: &'static str,
+    turn: u64,
+}
+
+fn told() -> std::sync::MutexGuard<'static, Told> {
+    static TOLD: Mutex<Told> = Mutex::new(Told { configured: "notice", in_force: "notice", turn: 0 });
+    TOLD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn put(told: &mut Told, name: &'static str) {
+    told.in_force = name;
+    told.turn += 1;
+    if let Some(set) = LEVEL.get() {
+        set(filter(name));
+    }
+}
+
+/// The level of these settings, which know no other names.
+fn named(settings: &Settings) -> &'static str {
+    let name = settings.text(&keys::LOG_LEVEL).unwrap_or_default();
+    LEVELS.iter().find(|known| **known == name).copied().unwrap_or("error")
 }
 
 /// How the level is set while the process runs.
@@ -75,8 +133,8 @@ fn keep(is_ours: bool, set: impl Fn(EnvFilter) + Send + Sync + 'static) {
     }
 }
 
-fn filter(settings: &Settings) -> EnvFilter {
-    let level = level(settings.text(&keys::LOG_LEVEL).unwrap_or_default());
+fn filter(name: &str) -> EnvFilter {
+    let level = to_level(name);
     // What it says of what others send names nobody, and they decide how often: it is said here, once, by whoever knows who it was.
     let filter = EnvFilter::default().add_directive(level.into());
     match "h2=off".parse() {
@@ -102,11 +160,28 @@ impl<W: Write> Write for Lossy<W> {
 }
 
 /// The reference's levels; it has more of them than `tracing`.
-fn level(name: &str) -> LevelFilter {
+fn to_level(name: &str) -> LevelFilter {
     match name {
         "debug" => LevelFilter::DEBUG,
         "info" | "notice" => LevelFilter::INFO,
         "warn" => LevelFilter::WARN,
         _ => LevelFilter::ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_undone_only_by_who_set_it_last() {
+        let first = set_level("debug").unwrap();
+        assert_eq!(level(), "debug");
+        let second = set_level("warn").unwrap();
+        assert!(!undo(first));
+        assert_eq!(level(), "warn");
+        assert!(undo(second));
+        assert_eq!(level(), "notice");
+        assert_eq!(set_level("loud"), None);
     }
 }

@@ -20,6 +20,7 @@ use super::endpoint::Verb;
 use super::gate::Asked;
 use super::list::text;
 use super::reply::Reply;
+use super::trial::{self, Mode};
 use super::wait::{self, Wait};
 use super::{AdminState, now_ms};
 use super::{error, yaml};
@@ -73,24 +74,21 @@ async fn import(state: &AdminState, asked: &mut Asked) -> Reply {
         return Reply::empty(StatusCode::NOT_MODIFIED);
     }
     let is_flat = is_truthy(asked, "flatten_errors");
-    // Of a word for safety: what is not understood is not taken for no.
-    let is_trial = match text(asked, "dry_run").map(str::to_ascii_lowercase).as_deref() {
-        None | Some("false" | "0" | "off" | "no") => false,
-        Some("true" | "1" | "on" | "yes") => true,
-        Some(_) => {
-            return Reply::message(StatusCode::BAD_REQUEST, "dry_run: expected a boolean (true or false)");
-        }
-    };
+    let is_trial = asked.mode == Mode::Trial;
     let (base, plugins) = (head.config, state.store.plugins());
     let checked = tokio::task::spawn_blocking(move || read(&document, base, plugins, is_trial)).await;
     let (declared, trial) = match checked {
         Ok(Ok(checked)) => checked,
-        Ok(Err(invalid)) => return Reply::json(StatusCode::BAD_REQUEST, &invalid.to_json(is_flat)),
+        Ok(Err(invalid)) => {
+            let refused = Reply::json(StatusCode::BAD_REQUEST, &invalid.to_json(is_flat));
+            return if is_trial { trial::marked(refused) } else { refused };
+        }
         Err(error) => return unexpected(error),
     };
     if let Some(trial) = trial {
-        return trial
+        let reply = trial
             .map_or_else(|refused| error::refusal(&refused), |trial| Reply::json(StatusCode::OK, &trial));
+        return trial::marked(reply);
     }
     let began = std::time::Instant::now();
     let committed = state.store.commit_holding(declared, author(asked), asked.memory.take()).await;

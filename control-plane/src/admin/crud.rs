@@ -1,135 +1,101 @@
 //! Create, read, update, delete: one implementation for every kind of entity.
 //!
-//! Verb and path become a [`Change`]; what it means and whether it is allowed is the model's business.
+//! Verb and path become a change ([`Aim`]); what it means and whether it is allowed is the model's business.
 
 use std::time::Instant;
 
+use http::header::ETAG;
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use super::aim::{self, Aim};
 use super::body::Payload;
-use super::endpoint::{Reference, Verb};
+use super::endpoint::{Endpoint, Reference, Verb};
 use super::gate::Asked;
 use super::reply::Reply;
+use super::trial::{self, Mode};
 use super::wait::Wait;
-use super::{AdminState, error, list, now_ms, wait};
+use super::{AdminState, condition, error, list, now_ms, wait};
 use crate::model::form::{self, Brackets, Inference};
-use crate::model::{Answer, Body, Change, ErrorObject, Key, Kind, Op, Parent, Refusal};
+use crate::model::{Answer, Body, Entity, Key, Kind, Parent, Refusal, Write};
 use crate::store::Author;
 
 /// The revision that holds a write.
 pub(super) const REVISION: HeaderName = HeaderName::from_static("equipoise-revision");
 
-/// `/services`
-pub(super) async fn collection(state: &AdminState, mut asked: Asked, kind: Kind) -> Result<Reply, Refusal> {
-    match asked.verb {
-        Verb::Get => list::collection(state, &asked, kind),
-        Verb::Post => {
-            let change = Change { kind, op: Op::Create(to_body(&mut asked, kind)?), parent: None };
-            Ok(write(state, &mut asked, change, StatusCode::CREATED).await)
-        }
-        Verb::Delete | Verb::Patch | Verb::Put => Ok(Reply::method_not_allowed()),
+/// Any path of entities: a write of what it is about, or a read.
+pub(super) async fn entities(
+    state: &AdminState,
+    mut asked: Asked,
+    endpoint: Endpoint,
+) -> Result<Reply, Refusal> {
+    let aim = Aim::of(endpoint, &asked.parameters)?.ok_or(Refusal::NotFound)?;
+    if asked.verb == Verb::Get {
+        return read(state, &asked, endpoint, &aim);
     }
-}
-
-/// `/services/{service}`
-pub(super) async fn entity(state: &AdminState, asked: Asked, kind: Kind) -> Result<Reply, Refusal> {
-    let key = key(&asked, 0, kind)?;
-    one(state, asked, kind, key, None).await
-}
-
-/// `/services/{service}/routes`
-pub(super) async fn children(
-    state: &AdminState,
-    mut asked: Asked,
-    reference: Reference,
-) -> Result<Reply, Refusal> {
-    let parent = parent(&asked, reference)?;
-    match asked.verb {
-        Verb::Get => list::children(state, &asked, reference, &parent.key),
-        Verb::Post => {
-            let body = to_body(&mut asked, reference.child)?;
-            let change = Change { kind: reference.child, op: Op::Create(body), parent: Some(parent) };
-            Ok(write(state, &mut asked, change, StatusCode::CREATED).await)
-        }
-        Verb::Delete | Verb::Patch | Verb::Put => Ok(Reply::method_not_allowed()),
+    if let (Some(field), Some(key), Verb::Delete) = (aim.field, &aim.key, asked.verb) {
+        // Refused by itself in the reference, but only where there is something to refuse.
+        let is_there = state.store.head().config.referenced(aim.kind, key, field).is_some();
+        return Ok(if is_there { Reply::method_not_allowed() } else { Reply::not_found() });
     }
+    let condition = condition::of_write(&asked.headers)?;
+    let body = to_body(state, &mut asked, &aim)?;
+    let Some(change) = aim.change(asked.verb, body) else { return Ok(Reply::method_not_allowed()) };
+    let ok = if asked.verb == Verb::Post { StatusCode::CREATED } else { StatusCode::OK };
+    let write = if condition.is_empty() { Write::One(change) } else { Write::If(change, condition) };
+    Ok(self::write(state, &mut asked, write, |answer| self::answer(answer, ok)).await)
 }
 
-/// `/services/{service}/routes/{route}`
-pub(super) async fn child(state: &AdminState, asked: Asked, reference: Reference) -> Result<Reply, Refusal> {
-    let parent = parent(&asked, reference)?;
-    let key = key(&asked, 1, reference.child)?;
-    one(state, asked, reference.child, key, Some(parent)).await
-}
-
-/// `/upstreams/{upstream}/policy`
-pub(super) async fn only(state: &AdminState, asked: Asked, reference: Reference) -> Result<Reply, Refusal> {
-    let parent = parent(&asked, reference)?;
-    one(state, asked, reference.child, Key::Only, Some(parent)).await
-}
-
-/// `/routes/{route}/service`
-pub(super) async fn foreign(
-    state: &AdminState,
-    mut asked: Asked,
-    reference: Reference,
-) -> Result<Reply, Refusal> {
-    let Reference { child: kind, field, parent: referenced } = reference;
-    let key = key(&asked, 0, kind)?;
-    let op = match asked.verb {
-        Verb::Get | Verb::Delete => {
-            let head = state.store.head();
-            return Ok(match (head.config.referenced(kind, &key, field), asked.verb) {
-                (None, _) => Reply::not_found(),
-                (Some(_), Verb::Delete) => Reply::method_not_allowed(),
-                (Some(entity), _) => Reply::json(StatusCode::OK, &entity.shown(now_ms())),
-            });
+fn read(state: &AdminState, asked: &Asked, endpoint: Endpoint, aim: &Aim) -> Result<Reply, Refusal> {
+    let config = state.store.head().config;
+    let entity = match (endpoint, &aim.key, &aim.parent) {
+        (Endpoint::Children(reference), _, Some(parent)) => {
+            return list::children(state, asked, reference, &parent.key);
         }
-        Verb::Put => Op::PutReferenced(key, field, to_body(&mut asked, referenced)?),
-        Verb::Patch => Op::PatchReferenced(key, field, to_body(&mut asked, referenced)?),
-        Verb::Post => return Ok(Reply::method_not_allowed()),
-    };
-    Ok(write(state, &mut asked, Change { kind, op, parent: None }, StatusCode::OK).await)
-}
-
-/// One entity, at the top level or under its parent.
-async fn one(
-    state: &AdminState,
-    mut asked: Asked,
-    kind: Kind,
-    key: Key,
-    parent: Option<Parent>,
-) -> Result<Reply, Refusal> {
-    let op = match asked.verb {
-        Verb::Get => {
-            let head = state.store.head();
-            let found = head.config.find(kind, &key, parent.as_ref());
-            let missing = || match &parent {
-                None => Refusal::unread(kind, &key),
-                Some(parent) if head.config.get(parent.kind, &parent.key).is_none() => {
+        (_, None, _) => return list::collection(state, asked, aim.kind),
+        (_, Some(key), parent) => match aim.field {
+            Some(field) => config.referenced(aim.kind, key, field).ok_or(Refusal::NotFound)?,
+            None => config.find(aim.kind, key, parent.as_ref()).ok_or_else(|| match parent {
+                None => Refusal::unread(aim.kind, key),
+                Some(parent) if config.get(parent.kind, &parent.key).is_none() => {
                     Refusal::missing(parent.kind, &parent.key)
                 }
                 Some(_) => Refusal::NotFound,
-            };
-            return found
-                .map(|entity| Reply::json(StatusCode::OK, &entity.shown(now_ms())))
-                .ok_or_else(missing);
-        }
-        Verb::Put => Op::Put(key, to_body(&mut asked, kind)?),
-        Verb::Patch => {
-            let body = to_patch(state, &mut asked, (kind, &key, parent.as_ref()))?;
-            Op::Patch(key, body)
-        }
-        Verb::Delete => Op::Delete(key),
-        Verb::Post => return Ok(Reply::method_not_allowed()),
+            })?,
+        },
     };
-    Ok(write(state, &mut asked, Change { kind, op, parent }, StatusCode::OK).await)
+    if condition::is_known(&asked.headers, entity)? {
+        return Ok(Reply::empty(StatusCode::NOT_MODIFIED).header(ETAG, condition::header(entity)));
+    }
+    Ok(shown(StatusCode::OK, entity))
 }
 
-/// Commits and answers; with `ok` where there is an entity to show.
-async fn write(state: &AdminState, asked: &mut Asked, change: Change, ok: StatusCode) -> Reply {
+/// An entity with its tag.
+fn shown(status: StatusCode, entity: &Entity) -> Reply {
+    Reply::json(status, &entity.shown(now_ms())).header(ETAG, condition::header(entity))
+}
+
+fn answer(answer: &Answer, ok: StatusCode) -> Reply {
+    match answer {
+        Answer::Entity(entity) => shown(ok, entity),
+        Answer::Deleted | Answer::Replaced | Answer::Each(_) => Reply::empty(StatusCode::NO_CONTENT),
+    }
+}
+
+/// Commits and answers, or only tries.
+pub(super) async fn write(
+    state: &AdminState,
+    asked: &mut Asked,
+    write: Write,
+    answer: impl FnOnce(&Answer) -> Reply,
+) -> Reply {
+    if asked.mode == Mode::Trial {
+        return match state.store.trial(write, asked.memory.take()).await {
+            Ok(tried) => trial::marked(answer(&tried.effect.answer)),
+            Err(failed) => trial::marked(error::commit(&failed)),
+        };
+    }
     let began = Instant::now();
-    let committed = match state.store.commit_holding(change, author(asked), asked.memory.take()).await {
+    let committed = match state.store.commit_holding(write, author(asked), asked.memory.take()).await {
         Ok(committed) => committed,
         Err(failed) => return error::commit(&failed),
     };
@@ -138,10 +104,7 @@ async fn write(state: &AdminState, asked: &mut Asked, change: Change, ok: Status
     if !committed.effect.mutations.is_empty() {
         state.metrics.committed(began.elapsed());
     }
-    let reply = match &committed.effect.answer {
-        Answer::Entity(entity) => Reply::json(ok, &entity.shown(now_ms())),
-        Answer::Deleted | Answer::Replaced => Reply::empty(StatusCode::NO_CONTENT),
-    };
+    let reply = answer(&committed.effect.answer);
     let mut reply = reply.header(REVISION, HeaderValue::from(committed.position.revision.get()));
     if let Some(wait) = wait {
         wait::write(&wait.end(state).await, &mut reply.headers);
@@ -154,31 +117,20 @@ pub(super) fn author(asked: &Asked) -> Author {
     Author { name: asked.peer.ip().to_string(), what: format!("{} {}", asked.verb.name(), asked.path) }
 }
 
-/// Takes the body of a write; what a form's values are follows from the kind's schema.
-fn to_body(asked: &mut Asked, kind: Kind) -> Result<Body, Refusal> {
-    match std::mem::take(&mut asked.payload) {
+/// Takes the body of a write; what a form's values are follows from the kind's schema, and of a PATCH may follow from what is
+/// stored.
+fn to_body(state: &AdminState, asked: &mut Asked, aim: &Aim) -> Result<Body, Refusal> {
+    match (std::mem::take(&mut asked.payload), aim.field) {
         // Raw: only of a whole config.
-        Payload::Empty | Payload::Raw(_) => Ok(Body::new()),
-        Payload::Json(body) => Ok(body),
-        Payload::Form(pairs) => form::decode(Inference::Declared(kind), Brackets::Split, &pairs),
-    }
-}
-
-/// Takes the body of a PATCH; what a form's values are may follow from what is stored.
-fn to_patch(
-    state: &AdminState,
-    asked: &mut Asked,
-    (kind, key, parent): (Kind, &Key, Option<&Parent>),
-) -> Result<Body, Refusal> {
-    let config = state.store.head().config;
-    match (std::mem::take(&mut asked.payload), config.find(kind, key, parent)) {
-        (Payload::Form(pairs), Some(stored)) => {
-            form::decode(Inference::Merged(stored), Brackets::Split, &pairs)
+        (Payload::Empty | Payload::Raw(_), _) => Ok(Body::new()),
+        (Payload::Json(body), _) => Ok(body),
+        (Payload::Form(pairs), None) if asked.verb == Verb::Patch => {
+            let config = state.store.head().config;
+            let stored = aim.key.as_ref().and_then(|key| config.find(aim.kind, key, aim.parent.as_ref()));
+            let inference = stored.map_or(Inference::Declared(aim.kind), |stored| Inference::Merged(stored));
+            form::decode(inference, Brackets::Split, &pairs)
         }
-        (payload, _) => {
-            asked.payload = payload;
-            to_body(asked, kind)
-        }
+        (Payload::Form(pairs), _) => form::decode(Inference::Declared(aim.written), Brackets::Split, &pairs),
     }
 }
 
@@ -187,14 +139,7 @@ fn to_patch(
 /// # Errors
 /// When it cannot name one of this kind.
 pub(super) fn key(asked: &Asked, at: usize, kind: Kind) -> Result<Key, Refusal> {
-    let segment = asked.parameters.get(at).map_or(&[][..], Vec::as_slice);
-    match std::str::from_utf8(segment) {
-        Ok(segment) => Key::parse(kind, segment),
-        Err(invalid) => {
-            let message = error::not_utf8(invalid.valid_up_to() + 1);
-            Err(ErrorObject::invalid_unique("name", message).into())
-        }
-    }
+    aim::key(&asked.parameters, at, kind)
 }
 
 /// The parent that the first parameter of the path names.
@@ -202,6 +147,5 @@ pub(super) fn key(asked: &Asked, at: usize, kind: Kind) -> Result<Key, Refusal> 
 /// # Errors
 /// When it cannot name one of its kind.
 pub(super) fn parent(asked: &Asked, reference: Reference) -> Result<Parent, Refusal> {
-    let key = key(asked, 0, reference.parent)?;
-    Ok(Parent { kind: reference.parent, key, field: reference.field })
+    aim::parent(&asked.parameters, reference)
 }

@@ -4,6 +4,7 @@
 //! handler. Must not look at headers or bodies; called by the request gate and by `/endpoints`.
 
 mod declaration;
+mod unheld;
 
 use percent_encoding::percent_decode_str;
 
@@ -11,6 +12,7 @@ use crate::model::Kind;
 use crate::nodes::Verdict;
 
 use declaration::{Nested, Presence, declaration};
+pub use unheld::{Of, Unheld};
 
 /// A verb that an endpoint can take; HEAD counts as GET, OPTIONS is answered for every path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +77,17 @@ pub struct Reference {
     pub parent: Kind,
 }
 
+/// A part of the page that shows the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// Itself.
+    Html,
+    /// What builds it in the browser.
+    Script,
+    /// How it looks.
+    Style,
+}
+
 /// What a path stands for. The parameters of a path come in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
@@ -88,10 +101,16 @@ pub enum Endpoint {
     Timers,
     /// `/config`
     Config,
+    /// `/batch`
+    Batch,
     /// `/metrics`
     Metrics,
     /// `/robots.txt`
     Robots,
+    /// `/openapi.json`
+    OpenApi,
+    /// `/docs`, and what its page loads.
+    Docs(Page),
     /// `/tags`
     Tags,
     /// `/tags/{tag}`
@@ -110,6 +129,24 @@ pub enum Endpoint {
     EnabledPlugins,
     /// `/filter-chains`, and all that is about them: there are none, which is said in words.
     FilterChains,
+    /// `/schemas/filters/{filter}`: there is none.
+    FilterSchema,
+    /// `/schemas/vaults/{vault}`: there is none.
+    VaultSchema,
+    /// `/schemas/vaults/validate`
+    ValidateVault,
+    /// `/status/dns`
+    DnsStatus,
+    /// `/cache`
+    Cache,
+    /// `/cache/{key}`
+    Cached,
+    /// `/debug/node/log-level`
+    LogLevel,
+    /// `/debug/node/log-level/{log_level}` and `/debug/cluster/log-level/{log_level}`
+    SetLogLevel,
+    /// Of kinds of the reference that are not kept here: there is none of them, ever.
+    Unheld(Unheld),
     /// `/clustering/data-planes`
     DataPlanes,
     /// `/clustering/data-planes/{id}`
@@ -166,6 +203,8 @@ impl Endpoint {
             | Self::Timers
             | Self::Metrics
             | Self::Robots
+            | Self::OpenApi
+            | Self::Docs(_)
             | Self::Schema
             | Self::PluginSchema
             | Self::PluginConfigSchema
@@ -177,7 +216,14 @@ impl Endpoint {
             | Self::DeniedIds
             | Self::TargetsAll
             | Self::Health
+            | Self::FilterSchema
+            | Self::VaultSchema
+            | Self::DnsStatus
+            | Self::LogLevel
             | Self::Balancer => &[Verb::Get],
+            Self::Cache => &[Verb::Delete],
+            Self::Cached => &[Verb::Delete, Verb::Get],
+            Self::Unheld(unheld) => unheld.verbs(),
             Self::Tokens | Self::Authorities | Self::Config => &[Verb::Get, Verb::Post],
             Self::Token | Self::Enrolment => &[Verb::Delete],
             Self::DataPlane => &[Verb::Delete, Verb::Get],
@@ -188,9 +234,9 @@ impl Endpoint {
             Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) | Self::Only(_) => {
                 &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Put]
             }
-            Self::Validate | Self::ValidatePlugin => &[Verb::Post],
+            Self::Validate | Self::ValidatePlugin | Self::ValidateVault | Self::Batch => &[Verb::Post],
             Self::FilterChains => &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Post, Verb::Put],
-            Self::SetHealth(_) => &[Verb::Put],
+            Self::SetHealth(_) | Self::SetLogLevel => &[Verb::Put],
         }
     }
 
@@ -211,11 +257,14 @@ impl Endpoint {
             | Self::Timers
             | Self::Metrics
             | Self::Robots
+            | Self::OpenApi
+            | Self::Docs(_)
             | Self::DataPlanes
             | Self::DataPlane
             | Self::Zones
             | Self::ClusteringStatus => true,
             Self::Config
+            | Self::Batch
             | Self::Tags
             | Self::Tag
             | Self::Schema
@@ -225,6 +274,15 @@ impl Endpoint {
             | Self::PluginConfigSchema
             | Self::EnabledPlugins
             | Self::FilterChains
+            | Self::FilterSchema
+            | Self::VaultSchema
+            | Self::ValidateVault
+            | Self::DnsStatus
+            | Self::Cache
+            | Self::Cached
+            | Self::LogLevel
+            | Self::SetLogLevel
+            | Self::Unheld(_)
             | Self::DrainDataPlane
             | Self::Tokens
             | Self::Token
@@ -246,9 +304,25 @@ impl Endpoint {
         }
     }
 
+    /// Whether its writes do something at once that no trial can show: to nodes, to members, to this process.
+    pub const fn is_act(self) -> bool {
+        matches!(
+            self,
+            Self::SetHealth(_)
+                | Self::SetLogLevel
+                | Self::DataPlane
+                | Self::DrainDataPlane
+                | Self::Tokens
+                | Self::Token
+                | Self::Enrolment
+                | Self::DeniedId
+                | Self::Authorities
+        )
+    }
+
     /// Whether `/endpoints` names it; the reference keeps quiet about its static pages.
     fn is_listed(self) -> bool {
-        self != Self::Robots
+        !matches!(self, Self::Robots | Self::Docs(_))
     }
 }
 
@@ -294,13 +368,29 @@ impl Endpoints {
             ("endpoints", Endpoint::Endpoints),
             ("timers", Endpoint::Timers),
             ("config", Endpoint::Config),
+            ("batch", Endpoint::Batch),
             ("metrics", Endpoint::Metrics),
             ("robots.txt", Endpoint::Robots),
+            ("openapi.json", Endpoint::OpenApi),
+            ("docs", Endpoint::Docs(Page::Html)),
             ("tags", Endpoint::Tags),
         ] {
             add(&[Literal(name)], endpoint);
         }
         add(&[Literal("tags"), Parameter("tags")], Endpoint::Tag);
+        add(&[Literal("docs"), Literal("page.js")], Endpoint::Docs(Page::Script));
+        add(&[Literal("docs"), Literal("page.css")], Endpoint::Docs(Page::Style));
+        add(&[Literal("status"), Literal("dns")], Endpoint::DnsStatus);
+        let cached = [Literal("cache"), Parameter("key")];
+        add(&cached[..1], Endpoint::Cache);
+        add(&cached, Endpoint::Cached);
+        for (of, get) in [("node", Some(Endpoint::LogLevel)), ("cluster", None)] {
+            let level = [Literal("debug"), Literal(of), Literal("log-level"), Parameter("log_level")];
+            if let Some(get) = get {
+                add(&level[..3], get);
+            }
+            add(&level, Endpoint::SetLogLevel);
+        }
         add(&[Literal("schemas"), Parameter("name")], Endpoint::Schema);
         add(&[Literal("schemas"), Parameter("db_entity_name"), Literal("validate")], Endpoint::Validate);
         let plugins = [Literal("schemas"), Literal("plugins")];
@@ -310,6 +400,12 @@ impl Endpoints {
         add(&[Literal("plugins"), Literal("enabled")], Endpoint::EnabledPlugins);
         for pattern in filter_chains() {
             add(&pattern, Endpoint::FilterChains);
+        }
+        add(&[Literal("schemas"), Literal("filters"), Parameter("name")], Endpoint::FilterSchema);
+        add(&[Literal("schemas"), Literal("vaults"), Parameter("name")], Endpoint::VaultSchema);
+        add(&[Literal("schemas"), Literal("vaults"), Literal("validate")], Endpoint::ValidateVault);
+        for (pattern, unheld) in unheld::patterns() {
+            add(&pattern, Endpoint::Unheld(unheld));
         }
         for (name, endpoint, one) in [
             ("data-planes", Endpoint::DataPlanes, Some(Endpoint::DataPlane)),
@@ -393,6 +489,12 @@ impl Endpoints {
             })
             .collect();
         Some(Found { endpoint: entry.endpoint, parameters })
+    }
+
+    /// All that `/endpoints` names, with what they stand for, in the table's order.
+    pub fn listed(&self) -> impl Iterator<Item = (String, Endpoint)> {
+        let listed = self.entries.iter().filter(|entry| entry.endpoint.is_listed());
+        listed.map(|entry| (entry.to_path(), entry.endpoint))
     }
 
     /// All paths with parameters as `{name}`, sorted with `/` as the lowest character.

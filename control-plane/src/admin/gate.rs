@@ -1,10 +1,11 @@
 //! The request gate: everything between a request head and an endpoint, in the reference's order.
 //!
-//! First what the reference's web server answers by itself (413 by length, TRACE), then 415, CORS, 404, 405,
-//! body, arguments. Only then does an endpoint see the request. Clients see this order: it must not change.
+//! First whether it is for us at all (421), and what the reference's web server answers by itself (413 by length, TRACE), then
+//! 415, CORS, 404, 405, body, arguments. Only then does an endpoint see the request. Clients see this order: it must not change.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::body::{self, BodyError, MediaType, Pair, Payload};
 use super::cors::{Trust, Verdict};
 use super::endpoint::{Endpoint, Verb};
+use super::host::{self, Reach};
+use super::idempotency::{self, Keyed};
 use super::reply::Reply;
+use super::trial::Mode;
 use super::{AdminSettings, AdminState, SERVER_NAME, error};
 
 /// How many whole milliseconds the answer took.
@@ -46,6 +50,8 @@ pub struct Asked {
     pub query: Vec<Pair>,
     /// The decoded body of a POST, PUT or PATCH.
     pub payload: Payload,
+    /// Whether a write is made or only tried.
+    pub mode: Mode,
     /// Its headers.
     pub headers: HeaderMap,
     /// Who asks.
@@ -70,8 +76,17 @@ pub struct Answered<B> {
     pub unread: Option<B>,
 }
 
+/// By which way a request came.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// Who asks.
+    pub peer: SocketAddr,
+    /// From where the listener can be reached.
+    pub reach: Reach,
+}
+
 /// Answers one request.
-pub async fn respond<B>(state: &AdminState, peer: SocketAddr, request: Request<B>) -> Answered<B>
+pub async fn respond<B>(state: &Arc<AdminState>, way: Way, request: Request<B>) -> Answered<B>
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -81,13 +96,16 @@ where
     let mut body = Polled { body, was_polled: false };
     let method = head.method.clone();
     let expects_continue = head.headers.contains_key(EXPECT);
-    let reply = if method == Method::TRACE {
+    let misdirected = host::refuse(way.reach, &head.uri, &head.headers, &state.settings.allowed_hosts);
+    let reply = if let Some(refused) = misdirected {
+        refused
+    } else if method == Method::TRACE {
         closing(Reply::page(StatusCode::METHOD_NOT_ALLOWED))
     } else if is_too_large(&body, bytes_max(state, head.uri.path())) {
         error::body(BodyError::TooLarge)
     } else {
         let verdict = state.origins.judge(&head.uri, &head.headers);
-        let mut reply = pass(state, peer, head, &mut body, &verdict).await;
+        let mut reply = pass(state, way.peer, head, &mut body, &verdict).await;
         if reply.status != StatusCode::PAYLOAD_TOO_LARGE {
             verdict.write(&mut reply.headers);
         }
@@ -136,7 +154,13 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Polled<B> {
     }
 }
 
-async fn pass<B>(state: &AdminState, peer: SocketAddr, head: Parts, body: &mut B, verdict: &Verdict) -> Reply
+async fn pass<B>(
+    state: &Arc<AdminState>,
+    peer: SocketAddr,
+    head: Parts,
+    body: &mut B,
+    verdict: &Verdict,
+) -> Reply
 where
     B: HttpBody<Data = Bytes> + Unpin,
 {
@@ -166,10 +190,24 @@ where
     }
     let body_bytes_max = bytes_max(state, head.uri.path());
     let AdminSettings { body_timeout, .. } = state.settings;
+    let mut keyed = Ok(None);
+    // A config is the same however often it is sent.
+    let mut is_sent_again = |bytes: &[u8]| {
+        if verb == Verb::Post && !is_config {
+            keyed = Keyed::of(&head.headers, head.uri.path(), bytes);
+        }
+    };
     let (payload, memory) = match media_type {
-        None => (Ok(Payload::Empty), None),
+        None => {
+            is_sent_again(&[]);
+            (Ok(Payload::Empty), None)
+        }
         Some(media_type) => {
-            match body::collect(body, body_bytes_max, body_timeout, &state.large_bodies).await {
+            let collected = body::collect(body, body_bytes_max, body_timeout, &state.large_bodies).await;
+            if let Ok(collected) = &collected {
+                is_sent_again(&collected.bytes);
+            }
+            match collected {
                 Ok(collected)
                     if is_config && media_type != MediaType::Form && media_type != MediaType::Multipart =>
                 {
@@ -183,14 +221,20 @@ where
         }
     };
     let query = body::query(head.uri.query().unwrap_or_default().as_bytes());
-    match (payload, query) {
-        (Err(refused), _) | (Ok(_), Err(refused)) => error::body(refused),
-        (Ok(payload), Ok(query)) => {
-            let (path, headers) = (head.uri.path().to_owned(), head.headers);
-            let asked =
-                Asked { verb, parameters: found.parameters, path, query, payload, headers, peer, memory };
-            super::answer(state, found.endpoint, asked).await
-        }
+    let (payload, query) = match (payload, query) {
+        (Err(refused), _) | (Ok(_), Err(refused)) => return error::body(refused),
+        (Ok(payload), Ok(query)) => (payload, query),
+    };
+    let (keyed, mode) = match (keyed, Mode::of(&query, found.endpoint, verb)) {
+        (Err(text), _) | (Ok(_), Err(text)) => return Reply::message(StatusCode::BAD_REQUEST, text),
+        (Ok(keyed), Ok(mode)) => (keyed, mode),
+    };
+    let (path, headers) = (head.uri.path().to_owned(), head.headers);
+    let asked =
+        Asked { verb, parameters: found.parameters, path, query, payload, mode, headers, peer, memory };
+    match keyed.filter(|_| mode == Mode::Commit) {
+        Some(keyed) => idempotency::once(state, keyed, found.endpoint, asked).await,
+        None => super::answer(state, found.endpoint, asked).await,
     }
 }
 
@@ -272,13 +316,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_does_not_wait_for_the_body_and_its_rest_is_read_for_a_while() {
-        let state = AdminState::new(
+        let state = Arc::new(AdminState::new(
             Store::in_memory(|_| None),
             Nodes::default(),
             Metrics::new(),
             AdminSettings::default(),
-        );
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        ));
+        let way = Way { peer: SocketAddr::from(([127, 0, 0, 1], 1)), reach: Reach::Loopback };
         for (path, content_type, length, status) in [
             ("/services", "application/json", 999_999_999, 413),
             ("/services", "text/plain", 10, 415),
@@ -290,7 +334,7 @@ mod tests {
                 .body(Silent(length))
                 .unwrap();
             let began = Instant::now();
-            let answered = respond(&state, peer, request).await;
+            let answered = respond(&state, way, request).await;
             assert_eq!(answered.response.status(), status, "{path}");
             assert_eq!(began.elapsed(), Duration::ZERO, "{path}");
             linger(answered.unread.expect(path)).await;

@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::body::Payload;
+use super::endpoint::Verb;
 use super::gate::Asked;
 use super::list::text;
 use super::reply::Reply;
@@ -102,6 +103,26 @@ fn no_plugin(asked: &Asked) -> Reply {
 /// `/filter-chains`
 pub(super) fn filter_chains() -> Reply {
     Reply::message(StatusCode::BAD_REQUEST, "this endpoint is only available when wasm is enabled")
+}
+
+/// `/schemas/filters/{filter}`
+pub(super) fn filter_schema(asked: &Asked) -> Reply {
+    Reply::message(StatusCode::NOT_FOUND, &format!("Filter '{}' not found", name(asked)))
+}
+
+/// `/schemas/vaults/{vault}`
+pub(super) fn vault_schema(asked: &Asked) -> Reply {
+    Reply::message(StatusCode::NOT_FOUND, &format!("No vault named '{}'", name(asked)))
+}
+
+/// `/status/dns`: names are looked up by nodes, which tell of it in their metrics.
+pub(super) fn dns_status() -> Reply {
+    Reply::message(StatusCode::NOT_IMPLEMENTED, "not implemented with the legacy DNS client")
+}
+
+/// `/cache` and `/cache/{key}`: what is answered is read from the config itself, so that nothing is ever cached.
+pub(super) fn cache(asked: &Asked) -> Reply {
+    if asked.verb == Verb::Get { Reply::not_found() } else { Reply::empty(StatusCode::NO_CONTENT) }
 }
 
 /// `/status[?unit=b|k|m|g][&scale=n]`

@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::AdminState;
-use super::gate::{self, Answered};
+use super::gate::{self, Answered, Way};
+use super::host::Reach;
 use super::stall::Stalling;
 
 /// Pause after a failed accept: what fails it (no free descriptors) does not pass by trying at once.
@@ -34,7 +35,10 @@ pub async fn serve(listeners: Vec<TcpListener>, state: AdminState, shutdown: Can
     }
     shutdown.cancelled().await;
     state.stopping.cancel();
-    let drained = async { while accepting.join_next().await.is_some() {} };
+    let drained = async {
+        while accepting.join_next().await.is_some() {}
+        state.idempotent.drain().await;
+    };
     if tokio::time::timeout(state.settings.drain_timeout, drained).await.is_err() {
         tracing::warn!("Admin API requests were cut off at shutdown");
     }
@@ -48,6 +52,10 @@ async fn accept(
     shutdown: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
+    let reach = match listener.local_addr() {
+        Ok(address) if address.ip().to_canonical().is_loopback() => Reach::Loopback,
+        Ok(_) | Err(_) => Reach::Anywhere,
+    };
     // Accepted first, so that a listener that nobody connects to holds no permit.
     let mut waiting = None;
     loop {
@@ -59,7 +67,7 @@ async fn accept(
                 let (state, shutdown) = (Arc::clone(&state), shutdown.clone());
                 connections.spawn(async move {
                     let counted = state.metrics.connection_accepted();
-                    serve_connection(stream, peer, &state, &shutdown).await;
+                    serve_connection(stream, Way { peer, reach }, &state, &shutdown).await;
                     drop((permit, counted));
                 });
             }
@@ -79,10 +87,11 @@ async fn accept(
 
 async fn serve_connection(
     stream: TcpStream,
-    peer: std::net::SocketAddr,
-    state: &AdminState,
+    way: Way,
+    state: &Arc<AdminState>,
     shutdown: &CancellationToken,
 ) {
+    let peer = way.peer;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, %peer, "no delay could not be set");
     }
@@ -90,7 +99,7 @@ async fn serve_connection(
     let lingering = Mutex::new(JoinSet::new());
     let service = service_fn(async |request: Request<Incoming>| {
         let call = state.pen.as_ref().map(|pen| (pen, Call::of(peer, &request)));
-        let Answered { response, unread } = gate::respond(state, peer, request).await;
+        let Answered { response, unread } = gate::respond(state, way, request).await;
         if let Some((pen, call)) = call {
             call.answered(pen, response.status(), response.body().size_hint().exact().unwrap_or(0));
         }

@@ -13,7 +13,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=ut
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=UTF-8");
 
 /// An answer in the making.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Reply {
     /// Its status.
     pub status: StatusCode,
@@ -83,6 +83,12 @@ impl Reply {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, content_type);
         Self { status, headers, body }
+    }
+
+    /// Rough bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+        self.body.len() + headers.sum::<usize>()
     }
 
     /// With one more header.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Body, Declarative, Entity, Key, Kind, PluginName};
+use super::{Body, Condition, Declarative, Entity, Key, Kind, PluginName};
 
 /// One write. All checks happen in [`super::Config::apply`], on the store's writer thread.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +22,10 @@ pub struct Change {
 pub enum Write {
     /// One write.
     One(Change),
+    /// One write, if the entity that it is about is as the client thinks.
+    If(Change, Condition),
+    /// Several, each on top of those before it; all of them or none.
+    Batch(Vec<(Change, Condition)>),
     /// A config in the place of all that is stored.
     All(Declarative),
     /// What has run out goes; see [`super::Config::expire`].
@@ -96,6 +100,8 @@ pub enum Answer {
     Deleted,
     /// The whole config is another one, or the same.
     Replaced,
+    /// Of each write of a batch, in its order.
+    Each(Vec<Answer>),
 }
 
 /// One entity before and after: created when `before` is `None`, deleted when `after` is.

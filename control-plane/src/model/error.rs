@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::schema::Schema;
-use super::{Key, Kind, dump};
+use super::{Key, Kind, Tag, dump};
 
 /// A change that is not made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -15,9 +15,20 @@ pub enum Refusal {
     /// Plain `{"message":"SNI not found"}`, 404: a certificate by a name that no SNI has.
     #[error("SNI not found")]
     NoSni,
+    /// 412: the entity is not as the client thinks; its tag, if there is one.
+    #[error("the entity is not the one that the request is for")]
+    Stale(Option<Tag>),
     /// A structured error of the data layer.
     #[error("{}", .0.message)]
     Object(Box<ErrorObject>),
+    /// One write of a batch, by its place from 0, is refused, and with it all of them.
+    #[error("operations[{item}]: {refusal}")]
+    InBatch {
+        /// Which.
+        item: usize,
+        /// Why.
+        refusal: Box<Refusal>,
+    },
 }
 
 impl Refusal {
@@ -25,7 +36,9 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Self::NotFound | Self::NoSni => 404,
+            Self::Stale(_) => 412,
             Self::Object(error) => error.status(),
+            Self::InBatch { refusal, .. } => refusal.status(),
         }
     }
 
@@ -34,7 +47,17 @@ impl Refusal {
         match self {
             Self::NotFound => json!({ "message": "Not found" }),
             Self::NoSni => json!({ "message": "SNI not found" }),
+            Self::Stale(Some(tag)) => {
+                let text = format!("precondition failed: the entity has the ETag {tag} by now");
+                json!({ "message": text })
+            }
+            Self::Stale(None) => json!({ "message": "precondition failed: there is no such entity" }),
             Self::Object(error) => error.to_json(),
+            Self::InBatch { item, refusal } => {
+                let error = refusal.to_json();
+                let text = error.get("message").and_then(Value::as_str).unwrap_or_default();
+                json!({ "message": format!("operations[{item}]: {text}"), "item": item, "error": error })
+            }
         }
     }
 }
@@ -97,6 +120,8 @@ pub enum ErrorCode {
     InvalidUnique(&'static str),
     /// 11
     InvalidOptions,
+    /// 12
+    Unsupported,
     /// 13
     ForeignKeysUnresolved,
     /// 19
@@ -117,6 +142,7 @@ impl ErrorCode {
             Self::InvalidSize => 9,
             Self::InvalidUnique(_) => 10,
             Self::InvalidOptions => 11,
+            Self::Unsupported => 12,
             Self::ForeignKeysUnresolved => 13,
             Self::ReferencedByOthers => 19,
         }
@@ -135,6 +161,7 @@ impl ErrorCode {
             Self::InvalidSize => "invalid size".to_owned(),
             Self::InvalidUnique(field) => format!("invalid unique {field}"),
             Self::InvalidOptions => "invalid options".to_owned(),
+            Self::Unsupported => "operation unsupported".to_owned(),
             Self::ForeignKeysUnresolved => "foreign keys unresolved".to_owned(),
             Self::ReferencedByOthers => "referenced by others".to_owned(),
         }
@@ -145,6 +172,7 @@ impl ErrorCode {
         match self {
             Self::UniqueViolation => 409,
             Self::NotFound => 404,
+            Self::Unsupported => 405,
             Self::InvalidPrimaryKey
             | Self::SchemaViolation
             | Self::PrimaryKeyViolation
@@ -275,6 +303,12 @@ impl ErrorObject {
             message: format!("invalid option ({option}: {problem})"),
             fields: Some(json!({ option: problem })),
         }
+    }
+
+    /// Code 12: a kind of the reference that is not kept here.
+    pub fn unheld(what: &str, collection: &str) -> Self {
+        let message = format!("cannot {what} '{collection}' entities: Equipoise has none");
+        Self { code: ErrorCode::Unsupported, message, fields: None }
     }
 
     /// Code 13. `errors` holds field -> unique field of the referenced kind -> text.

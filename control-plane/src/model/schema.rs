@@ -11,6 +11,7 @@ mod describe;
 mod engine;
 mod field;
 mod format;
+mod openapi;
 mod plugins;
 mod policies;
 mod routes;
@@ -29,6 +30,7 @@ pub(super) use check::{Check, Custom, Fault, If, Then, When};
 pub(super) use completion::{Before, Complete, Completion, Transform};
 pub(super) use engine::Op;
 pub(super) use field::{Field, Named, OnDelete, Shape};
+pub use openapi::Side;
 pub(super) use plugins::protocols_meet;
 pub(super) use rule::{Pattern, Rule};
 
@@ -448,6 +450,11 @@ fn merge(fields: &[Named], base: &mut Body, patch: Body) {
 /// What `GET /schemas/{entity}` returns.
 pub fn schema_json(kind: Kind) -> Value {
     describe::schema(Schema::of(kind))
+}
+
+/// An entity in words of JSON Schema.
+pub fn openapi_schema(kind: Kind, side: Side) -> Value {
+    openapi::schema(kind, side)
 }
 
 /// What `GET /schemas/plugins/{name}` returns: what a plugin has of its own.

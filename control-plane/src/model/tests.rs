@@ -41,7 +41,7 @@ impl World {
         self.config = config;
         let answer = match &effect.answer {
             Answer::Entity(entity) => Value::Object(entity.body()),
-            Answer::Deleted | Answer::Replaced => Value::Null,
+            Answer::Deleted | Answer::Replaced | Answer::Each(_) => Value::Null,
         };
         self.effect = effect;
         Ok(answer)

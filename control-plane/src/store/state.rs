@@ -116,6 +116,8 @@ pub(super) fn stage(
 ) -> Result<Staged, Refusal> {
     let (config, effect) = match write {
         Write::One(change) => head.config.apply(change, context)?,
+        Write::If(change, condition) => head.config.apply_if(change, &condition, context)?,
+        Write::Batch(changes) => head.config.apply_all(changes, context)?,
         Write::All(declared) => head.config.replace(declared)?,
         Write::Expired => head.config.expire(context.now_ms),
     };

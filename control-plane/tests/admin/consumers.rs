@@ -92,12 +92,6 @@ async fn what_other_plugins_would_bring_is_not_found() {
     let admin = Admin::start().await;
     admin.create("/consumers", json!({ "username": "u" })).await;
     for path in [
-        "/vaults",
-        "/keys",
-        "/key-sets",
-        "/acls",
-        "/jwts",
-        "/hmac-auths",
         "/oauth2",
         "/oauth2_tokens",
         "/mtls-auths",
@@ -107,9 +101,8 @@ async fn what_other_plugins_would_bring_is_not_found() {
         "/workspaces",
         "/workspaces/",
         "/rbac/roles/",
-        "/consumers/u/acls",
-        "/consumers/u/jwt",
-        "/consumers/u/hmac-auth",
+        "/rbac/users",
+        "/default/services",
         "/consumers/u/oauth2",
     ] {
         for (method, path) in [("GET", format!("{path}?size=1000")), ("POST", path.to_owned())] {

@@ -153,7 +153,8 @@ async fn options_lists_the_verbs_of_a_path() {
 
 #[tokio::test]
 async fn a_foreign_page_can_read_nothing_with_credentials_and_write_nothing() {
-    let admin = Admin::start().await;
+    let allowed_hosts = vec!["lb.example".to_owned()];
+    let admin = Admin::start_with(AdminSettings { allowed_hosts, ..AdminSettings::default() }).await;
     let near = ("Origin", "http://127.0.0.1:8002");
     let body = "name=s&host=a.com";
     for (name, origin, status, allow, credentials) in [
@@ -175,6 +176,28 @@ async fn a_foreign_page_can_read_nothing_with_credentials_and_write_nothing() {
 }
 
 #[tokio::test]
+async fn a_page_whose_name_was_made_to_lead_here_gets_nothing() {
+    let admin = Admin::start().await;
+    admin.create("/services", json!({ "name": "s", "host": "a.com" })).await;
+    let rebound = ("Host", "evil.example:8001");
+    let text = "this listener is on loopback, and 'evil.example' is none of its names: an address, localhost, or one of \
+                admin.allowed_hosts";
+    for (method, path, headers) in [
+        ("GET", "/services/s", &[rebound][..]),
+        ("GET", "/", &[rebound, ("Origin", "http://evil.example:8001")]),
+        ("DELETE", "/services/s", &[rebound, ("Origin", "http://evil.example:8001")]),
+        ("POST", "/services", &[rebound, TYPE_TEXT]),
+        ("OPTIONS", "/services", &[rebound]),
+        ("TRACE", "/", &[rebound]),
+    ] {
+        let got = admin.send(method, path, headers, "").await;
+        assert_eq!((got.status, got.json()), (421, json!({ "message": text })), "{method} {path}");
+        assert_eq!(got.header("access-control-allow-origin"), None, "{method} {path}");
+    }
+    assert_eq!(admin.send("GET", "/services/s", &[("Host", "127.0.0.1")], "").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_body_past_its_limit_ends_the_connection_with_a_page() {
     let admin = Admin::start_with(AdminSettings { body_bytes_max: 1000, ..AdminSettings::default() }).await;
     let want = page("413 Request Entity Too Large");
@@ -185,8 +208,9 @@ async fn a_body_past_its_limit_ends_the_connection_with_a_page() {
         ("as it comes", "Transfer-Encoding: chunked", &chunked),
     ] {
         let mut client = admin.connect().await;
-        let head =
-            format!("POST /services HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{head}\r\n\r\n");
+        let head = format!(
+            "POST /services HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{head}\r\n\r\n"
+        );
         client.raw(head.as_bytes()).await;
         client.raw(body.as_bytes()).await;
         let got = client.response("POST").await;
@@ -220,7 +244,7 @@ async fn who_waits_for_leave_to_send_too_much_is_refused_at_once() {
     let admin = Admin::start_with(AdminSettings { body_bytes_max: 10, ..AdminSettings::default() }).await;
     let mut client = admin.connect().await;
     client
-        .raw(b"POST /services HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 11\r\nExpect: 100-continue\r\n\r\n")
+        .raw(b"POST /services HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 11\r\nExpect: 100-continue\r\n\r\n")
         .await;
     assert_eq!(client.response("POST").await.status, 413);
 }
@@ -232,7 +256,7 @@ async fn a_body_sent_after_its_refusal_does_not_end_the_connection() {
     for (path, content_type, status) in
         [("/services", "text/plain", 415), ("/nothing", "application/json", 404)]
     {
-        let head = format!("Host: a\r\nContent-Type: {content_type}\r\nContent-Length: 10");
+        let head = format!("Host: localhost\r\nContent-Type: {content_type}\r\nContent-Length: 10");
         client.raw(format!("POST {path} HTTP/1.1\r\n{head}\r\n\r\n").as_bytes()).await;
         assert_eq!(client.response("POST").await.status, status, "{path}");
         client.raw(b"0123456789").await;
@@ -261,7 +285,7 @@ async fn slow_heads_and_bodies_are_given_up_on() {
     assert!(silent.is_closed().await);
     let mut body = admin.connect().await;
     body.raw(
-        b"POST /services HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+        b"POST /services HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
     )
     .await;
     assert_eq!(body.response("POST").await.status, 408);
@@ -274,7 +298,7 @@ async fn connections_beyond_the_limit_wait_for_their_turn() {
     let mut first = admin.connect().await;
     assert_eq!(first.send("GET", "/status", &[], "").await.status, 200);
     let mut second = admin.connect().await;
-    second.raw(b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    second.raw(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     let early = tokio::time::timeout(Duration::from_millis(50), second.response("GET")).await;
     assert!(early.is_err(), "served although the first is still there");
     drop(first);
@@ -318,7 +342,7 @@ async fn who_never_reads_its_answers_loses_its_place() {
     };
     let admin = Admin::start_with(settings).await;
     let mut deaf = tokio::net::TcpStream::connect(admin.address).await.unwrap();
-    let requests = "GET /schemas/upstreams HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2_000);
+    let requests = "GET /schemas/upstreams HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2_000);
     tokio::io::AsyncWriteExt::write_all(&mut deaf, requests.as_bytes()).await.unwrap();
     // Waits for the only place.
     assert_eq!(admin.get("/status").await.status, 200);
