@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::observability::{Counted, NodeState, Workers, process, render};
+use crate::plugin::Stores;
 use crate::spans::Queue;
 use crate::table::events::Events;
 use crate::table::{Active, Directory};
@@ -72,6 +73,8 @@ pub struct Sources {
     pub access_logs: Arc<[AccessLog]>,
     /// Where spans go, for what is counted there.
     pub spans: Option<Queue>,
+    /// What plugins of the node remember.
+    pub plugins: Arc<Stores>,
     /// Of the access log of the Status API itself.
     pub pen: Option<Arc<SharedPen>>,
 }
@@ -243,6 +246,7 @@ async fn metrics(State(sources): State<Sources>) -> Response {
             events: &sources.events,
             access_logs: sources.access_logs.iter().map(AccessLog::counts).sum(),
             spans: sources.spans.as_ref().map(Queue::counts),
+            plugins: &sources.plugins,
         };
         render(&sources.node, &counted, &table, &sources.directory.load())
     });

@@ -316,6 +316,11 @@ keys! {
     PROXY_STREAM_ACCESS_LOG = "proxy.stream_access_log", Some("proxy_stream_access_log"), Kind::Text, "", Data,
         "The same for each session of a stream; if empty, where lines about requests go.";
 
+    PLUGINS_COUNTERS_MAX = "plugins.counters_max", None, Kind::Int { min: 1_000, max: 100_000_000 }, "100000", Data,
+        "Counts of rate-limiting held at once, each of some 200 bytes; the oldest windows make way.";
+    PLUGINS_CACHE_BYTES_MAX = "plugins.cache_bytes_max", None, Kind::Size { min: 1 << 20, max: 1 << 40 }, "64m", Data,
+        "Memory of proxy-cache; no answer may take more than an eighth of it.";
+
     UPSTREAM_POOL_SIZE = "upstream.pool_size", Some("upstream_keepalive_pool_size"),
         Kind::Int { min: 0, max: 1_000_000 }, "512", Data, "Idle connections to targets that one worker keeps.";
     UPSTREAM_REQUESTS_MAX = "upstream.requests_max", Some("upstream_keepalive_max_requests"),

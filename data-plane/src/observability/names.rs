@@ -18,10 +18,12 @@ pub const CONNECTIONS: &str = "kong_nginx_connections_total";
 pub const REQUESTS: &str = "kong_nginx_requests_total";
 /// Health by upstream, target and address.
 pub const TARGET_HEALTH: &str = "kong_upstream_target_health";
-/// What a part of memory with a bound holds: of these there is one, the process itself.
+/// What a part of memory with a bound holds: the process itself, and the memory of `proxy-cache`.
 pub const SHARED_MEMORY: &str = "kong_memory_lua_shared_dict_bytes";
 /// That bound.
 pub const SHARED_MEMORY_TOTAL: &str = "kong_memory_lua_shared_dict_total_bytes";
+/// Counts of `rate-limiting`.
+pub const RATE_COUNTERS: &str = "equipoise_rate_limiting_counters";
 /// Deadlines of connections (`pending`), and the ticks of the workers that look at them (`running`).
 pub const TIMERS: &str = "kong_nginx_timers";
 /// Resident memory.

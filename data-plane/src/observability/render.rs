@@ -10,6 +10,7 @@ use super::node::{ConfigSource, NodeState};
 use super::text::{Kind, Text};
 use super::worker::{WorkerSum, Workers};
 use super::{names, process, routes, session};
+use crate::plugin::Stores;
 use crate::spans;
 use crate::table::events::Events;
 use crate::table::view::{LoadView, upstream_load};
@@ -30,6 +31,8 @@ pub struct Counted<'a> {
     pub access_logs: Counts,
     /// By the exporter of spans, if there is one.
     pub spans: Option<spans::Counts>,
+    /// By plugins.
+    pub plugins: &'a Stores,
 }
 
 /// Renders everything. Cost: O(routes + targets); nothing is locked that a worker needs.
@@ -38,7 +41,7 @@ pub fn render(node: &NodeState, counted: &Counted<'_>, table: &Table, directory:
     let mut text = Text::default();
     let mut sum = WorkerSum::default();
     workers.iter().for_each(|worker| worker.add_to(&mut sum));
-    render_node(&mut text, node);
+    render_node(&mut text, node, counted.plugins);
     render_workers(&mut text, node, &sum);
     render_access_log(&mut text, counted.access_logs);
     let spans = counted.spans.unwrap_or_default();
@@ -66,7 +69,7 @@ pub fn render(node: &NodeState, counted: &Counted<'_>, table: &Table, directory:
     text.into_string()
 }
 
-fn render_node(text: &mut Text, node: &NodeState) {
+fn render_node(text: &mut Text, node: &NodeState, plugins: &Stores) {
     let id = node.id().to_string();
     let counts = node.counts();
     let mut gauge = |name, help, value: u64| {
@@ -108,14 +111,20 @@ fn render_node(text: &mut Text, node: &NodeState) {
         let pid = std::process::id().to_string();
         text.family(names::MEMORY, Kind::Gauge, "Resident memory.");
         text.sample(names::MEMORY, &[("node_id", &id), ("pid", &pid), ("kong_subsystem", "http")], resident);
-        if let Some(limit) = process::memory_limit_bytes() {
-            let labels = [("node_id", &*id), ("shared_dict", "process"), ("kong_subsystem", "http")];
-            text.family(names::SHARED_MEMORY, Kind::Gauge, "What a bounded part of memory holds.");
-            text.sample(names::SHARED_MEMORY, &labels, resident);
-            text.family(names::SHARED_MEMORY_TOTAL, Kind::Gauge, "What it may hold.");
-            text.sample(names::SHARED_MEMORY_TOTAL, &labels, limit);
-        }
+        let process = process::memory_limit_bytes().map(|limit| ("process", resident, limit));
+        let parts =
+            process.into_iter().chain([("kong_db_cache", plugins.cache.bytes(), plugins.cache.bytes_max())]);
+        let parts: Vec<_> = parts.collect();
+        let labels = |part| [("node_id", &*id), ("shared_dict", part), ("kong_subsystem", "http")];
+        text.family(names::SHARED_MEMORY, Kind::Gauge, "What a bounded part of memory holds.");
+        parts.iter().for_each(|(part, held, _)| text.sample(names::SHARED_MEMORY, &labels(part), *held));
+        text.family(names::SHARED_MEMORY_TOTAL, Kind::Gauge, "What it may hold.");
+        parts
+            .iter()
+            .for_each(|(part, _, most)| text.sample(names::SHARED_MEMORY_TOTAL, &labels(part), *most));
     }
+    text.family(names::RATE_COUNTERS, Kind::Gauge, "Counts of rate-limiting that are held.");
+    text.sample(names::RATE_COUNTERS, &[], u64::try_from(plugins.counters.len()).unwrap_or(u64::MAX));
 }
 
 fn gauge_of_config_age(text: &mut Text, node: &NodeState) {

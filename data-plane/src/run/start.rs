@@ -185,6 +185,7 @@ pub async fn start_after(
             events: Arc::clone(&events),
             access_logs: logs.all().into(),
             spans: spans.clone(),
+            plugins: Arc::clone(&settings.proxy.plugins),
             pen: logs.status.as_ref().map(|log| Arc::new(SharedPen::new(log.pen()))),
         };
         let answer = status::serve(listener, settings.status_connections_max, sources, answering.clone());

@@ -1,8 +1,12 @@
 //! The proxy's bounds and times, whom it takes its clients for, and what it adds to their answers.
 
+use std::sync::Arc;
+
 use equipoise_settings::{Key, Listen, Problem, Settings, keys};
+use uuid::Uuid;
 
 use crate::http1::Limits;
+use crate::plugin::Stores;
 use crate::proxy::{Cidr, ErrorType, Http2Settings, PortMaps, ProxySettings, RealIpHeader, ResponseHeaders};
 
 pub(super) fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
@@ -56,7 +60,11 @@ pub(super) fn proxy(settings: &Settings) -> Result<ProxySettings, Problem> {
             Some("application/xml") => ErrorType::Xml,
             _ => ErrorType::Plain,
         },
-        plugins: ProxySettings::default().plugins,
+        plugins: Arc::new(Stores::new(
+            Uuid::new_v4().as_u128(),
+            settings.number(&keys::PLUGINS_COUNTERS_MAX),
+            settings.number(&keys::PLUGINS_CACHE_BYTES_MAX),
+        )),
         tracer: None,
         access_log: None,
         stream_access_log: None,

@@ -58,6 +58,7 @@ async fn node() -> Sources {
         events: seams.events,
         access_logs: [].into(),
         spans: None,
+        plugins: Stores::new(0, 1_000, 1 << 20).into(),
         pen: None,
     }
 }
@@ -131,6 +132,7 @@ async fn readiness_follows_config_and_drain() {
         events: Arc::default(),
         access_logs: [].into(),
         spans: None,
+        plugins: Stores::new(0, 1_000, 1 << 20).into(),
         pen: None,
     };
     let answer = ask(&empty, "GET", "/status/ready", "").await;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::health::Passive;
 use crate::observability::{Counted, NodeState, WorkerMetrics, Workers, render};
+use crate::plugin::Stores;
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::{Flavour, Rule};
 use crate::table::fixture::checked;
@@ -385,6 +386,7 @@ impl Node {
             events: &Default::default(),
             access_logs: Default::default(),
             spans: None,
+            plugins: &Stores::new(0, 1, 1 << 20),
         };
         let text = render(&self.state, &counted, &self.active.load(), &Directory::default());
         let found = text.lines().find(|found| found.starts_with(line));

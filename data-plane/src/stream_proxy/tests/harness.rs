@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::health::Passive;
 use crate::observability::{Counted, NodeState, Workers, render};
+use crate::plugin::Stores;
 use crate::proxy::tests::harness::{PATIENCE, eventually};
 use crate::proxy::{Listen, ProxySettings, Running, Serves, start};
 use crate::router::stream::{End, StreamRule, Transports};
@@ -170,6 +171,7 @@ impl Node {
             events: &Default::default(),
             access_logs: Default::default(),
             spans: None,
+            plugins: &Stores::new(0, 1, 1 << 20),
         };
         let text = render(&node, &counted, &self.active.load(), &Directory::default());
         let found = text.lines().find(|found| found.starts_with(line));
