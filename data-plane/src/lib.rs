@@ -9,7 +9,6 @@ pub mod observability;
 pub mod probe;
 pub mod proxy;
 pub mod proxy_protocol;
-pub mod router;
 pub mod run;
 pub mod settings;
 pub mod spans;
@@ -20,3 +19,5 @@ pub mod table;
 pub mod takeover;
 pub mod tls;
 pub mod watchdog;
+
+pub use equipoise_router as router;
