@@ -16,6 +16,7 @@ mod crud;
 mod debug;
 pub mod endpoint;
 mod error;
+mod explain;
 pub mod gate;
 mod health;
 mod host;
@@ -161,6 +162,8 @@ pub struct AdminState {
     relay_of: Option<String>,
     /// One import at a time, and what the last one came to.
     importing: tokio::sync::Mutex<Option<config::Imported>>,
+    /// One explanation at a time: it looks at every route.
+    explaining: Arc<Semaphore>,
     /// Answers to requests that may be sent again.
     idempotent: idempotency::Answers,
     /// The level of the log, while it is not that of the settings.
@@ -182,6 +185,7 @@ impl AdminState {
             pen: None,
             relay_of: None,
             importing: tokio::sync::Mutex::default(),
+            explaining: Arc::new(Semaphore::new(1)),
             idempotent: idempotency::Answers::new(
                 settings.idempotency_keys_max,
                 settings.idempotency_bytes_max,
@@ -278,6 +282,7 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::DeniedIds => membership::denied(state, &asked),
         Endpoint::DeniedId => membership::deny(state, &asked).await,
         Endpoint::Authorities => membership::authorities(state, asked).await,
+        Endpoint::Explain => explain::explain(state, asked).await,
         Endpoint::Batch => batch::batch(state, asked).await,
         Endpoint::Collection(_)
         | Endpoint::Entity(_)

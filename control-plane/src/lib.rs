@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod distribution;
 mod expiry;
+pub mod explain;
 pub mod identity;
 pub mod model;
 pub mod nodes;

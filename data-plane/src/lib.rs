@@ -10,7 +10,6 @@ pub mod plugin;
 pub mod probe;
 pub mod proxy;
 pub mod proxy_protocol;
-pub mod router;
 pub mod run;
 pub mod settings;
 pub mod spans;
@@ -21,3 +20,5 @@ pub mod table;
 pub mod takeover;
 pub mod tls;
 pub mod watchdog;
+
+pub use equipoise_router as router;

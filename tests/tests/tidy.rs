@@ -22,7 +22,8 @@ const PURE: &[&str] = &[
     "control-plane/src/distribution/attempts",
     "control-plane/src/observability/text",
     "data-plane/src/dns/schedule",
-    "data-plane/src/router",
+    "router/src",
+    "control-plane/src/explain",
     "data-plane/src/balancer",
     "data-plane/src/health",
     "data-plane/src/http1",
@@ -249,6 +250,7 @@ fn every_dependency_is_used() {
         "access-log",
         "identity",
         "follower",
+        "router",
         "control-plane",
         "data-plane",
         "deploy/standalone",
@@ -299,6 +301,7 @@ fn anyhow_and_process_exit_are_for_main() {
         "access-log/src",
         "identity/src",
         "follower/src",
+        "router/src",
         "deploy/standalone/src",
     ]
     .into_iter()

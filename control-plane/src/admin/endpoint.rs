@@ -103,6 +103,8 @@ pub enum Endpoint {
     Config,
     /// `/batch`
     Batch,
+    /// `/explain`
+    Explain,
     /// `/metrics`
     Metrics,
     /// `/robots.txt`
@@ -234,7 +236,9 @@ impl Endpoint {
             Self::Tag | Self::Entity(_) | Self::Child(_) | Self::Foreign(_) | Self::Only(_) => {
                 &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Put]
             }
-            Self::Validate | Self::ValidatePlugin | Self::ValidateVault | Self::Batch => &[Verb::Post],
+            Self::Validate | Self::ValidatePlugin | Self::ValidateVault | Self::Batch | Self::Explain => {
+                &[Verb::Post]
+            }
             Self::FilterChains => &[Verb::Delete, Verb::Get, Verb::Patch, Verb::Post, Verb::Put],
             Self::SetHealth(_) | Self::SetLogLevel => &[Verb::Put],
         }
@@ -265,6 +269,7 @@ impl Endpoint {
             | Self::ClusteringStatus => true,
             Self::Config
             | Self::Batch
+            | Self::Explain
             | Self::Tags
             | Self::Tag
             | Self::Schema
@@ -369,6 +374,7 @@ impl Endpoints {
             ("timers", Endpoint::Timers),
             ("config", Endpoint::Config),
             ("batch", Endpoint::Batch),
+            ("explain", Endpoint::Explain),
             ("metrics", Endpoint::Metrics),
             ("robots.txt", Endpoint::Robots),
             ("openapi.json", Endpoint::OpenApi),

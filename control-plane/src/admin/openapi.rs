@@ -63,6 +63,7 @@ fn describe(endpoints: &Endpoints) -> Value {
     schemas.insert("message".to_owned(), message());
     schemas.insert("error".to_owned(), error());
     schemas.insert("batch".to_owned(), batch());
+    schemas.insert("question".to_owned(), question());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -170,6 +171,9 @@ fn said(endpoint: Endpoint, verb: Verb) -> (&'static str, String, Option<(&'stat
         (Endpoint::Config, Verb::Get) => ("200", "the whole config as one document", object()),
         (Endpoint::Config, _) => ("201", "puts a document in the place of the whole config", object()),
         (Endpoint::Batch, _) => ("200", "many writes in one revision, all of them or none", object()),
+        (Endpoint::Explain, _) => {
+            ("200", "which route a request takes, why not another, and whom it can reach", object())
+        }
         (Endpoint::Tags, Verb::Get) => ("200", "lists all tags", json(list(&json!({ "type": "object" })))),
         (Endpoint::Tag, Verb::Get) => {
             ("200", "lists what has a tag", json(list(&json!({ "type": "object" }))))
@@ -304,6 +308,7 @@ fn body(endpoint: Endpoint, verb: Verb) -> Option<Value> {
         (_, Some(kind)) => (reference(&written(kind)), true),
         (Endpoint::Config, _) => (json!({ "type": "object" }), false),
         (Endpoint::Batch, _) => (reference("batch"), false),
+        (Endpoint::Explain, _) => (reference("question"), false),
         (Endpoint::Validate | Endpoint::ValidatePlugin | Endpoint::Tokens | Endpoint::Authorities, _) => {
             (json!({ "type": "object" }), true)
         }
@@ -314,7 +319,7 @@ fn body(endpoint: Endpoint, verb: Verb) -> Option<Value> {
         content["application/x-www-form-urlencoded"] = json!({ "schema": schema });
     }
     Some(
-        json!({ "content": content, "required": endpoint == Endpoint::Batch || endpoint == Endpoint::Config }),
+        json!({ "content": content, "required": matches!(endpoint, Endpoint::Batch | Endpoint::Config | Endpoint::Explain) }),
     )
 }
 
@@ -356,6 +361,26 @@ fn batch() -> Value {
             },
         },
         "required": ["operations"],
+        "additionalProperties": false,
+    })
+}
+
+fn question() -> Value {
+    let text = |said: &str| json!({ "type": ["string", "null"], "description": said });
+    json!({
+        "type": "object",
+        "properties": {
+            "method": text("GET if not said"),
+            "scheme": { "type": ["string", "null"], "enum": ["http", "https", null] },
+            "host": text("as in the Host header, with a port or without"),
+            "port": { "type": ["integer", "null"], "minimum": 0, "maximum": 65535, "description": "of the listener" },
+            "path": text("with a query or without"),
+            "headers": { "type": ["object", "null"], "description": "names to a value, or to an array of values" },
+            "sni": text("server name of the handshake"),
+            "client_ip": text("who asks"),
+            "flavour": { "type": ["string", "null"], "enum": ["traditional_compatible", "traditional", null] },
+            "route": text("id or name: only this one is of interest among those that did not win"),
+        },
         "additionalProperties": false,
     })
 }

@@ -9,6 +9,7 @@ mod config;
 mod consumers;
 mod crud;
 mod endpoints;
+mod explain;
 mod gate;
 mod info;
 mod openapi;

@@ -160,6 +160,7 @@ fn endpoints_are_listed_in_the_order_of_the_reference() {
         "/debug/node/log-level",
         "/debug/node/log-level/{log_level}",
         "/endpoints",
+        "/explain",
         "/filter-chains",
         "/filter-chains/{filter_chains}",
         "/filter-chains/{filter_chains}/route",

@@ -1,3 +1,5 @@
+#![doc = include_str!("../README.md")]
+//!
 //! Which route a request goes to: pure.
 //!
 //! Source of every rule: Kong 3.10, flavour `traditional_compatible` or, by settings, `traditional` (`proxy.md` section

@@ -1,0 +1,343 @@
+//! Why a request goes where it goes: pure.
+//!
+//! The answer is the node's own: it comes from the router that nodes route by, asked about all routes for the winner, and about one
+//! condition of one route at a time for the losers. Nothing here says again what a condition means. Called by `admin`.
+
+use std::net::IpAddr;
+
+use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern, path};
+use equipoise_router::{Flavour, HeaderRule, Headers, Query, Router, Rule};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::model::{Body, Config, Entity, Key, Kind};
+
+/// Most routes and most targets that an explanation names; of more it says how many.
+pub const NAMED_MAX: usize = 50;
+
+/// A request as it would come to a node.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// By whose rules.
+    pub flavour: Flavour,
+    /// Whether it comes by TLS.
+    pub is_tls: bool,
+    /// As sent.
+    pub method: String,
+    /// Host and port of its Host header; an empty host is none.
+    pub host: (String, Option<u16>),
+    /// Port of the listener.
+    pub listener: u16,
+    /// Path and query, as sent; begins with `/`.
+    pub target: String,
+    /// Server name of the handshake, lower case.
+    pub sni: Option<String>,
+    /// Names in lower case, each value by itself.
+    pub headers: Vec<(String, String)>,
+    /// Who asks.
+    pub client: Option<IpAddr>,
+    /// Only this one of the other routes is of interest.
+    pub about: Option<Key>,
+}
+
+/// The headers of a question.
+struct Lines<'a>(&'a [(String, String)]);
+
+impl Headers for Lines<'_> {
+    fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) {
+        self.0.iter().filter(|(known, _)| known == name).for_each(|(_, value)| found(value.as_bytes()));
+    }
+}
+
+/// A route with what the router knows of it; `None` for one that serves no HTTP.
+struct Candidate<'a> {
+    route: &'a Entity,
+    body: Body,
+    rule: Option<Rule>,
+}
+
+/// What becomes of the request, and why not something else. Cost: O(routes), tens of microseconds each.
+pub fn explain(config: &Config, question: &Question) -> Value {
+    let Question { flavour, is_tls, .. } = *question;
+    let (sent, query_text) = path::split_target(question.target.as_bytes());
+    let path = path::normalise(sent);
+    let lines = Lines(&question.headers);
+    let assumed = Router::of(flavour, Vec::new()).assumed_port(is_tls, question.listener);
+    let query = Query {
+        is_tls,
+        method: question.method.as_bytes(),
+        host: question.host.0.as_bytes(),
+        port: question.host.1.unwrap_or(assumed),
+        path: &path,
+        sni: question.sni.as_deref(),
+        headers: &lines,
+    };
+    let (mut matching, mut missed) = (Vec::new(), Vec::new());
+    for route in config.iter(Kind::Route) {
+        let candidate = Candidate::new(route);
+        let is_match = candidate.rule.as_ref().is_some_and(|rule| is_hit(flavour, rule, &query));
+        if is_match {
+            matching.push(candidate);
+        } else {
+            missed.push(candidate);
+        }
+    }
+    let ranked = ranked(flavour, matching, &query);
+    let about = question.about.as_ref().map(|key| config.get(Kind::Route, key).map(|route| route.id));
+    let is_asked = |route: &Entity| about.is_none_or(|about| about == Some(route.id));
+    let mut others: Vec<_> = missed
+        .iter()
+        .filter(|candidate| is_asked(candidate.route))
+        .map(|candidate| (candidate.misses(flavour, &query), candidate))
+        .collect();
+    // Those that nearly matched are what somebody looks for.
+    others.sort_by_key(|(misses, candidate)| (misses.len(), candidate.route.id));
+    let others_left_out = others.len().saturating_sub(NAMED_MAX);
+    let others: Vec<_> = others
+        .into_iter()
+        .take(NAMED_MAX)
+        .map(|(misses, candidate)| with(candidate.named(), "because", json!(misses)))
+        .collect();
+    let lost = ranked.iter().skip(1).filter(|(candidate, _)| is_asked(candidate.route));
+    let lost: Vec<_> = lost
+        .take(NAMED_MAX)
+        .map(|(candidate, matched)| with(candidate.named(), "path", json!(matched)))
+        .collect();
+    let mut answer = json!({
+        "request": {
+            "method": question.method,
+            "scheme": if is_tls { "https" } else { "http" },
+            "host": question.host.0,
+            "port": query.port,
+            "path": String::from_utf8_lossy(&path),
+            "query": query_text.map(String::from_utf8_lossy),
+            "client": question.client.map(|client| client.to_string()),
+            "flavour": flavour_name(flavour),
+        },
+        "also_matched": lost,
+        "not_matched": others,
+        "not_matched_left_out": others_left_out,
+    });
+    let found = ranked.first().map_or_else(nowhere, |(winner, matched)| {
+        let mut told = follow(config, question, winner, &path, query_text);
+        told.insert("route".to_owned(), with(winner.named(), "path", json!(matched)));
+        told
+    });
+    if let Value::Object(answer) = &mut answer {
+        answer.extend(found);
+    }
+    answer
+}
+
+fn nowhere() -> Map<String, Value> {
+    let mut told = Map::new();
+    told.insert("outcome".to_owned(), "no_route".into());
+    told.insert("status".to_owned(), 404.into());
+    for key in ["route", "service", "upstream"] {
+        told.insert(key.to_owned(), Value::Null);
+    }
+    told.insert("targets".to_owned(), json!([]));
+    told.insert("targets_left_out".to_owned(), 0.into());
+    told
+}
+
+/// Where a request goes that a route has taken.
+fn follow(
+    config: &Config,
+    question: &Question,
+    winner: &Candidate<'_>,
+    path: &[u8],
+    query: Option<&[u8]>,
+) -> Map<String, Value> {
+    let mut told = nowhere();
+    let mut say = |outcome: &str, status: Option<u16>| {
+        told.insert("outcome".to_owned(), outcome.into());
+        told.insert("status".to_owned(), json!(status));
+    };
+    let service = config.referenced(Kind::Route, &Key::Id(winner.route.id), "service");
+    let body = service.map(|service| service.body());
+    let is_enabled = body.as_ref().is_some_and(|body| body.get("enabled") != Some(&Value::Bool(false)));
+    let speaks = |protocols: &[&str]| winner.protocols().any(|one| protocols.contains(&one));
+    let is_grpc = question.headers.iter().any(|(name, value)| {
+        name == "content-type" && value.to_ascii_lowercase().starts_with("application/grpc")
+    });
+    if speaks(&["https"]) && !speaks(&["http"]) && !question.is_tls {
+        let status = winner.body.get("https_redirect_status_code").and_then(Value::as_u64);
+        say("https_required", status.and_then(|status| u16::try_from(status).ok()));
+    } else if speaks(&["grpc", "grpcs"]) && !is_grpc {
+        say("grpc_required", None);
+    } else if speaks(&["grpcs"]) && !speaks(&["grpc"]) && !question.is_tls {
+        say("tls_required", None);
+    } else if service.is_none() {
+        say("no_service", Some(503));
+    } else if !is_enabled {
+        say("service_disabled", Some(503));
+    } else {
+        say("proxied", None);
+    }
+    let (Some(service), Some(body)) = (service, body) else { return told };
+    let shown: Map<String, Value> = ["id", "name", "protocol", "host", "port", "path", "enabled"]
+        .into_iter()
+        .map(|field| (field.to_owned(), body.get(field).cloned().unwrap_or_default()))
+        .collect();
+    told.insert("service".to_owned(), shown.into());
+    debug_assert!(service.kind == Kind::Service, "what a route refers to");
+    let host = body.get("host").and_then(Value::as_str).unwrap_or_default();
+    let Some(upstream) = config.by_unique_field(Kind::Upstream, "name", host) else { return told };
+    let of = upstream.body();
+    let field = |name: &str| of.get(name).cloned().unwrap_or_default();
+    told.insert(
+        "upstream".to_owned(),
+        json!({
+            "id": upstream.id.to_string(),
+            "name": field("name"),
+            "algorithm": field("algorithm"),
+            "hash_on": field("hash_on"),
+            "hash_value": hashed(question, &of, path, query),
+        }),
+    );
+    let targets = config.children(Kind::Target, "upstream", upstream.id);
+    let candidates: Vec<_> = targets
+        .iter()
+        .map(|target| target.body())
+        .filter(|target| target.get("weight").and_then(Value::as_u64) != Some(0))
+        .collect();
+    let shown: Vec<_> = candidates
+        .iter()
+        .take(NAMED_MAX)
+        .map(|target| {
+            let field = |name: &str| target.get(name).cloned().unwrap_or_default();
+            json!({ "id": field("id"), "target": field("target"), "weight": field("weight"), "tags": field("tags") })
+        })
+        .collect();
+    told.insert("targets_left_out".to_owned(), candidates.len().saturating_sub(NAMED_MAX).into());
+    told.insert("targets".to_owned(), shown.into());
+    told
+}
+
+/// What consistent hashing looks at first, where the question says it.
+fn hashed(question: &Question, upstream: &Body, path: &[u8], query: Option<&[u8]>) -> Option<String> {
+    let text = |field: &str| upstream.get(field).and_then(Value::as_str);
+    let header = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        question.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
+    };
+    match text("hash_on")? {
+        "ip" => question.client.map(|client| client.to_string()),
+        "header" => header(text("hash_on_header")?),
+        "path" => Some(String::from_utf8_lossy(path).into_owned()),
+        "query_arg" => {
+            let name = text("hash_on_query_arg")?;
+            let pairs = query?.split(|byte| *byte == b'&').map(String::from_utf8_lossy);
+            pairs
+                .filter_map(|pair| {
+                    Some(pair.split_once('=')?.1.to_owned()).filter(|_| pair.starts_with(&format!("{name}=")))
+                })
+                .next()
+        }
+        // A cookie may be made by the node, a consumer and a group of the route's regex are found by it.
+        _ => None,
+    }
+}
+
+const fn flavour_name(flavour: Flavour) -> &'static str {
+    match flavour {
+        Flavour::Compatible => "traditional_compatible",
+        Flavour::Traditional => "traditional",
+    }
+}
+
+fn is_hit(flavour: Flavour, rule: &Rule, query: &Query<'_>) -> bool {
+    Router::of(flavour, vec![rule.clone()]).find(query).is_some()
+}
+
+/// Those that match, the winner first, each with the path that matched.
+fn ranked<'a>(
+    flavour: Flavour,
+    matching: Vec<Candidate<'a>>,
+    query: &Query<'_>,
+) -> Vec<(Candidate<'a>, Option<String>)> {
+    let rules = matching.iter().filter_map(|candidate| candidate.rule.clone()).collect();
+    let mut router = Router::of(flavour, rules);
+    let mut matching: Vec<_> = matching.into_iter().map(Some).collect();
+    let mut ranked = Vec::new();
+    while ranked.len() <= NAMED_MAX
+        && let Some(found) = router.find(query)
+        && let Some(candidate) = matching.get_mut(found.route).and_then(Option::take)
+    {
+        let path = found.path.and_then(|at| candidate.texts("paths").nth(at).map(str::to_owned));
+        ranked.push((candidate, path));
+        router.set(found.route, None);
+    }
+    ranked
+}
+
+impl<'a> Candidate<'a> {
+    fn new(route: &'a Entity) -> Self {
+        let mut candidate = Self { route, body: route.body(), rule: None };
+        let is_http = candidate.protocols().any(|one| ["http", "https", "grpc", "grpcs"].contains(&one));
+        candidate.rule = is_http.then(|| candidate.to_rule());
+        candidate
+    }
+
+    /// As nodes have it. What was stored was checked: nothing of it fails to parse.
+    fn to_rule(&self) -> Rule {
+        let values = |value: &Value| -> Vec<HeaderPattern> {
+            let texts = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+            texts.filter_map(|text| HeaderPattern::parse(text).ok()).collect()
+        };
+        let headers = self.body.get("headers").and_then(Value::as_object).into_iter().flatten();
+        let number = |field: &str| self.body.get(field).and_then(Value::as_f64);
+        #[expect(clippy::cast_possible_truncation, reason = "whole numbers, and a cast of a float saturates")]
+        let whole = |field: &str| number(field).map_or(0, |number| number as i64);
+        Rule {
+            id: self.route.id,
+            hosts: self.texts("hosts").filter_map(|text| HostPattern::parse(text).ok()).collect(),
+            paths: self.texts("paths").filter_map(|text| PathPattern::parse(text).ok()).collect(),
+            methods: self.texts("methods").map(Into::into).collect(),
+            headers: headers
+                .filter_map(|(name, value)| {
+                    Some(HeaderRule { name: HeaderName::parse(name).ok()?, values: values(value) })
+                })
+                .collect(),
+            snis: self.texts("snis").filter_map(|text| SniPattern::parse(text).ok()).collect(),
+            regex_priority: whole("regex_priority"),
+            created_at_s: whole("created_at"),
+        }
+    }
+
+    fn texts(&self, field: &str) -> impl Iterator<Item = &str> {
+        self.body.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+    }
+
+    fn protocols(&self) -> impl Iterator<Item = &str> {
+        self.texts("protocols")
+    }
+
+    fn named(&self) -> Value {
+        json!({ "id": self.route.id.to_string(), "name": self.body.get("name").cloned().unwrap_or_default() })
+    }
+
+    /// The fields whose conditions the request does not meet.
+    fn misses(&self, flavour: Flavour, query: &Query<'_>) -> Vec<String> {
+        let Some(rule) = &self.rule else { return vec!["protocols".to_owned()] };
+        let alone = || Rule { id: Uuid::nil(), ..Rule::default() };
+        let parts = [
+            ("hosts", Rule { hosts: rule.hosts.clone(), ..alone() }),
+            ("paths", Rule { paths: rule.paths.clone(), ..alone() }),
+            ("methods", Rule { methods: rule.methods.clone(), ..alone() }),
+            ("snis", Rule { snis: rule.snis.clone(), ..alone() }),
+        ];
+        let parts = parts.into_iter().map(|(field, part)| (field.to_owned(), part));
+        let headers = rule.headers.iter().map(|header| {
+            (format!("headers.{}", header.name.as_str()), Rule { headers: vec![header.clone()], ..alone() })
+        });
+        let missed = parts.chain(headers).filter(|(_, part)| !is_hit(flavour, part, query));
+        missed.map(|(field, _)| field).collect()
+    }
+}
+
+fn with(mut object: Value, key: &str, value: Value) -> Value {
+    object[key] = value;
+    object
+}

@@ -1,0 +1,133 @@
+//! Which route a request takes, and why not another.
+
+use serde_json::{Value, json};
+
+use crate::support::Admin;
+
+async fn world() -> Admin {
+    let admin = Admin::start().await;
+    admin.create("/upstreams", json!({ "name": "u.internal", "hash_on": "ip" })).await;
+    for (target, weight) in [("10.0.0.1:80", 10), ("10.0.0.2:80", 0)] {
+        admin.create("/upstreams/u.internal/targets", json!({ "target": target, "weight": weight })).await;
+    }
+    admin.create("/services", json!({ "name": "s", "host": "u.internal" })).await;
+    admin.create("/services", json!({ "name": "off", "host": "h", "enabled": false })).await;
+    for route in [
+        json!({ "name": "short", "paths": ["/a"], "service": { "name": "s" } }),
+        json!({ "name": "long", "paths": ["/x", "/a/b"], "service": { "name": "s" } }),
+        json!({ "name": "posts", "paths": ["/a/b/c"], "methods": ["POST"], "service": { "name": "s" } }),
+        json!({ "name": "hosted", "hosts": ["*.b.example"], "headers": { "x-v": ["1"] }, "service": { "name": "s" } }),
+        json!({ "name": "tls", "paths": ["/tls"], "protocols": ["https"], "service": { "name": "s" } }),
+        json!({ "name": "bare", "paths": ["/bare"] }),
+        json!({ "name": "off", "paths": ["/off"], "service": { "name": "off" } }),
+        json!({ "name": "stream", "protocols": ["tcp"], "destinations": [{ "port": 9000 }], "service": { "name": "s" } }),
+    ] {
+        admin.create("/routes", route).await;
+    }
+    admin
+}
+
+async fn ask(admin: &Admin, question: Value) -> Value {
+    let got = admin.json("POST", "/explain", &question).await;
+    assert_eq!(got.status, 200, "{}", got.text());
+    got.json()
+}
+
+fn names(routes: &Value) -> Vec<&str> {
+    routes.as_array().unwrap().iter().map(|route| route["name"].as_str().unwrap()).collect()
+}
+
+fn because<'a>(answer: &'a Value, name: &str) -> &'a Value {
+    let others = answer["not_matched"].as_array().unwrap();
+    &others.iter().find(|route| route["name"] == name).unwrap_or_else(|| panic!("{name}: {answer}"))["because"]
+}
+
+#[tokio::test]
+async fn the_route_that_wins_and_those_that_do_not() {
+    let admin = world().await;
+    let question =
+        json!({ "method": "GET", "path": "/a/./b//c?q=1", "host": "h.example:81", "client_ip": "192.0.2.7" });
+    let answer = ask(&admin, question).await;
+    assert_eq!(answer["request"]["path"], "/a/b/c");
+    assert_eq!((&answer["request"]["port"], &answer["request"]["query"]), (&json!(81), &json!("q=1")));
+    assert_eq!((&answer["route"]["name"], &answer["route"]["path"]), (&json!("long"), &json!("/a/b")));
+    assert_eq!((&answer["outcome"], &answer["status"]), (&json!("proxied"), &Value::Null));
+    assert_eq!(answer["service"]["name"], "s");
+    assert_eq!(answer["upstream"]["name"], "u.internal");
+    assert_eq!(answer["upstream"]["hash_value"], "192.0.2.7");
+    let targets = answer["targets"].as_array().unwrap();
+    assert_eq!((targets.len(), &targets[0]["target"]), (1, &json!("10.0.0.1:80")), "weight 0 gets none");
+    assert_eq!(names(&answer["also_matched"]), ["short"]);
+    assert_eq!(because(&answer, "posts"), &json!(["methods"]));
+    assert_eq!(because(&answer, "hosted"), &json!(["hosts", "headers.x-v"]));
+    assert_eq!(because(&answer, "stream"), &json!(["protocols"]));
+    assert_eq!(because(&answer, "tls"), &json!(["paths"]));
+    // Those that nearly matched come first.
+    let missed: Vec<_> = answer["not_matched"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["because"].as_array().unwrap().len())
+        .collect();
+    assert!(missed.is_sorted(), "{missed:?}");
+}
+
+#[tokio::test]
+async fn what_becomes_of_requests() {
+    let admin = world().await;
+    for (name, question, outcome, status, route) in [
+        ("nobody's", json!({ "path": "/none" }), "no_route", json!(404), Value::Null),
+        ("nothing said", json!({}), "no_route", json!(404), Value::Null),
+        ("in clear", json!({ "path": "/tls" }), "https_required", json!(426), json!("tls")),
+        ("by TLS", json!({ "path": "/tls", "scheme": "https" }), "proxied", Value::Null, json!("tls")),
+        ("no service", json!({ "path": "/bare" }), "no_service", json!(503), json!("bare")),
+        ("disabled", json!({ "path": "/off" }), "service_disabled", json!(503), json!("off")),
+        ("posted", json!({ "path": "/a/b/c", "method": "POST" }), "proxied", Value::Null, json!("posts")),
+        (
+            "by host and header",
+            json!({ "headers": { "Host": "a.b.example", "X-V": ["0", "1"] } }),
+            "proxied",
+            Value::Null,
+            json!("hosted"),
+        ),
+    ] {
+        let answer = ask(&admin, question).await;
+        assert_eq!((&answer["outcome"], &answer["status"]), (&json!(outcome), &status), "{name}: {answer}");
+        assert_eq!(answer["route"].get("name").unwrap_or(&Value::Null), &route, "{name}");
+    }
+    let one = ask(&admin, json!({ "path": "/a", "route": "posts" })).await;
+    assert_eq!((names(&one["not_matched"]), &one["also_matched"]), (vec!["posts"], &json!([])));
+    assert_eq!(because(&one, "posts"), &json!(["paths", "methods"]));
+}
+
+#[tokio::test]
+async fn explanations_are_bounded_and_questions_checked() {
+    let admin = Admin::start().await;
+    let operations: Vec<_> = (0..120)
+        .map(|number| json!({ "method": "POST", "path": "/routes", "body": { "name": format!("r{number}"), "paths": [format!("/p{number}")] } }))
+        .collect();
+    assert_eq!(admin.json("POST", "/batch", &json!({ "operations": operations })).await.status, 200);
+    let answer = ask(&admin, json!({ "path": "/p7/x" })).await;
+    assert_eq!(
+        (answer["not_matched"].as_array().unwrap().len(), &answer["not_matched_left_out"]),
+        (50, &json!(69))
+    );
+    assert_eq!(names(&answer["also_matched"]), [""; 0]);
+    for (field, value, text) in [
+        ("method", json!("a b"), "expected a method of HTTP"),
+        ("path", json!("a"), "should start with: /"),
+        ("path", json!(1), "expected a string"),
+        ("scheme", json!("ftp"), "expected one of: http, https"),
+        ("flavour", json!("expressions"), "expected one of: traditional_compatible, traditional"),
+        ("host", json!("a:99999"), "invalid port number"),
+        ("port", json!(65536), "value should be between 0 and 65535"),
+        ("client_ip", json!("here"), "expected an IP address"),
+        ("headers", json!([]), "expected a map"),
+        ("headers", json!({ "a": 1 }), "expected a string or an array of strings"),
+        ("other", json!(1), "unknown field"),
+    ] {
+        let got = admin.json("POST", "/explain", &json!({ field: value })).await;
+        assert_eq!((got.status, &got.json()["fields"]), (400, &json!({ field: text })), "{field}");
+    }
+    assert_eq!(admin.form("POST", "/explain", "path=/").await.status, 400);
+}
