@@ -27,7 +27,7 @@ use equipoise_identity::certificate::{CLOCK_STEP, LATE_MAX};
 use equipoise_identity::files::write_private;
 use equipoise_identity::tls::{self, Naming, Presented, TlsError, Trust};
 use equipoise_identity::{
-    Authorities, Certificate, Csr, Fingerprint, JoinToken, PrivateKey, Role, SpiffeId, TokenId,
+    Authorities, Certificate, Csr, Fingerprint, JoinToken, PrivateKey, Role, SealKeys, SpiffeId, TokenId,
 };
 use equipoise_proto::NodeId;
 use rustls::ServerConfig;
@@ -209,11 +209,12 @@ struct State {
 }
 
 impl Registrar {
-    /// Opens what the directory `members` in `store` keeps, or begins: makes an authority. Reads and writes files.
+    /// Opens what the directory `members` in `store` keeps, or begins: makes an authority, whose key is sealed with those of the
+    /// store. Reads and writes files.
     ///
     /// # Errors
     /// When a file cannot be used, or is missing that was there: a new authority would cut off all who have joined.
-    pub fn open(store: &Path, lifetimes: Lifetimes) -> Result<Self, IdentityError> {
+    pub fn open(store: &Path, seal: &SealKeys, lifetimes: Lifetimes) -> Result<Self, IdentityError> {
         use std::os::unix::fs::DirBuilderExt as _;
         let directory = &store.join("members");
         let unusable = |source| IdentityError::Directory { path: directory.clone(), source };
@@ -228,7 +229,7 @@ impl Registrar {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
         warn_of_others(directory);
         let now = SystemTime::now();
-        let keys = Keys::open(directory, now)?;
+        let keys = Keys::open(directory, seal, now)?;
         let (log, ledger) = Log::open(&ledger, now)?;
         if !has_begun {
             write_private(&marker, b"members/ belongs to this store\n").map_err(unusable)?;

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let read = ControlPlaneSettings::read;
     match cli::start(command, Process::ControlPlane, std::env::args_os(), environment, read) {
         Start::Exit(code) => code,
-        Start::Check(_) => cli::checked(anyhow::Ok(())),
+        Start::Check(plane) => cli::checked(run::check_files(&plane).map_err(anyhow::Error::from)),
         Start::Run(settings, plane, matches) => {
             if let Some(answered) = health::run(&settings, &matches, &[(&keys::ADMIN_LISTEN, "/status")]) {
                 return cli::exit_code(answered.map_err(anyhow::Error::from));

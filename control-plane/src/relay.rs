@@ -17,6 +17,7 @@ use equipoise_follower::settings::{Mtls, Place};
 use equipoise_follower::{
     Address, Cache, CacheError, ControlPlane, Membership, MembershipError, Role, node_id,
 };
+use equipoise_identity::SealKeys;
 use equipoise_proto::{NodeId, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -95,12 +96,13 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Reads what the disk holds, and shows it in `mirror`.
+    /// Reads what the disk holds, encrypted with `keys`, and shows it in `mirror`.
     ///
     /// # Errors
     /// When the directory cannot be used.
     pub async fn open(
         settings: RelaySettings,
+        keys: SealKeys,
         mtls: &Mtls,
         mirror: Mirror,
         gauges: UplinkGauges,
@@ -108,9 +110,9 @@ impl Relay {
         let RelaySettings { upstream, directory, hostname, place, home_after } = settings;
         let times = Times::new(equipoise_follower::Settings::home_after(home_after));
         let tasks = TaskTracker::new();
-        let (cache, loaded) = Cache::open(directory.clone(), &tasks).await?;
+        let (cache, loaded) = Cache::open(directory.clone(), keys.clone(), &tasks).await?;
         let id = node_id::load(&directory)?;
-        let membership = mtls.membership(&directory, Role::Relay, id, &hostname)?;
+        let membership = mtls.membership(&directory, &keys, Role::Relay, id, &hostname)?;
         let exclusions = Exclusions::open(&directory.join(EXCLUDED_FILE)).map_err(RelayError::Excluded)?;
         let reach = |address| match &membership {
             Some(membership) => ControlPlane::Tls(address, Arc::clone(membership)),

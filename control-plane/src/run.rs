@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use equipoise_access_log::AccessLog;
 use equipoise_follower::settings::Mtls;
-use equipoise_follower::{Membership, MembershipError};
+use equipoise_follower::{KeyError, Membership, MembershipError, cache};
+use equipoise_identity::SealKeys;
 use equipoise_settings::Listen;
 use socket2::{Domain, Socket, Type};
 use tokio::io::DuplexStream;
@@ -25,11 +26,14 @@ use crate::observability::Metrics;
 use crate::relay::{self, Relay, RelayError};
 use crate::roster::Roster;
 use crate::settings::ControlPlaneSettings;
-use crate::store::{Mirror, OpenError, Store};
+use crate::store::{Mirror, OpenError, Store, sealed_file};
 
 /// Why a control plane cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// There is no key for what lies in the data directory.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -74,6 +78,14 @@ pub struct ControlPlane {
 /// How long a stop waits for what is left of the access log.
 const LOG_CLOSE_MAX: Duration = Duration::from_secs(2);
 
+/// Looks into the files that the settings name, as a start does, and makes none.
+///
+/// # Errors
+/// When one of them cannot be used.
+pub fn check_files(settings: &ControlPlaneSettings) -> Result<(), StartError> {
+    Ok(settings.keys.check()?)
+}
+
 /// Starts a control plane. The store is open and every listener listens when this returns; an address that is in
 /// use is told before the store is opened, and until it is open connections are refused rather than left waiting.
 /// `pipes` carries the in-memory connections of a node in the same process.
@@ -88,14 +100,15 @@ pub async fn start(
     let cluster_listeners = bind("cluster", &settings.cluster_listen)?;
     let access_log = settings.access_log.clone().map(AccessLog::start).transpose()?;
     let (nodes, mut metrics) = (Nodes::new(settings.nodes), Metrics::new());
-    let (store, relay) = open(&settings, &mut metrics).await?;
+    let keys = keys(&settings).await?;
+    let (store, relay) = open(&settings, keys.clone(), &mut metrics).await?;
     let admin_listeners = listen("Admin API", admin_listeners)?;
     let cluster_listeners = listen("cluster", cluster_listeners)?;
     let guard = match &relay {
         Some(relay) => {
             relay.membership().cloned().map_or(Guard::Plain, |(own, excluded)| Guard::Relay(own, excluded))
         }
-        None => guard(&settings).await?,
+        None => guard(&settings, keys).await?,
     };
     let stopping = CancellationToken::new();
     let mut cluster = Vec::new();
@@ -169,24 +182,38 @@ pub async fn start(
     })
 }
 
+/// What all that is kept is encrypted with.
+async fn keys(settings: &ControlPlaneSettings) -> Result<SealKeys, StartError> {
+    let (source, relay) = (settings.keys.clone(), settings.relay.clone());
+    let store = settings.store.directory.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        source.open(|| match relay {
+            Some(relay) => cache::sealed_file(&relay.directory),
+            None => sealed_file(&store),
+        })
+    });
+    Ok(opened.await.map_err(|error| OpenError::Thread(io::Error::other(error)))??)
+}
+
 /// The store, and on a relay what fills it.
 async fn open(
     settings: &ControlPlaneSettings,
+    keys: SealKeys,
     metrics: &mut Metrics,
 ) -> Result<(Store, Option<Relay>), StartError> {
     if let Some(relay) = &settings.relay {
         let (mirror, store) = Mirror::new(&settings.store);
-        let relay = Relay::open(relay.clone(), &settings.mtls, mirror, metrics.uplink()).await?;
+        let relay = Relay::open(relay.clone(), keys, &settings.mtls, mirror, metrics.uplink()).await?;
         return Ok((store, Some(relay)));
     }
     let (settings, encode) = (settings.store.clone(), distribution::encode);
     // Recovery reads files for as long as it takes: not on a worker.
-    let opened = tokio::task::spawn_blocking(move || Store::open(settings, encode)).await;
+    let opened = tokio::task::spawn_blocking(move || Store::open(settings, keys, encode)).await;
     Ok((opened.map_err(|error| OpenError::Thread(io::Error::other(error)))??, None))
 }
 
 /// How peers of the cluster port prove who they are; nobody has to where there is no such port.
-async fn guard(settings: &ControlPlaneSettings) -> Result<Guard, StartError> {
+async fn guard(settings: &ControlPlaneSettings, keys: SealKeys) -> Result<Guard, StartError> {
     if settings.cluster_listen.is_empty() {
         return Ok(Guard::Plain);
     }
@@ -194,7 +221,7 @@ async fn guard(settings: &ControlPlaneSettings) -> Result<Guard, StartError> {
     let store = settings.store.directory.clone();
     let opened = tokio::task::spawn_blocking(move || match mtls {
         Mtls::Off => Ok(Guard::Plain),
-        Mtls::Managed { .. } => Ok(Guard::Managed(Registrar::open(&store, lifetimes)?)),
+        Mtls::Managed { .. } => Ok(Guard::Managed(Registrar::open(&store, &keys, lifetimes)?)),
         Mtls::Pki(files) => Ok(Guard::Pki(Arc::new(Membership::from_files(files)?))),
     });
     opened.await.map_err(|error| OpenError::Thread(io::Error::other(error)))?

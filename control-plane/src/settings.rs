@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use equipoise_access_log::Plan;
-use equipoise_follower::settings::{Mtls, Place, control_planes, snapshot_key};
+use equipoise_follower::KeySource;
+use equipoise_follower::settings::{Mtls, Place, control_planes, key_source, snapshot_key};
 use equipoise_settings::{Listen, Problem, Settings, access_log, keys};
 use serde_json::{Map, Value};
 
@@ -27,6 +28,8 @@ pub struct ControlPlaneSettings {
     pub access_log: Option<Plan>,
     /// The store.
     pub store: StoreSettings,
+    /// What all in its directory is encrypted with.
+    pub keys: KeySource,
     /// Distribution to nodes.
     pub distribution: distribution::Settings,
     /// Whom it follows, if it is a relay.
@@ -88,6 +91,12 @@ impl ControlPlaneSettings {
                 ..AdminSettings::default()
             },
             access_log: access_log::plan(settings, &keys::ADMIN_ACCESS_LOG)?,
+            keys: key_source(
+                settings,
+                &keys::STORE_ENCRYPTION_KEY,
+                &keys::STORE_ENCRYPTION_KEY_FILE,
+                &directory,
+            )?,
             store: StoreSettings {
                 log_revisions_max: settings.number(&keys::STORE_LOG_REVISIONS_MAX),
                 log_bytes_max: settings.number(&keys::STORE_LOG_BYTES_MAX),
@@ -111,6 +120,18 @@ impl ControlPlaneSettings {
                 reported_addresses_max: 2 * reported_targets_max,
             },
         })
+    }
+}
+
+impl ControlPlaneSettings {
+    /// With another data directory; keys that are not set are beside it.
+    #[must_use]
+    pub fn in_directory(mut self, directory: PathBuf) -> Self {
+        if let KeySource::Beside { directory: of, .. } = &mut self.keys {
+            of.clone_from(&directory);
+        }
+        self.store.directory = directory;
+        self
     }
 }
 

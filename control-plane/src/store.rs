@@ -8,10 +8,12 @@
 //! | `state`, `record`, `frame`, `window` | pure: the next head, bytes of a revision, of the journal, what deltas are made of |
 //! | `writer` | the thread that owns the head: batch, sync, publish, answer |
 //! | `journal`, `checkpoint`, `rows`, `identity` | the files: the truth, what may shorten it, sled's copy, what the store is |
+//! | `sealed` | how they are encrypted |
 //! | `survey`, `recover` | boot: what is there, and the ladder from it to a head |
 //! | `mirror` | in the place of a writer, on a relay: a copy of what another store has |
 //! | `disk` | what is done to files, replaceable by a failing disk |
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use equipoise_identity::SealKeys;
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision};
 use imbl::OrdMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -41,6 +44,7 @@ mod mirror;
 mod record;
 mod recover;
 mod rows;
+mod sealed;
 mod settings;
 mod state;
 mod survey;
@@ -53,11 +57,12 @@ mod tests;
 pub use error::{CommitError, HistoryError, OpenError};
 pub use history::{HISTORY_REVISIONS_MAX, RevisionRecord};
 pub use mirror::Mirror;
+pub use sealed::sealed_file;
 pub use settings::StoreSettings;
 pub use window::{DELTA_BYTES_MAX, WireChanges};
 
 /// An entity as nodes get it: encoded once, at the commit, and stored with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Wire {
     /// Its kind on the wire.
     pub kind: EntityKind,
@@ -65,11 +70,18 @@ pub struct Wire {
     pub bytes: Bytes,
 }
 
+impl fmt::Debug for Wire {
+    /// Without the bytes: private keys are in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wire({:?}, {} bytes)", self.kind, self.bytes.len())
+    }
+}
+
 /// Encodes an entity for nodes; `None` for kinds that nodes do not get.
 pub type Encode = fn(&Entity) -> Option<Wire>;
 
 /// The newest durable state: what readers read and what the publisher publishes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Head {
     /// Its name.
     pub position: Position,
@@ -79,6 +91,13 @@ pub struct Head {
     pub wires: OrdMap<(EntityKind, Uuid), Bytes>,
     /// Most that `wires` take as a snapshot, before compression.
     wire_bytes: u64,
+}
+
+impl fmt::Debug for Head {
+    /// Without what nodes get: private keys are in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Head({}, {} entities)", self.position, self.config.len())
+    }
 }
 
 /// A change that is durable.
@@ -127,6 +146,7 @@ struct Disk {
     thread: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     segments: journal::Segments,
     encode: Encode,
+    keys: SealKeys,
 }
 
 /// What readers and the writer share.
@@ -156,21 +176,27 @@ impl Shared {
 }
 
 impl Store {
-    /// Opens the store in a directory, or makes one there. Blocks: it reads all of the config.
+    /// Opens the store in a directory, or makes one there. Blocks: it reads all of the config. All that lies there is encrypted with
+    /// the first of `keys` when this returns.
     ///
     /// # Errors
-    /// When the directory cannot be used or is in use, or when its files are damaged beyond what they can make
+    /// When the directory cannot be used or is in use, a key is missing, or when its files are damaged beyond what they can make
     /// up for together; see [`OpenError`]. It never starts with less than was acknowledged.
-    pub fn open(settings: StoreSettings, encode: Encode) -> Result<Self, OpenError> {
-        Self::open_on(settings, encode, Arc::new(RealMedium))
+    pub fn open(settings: StoreSettings, keys: SealKeys, encode: Encode) -> Result<Self, OpenError> {
+        Self::open_on(settings, keys, encode, Arc::new(RealMedium))
     }
 
-    fn open_on(settings: StoreSettings, encode: Encode, medium: Arc<dyn Medium>) -> Result<Self, OpenError> {
+    fn open_on(
+        settings: StoreSettings,
+        keys: SealKeys,
+        encode: Encode,
+        medium: Arc<dyn Medium>,
+    ) -> Result<Self, OpenError> {
         let lock = disk::lock_directory(&settings.directory)?;
-        let recovered = recover::recover(&settings, &medium)?;
+        let recovered = recover::recover(&settings, &keys, &medium)?;
         let floor = checkpoint::floor(&settings.directory)
             .map_err(OpenError::io("list the files of", &settings.directory))?;
-        let checkpoints = Checkpoints::start(&settings, &medium, floor).map_err(OpenError::Thread)?;
+        let checkpoints = Checkpoints::start(&settings, &keys, &medium, floor).map_err(OpenError::Thread)?;
         let shared = Shared::new(recovered.head.clone(), recovered.window);
         let (requests, receiver) = mpsc::channel(settings.queue_commits_max.max(1));
         let waiting = Semaphore::new(settings.waiting_commits_max.clamp(1, Semaphore::MAX_PERMITS));
@@ -190,7 +216,7 @@ impl Store {
         };
         let thread = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run());
         let thread = tokio::sync::Mutex::new(Some(thread.map_err(OpenError::Thread)?));
-        let disk = Disk { requests, waiting, thread, segments, encode };
+        let disk = Disk { requests, waiting, thread, segments, encode, keys };
         Ok(Self { shared, backing: Backing::Disk(Arc::new(disk)), plugins })
     }
 
@@ -385,8 +411,8 @@ impl Store {
         match &self.backing {
             Backing::Memory { .. } | Backing::Mirror(_) => Ok(Vec::new()),
             Backing::Disk(disk) => {
-                let segments = Arc::clone(&disk.segments);
-                let reading = tokio::task::spawn_blocking(move || history::read(&segments, from, to));
+                let (segments, keys) = (Arc::clone(&disk.segments), disk.keys.clone());
+                let reading = tokio::task::spawn_blocking(move || history::read(&segments, &keys, from, to));
                 reading.await.map_err(|_| HistoryError::Stopped)?
             }
         }

@@ -41,7 +41,8 @@ impl ControlPlane {
                 "error",
             ])
             .args(["--store-log-revisions-max", "200", "--store-dir"])
-            .arg(directory)
+            // Below it, so that its key is beside it and yet within what is removed.
+            .arg(directory.join("data"))
             .env_clear()
             .current_dir(directory)
             .stdin(Stdio::null())

@@ -8,5 +8,7 @@ mod common;
 mod damage;
 #[path = "store/laws.rs"]
 mod laws;
+#[path = "store/sealed.rs"]
+mod sealed;
 #[path = "store/whole.rs"]
 mod whole;

@@ -52,7 +52,7 @@ fn nothing_acknowledged_is_lost_by_kills() {
         if round % 2 == 0 && round + 1 != ROUNDS {
             continue;
         }
-        let store = Store::open(settings(directory.path()), encode).unwrap();
+        let store = Store::open(settings(directory.path()), keys(), encode).unwrap();
         let head = store.head();
         let lost: Vec<_> = acknowledged.iter().filter(|line| !stands(&head, line)).collect();
         assert!(lost.is_empty(), "round {round}: of {} lost {lost:?}", acknowledged.len());
@@ -103,7 +103,7 @@ fn one_life(directory: &Path) -> Vec<String> {
 }
 
 fn write_until_killed(directory: &Path) {
-    let store = Store::open(settings(directory), encode).unwrap();
+    let store = Store::open(settings(directory), keys(), encode).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..WRITERS {
             scope.spawn(|| {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use equipoise_access_log::AccessLog;
+use equipoise_identity::SealKeys;
 use equipoise_proto::NodeId;
 use equipoise_settings::{Listen, StreamListen};
 
@@ -38,6 +39,8 @@ pub struct Node {
     /// TLS with targets; the proxy, probes and spans have clones.
     tls: tls::Clients,
     settings: NodeSettings,
+    /// What the cache directory is encrypted with.
+    keys: SealKeys,
     handover: Handover,
     tasks: Tasks,
     logs: AccessLogs,
@@ -89,9 +92,9 @@ impl Node {
     /// When one of the files cannot be used; nothing has changed then.
     pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ReloadError> {
         let settings = self.settings.reloaded(new);
-        let (reading, active) = (settings.clone(), self.active.clone());
+        let (reading, keys, active) = (settings.clone(), self.keys.clone(), self.active.clone());
         let loading = tokio::task::spawn_blocking(move || {
-            Ok::<_, ReloadError>((with_targets(&reading)?, listen(&reading, &active)?))
+            Ok::<_, ReloadError>((with_targets(&reading)?, listen(&reading, &keys, &active)?))
         });
         // Signals are not heard meanwhile.
         let (tls, listens) = match tokio::time::timeout(LOADING_MAX, loading).await {

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use equipoise_access_log::Plan;
 use equipoise_follower::Address;
+use equipoise_follower::KeySource;
 use equipoise_follower::fallback::Places;
-use equipoise_follower::settings::{Mtls, Place, control_planes, fallback};
+use equipoise_follower::settings::{Mtls, Place, control_planes, fallback, key_source};
 use equipoise_proto::NodeId;
 use equipoise_settings::{Key, Listen, Problem, Settings, StreamListen, access_log, keys};
 use uuid::Uuid;
@@ -40,6 +41,8 @@ pub struct NodeSettings {
     pub labels: BTreeMap<String, String>,
     /// Where it keeps its id and its last config.
     pub cache_dir: PathBuf,
+    /// What all in the cache directory is encrypted with.
+    pub keys: KeySource,
     /// Whom it follows; not used where both planes share a process.
     pub follow: Option<Follow>,
     /// The proxy, but for where it listens, and for its access log.
@@ -180,6 +183,12 @@ impl NodeSettings {
             zone: place.zone,
             labels: place.labels,
             takeover: takeover(settings, &cache_dir),
+            keys: key_source(
+                settings,
+                &keys::NODE_ENCRYPTION_KEY,
+                &keys::NODE_ENCRYPTION_KEY_FILE,
+                &cache_dir,
+            )?,
             cache_dir,
             follow: follow(settings)?,
             proxy: proxy::proxy(settings)?,

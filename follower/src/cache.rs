@@ -7,15 +7,17 @@
 //!
 //! The tail is written, not synced: a process that dies leaves what it wrote, and a power cut costs revisions
 //! that the control plane sends again. A snapshot is synced before it takes its name, so a generation is whole
-//! or absent. Files hold private keys: mode 0600. A failing disk costs the cache, never the node:
+//! or absent. Files hold private keys: mode 0600, sealed under keys that are outside the directory. A failing disk costs the cache, never the node:
 //! what it does not write, or not in time, is missing until the config in force makes a new generation. One process
 //! at a time has the directory, by a lock.
 
 mod disk;
 mod entry;
+mod format;
 mod keeper;
 mod replay;
 
+use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use equipoise_identity::SealKeys;
 use equipoise_proto::Position;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -32,7 +35,7 @@ use tracing::warn;
 
 use crate::replica::Replica;
 
-pub use disk::CacheError;
+pub use disk::{CacheError, sealed_file};
 
 /// How long a revision has to live before it counts as good.
 pub const GOOD_AFTER: Duration = Duration::from_secs(30);
@@ -64,7 +67,6 @@ pub struct Loaded {
 }
 
 /// What is about to be swapped in, as it is written down.
-#[derive(Debug)]
 pub enum Pending {
     /// The bytes of a `Delta`.
     Delta(Bytes),
@@ -77,6 +79,17 @@ pub enum Pending {
         /// Size before compression.
         raw_bytes: u64,
     },
+}
+
+impl fmt::Debug for Pending {
+    /// Without the bytes: private keys are in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Delta(_) => "Delta",
+            Self::Reposition => "Reposition",
+            Self::Snapshot { .. } => "Snapshot",
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -95,6 +108,7 @@ enum Command {
 #[derive(Debug)]
 pub struct Beside {
     directory: PathBuf,
+    keys: SealKeys,
     tasks: TaskTracker,
     queue: mpsc::Receiver<Command>,
     changes: watch::Receiver<Option<Replica>>,
@@ -154,8 +168,9 @@ impl Beside {
     /// # Errors
     /// When the directory cannot be read.
     pub async fn open(self, lock: OwnedFd) -> Result<Loaded, CacheError> {
-        let Self { directory, tasks, queue, changes, handle } = self;
-        let opened = tokio::task::spawn_blocking(move || disk::Disk::open_locked(&directory, lock.into()));
+        let Self { directory, keys, tasks, queue, changes, handle } = self;
+        let opened =
+            tokio::task::spawn_blocking(move || disk::Disk::open_locked(&directory, keys, lock.into()));
         let (disk, loaded) = opened.await.map_err(|error| CacheError::Io(std::io::Error::other(error)))??;
         handle.keep(disk, &tasks, queue, changes)?;
         handle.is_beside.store(false, Ordering::Release);
@@ -164,14 +179,19 @@ impl Beside {
 }
 
 impl Cache {
-    /// Opens the cache and reads what it holds. Its writer runs on `tasks` until the last handle is gone.
+    /// Opens the cache, sealed with `keys`, and reads what it holds. Its writer runs on `tasks` until the last handle is gone.
     ///
     /// Damage is logged and costs what is damaged; a node then starts without.
     ///
     /// # Errors
-    /// When the directory cannot be made or read at all, or another process uses it.
-    pub async fn open(directory: PathBuf, tasks: &TaskTracker) -> Result<(Self, Loaded), CacheError> {
-        let opened = tokio::task::spawn_blocking(move || disk::Disk::open(&directory)).await;
+    /// When the directory cannot be made or read at all, another process uses it, or a key is missing: a node that then began without
+    /// a config would write over what the key opens.
+    pub async fn open(
+        directory: PathBuf,
+        keys: SealKeys,
+        tasks: &TaskTracker,
+    ) -> Result<(Self, Loaded), CacheError> {
+        let opened = tokio::task::spawn_blocking(move || disk::Disk::open(&directory, keys)).await;
         let (disk, loaded) = opened.map_err(|error| CacheError::Io(std::io::Error::other(error)))??;
         let (handle, queue, changes) = Handle::new();
         handle.keep(disk, tasks, queue, changes)?;
@@ -180,14 +200,15 @@ impl Cache {
 
     /// Reads what a cache holds that another process still uses, whose place this one is about to take. Nothing is
     /// written before [`Beside::open`].
-    pub async fn beside(directory: PathBuf, tasks: &TaskTracker) -> (Self, Loaded, Beside) {
+    pub async fn beside(directory: PathBuf, keys: SealKeys, tasks: &TaskTracker) -> (Self, Loaded, Beside) {
         let (handle, queue, changes) = Handle::new();
         handle.is_beside.store(true, Ordering::Release);
-        let looked_at = directory.clone();
-        let peeked = tokio::task::spawn_blocking(move || disk::Disk::peek(&looked_at)).await;
+        let (looked_at, with) = (directory.clone(), keys.clone());
+        let peeked = tokio::task::spawn_blocking(move || disk::Disk::peek(&looked_at, with)).await;
         // A panic there costs what was to be read, which comes again with the directory itself.
         let loaded = Loaded { replica: peeked.ok().flatten(), condemned: None };
-        let beside = Beside { directory, tasks: tasks.clone(), queue, changes, handle: handle.clone() };
+        let (tasks, kept) = (tasks.clone(), handle.clone());
+        let beside = Beside { directory, keys, tasks, queue, changes, handle: kept };
         (Self(Some(handle)), loaded, beside)
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use equipoise_identity::certificate::CLOCK_STEP;
 use equipoise_identity::tls::{self, Known, Naming, Presented, TlsError, Trust};
-use equipoise_identity::{Authorities, Certificate, JoinToken, PrivateKey, Role};
+use equipoise_identity::{Authorities, Certificate, JoinToken, PrivateKey, Role, SealKeys};
 use equipoise_proto::NodeId;
 use equipoise_proto::v1;
 use equipoise_proto::v1::enrolment_client::EnrolmentClient;
@@ -30,6 +30,7 @@ use crate::address::Address;
 use crate::connect::{ConnectError, encrypted};
 
 use files::Files;
+pub(crate) use files::KEY_FILE;
 use plan::{Plan, plan, renewal};
 
 /// Pause after a renewal that failed.
@@ -126,13 +127,13 @@ struct Held {
 }
 
 impl Membership {
-    /// Reads what `directory` keeps of an earlier start, and makes a key if there is none. Reads and writes files.
+    /// Reads what `directory` keeps of an earlier start, and makes a key if there is none, sealed with `keys`. Reads and writes files.
     ///
     /// # Errors
     /// When a file cannot be used; a certificate that cannot be is replaced, a key is not, since the id is bound to it.
-    pub fn open(directory: &Path, applicant: Applicant) -> Result<Self, MembershipError> {
+    pub fn open(directory: &Path, keys: &SealKeys, applicant: Applicant) -> Result<Self, MembershipError> {
         let files = Files::open(directory)?;
-        let managed = Managed { key: files.key()?, applicant, files };
+        let managed = Managed { key: files.key(keys)?, applicant, files };
         let kept = managed.files.certificate().and_then(|(certificate, authorities)| {
             let fits = managed.fits(&certificate, &authorities);
             fits.inspect_err(

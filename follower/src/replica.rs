@@ -3,6 +3,8 @@
 //! Cloning costs O(1), so the replica that a change leads to is made beside the one in force and put in its place
 //! only when the table has taken it.
 
+use std::fmt;
+
 use bytes::Bytes;
 use equipoise_proto::limits::CONFIG_WIRE_BYTES_MAX;
 use equipoise_proto::{ContentHash, EntityKind, PROTOCOL, Position, entity_id, v1};
@@ -13,7 +15,7 @@ use uuid::Uuid;
 use equipoise_proto::Record;
 
 /// All entities a node has, at a position.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Replica {
     position: Position,
     entities: OrdMap<(EntityKind, Uuid), Bytes>,
@@ -47,6 +49,13 @@ impl ReplicaError {
             Self::Protocol(_) | Self::Kind(_) => v1::nack::Cause::Protocol,
             Self::Malformed(_) | Self::TooLarge => v1::nack::Cause::Invalid,
         }
+    }
+}
+
+impl fmt::Debug for Replica {
+    /// Without the entities: private keys are in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Replica({}, {} entities)", self.position, self.entities.len())
     }
 }
 

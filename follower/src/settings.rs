@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use equipoise_identity::files::read;
-use equipoise_identity::{JoinToken, Role, SealKey};
+use equipoise_identity::{JoinToken, Role, SealKey, SealKeys};
 use equipoise_proto::NodeId;
 use equipoise_proto::limits::{NODE_LABELS_MAX, NODE_TEXT_BYTES_MAX, is_node_text};
 use equipoise_settings::keys::{self, Key};
 use equipoise_settings::{Problem, Settings};
 
 use crate::fallback::{self, InvalidPlace, Places};
+use crate::key_source::KeySource;
+use crate::membership::KEY_FILE;
 use crate::{Address, Applicant, Membership, MembershipError, StaticFiles};
 
 /// What of a file's mode is for anybody.
@@ -20,6 +22,11 @@ const OTHERS: u32 = 0o007;
 
 /// Where a membership is kept, in the directory of the cache.
 const DIRECTORY: &str = "identity";
+
+/// Where the private key of a membership is, whose cache is in this directory.
+pub(crate) fn key_file(cache_directory: &Path) -> PathBuf {
+    cache_directory.join(DIRECTORY).join(KEY_FILE)
+}
 
 /// How both ends of the cluster port prove who they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,13 +67,15 @@ impl Mtls {
 }
 
 impl Mtls {
-    /// The membership of a process whose cache is in `cache_directory`; `None` without mTLS. Reads and writes files.
+    /// The membership of a process whose cache is in `cache_directory`, encrypted with `keys`; `None` without mTLS. Reads and writes
+    /// files.
     ///
     /// # Errors
     /// When a file cannot be used.
     pub fn membership(
         &self,
         cache_directory: &Path,
+        keys: &SealKeys,
         role: Role,
         id: NodeId,
         hostname: &str,
@@ -74,7 +83,7 @@ impl Mtls {
         let membership = match self {
             Self::Managed { token } => {
                 let applicant = Applicant { role, id, hostname: hostname.to_owned(), token: token.clone() };
-                Membership::open(&cache_directory.join(DIRECTORY), applicant)?
+                Membership::open(&cache_directory.join(DIRECTORY), keys, applicant)?
             }
             Self::Pki(files) => Membership::from_files(files.clone())?,
             Self::Off => return Ok(None),
@@ -173,6 +182,30 @@ pub fn snapshot_key(settings: &Settings, key: &Key, mtls: &Mtls) -> Result<SealK
         return Err(settings.problem(file, rule));
     }
     text.parse().map_err(|error| settings.problem(file, error))
+}
+
+/// Where the keys are from that `directory` is encrypted with: `given` holds them, or `file` names their file. Reads no file.
+///
+/// # Errors
+/// When both are set, or what is given is no list of keys.
+pub fn key_source(
+    settings: &Settings,
+    given: &Key,
+    file: &'static Key,
+    directory: &Path,
+) -> Result<KeySource, Problem> {
+    let setting = file.name;
+    match (settings.secret(given), settings.path(file)) {
+        (Some(_), Some(_)) => {
+            Err(settings.problem(given, format!("and {setting} are set both: one of them is enough")))
+        }
+        (Some(text), None) => {
+            let keys = SealKeys::parse(text, given.name);
+            keys.map(KeySource::Given).map_err(|error| settings.problem(given, error))
+        }
+        (None, Some(path)) => Ok(KeySource::File { path: path.to_owned(), setting }),
+        (None, None) => Ok(KeySource::Beside { directory: directory.to_owned(), setting }),
+    }
 }
 
 /// Where fallback snapshots are looked for; `None`: nowhere.

@@ -1,9 +1,16 @@
 //! What only holders of a key of the settings can read: AES-256-GCM. Pure: randomness is an argument.
+//!
+//! A [`SealKey`] by itself seals what is sent: fallback snapshots. What lies in a directory is sealed under [`SealKeys`], of which
+//! the first seals and all open, so that keys can be changed.
+
+mod keys;
 
 use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+
+pub use keys::{InvalidSealKeys, SALT_BYTES, SEALED_MORE_BYTES, Salt, SealKeys, SubKey, UnknownKey};
 
 /// Names the use of the hash that tells keys apart (BLAKE3 `derive_key`).
 const ID_CONTEXT: &str = "equipoise 2026-11 snapshot key id";

@@ -174,6 +174,10 @@ keys! {
 
     STORE_DIR = "store.dir", None, Kind::Path, "equipoise-data", Control,
         "Directory of the durable config; made if it is not there.";
+    STORE_ENCRYPTION_KEY = "store.encryption_key", None, Kind::Secret, "", Control,
+        "Keys that store.dir is encrypted with, 64 hexadecimal digits each, commas between: the first encrypts, all decrypt.";
+    STORE_ENCRYPTION_KEY_FILE = "store.encryption_key_file", None, Kind::Path, "", Control,
+        "File with those keys, in place of store.encryption_key; neither: one is made beside store.dir, in its name with .key.";
     STORE_LOG_REVISIONS_MAX = "store.log_revisions_max", None, Kind::Int { min: 10, max: 10_000_000 }, "10000", Control,
         "Revisions kept for nodes that come back and for history.";
     STORE_LOG_BYTES_MAX = "store.log_bytes_max", None, Kind::Size { min: 1 << 20, max: 1 << 40 }, "256m", Control,
@@ -231,6 +235,10 @@ keys! {
         "Labels of this node or relay, each `key:value`.";
     NODE_CACHE_DIR = "node.cache_dir", None, Kind::Path, "equipoise-node", NodeApart,
         "Directory in which a node keeps its id and its last config.";
+    NODE_ENCRYPTION_KEY = "node.encryption_key", None, Kind::Secret, "", NodeApart,
+        "Keys that node.cache_dir is encrypted with, 64 hexadecimal digits each, commas between: the first encrypts, all decrypt.";
+    NODE_ENCRYPTION_KEY_FILE = "node.encryption_key_file", None, Kind::Path, "", NodeApart,
+        "File with those keys, in place of node.encryption_key; neither: one is made beside node.cache_dir, in its name with .key.";
 
     NODE_TAKEOVER_SOCKET = "node.takeover_socket", None, Kind::Path, "", NodeApart,
         "Unix socket where a new process takes over from this one; empty: takeover.sock in the cache directory.";

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use equipoise_follower::replica::position;
 use equipoise_follower::{Address, Applicant, ControlPlane, Membership, Partial, Role, Settings, WINDOW};
+use equipoise_identity::SealKeys;
 use equipoise_proto::v1::cluster_client::ClusterClient;
 use equipoise_proto::v1::control_message::Message as Told;
 use equipoise_proto::v1::node_message::Message as Say;
@@ -57,12 +58,14 @@ pub(crate) async fn enrol(
     token: &str,
     reach: &Address,
 ) -> Result<Vec<(NodeId, ControlPlane)>> {
+    let keys = SealKeys::parse(&"5a".repeat(32), "the benchmark")?;
     let permits = Arc::new(Semaphore::new(ENROLLING_MAX));
     let mut tasks = JoinSet::new();
     for index in 0..nodes {
         let id = NodeId::new(Uuid::new_v4());
         let (directory, reach, permits) =
             (dir.join(format!("node-{index}")), reach.clone(), Arc::clone(&permits));
+        let keys = keys.clone();
         let applicant = Applicant {
             role: Role::Node,
             id,
@@ -71,7 +74,7 @@ pub(crate) async fn enrol(
         };
         tasks.spawn(async move {
             let _permit = permits.acquire().await?;
-            let membership = Arc::new(Membership::open(&directory, applicant)?);
+            let membership = Arc::new(Membership::open(&directory, &keys, applicant)?);
             let control = ControlPlane::Tls(reach, membership);
             control.connect(&Settings::default()).await?;
             anyhow::Ok((id, control))

@@ -107,9 +107,10 @@ fn the_demo_keeps_its_hands_off_the_operators_config() {
     });
     demo.terminate();
     assert!(demo.wait(PATIENCE).success());
-    let made: Vec<_> =
+    let mut made: Vec<_> =
         std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(made, ["equipoise-demo"]);
+    made.sort();
+    assert_eq!(made, ["equipoise-demo", "equipoise-demo.key"]);
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use equipoise_identity::files::{pem, read, write_private};
-use equipoise_identity::{Authorities, Authority};
+use equipoise_identity::sealed_file::{SealedFileError, read_sealed, write_sealed};
+use equipoise_identity::{Authorities, Authority, SealKeys};
 use serde::{Deserialize, Serialize};
 
 use super::record::seconds;
@@ -32,6 +33,14 @@ pub enum AuthoritiesError {
         path: PathBuf,
         /// Why.
         why: String,
+    },
+    /// The key of an authority cannot be read.
+    #[error("{}: {source}", path.display())]
+    Sealed {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: SealedFileError,
     },
     /// No key or certificate can be made.
     #[error(transparent)]
@@ -101,18 +110,20 @@ struct Index {
 #[derive(Debug)]
 pub(super) struct Keys {
     directory: PathBuf,
+    seal: SealKeys,
     index: Index,
     authorities: Vec<Authority>,
 }
 
 impl Keys {
-    /// Reads them, or makes the first one.
-    pub(super) fn open(directory: &Path, now: SystemTime) -> Result<Self, AuthoritiesError> {
+    /// Reads them, or makes the first one. Their private keys are sealed.
+    pub(super) fn open(directory: &Path, seal: &SealKeys, now: SystemTime) -> Result<Self, AuthoritiesError> {
         let path = directory.join(INDEX);
         let failed = |source| AuthoritiesError::Io { path: path.clone(), source };
         let Some(text) = read(&path).map_err(failed)? else {
             let index = Index { stage: Stage::Single, since: seconds(now), authorities: Vec::new() };
-            let mut keys = Self { directory: directory.to_owned(), index, authorities: Vec::new() };
+            let (directory, seal) = (directory.to_owned(), seal.clone());
+            let mut keys = Self { directory, seal, index, authorities: Vec::new() };
             let (name, first) = keys.make(now)?;
             keys.index.authorities.push(name);
             keys.authorities.push(first);
@@ -125,9 +136,9 @@ impl Keys {
         if index.authorities.len() != wanted {
             return Err(damaged(format!("it names {} authorities, not {wanted}", index.authorities.len())));
         }
-        let authorities = index.authorities.iter().map(|name| load(directory, name));
+        let authorities = index.authorities.iter().map(|name| load(directory, seal, name));
         let authorities = authorities.collect::<Result<_, _>>()?;
-        Ok(Self { directory: directory.to_owned(), index, authorities })
+        Ok(Self { directory: directory.to_owned(), seal: seal.clone(), index, authorities })
     }
 
     /// The one that issues.
@@ -179,12 +190,13 @@ impl Keys {
     fn make(&self, now: SystemTime) -> Result<(String, Authority), AuthoritiesError> {
         let authority = Authority::generate(rand::random(), now)?;
         let name = authority.certificate().fingerprint().to_string()[..16].to_owned();
-        let write = |path: PathBuf, text: &str| {
-            write_private(&path, text.as_bytes()).map_err(|source| AuthoritiesError::Io { path, source })
-        };
-        write(key_path(&self.directory, &name), &authority.key().to_pem())?;
+        let path = key_path(&self.directory, &name);
+        write_sealed(&path, &self.seal, &authority.key().to_pem())
+            .map_err(|source| AuthoritiesError::Io { path, source })?;
         let certificate = pem("CERTIFICATE", authority.certificate().der());
-        write(certificate_path(&self.directory, &name), &certificate)?;
+        let path = certificate_path(&self.directory, &name);
+        write_private(&path, certificate.as_bytes())
+            .map_err(|source| AuthoritiesError::Io { path, source })?;
         Ok((name, authority))
     }
 
@@ -203,14 +215,14 @@ fn certificate_path(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("authority-{name}.pem"))
 }
 
-fn load(directory: &Path, name: &str) -> Result<Authority, AuthoritiesError> {
-    let text = |path: &Path| {
-        let failed = |source| AuthoritiesError::Io { path: path.to_owned(), source };
-        let missing = || AuthoritiesError::Damaged { path: path.to_owned(), why: "it is missing".to_owned() };
-        read(path).map_err(failed)?.ok_or_else(missing)
-    };
-    let path = certificate_path(directory, name);
-    let (certificate, key) = (text(&path)?, text(&key_path(directory, name))?);
+fn load(directory: &Path, seal: &SealKeys, name: &str) -> Result<Authority, AuthoritiesError> {
+    let missing =
+        |path: &Path| AuthoritiesError::Damaged { path: path.to_owned(), why: "it is missing".to_owned() };
+    let (path, key) = (certificate_path(directory, name), key_path(directory, name));
+    let failed = |source| AuthoritiesError::Io { path: path.clone(), source };
+    let certificate = read(&path).map_err(failed)?.ok_or_else(|| missing(&path))?;
+    let unreadable = |source| AuthoritiesError::Sealed { path: key.clone(), source };
+    let key = read_sealed(&key, seal).map_err(unreadable)?.ok_or_else(|| missing(&key))?;
     Authority::from_pem(&certificate, &key)
         .map_err(|error| AuthoritiesError::Damaged { path, why: error.to_string() })
 }

@@ -9,8 +9,12 @@ use super::*;
 
 const LIFETIMES: Lifetimes = Lifetimes { certificate: Duration::from_secs(86_400) };
 
+fn seal() -> SealKeys {
+    SealKeys::parse(&"5a".repeat(32), "the test").unwrap()
+}
+
 fn open(directory: &Path) -> Registrar {
-    Registrar::open(directory, LIFETIMES).unwrap()
+    Registrar::open(directory, &seal(), LIFETIMES).unwrap()
 }
 
 fn order(uses: u32) -> TokenOrder {
@@ -117,7 +121,7 @@ fn a_torn_last_line_is_cut_off_and_damage_before_it_stops_the_start() {
     let mut damaged = whole;
     damaged[30] ^= 1;
     fs::write(&path, &damaged).unwrap();
-    let error = Registrar::open(dir.path(), LIFETIMES).unwrap_err().to_string();
+    let error = Registrar::open(dir.path(), &seal(), LIFETIMES).unwrap_err().to_string();
     assert!(error.contains("line 1") && error.contains("ledger"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), damaged, "nothing was touched");
 }
@@ -148,13 +152,34 @@ fn a_missing_or_mixed_up_authority_stops_the_start() {
     let key = files.iter().find(|path| path.to_string_lossy().ends_with("key.pem")).unwrap();
     let text = fs::read(key).unwrap();
     fs::write(key, PrivateKey::generate().unwrap().to_pem()).unwrap();
-    let error = Registrar::open(dir.path(), LIFETIMES).unwrap_err().to_string();
+    let error = Registrar::open(dir.path(), &seal(), LIFETIMES).unwrap_err().to_string();
     assert!(error.contains("does not belong") && error.contains("backup"), "{error}");
     fs::remove_file(key).unwrap();
-    let error = Registrar::open(dir.path(), LIFETIMES).unwrap_err().to_string();
+    let error = Registrar::open(dir.path(), &seal(), LIFETIMES).unwrap_err().to_string();
     assert!(error.contains("it is missing"), "{error}");
     fs::write(key, text).unwrap();
     open(dir.path());
+}
+
+#[test]
+fn the_authoritys_key_is_sealed_also_where_it_was_in_clear_and_needs_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let issuer = open(dir.path()).issuer();
+    let files = fs::read_dir(dir.path().join("members")).unwrap().map(|entry| entry.unwrap().path());
+    let key = files.into_iter().find(|path| path.to_string_lossy().ends_with("key.pem")).unwrap();
+    let sealed = fs::read_to_string(&key).unwrap();
+    assert!(!sealed.contains("PRIVATE KEY"), "{sealed}");
+    let text = equipoise_identity::sealed_file::read_sealed(&key, &seal()).unwrap().unwrap();
+    assert!(text.contains("PRIVATE KEY"));
+    // As builds before wrote it.
+    fs::write(&key, text).unwrap();
+    assert_eq!(open(dir.path()).issuer(), issuer);
+    let sealed = fs::read(&key).unwrap();
+    assert!(!String::from_utf8_lossy(&sealed).contains("PRIVATE KEY"));
+    let other = SealKeys::parse(&"5b".repeat(32), "another file").unwrap();
+    let error = Registrar::open(dir.path(), &other, LIFETIMES).unwrap_err().to_string();
+    assert!(error.contains("another file") && error.contains(&seal().first().to_string()), "{error}");
+    assert_eq!(fs::read(&key).unwrap(), sealed, "nothing was touched");
 }
 
 #[test]
@@ -164,13 +189,13 @@ fn what_is_missing_of_a_store_that_had_it_stops_the_start() {
     for name in ["ledger", authorities::INDEX] {
         let (path, away) = (dir.path().join("members").join(name), dir.path().join("away"));
         fs::rename(&path, &away).unwrap();
-        let error = Registrar::open(dir.path(), LIFETIMES).unwrap_err().to_string();
+        let error = Registrar::open(dir.path(), &seal(), LIFETIMES).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains("backup") && error.contains(MARKER), "{error}");
         assert!(!path.exists(), "nothing was made");
         fs::rename(&away, &path).unwrap();
     }
     fs::remove_dir_all(dir.path().join("members")).unwrap();
-    assert!(matches!(Registrar::open(dir.path(), LIFETIMES), Err(IdentityError::Missing { .. })));
+    assert!(matches!(Registrar::open(dir.path(), &seal(), LIFETIMES), Err(IdentityError::Missing { .. })));
     fs::remove_file(dir.path().join(MARKER)).unwrap();
     open(dir.path());
 }

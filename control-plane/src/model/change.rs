@@ -1,5 +1,6 @@
 //! A write as an operator asked for it, and what came of it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -45,7 +46,7 @@ impl From<Declarative> for Write {
 }
 
 /// The verbs of the Admin API.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum Op {
     /// POST: a new entity, defaults filled in.
     Create(Body),
@@ -59,6 +60,20 @@ pub enum Op {
     PutReferenced(Key, &'static str, Body),
     /// PATCH `/routes/{key}/{field}`: merges into the entity that `field` refers to.
     PatchReferenced(Key, &'static str, Body),
+}
+
+impl fmt::Debug for Op {
+    /// Only the verb: private keys are in bodies, and a key of a consumer may be the name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Create(_) => "Create",
+            Self::Put(..) => "Put",
+            Self::Patch(..) => "Patch",
+            Self::Delete(_) => "Delete",
+            Self::PutReferenced(..) => "PutReferenced",
+            Self::PatchReferenced(..) => "PatchReferenced",
+        })
+    }
 }
 
 /// The parent that a nested path names; `field` of the child refers to it.

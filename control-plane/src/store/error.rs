@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use equipoise_identity::seal::UnknownKey;
 use equipoise_proto::Revision;
 
 use crate::model::Refusal;
@@ -86,6 +87,14 @@ pub enum OpenError {
         file: PathBuf,
         /// What in it is not known here.
         found: String,
+    },
+    /// A file is encrypted with a key that is not there.
+    #[error("{}: {key}", .file.display())]
+    Key {
+        /// The file.
+        file: PathBuf,
+        /// Which key.
+        key: UnknownKey,
     },
     /// The writer thread could not be started.
     #[error("cannot start the store's writer thread")]

@@ -6,13 +6,17 @@
 
 use std::ops::Range;
 
+use equipoise_identity::seal::{SealKeyId, UnknownKey};
 use equipoise_proto::Position;
 use prost::Message as _;
 
 use super::record::{InvalidRecord, StoredPosition};
 
-/// Journal format of this build.
-pub(super) const FORMAT: u32 = 1;
+/// Journal format of this build: payloads are sealed.
+const FORMAT: u32 = 2;
+
+/// The format before: payloads are in clear.
+const FORMAT_CLEAR: u32 = 1;
 
 /// Bytes of a short checksum: enough against accident; the salt is against forgery.
 const SUM: usize = 16;
@@ -32,11 +36,17 @@ const HEADER: usize = 128;
 /// Where the first frame is.
 pub(super) const FRAMES_AT: usize = 2 * HEADER;
 
+/// So many bytes of a segment tell whether it is sealed.
+pub(super) const MARK_BYTES: u64 = 12;
+
 /// What a segment says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
-    /// Random, part of every frame's checksum: an entity that contains the bytes of a frame is no frame.
+    /// Random, part of every frame's checksum: an entity that contains the bytes of a frame is no frame. The salt of the segment's
+    /// key as well.
     pub salt: [u8; 16],
+    /// Which key it is sealed with; `None`: it is in clear, as builds before this one wrote it.
+    pub key: Option<SealKeyId>,
     /// Before its first record.
     pub base: Position,
 }
@@ -76,6 +86,8 @@ pub(super) enum InvalidSegment {
     #[error("journal format {0}")]
     Newer(u32),
     #[error(transparent)]
+    Key(#[from] UnknownKey),
+    #[error(transparent)]
     Position(#[from] InvalidRecord),
 }
 
@@ -96,8 +108,9 @@ pub(super) fn encode_header(header: &SegmentHeader) -> Vec<u8> {
     let length = u32::try_from(position.len()).expect("a position has less than 100 bytes");
     let mut copy = Vec::with_capacity(FRAMES_AT);
     copy.extend(MAGIC);
-    copy.extend(FORMAT.to_le_bytes());
+    copy.extend(if header.key.is_some() { FORMAT } else { FORMAT_CLEAR }.to_le_bytes());
     copy.extend(header.salt);
+    copy.extend(header.key.iter().flat_map(SealKeyId::as_bytes));
     copy.extend(length.to_le_bytes());
     copy.extend(position);
     copy.resize(HEADER - SUM, 0);
@@ -113,14 +126,28 @@ fn decode_header(copy: &[u8]) -> Result<SegmentHeader, InvalidSegment> {
     }
     let mut rest = fields.strip_prefix(MAGIC.as_slice()).ok_or(InvalidSegment::Header)?;
     let format = u32::from_le_bytes(take(&mut rest).ok_or(InvalidSegment::Header)?);
-    if format != FORMAT {
-        return Err(InvalidSegment::Newer(format));
-    }
+    let is_sealed = match format {
+        FORMAT => true,
+        FORMAT_CLEAR => false,
+        newer => return Err(InvalidSegment::Newer(newer)),
+    };
     let salt = take(&mut rest).ok_or(InvalidSegment::Header)?;
+    let key = is_sealed.then(|| take(&mut rest).map(SealKeyId::from_bytes).ok_or(InvalidSegment::Header));
+    let key = key.transpose()?;
     let length = usize::try_from(u32::from_le_bytes(take(&mut rest).ok_or(InvalidSegment::Header)?));
     let position = length.ok().and_then(|length| rest.get(..length)).ok_or(InvalidSegment::Header)?;
     let position = StoredPosition::decode(position).map_err(InvalidRecord::from)?;
-    Ok(SegmentHeader { salt, base: (&position).try_into()? })
+    Ok(SegmentHeader { salt, key, base: (&position).try_into()? })
+}
+
+/// Whether a segment that begins so is sealed.
+pub(super) fn is_sealed(first: &[u8]) -> bool {
+    first.strip_prefix(MAGIC.as_slice()).is_some_and(|rest| rest.starts_with(&FORMAT.to_le_bytes()))
+}
+
+/// Where the frame begins that has this payload.
+pub(super) fn frame_of(payload: &Range<usize>) -> u64 {
+    u64::try_from(payload.start - FRAME_HEAD).unwrap_or(u64::MAX)
 }
 
 /// Puts a frame's head in front of `payload`, which is to begin at `offset` of the segment.
@@ -171,7 +198,9 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan, InvalidSegment> {
     let copies = bytes.get(..FRAMES_AT).ok_or(InvalidSegment::Header)?.split_at(HEADER);
     let header = decode_header(copies.0).or_else(|first| match first {
         InvalidSegment::Header => decode_header(copies.1),
-        newer @ (InvalidSegment::Newer(_) | InvalidSegment::Position(_)) => Err(newer),
+        other @ (InvalidSegment::Newer(_) | InvalidSegment::Position(_) | InvalidSegment::Key(_)) => {
+            Err(other)
+        }
     })?;
     let mut scan =
         Scan { header, frames: Vec::new(), last: FRAMES_AT, end: FRAMES_AT, hole: None, tail: Tail::Clean };
@@ -230,7 +259,7 @@ mod tests {
             revision: Revision::new(u64::MAX),
             content_hash: ContentHash::from_bytes([7; 32]),
         };
-        SegmentHeader { salt: [3; 16], base }
+        SegmentHeader { salt: [3; 16], key: Some(SealKeyId::from_bytes([4; 8])), base }
     }
 
     fn segment(payloads: &[&[u8]]) -> Vec<u8> {
@@ -254,6 +283,14 @@ mod tests {
         assert_eq!(payloads(&bytes, &scan), [b"one".as_slice(), b"", b"three"]);
         assert_eq!((scan.end, scan.hole, scan.tail), (bytes.len(), None, Tail::Clean));
         assert_eq!(scan.last, segment(&[b"one", b""]).len());
+    }
+
+    #[test]
+    fn a_header_of_before_encryption_is_read_as_such() {
+        let clear = SegmentHeader { key: None, ..header() };
+        let bytes = encode_header(&clear);
+        assert_eq!(scan(&bytes).unwrap().header, clear);
+        assert!(!is_sealed(&bytes) && is_sealed(&encode_header(&header())));
     }
 
     #[test]

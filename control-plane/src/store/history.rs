@@ -2,6 +2,7 @@
 
 use std::io;
 
+use equipoise_identity::SealKeys;
 use equipoise_proto::{Position, Revision};
 
 use super::journal::{self, Segments};
@@ -41,6 +42,7 @@ impl TryFrom<&Record> for RevisionRecord {
 /// The revisions `from..=to` that the journal has. Blocks.
 pub(super) fn read(
     segments: &Segments,
+    keys: &SealKeys,
     from: Revision,
     to: Revision,
 ) -> Result<Vec<RevisionRecord>, HistoryError> {
@@ -48,7 +50,7 @@ pub(super) fn read(
     let mut found = Vec::new();
     for segment in segments.iter().filter(|segment| segment.last >= from && segment.first <= to) {
         let damaged = || HistoryError::Damaged(segment.path.clone());
-        let reading = match journal::read(&segment.path) {
+        let reading = match journal::read(&segment.path, keys) {
             Ok(reading) => reading.map_err(|_| damaged())?,
             // It left the log since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

@@ -18,8 +18,11 @@ use uuid::Uuid;
 use super::disk::{Medium, write_whole};
 use super::frame::checksum;
 
-/// Format of the data directory of this build.
-const FORMAT: u32 = 1;
+/// Format of the data directory of this build: what is in it is encrypted.
+const FORMAT: u32 = 2;
+
+/// The format before: all in clear. A build that knows only this one refuses the other by its number.
+const FORMAT_CLEAR: u32 = 1;
 
 /// First bytes of the identity file.
 const MAGIC: [u8; 8] = *b"EQIDENTY";
@@ -35,6 +38,8 @@ pub(super) enum Identity {
     Newer(u32),
     /// As it was written.
     Known(Epoch),
+    /// Written by a build that did not encrypt.
+    Clear(Epoch),
 }
 
 /// Path of the identity file.
@@ -58,8 +63,10 @@ fn parse_identity(bytes: &[u8]) -> Option<Identity> {
         return None;
     }
     let (format, epoch) = fields.strip_prefix(MAGIC.as_slice())?.split_first_chunk()?;
+    let epoch = || Uuid::from_slice(epoch).ok().map(Epoch::new);
     match u32::from_le_bytes(*format) {
-        FORMAT => Uuid::from_slice(epoch).ok().map(|epoch| Identity::Known(Epoch::new(epoch))),
+        FORMAT => epoch().map(Identity::Known),
+        FORMAT_CLEAR => epoch().map(Identity::Clear),
         other => Some(Identity::Newer(other)),
     }
 }

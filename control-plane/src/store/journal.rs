@@ -2,20 +2,23 @@
 //!
 //! `journal-<first revision>.log`, one after the other; the last is appended to. Only whole segments leave.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use equipoise_identity::SealKeys;
 use equipoise_identity::files::is_named;
 use equipoise_proto::{Position, Revision};
 use tracing::{info, warn};
 
 use super::StoreSettings;
 use super::disk::{Medium, numbered, open_append, sync_directory, write_whole};
-use super::frame::{InvalidSegment, Scan, SegmentHeader, encode_frame, encode_header, scan};
+use super::frame::{InvalidSegment, Scan, SegmentHeader, encode_frame, encode_header, frame_of, scan};
 use super::record::{InvalidRecord, Record, append_record, split_records};
+use super::sealed::SegmentSeal;
 
 /// Segments that the log's bounds are divided into: it is shortened by whole ones.
 const SEGMENTS: u64 = 8;
@@ -41,7 +44,10 @@ pub(super) struct Journal {
     medium: Arc<dyn Medium>,
     segments: Segments,
     active: File,
+    keys: SealKeys,
+    /// Of the segment that is appended to.
     salt: [u8; 16],
+    seal: SegmentSeal,
     revisions_max: u64,
     bytes_max: u64,
 }
@@ -55,13 +61,19 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<(Revision, PathBuf)>> {
 /// A segment, read whole.
 pub(super) struct Reading {
     bytes: Vec<u8>,
+    /// `None`: it is in clear.
+    seal: Option<SegmentSeal>,
     pub scan: Scan,
 }
 
 /// Reads a segment; what is wrong inside is in its scan.
-pub(super) fn read(path: &Path) -> io::Result<Result<Reading, InvalidSegment>> {
+pub(super) fn read(path: &Path, keys: &SealKeys) -> io::Result<Result<Reading, InvalidSegment>> {
     let bytes = std::fs::read(path)?;
-    Ok(scan(&bytes).map(|scan| Reading { bytes, scan }))
+    let reading = scan(&bytes).and_then(|scan| {
+        let seal = SegmentSeal::of(&scan.header, keys)?;
+        Ok(Reading { bytes, seal, scan })
+    });
+    Ok(reading)
 }
 
 impl Reading {
@@ -72,7 +84,18 @@ impl Reading {
 
     /// The records of each good frame, ascending.
     pub(super) fn frames(&self) -> impl Iterator<Item = Result<Vec<Record>, InvalidRecord>> + '_ {
-        self.scan.frames.iter().map(|payload| split_records(&self.bytes[payload.clone()]))
+        self.payloads().map(|payload| split_records(&payload?))
+    }
+
+    /// What was put into each good frame.
+    fn payloads(&self) -> impl Iterator<Item = Result<Cow<'_, [u8]>, InvalidRecord>> + '_ {
+        self.scan.frames.iter().map(|at| {
+            let payload = &self.bytes[at.clone()];
+            match &self.seal {
+                Some(seal) => Ok(Cow::Owned(seal.open(frame_of(at), payload)?)),
+                None => Ok(Cow::Borrowed(payload)),
+            }
+        })
     }
 }
 
@@ -92,41 +115,84 @@ pub(super) fn settle(path: &Path, last_frame: u64, end: u64, medium: &Arc<dyn Me
     medium.sync(&file)
 }
 
+/// A frame with `records`, to begin at `offset`.
+fn frame(salt: &[u8; 16], seal: &SegmentSeal, offset: u64, records: &[u8]) -> io::Result<Vec<u8>> {
+    let payload = seal.seal(offset, records).ok();
+    let frame = payload.and_then(|payload| encode_frame(salt, offset, &payload));
+    frame.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a change of 4 GiB"))
+}
+
+/// Seals a settled segment anew: one that is in clear, or sealed with a key that is not the first any more. It appears in its
+/// place whole or not at all.
+pub(super) fn reseal(
+    segment: &Segment,
+    keys: &SealKeys,
+    medium: &Arc<dyn Medium>,
+) -> io::Result<(Segment, SegmentHeader)> {
+    let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
+    let reading = read(&segment.path, keys)?.map_err(|error| invalid(error.to_string()))?;
+    let (header, seal) = new_header(reading.scan.header.base, keys);
+    let mut bytes = 0;
+    write_whole(&segment.path, medium, |file| {
+        let mut write = |part: &[u8]| {
+            bytes += u64::try_from(part.len()).unwrap_or(u64::MAX);
+            file.write_all(part).map(|()| bytes)
+        };
+        let mut end = write(&encode_header(&header))?;
+        for payload in reading.payloads() {
+            let payload = payload.map_err(|error| invalid(error.to_string()))?;
+            end = write(&frame(&header.salt, &seal, end, &payload)?)?;
+        }
+        Ok(())
+    })?;
+    Ok((Segment { bytes, ..segment.clone() }, header))
+}
+
+fn new_header(base: Position, keys: &SealKeys) -> (SegmentHeader, SegmentSeal) {
+    let header = SegmentHeader { salt: rand::random(), key: Some(keys.first()), base };
+    let seal = SegmentSeal::of(&header, keys).ok().flatten().expect("the first key is one of the keys");
+    (header, seal)
+}
+
 /// Creates the segment that begins after `base`, synced.
 fn create(
     directory: &Path,
+    keys: &SealKeys,
     base: Position,
     medium: &Arc<dyn Medium>,
-) -> io::Result<(Segment, SegmentHeader)> {
-    let header = SegmentHeader { salt: rand::random(), base };
+) -> io::Result<(Segment, SegmentHeader, SegmentSeal)> {
+    let (header, seal) = new_header(base, keys);
     let first = base.revision.next();
     let path = directory.join(format!("journal-{:020}.log", first.get()));
     let bytes = encode_header(&header);
     write_whole(&path, medium, |file| file.write_all(&bytes))?;
     let bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    Ok((Segment { path, first, last: base.revision, bytes }, header))
+    Ok((Segment { path, first, last: base.revision, bytes }, header, seal))
 }
 
 impl Journal {
     /// Begins a new segment after `base`, behind those that are there.
     pub(super) fn begin(
         settings: &StoreSettings,
+        keys: &SealKeys,
         medium: &Arc<dyn Medium>,
         before: VecDeque<Segment>,
         base: Position,
     ) -> io::Result<Self> {
-        let (segment, header) = create(&settings.directory, base, medium)?;
-        Self::open(settings, medium, before, segment, header.salt)
+        let (segment, header, _) = create(&settings.directory, keys, base, medium)?;
+        Self::open(settings, keys, medium, before, (segment, &header))
     }
 
-    /// Goes on at the end of `last`, which is settled.
+    /// Goes on at the end of `last`, which is settled, and sealed with the first key.
     pub(super) fn open(
         settings: &StoreSettings,
+        keys: &SealKeys,
         medium: &Arc<dyn Medium>,
         mut before: VecDeque<Segment>,
-        last: Segment,
-        salt: [u8; 16],
+        (last, header): (Segment, &SegmentHeader),
     ) -> io::Result<Self> {
+        let seal = SegmentSeal::of(header, keys).map_err(io::Error::other)?;
+        let seal = seal.ok_or_else(|| io::Error::other("a segment in clear is not appended to"))?;
         let active = open_append(&last.path)?;
         before.push_back(last);
         Ok(Self {
@@ -134,7 +200,9 @@ impl Journal {
             medium: Arc::clone(medium),
             segments: Arc::new(Mutex::new(before)),
             active,
-            salt,
+            keys: keys.clone(),
+            salt: header.salt,
+            seal,
             revisions_max: settings.log_revisions_max.max(1),
             bytes_max: settings.log_bytes_max.max(1),
         })
@@ -169,16 +237,15 @@ impl Journal {
         let mut at = self.with_last(|segment| segment.clone());
         if at.bytes >= self.bytes_max / SEGMENTS || held(&at) >= self.revisions_max.div_ceil(SEGMENTS) {
             self.check_in_place()?;
-            let (segment, header) = create(&self.directory, before, &self.medium)?;
+            let (segment, header, seal) = create(&self.directory, &self.keys, before, &self.medium)?;
             self.active = open_append(&segment.path)?;
-            self.salt = header.salt;
+            (self.salt, self.seal) = (header.salt, seal);
             at = segment.clone();
             self.lock().push_back(segment);
         }
         let mut payload = Vec::new();
         records.iter().for_each(|record| append_record(record, &mut payload));
-        let frame = encode_frame(&self.salt, at.bytes, &payload)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a change of 4 GiB"))?;
+        let frame = frame(&self.salt, &self.seal, at.bytes, &payload)?;
         self.medium.append(&self.active, &frame)?;
         self.medium.sync(&self.active)?;
         self.check_in_place()?;

@@ -2,9 +2,11 @@
 //!
 //! A field number is never reused: old journals must stay readable.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use equipoise_identity::seal::BrokenSeal;
 use equipoise_proto::{ContentHash, EntityKind, Epoch, Position, Revision};
 use prost::Message as _;
 use uuid::Uuid;
@@ -15,6 +17,7 @@ use crate::model::{Entity, Kind, Mutation};
 
 /// One revision as the journal keeps it.
 #[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
 pub(super) struct Record {
     #[prost(message, required, tag = "1")]
     pub position: StoredPosition,
@@ -42,6 +45,7 @@ pub(super) struct StoredPosition {
 
 /// One entity before and after; deleted when `after` is missing.
 #[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
 pub(super) struct StoredChange {
     /// Collection name.
     #[prost(string, tag = "1")]
@@ -64,6 +68,7 @@ pub(super) struct StoredChange {
 
 /// An entity as checkpoints and sled keep it.
 #[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
 pub(super) struct StoredRow {
     #[prost(string, tag = "1")]
     kind: String,
@@ -75,6 +80,26 @@ pub(super) struct StoredRow {
     wire_kind: i32,
     #[prost(bytes = "bytes", optional, tag = "5")]
     wire: Option<Bytes>,
+}
+
+// Without what operators wrote: private keys are in it.
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Record({}, {} changes)", self.position.revision, self.changes.len())
+    }
+}
+
+impl fmt::Debug for StoredChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredChange({} {:?})", self.kind, self.id)
+    }
+}
+
+impl fmt::Debug for StoredRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredRow({} {:?})", self.kind, self.id)
+    }
 }
 
 /// An entity with the bytes that nodes get for it.
@@ -108,6 +133,8 @@ pub(super) enum InvalidRecord {
     WireKind(i32),
     #[error("an entity is not a JSON object")]
     Json(#[from] serde_json::Error),
+    #[error("it does not open with its key: it was altered, or is of another place")]
+    Seal(#[from] BrokenSeal),
 }
 
 impl From<&Position> for StoredPosition {
@@ -316,6 +343,20 @@ mod tests {
         records.iter().for_each(|record| append_record(record, &mut payload));
         assert_eq!(split_records(&payload).unwrap(), records);
         assert!(split_records(&payload[..payload.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn nothing_that_operators_wrote_is_shown_by_accident() {
+        let shown = |of: &dyn fmt::Debug| {
+            let shown = format!("{of:?}");
+            assert!(!shown.contains("read_timeout") && !shown.contains("seen"), "{shown}");
+        };
+        let one = change(1, Some(b"seen"), true);
+        let row = one.to_row().unwrap();
+        let parsed = Row::try_from(&row).unwrap();
+        let changes = record(vec![one.clone()]).wire_changes().unwrap();
+        let rows: [&dyn fmt::Debug; 5] = [&one, &row, &parsed, &changes, &record(vec![one.clone()])];
+        rows.into_iter().for_each(shown);
     }
 
     #[test]

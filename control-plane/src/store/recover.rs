@@ -3,17 +3,21 @@
 //! sled's copy, else the newest checkpoint, else the one before, else nothing, each led on by the journal. If
 //! none reaches the newest revision that anything in the directory speaks of, the store refuses to start and
 //! leaves its files as they are (sled's own aside): it never goes on with less than it had.
+//!
+//! What is in clear (of a build that did not encrypt), or sealed with a key that is not the first any more, is then sealed anew, file
+//! by file, each of which is whole all the time: at the end all there is needs only the first key.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use equipoise_identity::SealKeys;
 use equipoise_proto::{ContentHash, Epoch, Position, Revision};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::checkpoint;
-use super::disk::{Medium, remove_unfinished, set_aside};
+use super::checkpoint::{self, CheckpointError};
+use super::disk::{Medium, numbered, remove_unfinished, set_aside};
 use super::frame::Tail;
 use super::identity::{Acknowledged, Identity, identity_path, write_identity};
 use super::journal::{self, Journal};
@@ -35,11 +39,33 @@ pub(super) struct Recovered {
 }
 
 /// Opens what is in the directory, or makes a new store in it. The caller holds the directory's lock.
-pub(super) fn recover(settings: &StoreSettings, medium: &Arc<dyn Medium>) -> Result<Recovered, OpenError> {
-    let survey = Survey::take(settings)?;
-    if survey.is_new() {
-        return create(settings, medium, survey);
+pub(super) fn recover(
+    settings: &StoreSettings,
+    keys: &SealKeys,
+    medium: &Arc<dyn Medium>,
+) -> Result<Recovered, OpenError> {
+    let survey = Survey::take(settings, keys)?;
+    let (outdated, was_clear) = (survey.outdated.clone(), matches!(survey.identity, Identity::Clear(_)));
+    let recovered = if survey.is_new() {
+        create(settings, medium, survey)?
+    } else {
+        lead_back(settings, medium, survey)?
+    };
+    for copy in outdated {
+        std::fs::remove_dir_all(&copy).map_err(OpenError::io("remove", &copy))?;
+        info!(directory = %copy.display(), "removed sled's copy that was not encrypted with the first key");
     }
+    if was_clear {
+        warn_of_clear(&settings.directory);
+    }
+    Ok(recovered)
+}
+
+fn lead_back(
+    settings: &StoreSettings,
+    medium: &Arc<dyn Medium>,
+    survey: Survey,
+) -> Result<Recovered, OpenError> {
     let mut bad_checkpoints = Vec::new();
     let head = newest(&survey, &mut bad_checkpoints)?;
     if !bad_checkpoints.is_empty() {
@@ -61,6 +87,7 @@ fn create(
     for segment in &survey.segments {
         std::fs::remove_file(&segment.path).map_err(OpenError::io("remove", &segment.path))?;
     }
+    let keys = survey.keys.clone();
     drop(survey);
     let position = Position {
         epoch: Epoch::new(Uuid::new_v4()),
@@ -68,11 +95,11 @@ fn create(
         content_hash: ContentHash::EMPTY,
     };
     let head = Head::empty(position);
-    let journal =
-        Journal::begin(settings, medium, VecDeque::new(), position).map_err(io("begin a journal in"))?;
+    let journal = Journal::begin(settings, &keys, medium, VecDeque::new(), position)
+        .map_err(io("begin a journal in"))?;
     let acknowledged = Acknowledged::open(directory).map_err(io("write to"))?;
     acknowledged.note(Revision::ZERO).map_err(io("write to"))?;
-    let rows = fresh_rows(settings, &head)?;
+    let rows = fresh_rows(settings, &keys, &head)?;
     write_identity(directory, position.epoch, medium)
         .map_err(OpenError::io("write", &identity_path(directory)))?;
     info!(directory = %directory.display(), epoch = %position.epoch, "made a new store");
@@ -90,12 +117,13 @@ fn newest(survey: &Survey, bad: &mut Vec<(PathBuf, String)>) -> Result<Head, Ope
         return Ok(head);
     }
     for (_, path) in survey.checkpoints.iter().rev() {
-        match checkpoint::read(path) {
+        match checkpoint::read(path, &survey.keys) {
             Ok(base) => {
                 if let Some(head) = climb(base, "checkpoint", survey, wanted, &mut best)? {
                     return Ok(head);
                 }
             }
+            Err(CheckpointError::Key(key)) => return Err(OpenError::Key { file: path.clone(), key }),
             Err(error) => {
                 if let Some(error) = error.invalid().and_then(|invalid| newer(path, invalid)) {
                     return Err(error);
@@ -105,9 +133,10 @@ fn newest(survey: &Survey, bad: &mut Vec<(PathBuf, String)>) -> Result<Head, Ope
             }
         }
     }
-    let origin = survey.readable().next().filter(|whole| whole.base.revision == Revision::ZERO);
+    let origin = survey.readable().next().filter(|whole| whole.header.base.revision == Revision::ZERO);
     if let Some(origin) = origin
-        && let Some(head) = climb(Head::empty(origin.base), "journal alone", survey, wanted, &mut best)?
+        && let Some(head) =
+            climb(Head::empty(origin.header.base), "journal alone", survey, wanted, &mut best)?
     {
         return Ok(head);
     }
@@ -141,7 +170,7 @@ fn lead_on(base: Head, survey: &Survey) -> Result<Option<Head>, OpenError> {
         if segment.last <= head.position.revision {
             continue;
         }
-        for record in records(&segment.path)? {
+        for record in records(survey, &segment.path)? {
             if record.revision() <= head.position.revision {
                 continue;
             }
@@ -162,10 +191,10 @@ fn lead_on(base: Head, survey: &Survey) -> Result<Option<Head>, OpenError> {
 }
 
 /// The records in the good frames of a segment that was surveyed.
-fn records(path: &Path) -> Result<Vec<Record>, OpenError> {
+fn records(survey: &Survey, path: &Path) -> Result<Vec<Record>, OpenError> {
     let changed = || std::io::Error::other("it changed while it was read");
     let io = |source| OpenError::Io { action: "read", path: path.to_owned(), source };
-    let reading = journal::read(path).map_err(io)?.map_err(|_| io(changed()))?;
+    let reading = journal::read(path, &survey.keys).map_err(io)?.map_err(|_| io(changed()))?;
     let frames: Result<Vec<_>, _> = reading.frames().collect();
     Ok(frames.map_err(|_| io(changed()))?.into_iter().flatten().collect())
 }
@@ -209,18 +238,62 @@ fn repair(
     let io = |action| OpenError::io(action, directory);
     remove_unfinished(directory).map_err(io("clean up"))?;
     let epoch = epoch_after(&survey, &head);
-    if !matches!(&survey.identity, Identity::Known(known) if *known == epoch) {
-        warn!(%epoch, "it cannot be proved that nothing was lost: nodes will compare their config anew");
+    let is_kept = match &survey.identity {
+        Identity::Known(known) => *known == epoch,
+        Identity::Clear(known) if *known == epoch => {
+            info!(
+                key = %survey.keys.first(),
+                "encrypting a data directory in clear: from now on builds that do not encrypt refuse it"
+            );
+            false
+        }
+        Identity::Clear(_) | Identity::Missing | Identity::Damaged | Identity::Newer(_) => {
+            warn!(%epoch, "it cannot be proved that nothing was lost: nodes will compare their config anew");
+            false
+        }
+    };
+    if !is_kept {
+        // First: a build that does not encrypt is to refuse whatever a crash leaves of the rest.
         write_identity(directory, epoch, medium)
             .map_err(OpenError::io("write", &identity_path(directory)))?;
     }
     head.position.epoch = epoch;
+    reseal_checkpoints(directory, medium, &survey.keys)?;
     let window = refill(settings, &survey, &head)?;
     let rows = repair_rows(settings, &survey, &head)?;
     let journal = repair_journal(settings, medium, &survey, &head)?;
     let acknowledged = Acknowledged::open(directory).map_err(io("write to"))?;
     acknowledged.note(head.position.revision).map_err(io("write to"))?;
     Ok(Recovered { head, window, journal, rows, acknowledged })
+}
+
+/// What was set aside is left as it is, for people to look at.
+fn warn_of_clear(directory: &Path) {
+    // Who cannot list the directory gets no further.
+    for aside in numbered(directory, "set-aside-", "").into_iter().flatten() {
+        let aside = aside.1.display();
+        warn!(directory = %aside, "it may hold secrets in clear: remove it once nobody needs it");
+    }
+}
+
+/// Seals checkpoints with the first key; sets aside what cannot be read, which nothing needed.
+fn reseal_checkpoints(directory: &Path, medium: &Arc<dyn Medium>, keys: &SealKeys) -> Result<(), OpenError> {
+    let all = checkpoint::list(directory).map_err(OpenError::io("list the files of", directory))?;
+    for (_, path) in all.into_iter().rev() {
+        match checkpoint::reseal(directory, &path, keys, medium) {
+            Ok(()) => {}
+            // Beyond those that are kept, it went when a newer one was written.
+            Err(CheckpointError::Io(source)) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(CheckpointError::Io(source)) => {
+                return Err(OpenError::Io { action: "encrypt", path, source });
+            }
+            Err(error) => {
+                warn!(file = %path.display(), %error, "a checkpoint cannot be used");
+                set_aside(directory, &[path], "a checkpoint is damaged")?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The epoch that was, where it can be proved that nothing was lost; else a fresh one.
@@ -235,12 +308,16 @@ fn epoch_after(survey: &Survey, head: &Head) -> Epoch {
     let journal_is_sound = with_last(&survey.segments).all(is_sound);
     let journal_leads_here = survey.journal_last() == Some(head.position.revision);
     match &survey.identity {
-        Identity::Known(epoch) if journal_is_sound && journal_leads_here && survey.acknowledged.is_some() => {
+        Identity::Known(epoch) | Identity::Clear(epoch)
+            if journal_is_sound && journal_leads_here && survey.acknowledged.is_some() =>
+        {
             *epoch
         }
-        Identity::Known(_) | Identity::Missing | Identity::Damaged | Identity::Newer(_) => {
-            Epoch::new(Uuid::new_v4())
-        }
+        Identity::Known(_)
+        | Identity::Clear(_)
+        | Identity::Missing
+        | Identity::Damaged
+        | Identity::Newer(_) => Epoch::new(Uuid::new_v4()),
     }
 }
 
@@ -251,13 +328,14 @@ fn with_last(segments: &[SurveyedSegment]) -> impl Iterator<Item = (&SurveyedSeg
 
 /// The newest revisions, for deltas.
 fn refill(settings: &StoreSettings, survey: &Survey, head: &Head) -> Result<Window, OpenError> {
-    let origin = survey.readable().next().map_or(head.position, |whole| whole.base);
+    let origin = survey.readable().next().map_or(head.position, |whole| whole.header.base);
     let mut window = Window::new(origin, settings.log_revisions_max, settings.window_bytes_max);
-    for Whole { base, segment, .. } in survey.readable() {
+    for Whole { header, segment, .. } in survey.readable() {
+        let base = &header.base;
         if base.revision != window.last().revision {
             window.restart(*base);
         }
-        for record in records(&segment.path)? {
+        for record in records(survey, &segment.path)? {
             match record.wire_changes() {
                 Ok(changes) => window.push(changes),
                 Err(error) => {
@@ -297,7 +375,7 @@ fn repair_journal(
         && healthy.back().is_some_and(|whole| whole.segment.last == revision);
     if !bad.is_empty() || !goes_on {
         // The journal no longer leads here, so that a checkpoint has to, before anything is moved.
-        checkpoint::write(directory, head, medium)
+        checkpoint::write(directory, head, &survey.keys, medium)
             .map_err(OpenError::io("write a checkpoint to", directory))?;
     }
     if !bad.is_empty() {
@@ -312,14 +390,22 @@ fn repair_journal(
             warn!(file = %path.display(), offset = whole.end, "cut the torn end of the journal");
         }
     }
-    let salt = healthy.back().map(|whole| whole.salt);
-    let mut segments: VecDeque<_> = healthy.into_iter().map(|whole| whole.segment.clone()).collect();
-    let opened = match (goes_on, salt, segments.pop_back()) {
-        (true, Some(salt), Some(last)) => Journal::open(settings, medium, segments, last, salt),
-        (_, _, last) => {
-            segments.extend(last);
-            Journal::begin(settings, medium, segments, head.position)
-        }
+    let keys = &survey.keys;
+    let mut sealed = VecDeque::new();
+    for Whole { segment, header, .. } in healthy {
+        let is_sealed = header.key == Some(keys.first());
+        sealed.push_back(if is_sealed {
+            (segment.clone(), header.clone())
+        } else {
+            info!(file = %segment.path.display(), key = %keys.first(), "encrypting a part of the journal");
+            journal::reseal(segment, keys, medium).map_err(OpenError::io("encrypt", &segment.path))?
+        });
+    }
+    let last = if goes_on { sealed.pop_back() } else { None };
+    let before = sealed.into_iter().map(|(segment, _)| segment).collect();
+    let opened = match last {
+        Some((last, header)) => Journal::open(settings, keys, medium, before, (last, &header)),
+        None => Journal::begin(settings, keys, medium, before, head.position),
     };
     opened.map_err(OpenError::io("open the journal in", directory))
 }
@@ -334,11 +420,11 @@ fn repair_rows(settings: &StoreSettings, survey: &Survey, head: &Head) -> Result
     if caught_up.is_some() {
         return Ok(caught_up);
     }
-    let path = rows::path(directory);
+    let path = rows::path(directory, survey.keys.first());
     if path.exists() {
         set_aside(directory, &[path], "sled's copy is made anew")?;
     }
-    fresh_rows(settings, head)
+    fresh_rows(settings, &survey.keys, head)
 }
 
 /// Writes what the journal has and the copy lacks; `None` when that does not make it the head.
@@ -346,7 +432,7 @@ fn catch_up(rows: &Rows, copied: &Head, survey: &Survey, head: &Head) -> Result<
     let from = copied.position.revision;
     let mut missing = Vec::new();
     for Whole { segment, .. } in survey.readable().filter(|whole| whole.segment.last > from) {
-        missing.extend(records(&segment.path)?.into_iter().filter(|record| record.revision() > from));
+        missing.extend(records(survey, &segment.path)?.into_iter().filter(|record| record.revision() > from));
     }
     let mut next = from;
     for record in &missing {
@@ -371,13 +457,13 @@ fn catch_up(rows: &Rows, copied: &Head, survey: &Survey, head: &Head) -> Result<
 }
 
 /// A new copy of `head`; `None` where sled cannot write it.
-fn fresh_rows(settings: &StoreSettings, head: &Head) -> Result<Option<Rows>, OpenError> {
+fn fresh_rows(settings: &StoreSettings, keys: &SealKeys, head: &Head) -> Result<Option<Rows>, OpenError> {
     let directory = settings.directory.as_path();
-    let path = rows::path(directory);
+    let path = rows::path(directory, keys.first());
     if path.exists() {
         std::fs::remove_dir_all(&path).map_err(OpenError::io("remove", &path))?;
     }
-    let made = Rows::open(directory, settings.rows_cache_bytes).and_then(|rows| {
+    let made = Rows::open(directory, keys, settings.rows_cache_bytes).and_then(|rows| {
         rows.fill(head)?;
         rows.flush()?;
         Ok(rows)

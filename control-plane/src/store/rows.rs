@@ -3,13 +3,20 @@
 //! sled's flush survives a kill but not a power cut, and damage to its files can make it fail, panic or go
 //! unnoticed. So nothing is believed that does not prove itself (a checksum a value, their number, the content
 //! hash), and nothing hangs on it: the journal and its checkpoints hold everything that is in here.
+//!
+//! Each value is sealed for its key. The copy's directory has the id of the key it is sealed with in its name: under another key it is
+//! made anew, since sled keeps what was written over for long.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use equipoise_identity::SealKeys;
+use equipoise_identity::seal::{SALT_BYTES, Salt, SealKeyId, SubKey};
 use equipoise_proto::Position;
 use prost::Message;
 
@@ -40,6 +47,12 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
+/// What values are bound to, beside their key.
+const VALUE: &[u8] = b"equipoise row";
+
+/// Name of the copies that builds made which did not encrypt; others begin so, with a dash and the id of their key.
+const NAME: &str = "rows";
+
 #[derive(Clone, PartialEq, Message)]
 struct StoredState {
     #[prost(message, required, tag = "1")]
@@ -59,6 +72,8 @@ pub(super) enum RowsError {
     Panicked,
     #[error("a value has a wrong checksum")]
     Checksum,
+    #[error("a value does not open with its key: it was altered, or is of another row")]
+    Seal,
     #[error("it holds {found} rows where {wanted} were stored")]
     Count { wanted: u64, found: usize },
     #[error(transparent)]
@@ -78,7 +93,12 @@ impl RowsError {
         match self {
             Self::Invalid(invalid) => Some(invalid),
             Self::Content(error) => error.invalid(),
-            Self::Sled(_) | Self::Directory(_) | Self::Panicked | Self::Checksum | Self::Count { .. } => None,
+            Self::Sled(_)
+            | Self::Directory(_)
+            | Self::Panicked
+            | Self::Checksum
+            | Self::Seal
+            | Self::Count { .. } => None,
         }
     }
 }
@@ -87,17 +107,46 @@ impl RowsError {
 #[derive(Debug, Clone)]
 pub(super) struct Rows {
     db: sled::Db,
+    keys: SealKeys,
+    /// Seals what this process writes.
+    seal: Arc<SubKey>,
 }
 
-/// Directory of the copy.
-pub(super) fn path(directory: &Path) -> PathBuf {
-    directory.join("rows")
+/// Directory of the copy that is sealed with this key.
+pub(super) fn path(directory: &Path, key: SealKeyId) -> PathBuf {
+    directory.join(format!("{NAME}-{key}"))
+}
+
+/// All copies that are sealed, with whatever key.
+pub(super) fn sealed_copies(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut copies = copies(directory)?;
+    copies.retain(|copy| !copy.ends_with(NAME));
+    Ok(copies)
+}
+
+/// Copies that are in clear, or sealed with a key that is not the first any more.
+pub(super) fn outdated_copies(directory: &Path, first: SealKeyId) -> io::Result<Vec<PathBuf>> {
+    let mut copies = copies(directory)?;
+    copies.retain(|copy| *copy != path(directory, first));
+    Ok(copies)
+}
+
+fn copies(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(NAME));
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
+            found.push(directory.join(&name));
+        }
+    }
+    Ok(found)
 }
 
 /// sled's derived files, whose damage makes `open` fail although the log itself is whole.
-pub(super) fn snapshot_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn snapshot_files(copy: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(path(directory))? {
+    for entry in std::fs::read_dir(copy)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with("snap.") {
             found.push(entry.path());
@@ -108,19 +157,20 @@ pub(super) fn snapshot_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 impl Rows {
     /// Opens the copy, or makes an empty one.
-    pub(super) fn open(directory: &Path, cache_bytes: u64) -> Result<Self, RowsError> {
-        let path = path(directory);
+    pub(super) fn open(directory: &Path, keys: &SealKeys, cache_bytes: u64) -> Result<Self, RowsError> {
+        let path = path(directory, keys.first());
+        let (keys, seal) = (keys.clone(), Arc::new(keys.seals(rand::random())));
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&path).map_err(RowsError::Directory)?;
         let config = sled::Config::new().path(&path).cache_capacity(cache_bytes);
         let config = config.flush_every_ms(Some(FLUSH_EVERY_MS));
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
-            match attempt(|| Ok(Self { db: config.open()? })) {
+            match attempt(|| Ok(config.open()?)) {
                 Err(error) if error.is_locked() && Instant::now() < deadline => {
                     std::thread::sleep(LOCK_PAUSE);
                 }
-                opened => return opened,
+                opened => return opened.map(|db| Self { db, keys, seal }),
             }
         }
     }
@@ -129,7 +179,9 @@ impl Rows {
     pub(super) fn load(&self) -> Result<Option<Head>, RowsError> {
         attempt(|| {
             let Some(stored) = self.db.get(POSITION)? else { return Ok(None) };
-            let stored = StoredState::decode(checked(&stored)?).map_err(InvalidRecord::from)?;
+            let mut opener = Opener { keys: &self.keys, lives: HashMap::new() };
+            let stored = StoredState::decode(opener.open(POSITION, &stored)?.as_slice());
+            let stored = stored.map_err(InvalidRecord::from)?;
             let position = Position::try_from(&stored.position)?;
             let mut rows = Vec::new();
             for (at, pair) in self.db.iter().enumerate() {
@@ -140,7 +192,8 @@ impl Rows {
                 if key == POSITION {
                     continue;
                 }
-                let row = StoredRow::decode(checked(&value)?).map_err(InvalidRecord::from)?;
+                let row = StoredRow::decode(opener.open(&key, &value)?.as_slice());
+                let row = row.map_err(InvalidRecord::from)?;
                 if row.key() != *key {
                     return Err(RowsError::Checksum);
                 }
@@ -185,12 +238,23 @@ impl Rows {
                 attempt(|| Ok(self.db.apply_batch(full)?))?;
             }
             match row {
-                Some(row) => batch.insert(key, sealed(&row)),
+                Some(row) => {
+                    let value = self.sealed(&key, &row)?;
+                    batch.insert(key, value);
+                }
                 None => batch.remove(key),
             }
         }
-        batch.insert(POSITION, sealed(&state(head)));
+        batch.insert(POSITION, self.sealed(POSITION, &state(head))?);
         attempt(|| Ok(self.db.apply_batch(batch)?))
+    }
+
+    /// A checksum, the salt of the process that wrote it, and what is sealed.
+    fn sealed(&self, key: &[u8], message: &impl Message) -> Result<Vec<u8>, RowsError> {
+        let sealed = self.seal.seal(rand::random(), &[VALUE, key], &message.encode_to_vec());
+        let sealed = sealed.map_err(|_| RowsError::Seal)?;
+        let salt = self.seal.salt();
+        Ok([checksum(&[salt, &sealed]).as_slice(), salt, &sealed].concat())
     }
 
     /// Hands everything to the operating system.
@@ -204,14 +268,22 @@ fn state(head: &Head) -> StoredState {
     StoredState { position: (&head.position).into(), rows }
 }
 
-fn sealed(message: &impl Message) -> Vec<u8> {
-    let bytes = message.encode_to_vec();
-    [checksum(&[&bytes]).as_slice(), &bytes].concat()
+/// Opens values of many processes, each of which wrote under a salt of its own.
+struct Opener<'a> {
+    keys: &'a SealKeys,
+    lives: HashMap<Salt, SubKey>,
 }
 
-fn checked(value: &[u8]) -> Result<&[u8], RowsError> {
-    let (sum, bytes) = value.split_first_chunk().ok_or(RowsError::Checksum)?;
-    if checksum(&[bytes]) == *sum { Ok(bytes) } else { Err(RowsError::Checksum) }
+impl Opener<'_> {
+    fn open(&mut self, key: &[u8], value: &[u8]) -> Result<Vec<u8>, RowsError> {
+        let (sum, bytes) = value.split_first_chunk().ok_or(RowsError::Checksum)?;
+        if checksum(&[bytes]) != *sum {
+            return Err(RowsError::Checksum);
+        }
+        let (salt, sealed) = bytes.split_first_chunk::<SALT_BYTES>().ok_or(RowsError::Checksum)?;
+        let life = self.lives.entry(*salt).or_insert_with(|| self.keys.seals(*salt));
+        life.open(&[VALUE, key], sealed).map_err(|_| RowsError::Seal)
+    }
 }
 
 /// sled asserts on some damage where it could return an error; to us they are the same.
@@ -221,14 +293,16 @@ fn attempt<T>(work: impl FnOnce() -> Result<T, RowsError>) -> Result<T, RowsErro
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use equipoise_proto::{ContentHash, Epoch, Revision};
     use uuid::Uuid;
 
     use super::*;
     use crate::model::{Body, Entity, Kind, Mutation};
     use crate::store::record::StoredChange;
+
+    fn keys() -> SealKeys {
+        SealKeys::parse(&"5a".repeat(32), "the test").unwrap()
+    }
 
     /// So many entities, and what makes them.
     fn state_of(revision: u64, entities: usize) -> (Head, Record) {
@@ -258,7 +332,7 @@ mod tests {
             let (head, record) = state_of(3, entities);
             for how in ["applied", "filled"] {
                 let directory = tempfile::tempdir().unwrap();
-                let rows = Rows::open(directory.path(), 1 << 20).unwrap();
+                let rows = Rows::open(directory.path(), &keys(), 1 << 20).unwrap();
                 match how {
                     "applied" => rows.apply(std::slice::from_ref(&record), &head).unwrap(),
                     _ => rows.fill(&head).unwrap(),
@@ -276,7 +350,7 @@ mod tests {
     #[test]
     fn a_large_change_that_is_cut_short_leaves_no_state() {
         let directory = tempfile::tempdir().unwrap();
-        let rows = Rows::open(directory.path(), 1 << 20).unwrap();
+        let rows = Rows::open(directory.path(), &keys(), 1 << 20).unwrap();
         let (head, record) = state_of(1, 1);
         rows.apply(&[record], &head).unwrap();
         assert!(rows.load().unwrap().is_some());
@@ -289,11 +363,34 @@ mod tests {
     }
 
     #[test]
+    fn values_that_were_swapped_are_noticed_although_their_checksums_are_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let rows = Rows::open(directory.path(), &keys(), 1 << 20).unwrap();
+        rows.fill(&state_of(1, 3).0).unwrap();
+        rows.load().unwrap().unwrap();
+        let stored: Vec<_> = rows.db.iter().map(Result::unwrap).filter(|(key, _)| key != POSITION).collect();
+        rows.db.insert(&stored[0].0, &stored[1].1).unwrap();
+        rows.db.insert(&stored[1].0, &stored[0].1).unwrap();
+        assert!(matches!(rows.load(), Err(RowsError::Seal)));
+    }
+
+    #[test]
+    fn a_copy_is_read_over_many_lives_of_its_process() {
+        let directory = tempfile::tempdir().unwrap();
+        for revision in 1..=3 {
+            let (head, record) = state_of(revision, usize::try_from(revision).unwrap());
+            let rows = Rows::open(directory.path(), &keys(), 1 << 20).unwrap();
+            rows.apply(&[record], &head).unwrap();
+            assert_eq!(rows.load().unwrap().unwrap().config, head.config);
+        }
+    }
+
+    #[test]
     fn a_copy_that_is_still_being_let_go_is_waited_for() {
         let directory = tempfile::tempdir().unwrap();
-        let held = Rows::open(directory.path(), 1 << 20).unwrap();
+        let held = Rows::open(directory.path(), &keys(), 1 << 20).unwrap();
         std::thread::scope(|scope| {
-            let again = scope.spawn(|| Rows::open(directory.path(), 1 << 20).map(drop));
+            let again = scope.spawn(|| Rows::open(directory.path(), &keys(), 1 << 20).map(drop));
             // So that the other one meets the lock; should it be later, there is nothing to wait for.
             std::thread::sleep(LOCK_PAUSE * 4);
             drop(held);

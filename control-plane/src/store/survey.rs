@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use equipoise_proto::{Position, Revision};
+use equipoise_identity::SealKeys;
+use equipoise_proto::Revision;
 use tracing::{info, warn};
 
-use super::checkpoint;
+use super::checkpoint::{self, CheckpointError};
 use super::disk::set_aside;
-use super::frame::{InvalidSegment, Tail};
+use super::frame::{InvalidSegment, SegmentHeader, Tail};
 use super::identity::{Acknowledged, Identity, identity_path, read_identity};
 use super::journal::{self, Segment};
 use super::record::InvalidRecord;
@@ -17,6 +18,7 @@ use super::{Head, OpenError, StoreSettings};
 /// Everything that was found.
 pub(super) struct Survey {
     pub directory: PathBuf,
+    pub keys: SealKeys,
     pub identity: Identity,
     /// Oldest first.
     pub segments: Vec<SurveyedSegment>,
@@ -24,6 +26,9 @@ pub(super) struct Survey {
     pub checkpoints: Vec<(Revision, PathBuf)>,
     pub acknowledged: Option<Revision>,
     pub copy: SledCopy,
+    /// Copies in sled that are in clear, or sealed with a key that is not the first any more: not looked at, for the journal has it
+    /// all.
+    pub outdated: Vec<PathBuf>,
 }
 
 /// One file of the journal.
@@ -35,8 +40,7 @@ pub(super) struct SurveyedSegment {
 
 /// A segment whose header is good.
 pub(super) struct Whole {
-    pub base: Position,
-    pub salt: [u8; 16],
+    pub header: SegmentHeader,
     pub segment: Segment,
     /// Where the last good frame begins.
     pub last_frame: u64,
@@ -59,7 +63,7 @@ pub(super) enum SledCopy {
 
 impl Survey {
     /// Looks at everything. Changes nothing but sled's own files, which sled repairs when it opens them.
-    pub(super) fn take(settings: &StoreSettings) -> Result<Self, OpenError> {
+    pub(super) fn take(settings: &StoreSettings, keys: &SealKeys) -> Result<Self, OpenError> {
         let directory = settings.directory.as_path();
         let io = |action| OpenError::io(action, directory);
         let identity = read_identity(directory).map_err(OpenError::io("read", &identity_path(directory)))?;
@@ -69,15 +73,25 @@ impl Survey {
         }
         let mut segments = Vec::new();
         for (first, path) in journal::list(directory).map_err(io("list the files of"))? {
-            segments.push(SurveyedSegment { found: survey_segment(first, &path)?, path });
+            segments.push(SurveyedSegment { found: survey_segment(first, &path, keys)?, path });
         }
+        let checkpoints = checkpoint::list(directory).map_err(io("list the files of"))?;
+        for (_, path) in &checkpoints {
+            // Of anything else who reads it is told.
+            if let Err(CheckpointError::Key(key)) = checkpoint::check_key(path, keys) {
+                return Err(OpenError::Key { file: path.clone(), key });
+            }
+        }
+        let outdated = rows::outdated_copies(directory, keys.first());
         Ok(Self {
             directory: directory.to_owned(),
+            keys: keys.clone(),
             identity,
             segments,
-            checkpoints: checkpoint::list(directory).map_err(io("list the files of"))?,
+            checkpoints,
             acknowledged: Acknowledged::read(directory),
-            copy: open_copy(settings)?,
+            copy: open_copy(settings, keys)?,
+            outdated: outdated.map_err(io("list the files of"))?,
         })
     }
 
@@ -90,10 +104,10 @@ impl Survey {
             segment.found.as_ref().is_ok_and(blank)
         });
         let copy_is_blank = match &self.copy {
-            SledCopy::Absent | SledCopy::Empty => true,
+            SledCopy::Absent | SledCopy::Empty if self.outdated.is_empty() => true,
             SledCopy::Loaded(_, head) => head.position.revision == Revision::ZERO && head.config.is_empty(),
             // When a store is made, the journal is there before the copy.
-            SledCopy::Unusable => !self.segments.is_empty(),
+            SledCopy::Absent | SledCopy::Empty | SledCopy::Unusable => !self.segments.is_empty(),
         };
         matches!(self.identity, Identity::Missing)
             && journal_is_blank
@@ -124,10 +138,11 @@ impl Survey {
     }
 }
 
-fn survey_segment(first: Revision, path: &Path) -> Result<Result<Whole, String>, OpenError> {
+fn survey_segment(first: Revision, path: &Path, keys: &SealKeys) -> Result<Result<Whole, String>, OpenError> {
     let newer = |found: String| OpenError::Newer { file: path.to_owned(), found };
-    let reading = match journal::read(path).map_err(OpenError::io("read", path))? {
+    let reading = match journal::read(path, keys).map_err(OpenError::io("read", path))? {
         Ok(reading) => reading,
+        Err(InvalidSegment::Key(key)) => return Err(OpenError::Key { file: path.to_owned(), key }),
         Err(error @ InvalidSegment::Newer(_)) => return Err(newer(error.to_string())),
         Err(error @ (InvalidSegment::Header | InvalidSegment::Position(_))) => {
             return Ok(Err(error.to_string()));
@@ -137,6 +152,7 @@ fn survey_segment(first: Revision, path: &Path) -> Result<Result<Whole, String>,
     for records in reading.frames() {
         match records {
             Ok(records) => last = records.last().map_or(last, |record| record.revision()),
+            Err(error @ InvalidRecord::Seal(_)) => return Ok(Err(error.to_string())),
             Err(error) => return Err(newer(error.to_string())),
         }
     }
@@ -150,8 +166,7 @@ fn survey_segment(first: Revision, path: &Path) -> Result<Result<Whole, String>,
         warn!(file = %path.display(), offset, "the journal is damaged in the middle");
     }
     Ok(Ok(Whole {
-        base: scan.header.base,
-        salt: scan.header.salt,
+        header: scan.header.clone(),
         segment: Segment { path: path.to_owned(), first, last, bytes: end },
         last_frame: u64::try_from(scan.last).unwrap_or(u64::MAX),
         end,
@@ -161,24 +176,24 @@ fn survey_segment(first: Revision, path: &Path) -> Result<Result<Whole, String>,
 }
 
 /// First rungs of the ladder: as it is; else without sled's derived files, which it can do without.
-fn open_copy(settings: &StoreSettings) -> Result<SledCopy, OpenError> {
+fn open_copy(settings: &StoreSettings, keys: &SealKeys) -> Result<SledCopy, OpenError> {
     let directory = settings.directory.as_path();
-    let path = rows::path(directory);
+    let path = rows::path(directory, keys.first());
     if !path.is_dir() {
         return Ok(SledCopy::Absent);
     }
-    let error = match try_copy(settings) {
+    let error = match try_copy(settings, keys) {
         Ok(copy) => return Ok(copy),
         Err(error) => error,
     };
     refuse_newer(&path, &error)?;
     warn!(directory = %path.display(), %error, "sled's copy cannot be used as it is");
-    let derived = rows::snapshot_files(directory).map_err(OpenError::io("list the files of", &path))?;
+    let derived = rows::snapshot_files(&path).map_err(OpenError::io("list the files of", &path))?;
     if derived.is_empty() {
         return Ok(SledCopy::Unusable);
     }
     set_aside(directory, &derived, "sled may open without its snapshot")?;
-    match try_copy(settings) {
+    match try_copy(settings, keys) {
         Ok(copy) => {
             info!(directory = %path.display(), "sled's copy is whole without its snapshot files");
             Ok(copy)
@@ -191,8 +206,8 @@ fn open_copy(settings: &StoreSettings) -> Result<SledCopy, OpenError> {
     }
 }
 
-fn try_copy(settings: &StoreSettings) -> Result<SledCopy, RowsError> {
-    let rows = Rows::open(&settings.directory, settings.rows_cache_bytes)?;
+fn try_copy(settings: &StoreSettings, keys: &SealKeys) -> Result<SledCopy, RowsError> {
+    let rows = Rows::open(&settings.directory, keys, settings.rows_cache_bytes)?;
     Ok(rows.load()?.map_or(SledCopy::Empty, |head| SledCopy::Loaded(rows, Box::new(head))))
 }
 
@@ -206,6 +221,9 @@ pub(super) fn newer(file: &Path, invalid: &InvalidRecord) -> Option<OpenError> {
         InvalidRecord::Kind(_) | InvalidRecord::WireKind(_) => {
             Some(OpenError::Newer { file: file.to_owned(), found: invalid.to_string() })
         }
-        InvalidRecord::Decode(_) | InvalidRecord::Length | InvalidRecord::Json(_) => None,
+        InvalidRecord::Decode(_)
+        | InvalidRecord::Length
+        | InvalidRecord::Json(_)
+        | InvalidRecord::Seal(_) => None,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+use std::fmt;
 
 use bytes::Bytes;
 use equipoise_proto::{EntityKind, Epoch, Position};
@@ -11,12 +12,19 @@ use uuid::Uuid;
 pub const DELTA_BYTES_MAX: usize = 1024 * 1024;
 
 /// What one revision changed on the wire: `None` stands for a deletion.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct WireChanges {
     /// Where it led.
     pub position: Position,
     /// Each entity once; those whose wire bytes stayed the same are left out.
     pub changes: Vec<(EntityKind, Uuid, Option<Bytes>)>,
+}
+
+impl fmt::Debug for WireChanges {
+    /// Without what nodes get: private keys are in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WireChanges({}, {} entities)", self.position, self.changes.len())
+    }
 }
 
 impl WireChanges {

@@ -6,6 +6,7 @@ use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
+use equipoise_identity::SealKeys;
 use equipoise_proto::{Epoch, Position, Revision};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, info, warn};
@@ -289,6 +290,7 @@ pub(super) struct Checkpoints {
     thread: Option<JoinHandle<()>>,
     floor: Arc<AtomicU64>,
     medium: Arc<dyn Medium>,
+    keys: SealKeys,
     revisions: u64,
     bytes: u64,
 }
@@ -297,6 +299,7 @@ impl Checkpoints {
     /// Starts the thread; `floor` is that of the checkpoints there are.
     pub(super) fn start(
         settings: &StoreSettings,
+        keys: &SealKeys,
         medium: &Arc<dyn Medium>,
         floor: Option<Revision>,
     ) -> std::io::Result<Self> {
@@ -305,13 +308,15 @@ impl Checkpoints {
         let floor = Arc::new(AtomicU64::new(floor.unwrap_or_default().get()));
         let (told, directory, its_medium) =
             (Arc::clone(&floor), settings.directory.clone(), Arc::clone(medium));
+        let its_keys = keys.clone();
         let thread = std::thread::Builder::new().name("store-checkpoint".into()).spawn(move || {
             for head in receiver {
-                write_checkpoint(&directory, &head, &its_medium, &told);
+                write_checkpoint(&directory, &head, &its_keys, &its_medium, &told);
             }
         })?;
         let (heads, thread) = (Some(heads), Some(thread));
-        Ok(Self { heads, thread, floor, medium: Arc::clone(medium), revisions: 0, bytes: 0 })
+        let (medium, keys) = (Arc::clone(medium), keys.clone());
+        Ok(Self { heads, thread, floor, medium, keys, revisions: 0, bytes: 0 })
     }
 
     /// Up to where the journal may be shortened.
@@ -347,14 +352,20 @@ impl Checkpoints {
         self.stop();
         let newest = checkpoint::list(&settings.directory).ok().and_then(|all| all.last().map(|last| last.0));
         if newest.unwrap_or_default() != head.position.revision {
-            write_checkpoint(&settings.directory, head, &self.medium, &self.floor);
+            write_checkpoint(&settings.directory, head, &self.keys, &self.medium, &self.floor);
         }
     }
 }
 
-fn write_checkpoint(directory: &std::path::Path, head: &Head, medium: &Arc<dyn Medium>, floor: &AtomicU64) {
+fn write_checkpoint(
+    directory: &std::path::Path,
+    head: &Head,
+    keys: &SealKeys,
+    medium: &Arc<dyn Medium>,
+    floor: &AtomicU64,
+) {
     let revision = head.position.revision;
-    match checkpoint::write(directory, head, medium).and_then(|()| checkpoint::floor(directory)) {
+    match checkpoint::write(directory, head, keys, medium).and_then(|()| checkpoint::floor(directory)) {
         Ok(reached) => {
             info!(%revision, "wrote a checkpoint");
             floor.store(reached.unwrap_or_default().get(), Ordering::Release);

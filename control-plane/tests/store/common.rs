@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use equipoise_control_plane::model::{Body, Change, Entity, Key, Kind, Op};
 use equipoise_control_plane::store::{Author, CommitError, Committed, OpenError, Store, StoreSettings, Wire};
+use equipoise_identity::SealKeys;
 use equipoise_proto::EntityKind;
 use serde_json::json;
 use uuid::Uuid;
@@ -51,8 +52,24 @@ pub fn author() -> Author {
     Author { name: "127.0.0.1".into(), what: "POST /services".into() }
 }
 
+/// What all stores are encrypted with.
+pub fn keys() -> SealKeys {
+    keys_of(&["5a"])
+}
+
+/// Keys of one byte each, in hexadecimal digits.
+pub fn keys_of(bytes: &[&str]) -> SealKeys {
+    let text: Vec<_> = bytes.iter().map(|byte| byte.repeat(32)).collect();
+    SealKeys::parse(&text.join("\n"), "the test's file").unwrap()
+}
+
+/// sled's copy.
+pub fn rows(directory: &Path) -> PathBuf {
+    directory.join(format!("rows-{}", keys().first()))
+}
+
 pub fn open(directory: &Path) -> Result<Store, OpenError> {
-    Store::open(StoreSettings::new(directory), encode)
+    Store::open(StoreSettings::new(directory), keys(), encode)
 }
 
 pub async fn commit(store: &Store, change: Change) -> Result<Committed, CommitError> {

@@ -70,7 +70,7 @@ impl Killed {
     }
 
     fn without_rows(self) -> Self {
-        std::fs::remove_dir_all(self.path().join("rows")).unwrap();
+        std::fs::remove_dir_all(rows(self.path())).unwrap();
         self
     }
 
@@ -238,7 +238,7 @@ async fn a_shortened_journal_without_its_checkpoints_is_a_refusal() {
     let live = tempfile::tempdir().unwrap();
     let mut settings = StoreSettings::new(live.path());
     settings.log_revisions_max = 8;
-    let store = Store::open(settings, encode).unwrap();
+    let store = Store::open(settings, keys(), encode).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     for n in 0.. {
         fill(&store, &format!("svc-{n}"), 1).await;
@@ -248,7 +248,7 @@ async fn a_shortened_journal_without_its_checkpoints_is_a_refusal() {
         assert!(Instant::now() < deadline, "the log only grows");
     }
     store.close().await;
-    std::fs::remove_dir_all(live.path().join("rows")).unwrap();
+    std::fs::remove_dir_all(rows(live.path())).unwrap();
     for path in files(live.path(), "checkpoint-") {
         flip(&path, 60);
     }
@@ -286,10 +286,9 @@ async fn sleds_files_can_be_lost_or_damaged() {
     for (name, harm) in cases {
         // One store that sled has only begun, one that it has opened and closed.
         for killed in [Killed::after(3).await, Killed::with_checkpoints().await] {
-            harm(&killed.path().join("rows"));
+            harm(&rows(killed.path()));
             killed.recovers(name, Epoch::Kept).await;
-            let made_anew =
-                files(killed.path(), "set-aside-").iter().any(|aside| aside.join("rows").exists());
+            let made_anew = files(killed.path(), "set-aside-").iter().any(|aside| rows(aside).exists());
             assert!(!(made_anew && name.contains("snapshot")), "{name}: sled can do without these files");
         }
     }
@@ -298,12 +297,12 @@ async fn sleds_files_can_be_lost_or_damaged() {
 #[tokio::test]
 async fn a_flipped_byte_anywhere_in_sleds_log_is_noticed_or_harmless() {
     let killed = Killed::with_checkpoints().await;
-    let log = killed.path().join("rows/db");
+    let log = rows(killed.path()).join("db");
     let content = std::fs::read(&log).unwrap();
     let written: Vec<_> = (0..content.len()).filter(|at| content[*at] != 0).collect();
     for at in written.iter().step_by(written.len() / 24) {
         let harmed = copy_directory(killed.path());
-        flip(&harmed.path().join("rows/db"), *at);
+        flip(&rows(harmed.path()).join("db"), *at);
         let store = open(harmed.path()).unwrap_or_else(|error| panic!("byte {at}: {error}"));
         assert_eq!(store.head().position, killed.position, "byte {at}");
         assert_eq!(hash_of(&store.head().wires), killed.position.content_hash, "byte {at}");
@@ -350,11 +349,11 @@ async fn a_store_whose_making_was_cut_short_is_made_anew() {
     for (name, missing) in steps {
         let cut = copy_directory(live.path());
         for file in missing {
-            let path = cut.path().join(file);
+            let path = if *file == "rows" { rows(cut.path()) } else { cut.path().join(file) };
             if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
         }
         if name == "torn" {
-            std::fs::write(cut.path().join("rows/conf"), "x").unwrap();
+            std::fs::write(rows(cut.path()).join("conf"), "x").unwrap();
         }
         let store = open(cut.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(store.head().position.revision, Revision::ZERO, "{name}");

@@ -159,7 +159,7 @@ async fn the_log_is_bounded_and_checkpoints_hold_what_left_it() {
     let directory = tempfile::tempdir().unwrap();
     let mut settings = StoreSettings::new(directory.path());
     settings.log_revisions_max = 80;
-    let store = Store::open(settings.clone(), encode).unwrap();
+    let store = Store::open(settings.clone(), keys(), encode).unwrap();
     let first = store.head().position;
     // A checkpoint is skipped while one is being written, so the log may be longer for a while.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
@@ -178,9 +178,9 @@ async fn the_log_is_bounded_and_checkpoints_hold_what_left_it() {
     let killed = copy_directory(directory.path());
     store.close().await;
     assert_eq!(files(directory.path(), "checkpoint-").len(), 2);
-    std::fs::remove_dir_all(killed.path().join("rows")).unwrap();
+    std::fs::remove_dir_all(rows(killed.path())).unwrap();
     settings.directory = killed.path().to_owned();
-    let store = Store::open(settings, encode).unwrap();
+    let store = Store::open(settings, keys(), encode).unwrap();
     assert_eq!(store.head().position, head.position);
     assert_eq!(store.head().config, head.config);
     store.close().await;
@@ -192,7 +192,7 @@ async fn a_log_of_few_bytes_stays_so() {
     let directory = tempfile::tempdir().unwrap();
     let mut settings = StoreSettings::new(directory.path());
     settings.log_bytes_max = BYTES_MAX;
-    let store = Store::open(settings, encode).unwrap();
+    let store = Store::open(settings, keys(), encode).unwrap();
     let size = || -> u64 {
         files(directory.path(), "journal-")
             .iter()
@@ -249,7 +249,7 @@ async fn only_the_owner_can_read_the_files() {
     let store = open(&path).unwrap();
     fill(&store, "svc", 1).await;
     store.close().await;
-    for path in [path.clone(), path.join("rows")] {
+    for path in [path.clone(), rows(&path)] {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700, "{}", path.display());
     }
     for entry in std::fs::read_dir(&path).unwrap() {

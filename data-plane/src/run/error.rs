@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use equipoise_access_log::OpenError;
-use equipoise_follower::{CacheError, MembershipError};
+use equipoise_follower::{CacheError, KeyError, MembershipError};
 
 use crate::takeover::TakeoverError;
 use crate::tls::TrustError;
@@ -36,6 +36,9 @@ pub enum StartError {
     /// The system's DNS settings cannot be read.
     #[error(transparent)]
     Dns(#[from] dns::ResolverError),
+    /// There is no key for what lies in the cache directory.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// The cache directory cannot be used.
     #[error("the cache directory {directory} cannot be used")]
     Cache {

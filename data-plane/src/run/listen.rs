@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
+use equipoise_identity::SealKeys;
 use equipoise_settings::Listen;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
@@ -26,10 +27,15 @@ pub(super) fn with_targets(settings: &NodeSettings) -> Result<tls::Clients, Relo
 }
 
 /// Where the proxy listens, for requests and then for streams, with what it shows where TLS is spoken.
-pub(super) fn listen(settings: &NodeSettings, active: &Active) -> Result<Vec<proxy::Listen>, ShownError> {
+pub(super) fn listen(
+    settings: &NodeSettings,
+    keys: &SealKeys,
+    active: &Active,
+) -> Result<Vec<proxy::Listen>, ShownError> {
     let streams = settings.stream_listen.iter().filter(|one| !one.udp).map(|one| &one.listen);
     let speaks_tls = settings.proxy_listen.iter().chain(streams.clone()).any(|listen| listen.tls);
-    let tls = speaks_tls.then(|| settings.shown.load(&settings.cache_dir, active.clone())).transpose()?;
+    let tls =
+        speaks_tls.then(|| settings.shown.load(&settings.cache_dir, keys, active.clone())).transpose()?;
     let first_only = tls.as_ref().map(Speaks::http1_only);
     let of = |listen: &Listen, tls: &Option<Speaks>, serves| proxy::Listen {
         address: listen.address,

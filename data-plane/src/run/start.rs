@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use equipoise_access_log::SharedPen;
 use equipoise_follower::fallback::Fallback;
-use equipoise_follower::{Address, Cache, ControlPlane, Membership, MembershipError, Role, node_id};
+use equipoise_follower::{Address, Cache, ControlPlane, Membership, MembershipError, Role, cache, node_id};
+use equipoise_identity::SealKeys;
 use equipoise_proto::NodeId;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
@@ -31,6 +32,7 @@ use crate::{dns, probe, proxy, spans, status, watchdog};
 /// # Errors
 /// When one of them cannot be used.
 pub fn check_files(settings: &NodeSettings) -> Result<(), StartError> {
+    settings.keys.check()?;
     with_targets(settings)?;
     settings.shown.check()?;
     proxy::Templates::load(&settings.error_templates)?;
@@ -67,10 +69,12 @@ pub async fn start_after(
         let settings = settings.clone();
         move || with_targets(&settings)
     });
+    let keys = keys(&settings).await?;
+    let (cache_dir, with) = (settings.cache_dir.clone(), keys.clone());
     let (opened, beside) = match &predecessor {
-        None => (Cache::open(settings.cache_dir.clone(), &tasks.tracker).await, None),
+        None => (Cache::open(cache_dir, with, &tasks.tracker).await, None),
         Some(_) => {
-            let (cache, loaded, beside) = Cache::beside(settings.cache_dir.clone(), &tasks.tracker).await;
+            let (cache, loaded, beside) = Cache::beside(cache_dir, with, &tasks.tracker).await;
             (Ok((cache, loaded)), Some(beside))
         }
     };
@@ -88,7 +92,7 @@ pub async fn start_after(
         }
     };
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let (control_planes, membership) = followed(&settings, pipe, id, &hostname)?;
+    let (control_planes, membership) = followed(&settings, &keys, pipe, id, &hostname)?;
     let status_listeners = bind_status(&settings.status_listen, &mut sockets)?;
     let status_addresses: Vec<_> = status_listeners.iter().flat_map(TcpListener::local_addr).collect();
     let resolver = resolver(&settings.dns_sources)?;
@@ -118,7 +122,7 @@ pub async fn start_after(
     let spans = tracer.as_ref().and_then(|tracer| tracer.queue.clone());
     let proxy_settings = ProxySettings {
         tracer,
-        listen: listen(&settings, &seams.active)?,
+        listen: listen(&settings, &keys, &seams.active)?,
         datagram_listen: datagram_listen(&settings).collect(),
         tls: tls.clone(),
         descriptors_for_clients: settings.descriptors.raise(),
@@ -266,6 +270,7 @@ pub async fn start_after(
         active: shown_by,
         tls: with_targets,
         settings,
+        keys,
         handover: Handover {
             offering,
             offered,
@@ -293,9 +298,20 @@ pub(super) async fn until_stopped(
     }
 }
 
+/// What all that is kept is encrypted with.
+async fn keys(settings: &NodeSettings) -> Result<SealKeys, StartError> {
+    let (source, directory) = (settings.keys.clone(), settings.cache_dir.clone());
+    let opened = tokio::task::spawn_blocking(move || source.open(|| cache::sealed_file(&directory))).await;
+    match opened {
+        Ok(keys) => Ok(keys?),
+        Err(broke_off) => std::panic::resume_unwind(broke_off.into_panic()),
+    }
+}
+
 /// Whom the node follows, and the certificate that it does so with.
 fn followed(
     settings: &NodeSettings,
+    keys: &SealKeys,
     pipe: Option<mpsc::Sender<DuplexStream>>,
     id: NodeId,
     hostname: &str,
@@ -304,7 +320,7 @@ fn followed(
         return Ok((vec![ControlPlane::Pipe(pipe)], None));
     }
     let Some(Follow { control_planes, mtls, .. }) = &settings.follow else { return Ok((Vec::new(), None)) };
-    let membership = mtls.membership(&settings.cache_dir, Role::Node, id, hostname)?;
+    let membership = mtls.membership(&settings.cache_dir, keys, Role::Node, id, hostname)?;
     let reach = |address: &Address| match &membership {
         Some(membership) => ControlPlane::Tls(address.clone(), Arc::clone(membership)),
         None => ControlPlane::Plain(address.clone()),

@@ -23,6 +23,7 @@ async fn node(directory: &Path) -> Result<Node, StartError> {
         zone: String::new(),
         labels: Default::default(),
         cache_dir: directory.to_owned(),
+        keys: equipoise_follower::KeySource::Given(crate::tls::fixture::seal()),
         follow: Some(Follow {
             control_planes: vec![nobody.to_string().parse().unwrap()],
             mtls: Mtls::Off,

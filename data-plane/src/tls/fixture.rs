@@ -38,6 +38,11 @@ pub(crate) struct Authority {
     between: Vec<CertificateDer<'static>>,
 }
 
+/// What directories are encrypted with.
+pub(crate) fn seal() -> equipoise_identity::SealKeys {
+    equipoise_identity::SealKeys::parse(&"5a".repeat(32), "the test").unwrap()
+}
+
 fn params(names: &[&str]) -> CertificateParams {
     let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
     CertificateParams::new(names).unwrap()
@@ -117,7 +122,7 @@ pub(crate) fn asking(authority: &Authority, callers: impl FnOnce(&mut Callers)) 
     let mut asked = Callers { need: Need::Required, files: vec![file], depth: 1, told: Told::Nothing };
     callers(&mut asked);
     let shown = server::Shown { callers: Some(asked), ..server::Shown::default() };
-    shown.load(directory.path(), Active::default()).unwrap()
+    shown.load(directory.path(), &seal(), Active::default()).unwrap()
 }
 
 /// A certificate that vouches for itself, as no authority does.

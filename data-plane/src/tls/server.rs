@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use equipoise_identity::files::{read, write_private};
+use equipoise_identity::SealKeys;
+use equipoise_identity::sealed_file::{read_sealed, write_sealed};
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rustls::crypto::GetRandomFailed;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -135,17 +136,17 @@ impl Shown {
         self.callers.as_ref().map(load).transpose()
     }
 
-    /// Reads the files; the node's own certificate is in `directory`, which may be made. Names are looked up in `table`
+    /// Reads the files; the node's own certificate is in `directory`, which may be made, sealed with `seal`. Names are looked up in `table`
     /// as it is at each handshake. Sessions are those of what is loaded: none goes on with what is loaded after it, by
     /// whose trust it was never judged.
     ///
     /// # Errors
     /// When a file cannot be used, or the node's own certificate cannot be kept.
-    pub fn load(&self, directory: &Path, table: Active) -> Result<Speaks, ShownError> {
+    pub fn load(&self, directory: &Path, seal: &SealKeys, table: Active) -> Result<Speaks, ShownError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let mut keys = self.keys(&provider)?;
         if keys.is_empty() {
-            keys.push(own(&directory.join(OWN), &provider)?);
+            keys.push(own(&directory.join(OWN), seal, &provider)?);
         }
         let versions: &[&'static SupportedProtocolVersion] = match (self.tls12, self.tls13) {
             (true, false) => &[&TLS12],
@@ -304,16 +305,29 @@ pub(super) fn pair(
 }
 
 /// The node's own; made at its first start.
-fn own(path: &Path, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, ShownError> {
+fn own(path: &Path, seal: &SealKeys, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, ShownError> {
     let unusable = |source| ShownError::Own { path: path.to_owned(), source };
-    if read(path).map_err(unusable)?.is_none() {
-        if let Some(directory) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
+    let text = match read_sealed(path, seal).map_err(|error| unusable(io::Error::other(error)))? {
+        Some(text) => text,
+        None => {
+            if let Some(directory) = path.parent() {
+                fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
+            }
+            let pem = self_signed().map_err(|error| unusable(io::Error::other(error)))?;
+            write_sealed(path, seal, &pem).map_err(unusable)?;
+            pem
         }
-        let pem = self_signed().map_err(|error| unusable(io::Error::other(error)))?;
-        write_private(path, pem.as_bytes()).map_err(unusable)?;
-    }
-    pair(path, path, provider)
+    };
+    let unreadable = |source| ShownError::Pem { path: path.to_owned(), source };
+    let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(unreadable)?;
+    let private = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(unreadable)?;
+    let certified = CertifiedKey::from_der(chain, private, provider);
+    certified.map(Arc::new).map_err(|source| ShownError::Pair {
+        certificate: path.to_owned(),
+        key: path.to_owned(),
+        source,
+    })
 }
 
 fn self_signed() -> Result<String, rcgen::Error> {
@@ -330,6 +344,7 @@ fn self_signed() -> Result<String, rcgen::Error> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use super::super::fixture;
     use super::*;
 
     /// Files with a certificate and its key.
@@ -347,14 +362,15 @@ mod tests {
     fn a_node_keeps_the_certificate_that_it_made() {
         let directory = tempfile::tempdir().unwrap();
         let cache = directory.path().join("cache");
-        Shown::default().load(&cache, Active::default()).unwrap();
+        Shown::default().load(&cache, &fixture::seal(), Active::default()).unwrap();
         let path = cache.join(OWN);
         let made = fs::read(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        Shown::default().load(&cache, Active::default()).unwrap();
+        assert!(!String::from_utf8_lossy(&made).contains("PRIVATE KEY"), "it is sealed");
+        Shown::default().load(&cache, &fixture::seal(), Active::default()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), made);
         fs::write(&path, "-----BEGIN NONSENSE-----").unwrap();
-        let error = Shown::default().load(&cache, Active::default()).unwrap_err();
+        let error = Shown::default().load(&cache, &fixture::seal(), Active::default()).unwrap_err();
         assert!(error.to_string().contains(OWN), "{error}");
     }
 
@@ -377,7 +393,7 @@ mod tests {
             pairs: vec![a.clone(), (certificate.to_owned(), key.to_owned())],
             ..Shown::default()
         };
-        let load = |shown: Shown| shown.load(directory.path(), Active::default()).map(drop);
+        let load = |shown: Shown| shown.load(directory.path(), &fixture::seal(), Active::default()).map(drop);
         load(shown(&b.0, &b.1)).unwrap();
         for (name, certificate, key, wanted) in [
             ("no such file", Path::new("/nowhere.crt"), &*b.1, "/nowhere.crt"),

@@ -41,8 +41,9 @@ fn main() -> ExitCode {
     match cli::start(command, Process::Standalone, std::env::args_os(), std::env::vars_os(), read) {
         Start::Exit(code) => code,
         Start::Check(planes) => {
-            let checked = equipoise_data_plane::run::check_files(&planes.1);
-            cli::checked(checked.map_err(anyhow::Error::from))
+            let control = equipoise_control_plane::run::check_files(&planes.0).map_err(anyhow::Error::from);
+            let node = || equipoise_data_plane::run::check_files(&planes.1).map_err(anyhow::Error::from);
+            cli::checked(control.and_then(|()| node()))
         }
         Start::Run(settings, planes, matches) => {
             let asked = [(&keys::ADMIN_LISTEN, "/status"), (&keys::STATUS_LISTEN, "/status/ready")];
@@ -53,20 +54,24 @@ fn main() -> ExitCode {
             let mode = if matches.subcommand_name() == Some("demo") { Mode::Demo } else { Mode::Serve };
             if mode == Mode::Demo && settings.is_default(&keys::STORE_DIR) {
                 // Nobody's config: the demo writes what it likes there.
-                control.store.directory = DEMO_DIRECTORY.into();
-                node.cache_dir = control.store.directory.join("node");
+                control = control.in_directory(DEMO_DIRECTORY.into());
+                node = within(&control, node);
             }
             cli::exit_code(serve(*settings, &matches, (control, node), mode))
         }
     }
 }
 
-/// Settings of both planes. The node keeps its cache with the store.
+/// Settings of both planes.
 fn read(settings: &Settings) -> Result<(ControlPlaneSettings, NodeSettings), Problem> {
     let control = ControlPlaneSettings::read(settings)?;
-    let node =
-        NodeSettings { cache_dir: control.store.directory.join("node"), ..NodeSettings::read(settings)? };
+    let node = within(&control, NodeSettings::read(settings)?);
     Ok((control, node))
+}
+
+/// The node keeps its cache with the store, and encrypts it as that is.
+fn within(control: &ControlPlaneSettings, node: NodeSettings) -> NodeSettings {
+    NodeSettings { cache_dir: control.store.directory.join("node"), keys: control.keys.clone(), ..node }
 }
 
 fn serve(

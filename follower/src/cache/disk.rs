@@ -1,30 +1,27 @@
 //! The files of the cache. Everything here blocks.
 
+mod generation;
+mod reseal;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use equipoise_proto::limits::SNAPSHOT_COMPRESSED_BYTES_MAX;
-use equipoise_proto::{Position, v1};
-use prost::Message;
+use equipoise_identity::SealKeys;
+use equipoise_identity::seal::UnknownKey;
+use equipoise_proto::Position;
 use tracing::{info, warn};
 
-use super::entry::{Entry, decode_all};
-use super::replay::{State, replay};
-use super::{Loaded, Pending, TAIL_BYTES_MIN};
+use super::entry::{Entry, TailSeal};
+use super::replay::State;
+use super::{Loaded, Pending};
 use crate::replica::Replica;
 
-/// First bytes of a snapshot file; the last one is the format's version. A blake3 checksum of the rest follows, then
-/// the header, then the compressed config.
-const MAGIC: [u8; 8] = *b"EQPCONF\x01";
-/// More than what precedes the compressed config.
-const HEAD_BYTES_MAX: u64 = 1024;
+pub use reseal::sealed_file;
+
 /// Only its owner reads it: it holds private keys.
 const MODE: u32 = 0o600;
-/// Largest tail that is read back. Folding keeps it near the size of its snapshot.
-const TAIL_BYTES_MAX: u64 = 2 * SNAPSHOT_COMPRESSED_BYTES_MAX;
-
 /// Held while a process uses the cache.
 const LOCK: &str = "config.lock";
 
@@ -34,6 +31,14 @@ pub enum CacheError {
     /// The directory cannot be used.
     #[error("the config cache cannot be used")]
     Io(#[source] io::Error),
+    /// A file is encrypted with a key that is not there.
+    #[error("{}: {key}; or remove the file, so that the config comes from a control plane", .file.display())]
+    Key {
+        /// The file.
+        file: PathBuf,
+        /// Which key.
+        key: UnknownKey,
+    },
     /// Two nodes would write into each other's files.
     #[error("another process uses it")]
     InUse,
@@ -42,6 +47,7 @@ pub enum CacheError {
 #[derive(Debug)]
 struct Tail {
     file: File,
+    seal: TailSeal,
     bytes: u64,
     /// Past this it is folded.
     bytes_max: u64,
@@ -55,15 +61,6 @@ struct Generation {
     is_good: bool,
     /// Absent in one that was only found, and after a failed write: what follows a gap is worth nothing.
     tail: Option<Tail>,
-}
-
-/// What the files of a generation hold.
-struct Found {
-    state: State,
-    /// Of its snapshot.
-    compressed_bytes: u64,
-    /// Of its tail, as far as it is whole.
-    valid_bytes: u64,
 }
 
 /// What was written down and is not in force yet.
@@ -83,6 +80,8 @@ enum Written {
 #[derive(Debug)]
 pub(super) struct Disk {
     directory: PathBuf,
+    /// What files are sealed with.
+    keys: SealKeys,
     /// Ascending; the last one is written to. Besides it only the newest one with something good is kept.
     generations: Vec<Generation>,
     written: Written,
@@ -96,18 +95,19 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Reads the newest usable generation.
-    pub(super) fn open(directory: &Path) -> Result<(Self, Loaded), CacheError> {
+    pub(super) fn open(directory: &Path, keys: SealKeys) -> Result<(Self, Loaded), CacheError> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700).create(directory).map_err(CacheError::Io)?;
         let lock = lock(directory)?;
-        Self::open_locked(directory, lock)
+        Self::open_locked(directory, keys, lock)
     }
 
     /// The newest config that can be read, of a directory that another process uses. Nothing is changed there; what it
     /// writes meanwhile may be torn at its end, and is left out.
-    pub(super) fn peek(directory: &Path) -> Option<Replica> {
+    pub(super) fn peek(directory: &Path, keys: SealKeys) -> Option<Replica> {
         let disk = Self {
             directory: directory.to_owned(),
+            keys,
             generations: Vec::new(),
             written: Written::Nothing,
             suspect: None,
@@ -124,24 +124,30 @@ impl Disk {
     }
 
     /// The same with a lock that is held already.
-    pub(super) fn open_locked(directory: &Path, lock: File) -> Result<(Self, Loaded), CacheError> {
+    pub(super) fn open_locked(
+        directory: &Path,
+        keys: SealKeys,
+        lock: File,
+    ) -> Result<(Self, Loaded), CacheError> {
         let numbers = numbers(directory).map_err(CacheError::Io)?;
         let found = |number| Generation { number, is_good: false, tail: None };
         let mut disk = Self {
             directory: directory.to_owned(),
+            keys,
             generations: numbers.into_iter().map(found).collect(),
             written: Written::Nothing,
             suspect: None,
             deaths: 0,
             lock: Some(lock),
         };
+        disk.reseal()?;
         let loaded = disk.load();
         Ok((disk, loaded))
     }
 
     fn load(&mut self) -> Loaded {
         // The newest generation, where it killed the node and has nothing good.
-        let mut deadly: Option<(usize, State, Tail)> = None;
+        let mut deadly: Option<(usize, State, Option<Tail>)> = None;
         for at in (0..self.generations.len()).rev() {
             let (mut state, mut tail) = match self.read(self.generations[at].number) {
                 Ok(read) => read,
@@ -157,7 +163,9 @@ impl Disk {
                 let condemned = deadly.as_ref().map_or(&state, |(_, deadly, _)| deadly);
                 let condemned = *condemned.replica.position();
                 warn!(%condemned, good = %good.position(), "the node died twice on a revision and refuses it");
-                append(&mut tail, &Entry::Condemned(condemned));
+                if let Some(tail) = &mut tail {
+                    append(tail, &Entry::Condemned(condemned));
+                }
                 (state.replica, state.condemned, state.deaths) = (good, Some(condemned), 0);
                 return self.take(at, state, tail);
             }
@@ -167,7 +175,7 @@ impl Disk {
         deadly.map_or_else(Loaded::default, |(at, state, tail)| self.take(at, state, tail))
     }
 
-    fn take(&mut self, at: usize, state: State, tail: Tail) -> Loaded {
+    fn take(&mut self, at: usize, state: State, tail: Option<Tail>) -> Loaded {
         info!(position = %state.replica.position(), "config read from the cache");
         for newer in self.generations.split_off(at + 1) {
             self.remove(newer.number);
@@ -180,7 +188,7 @@ impl Disk {
             }
         }
         if let Some(current) = self.generations.last_mut() {
-            (current.is_good, current.tail) = (is_good, Some(tail));
+            (current.is_good, current.tail) = (is_good, tail);
         }
         if !state.is_good() {
             self.suspect = Some(*state.replica.position());
@@ -317,83 +325,6 @@ impl Disk {
         Ok(())
     }
 
-    fn write_snapshot(
-        &self,
-        generation: u64,
-        position: Position,
-        compressed: &[u8],
-        raw_bytes: u64,
-    ) -> io::Result<Tail> {
-        let compressed_bytes = u64::try_from(compressed.len()).unwrap_or(u64::MAX);
-        let header = v1::SnapshotBegin {
-            position: Some(position.to_wire()),
-            compressed_bytes,
-            raw_bytes,
-            ..v1::SnapshotBegin::default()
-        };
-        let temporary = self.directory.join("config.new");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(&temporary)?;
-        let header = header.encode_length_delimited_to_vec();
-        let checksum = blake3::Hasher::new().update(&header).update(compressed).finalize();
-        for part in [MAGIC.as_slice(), checksum.as_bytes(), &header, compressed] {
-            file.write_all(part)?;
-        }
-        file.sync_all()?;
-        let path = self.tail_path(generation);
-        let tail = OpenOptions::new().write(true).create(true).truncate(true).mode(MODE).open(path)?;
-        fs::rename(&temporary, self.snapshot_path(generation))?;
-        File::open(&self.directory)?.sync_all()?;
-        Ok(Tail { file: tail, bytes: 0, bytes_max: TAIL_BYTES_MIN.max(compressed_bytes) })
-    }
-
-    fn read(&self, generation: u64) -> io::Result<(State, Tail)> {
-        let Found { state, compressed_bytes, valid_bytes } = self.look(generation)?;
-        // Opened without truncating: the valid part stays.
-        let path = self.tail_path(generation);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(path)?;
-        file.set_len(valid_bytes)?;
-        io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
-        let tail = Tail { file, bytes: valid_bytes, bytes_max: TAIL_BYTES_MIN.max(compressed_bytes) };
-        Ok((state, tail))
-    }
-
-    /// Reads and changes nothing.
-    fn look(&self, generation: u64) -> io::Result<Found> {
-        let damaged = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
-        let snapshot =
-            read_bounded(&self.snapshot_path(generation), SNAPSHOT_COMPRESSED_BYTES_MAX + HEAD_BYTES_MAX)?;
-        let rest = snapshot.strip_prefix(&MAGIC).ok_or_else(|| damaged("not a cached config"))?;
-        let (checksum, mut rest) = rest.split_first_chunk::<32>().ok_or_else(|| damaged("too short"))?;
-        if blake3::hash(rest).as_bytes() != checksum {
-            return Err(damaged("the checksum does not come out"));
-        }
-        let header =
-            v1::SnapshotBegin::decode_length_delimited(&mut rest).map_err(|_| damaged("no valid header"))?;
-        let position = header.position.as_ref().and_then(|position| Position::try_from(position).ok());
-        let position = position.ok_or_else(|| damaged("no valid position"))?;
-        let replica = Replica::decompress(position, rest, header.raw_bytes).map_err(io::Error::other)?;
-        let path = self.tail_path(generation);
-        let bytes = match read_bounded(&path, TAIL_BYTES_MAX) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        let (entries, valid) = decode_all(&bytes);
-        if valid < bytes.len() {
-            warn!(
-                generation,
-                lost_bytes = bytes.len() - valid,
-                "the end of the cached config is torn or damaged"
-            );
-        }
-        Ok(Found {
-            state: replay(replica, entries),
-            compressed_bytes: u64::try_from(rest.len()).unwrap_or(u64::MAX),
-            valid_bytes: u64::try_from(valid).unwrap_or(u64::MAX),
-        })
-    }
-
     /// Whether it was written whole.
     fn append(&mut self, entry: &Entry) -> bool {
         let tail = self.generations.last_mut().and_then(|current| current.tail.as_mut());
@@ -431,9 +362,9 @@ impl Disk {
 
 /// Whether it was written whole.
 fn append(tail: &mut Tail, entry: &Entry) -> bool {
-    let bytes = entry.encode();
-    match tail.file.write_all(&bytes) {
-        Ok(()) => {
+    let encoded = entry.encode(&tail.seal, tail.bytes, rand::random()).map_err(io::Error::other);
+    match encoded.and_then(|bytes| tail.file.write_all(&bytes).map(|()| bytes)) {
+        Ok(bytes) => {
             tail.bytes += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
             true
         }
@@ -442,15 +373,6 @@ fn append(tail: &mut Tail, entry: &Entry) -> bool {
             false
         }
     }
-}
-
-fn read_bounded(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|read| read > max) {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than a config can be"));
-    }
-    Ok(bytes)
 }
 
 fn lock(directory: &Path) -> Result<File, CacheError> {

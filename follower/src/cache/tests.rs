@@ -10,6 +10,10 @@ use uuid::Uuid;
 
 use super::*;
 
+fn keys() -> SealKeys {
+    SealKeys::parse(&"5a".repeat(32), "the test").unwrap()
+}
+
 fn id() -> Uuid {
     Uuid::from_u128(1)
 }
@@ -55,7 +59,7 @@ fn delta(from: &Replica, to: u64, wire: &[u8]) -> (Pending, Replica) {
 
 async fn open(directory: &Path) -> (Cache, Loaded, TaskTracker) {
     let tasks = TaskTracker::new();
-    let (cache, loaded) = Cache::open(directory.to_owned(), &tasks).await.unwrap();
+    let (cache, loaded) = Cache::open(directory.to_owned(), keys(), &tasks).await.unwrap();
     (cache, loaded, tasks)
 }
 
@@ -106,6 +110,15 @@ async fn loaded_revision(directory: &Path) -> Option<u64> {
     let (cache, loaded, tasks) = open(directory).await;
     close(cache, tasks).await;
     loaded.replica.map(|replica| replica.position().revision.get())
+}
+
+/// What the tail of a generation says, whose snapshot is at `base`.
+fn entries(directory: &Path, generation: u64, base: Position) -> Vec<entry::Entry> {
+    let bytes = fs::read(directory.join(format!("config-{generation}.tail"))).unwrap();
+    let format::TailHead::Sealed(key) = format::decode_tail_head(&bytes, &keys()).unwrap() else {
+        panic!("the tail is sealed");
+    };
+    entry::decode_all(&bytes, format::TAIL_HEAD, Some(&entry::TailSeal::new(key, base))).0
 }
 
 #[tokio::test]
@@ -240,7 +253,7 @@ async fn a_directory_that_cannot_be_used_is_an_error_and_a_failing_disk_is_not()
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, b"").unwrap();
-    assert!(Cache::open(file.join("cache"), &TaskTracker::new()).await.is_err());
+    assert!(Cache::open(file.join("cache"), keys(), &TaskTracker::new()).await.is_err());
 
     let cache_directory = directory.path().join("cache");
     let (cache, _, tasks) = open(&cache_directory).await;
@@ -262,14 +275,12 @@ async fn a_revision_is_good_after_30_seconds() {
     cache.applied(first.clone());
     let tail = || fs::metadata(directory.path().join("config-1.tail")).unwrap().len();
     tokio::time::sleep(GOOD_AFTER - std::time::Duration::from_secs(1)).await;
-    assert_eq!(tail(), 0);
+    assert_eq!(tail(), format::TAIL_HEAD as u64, "there is no entry yet");
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     // Behind the write in the queue.
     cache.pending(*first.position(), Pending::Reposition).await;
     close(cache, tasks).await;
-    let bytes = fs::read(directory.path().join("config-1.tail")).unwrap();
-    let (entries, _) = entry::decode_all(&bytes);
-    assert_eq!(entries[0], entry::Entry::Good(*first.position()));
+    assert_eq!(entries(directory.path(), 1, *first.position())[0], entry::Entry::Good(*first.position()));
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -326,7 +337,7 @@ async fn after_a_refused_snapshot_the_generation_before_goes_on_even_if_it_is_no
 async fn a_directory_has_one_user_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let (cache, _, tasks) = open(directory.path()).await;
-    let second = Cache::open(directory.path().to_owned(), &TaskTracker::new()).await;
+    let second = Cache::open(directory.path().to_owned(), keys(), &TaskTracker::new()).await;
     assert!(matches!(second, Err(CacheError::InUse)));
     close(cache, tasks).await;
     open(directory.path()).await;
@@ -459,7 +470,7 @@ async fn a_process_that_takes_over_reads_beside_and_writes_only_with_the_lock() 
     let (old, loaded, tasks) = open(directory.path()).await;
     let before = files(directory.path());
     let new_tasks = TaskTracker::new();
-    let (new, seen, beside) = Cache::beside(directory.path().to_owned(), &new_tasks).await;
+    let (new, seen, beside) = Cache::beside(directory.path().to_owned(), keys(), &new_tasks).await;
     assert_eq!(seen.replica.as_ref().map(|replica| replica.position().revision.get()), Some(3));
     // Whatever it is told meanwhile, it writes nothing and nobody waits.
     new.starting().await;
@@ -474,7 +485,7 @@ async fn a_process_that_takes_over_reads_beside_and_writes_only_with_the_lock() 
     let (ended, lock) = (old.ended(), old.lock().unwrap().unwrap());
     close(old, tasks).await;
     ended.await;
-    let refused = Cache::open(directory.path().to_owned(), &TaskTracker::new()).await;
+    let refused = Cache::open(directory.path().to_owned(), keys(), &TaskTracker::new()).await;
     assert!(matches!(refused, Err(CacheError::InUse)), "the lock is held all the time");
     let held = beside.open(lock).await.unwrap().replica.unwrap();
     assert_eq!(held.position().revision.get(), 4);
@@ -485,3 +496,5 @@ async fn a_process_that_takes_over_reads_beside_and_writes_only_with_the_lock() 
     close(new, new_tasks).await;
     assert_eq!(loaded_revision(directory.path()).await, Some(5));
 }
+
+mod sealing;

@@ -5,7 +5,8 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use equipoise_identity::files::{pem, read, write_private};
-use equipoise_identity::{Authorities, Certificate, PrivateKey};
+use equipoise_identity::sealed_file::{read_sealed, write_sealed};
+use equipoise_identity::{Authorities, Certificate, PrivateKey, SealKeys};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tracing::warn;
@@ -14,6 +15,9 @@ use super::{MembershipError, StaticFiles};
 
 /// Most certificates of a static chain.
 const CHAIN_MAX: usize = 8;
+
+/// The private key.
+pub(crate) const KEY_FILE: &str = "key.pem";
 
 /// Where a membership that is managed keeps its key and certificate.
 #[derive(Debug)]
@@ -33,24 +37,29 @@ impl Files {
         let unusable = |error| file(directory, error);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
         Ok(Self {
-            key: directory.join("key.pem"),
+            key: directory.join(KEY_FILE),
             certificate: directory.join("certificate.pem"),
             authorities: directory.join("authorities.pem"),
         })
     }
 
-    /// The key; a new one if there is none.
-    pub(super) fn key(&self) -> Result<PrivateKey, MembershipError> {
+    /// The key; a new one if there is none. It is sealed with `keys`.
+    pub(super) fn key(&self, keys: &SealKeys) -> Result<PrivateKey, MembershipError> {
         let unusable = |error| file(&self.key, error);
-        if let Some(pem) = read(&self.key).map_err(unusable)? {
-            let mode = fs::metadata(&self.key).map_err(unusable)?.permissions().mode();
-            if mode & 0o077 != 0 {
+        // Before it is read: where it was in clear, it is then replaced.
+        match fs::metadata(&self.key) {
+            Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => {
                 warn!(path = %self.key.display(), "others than its owner may read the private key");
             }
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(unusable(error)),
+        }
+        if let Some(pem) = read_sealed(&self.key, keys).map_err(|error| file(&self.key, error))? {
             return PrivateKey::from_pem(&pem).map_err(|error| self.unusable_key(&error));
         }
         let key = PrivateKey::generate().map_err(|error| self.unusable_key(&error))?;
-        write_private(&self.key, key.to_pem().as_bytes()).map_err(unusable)?;
+        write_sealed(&self.key, keys, &key.to_pem()).map_err(unusable)?;
         Ok(key)
     }
 

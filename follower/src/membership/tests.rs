@@ -5,7 +5,7 @@ use std::sync::Mutex as StdMutex;
 use equipoise_identity::authority::Order;
 use equipoise_identity::tls::{Presented, server};
 use equipoise_identity::token::TokenId;
-use equipoise_identity::{Authority, Csr, SpiffeId};
+use equipoise_identity::{Authority, Csr, SealKeys, SpiffeId};
 use equipoise_proto::v1::enrolment_server::{Enrolment, EnrolmentServer};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -144,8 +144,12 @@ async fn connect(membership: &Arc<Membership>, address: &Address) -> Result<Chan
     ControlPlane::Tls(address.clone(), Arc::clone(membership)).connect(&Settings::default()).await
 }
 
+fn keys() -> SealKeys {
+    SealKeys::parse(&"5a".repeat(32), "the test").unwrap()
+}
+
 fn open(directory: &Path, token: Option<JoinToken>) -> Arc<Membership> {
-    Arc::new(Membership::open(directory, node(token)).unwrap())
+    Arc::new(Membership::open(directory, &keys(), node(token)).unwrap())
 }
 
 #[tokio::test]
@@ -268,15 +272,26 @@ async fn damaged_files_cost_what_is_damaged() {
     }
     // A key is not replaced: the id is bound to it.
     std::fs::write(dir.path().join("key.pem"), "nonsense").unwrap();
-    let error = Membership::open(dir.path(), node(secret())).unwrap_err().to_string();
+    let error = Membership::open(dir.path(), &keys(), node(secret())).unwrap_err().to_string();
     assert!(error.contains("key.pem") && error.contains("delete it"), "{error}");
+    // Nor is one whose own key is missing.
+    let sealed = dir.path().join("key.pem");
+    equipoise_identity::sealed_file::write_sealed(
+        &sealed,
+        &keys(),
+        &PrivateKey::generate().unwrap().to_pem(),
+    )
+    .unwrap();
+    let other = SealKeys::parse(&"5b".repeat(32), "another file").unwrap();
+    let error = Membership::open(dir.path(), &other, node(secret())).unwrap_err().to_string();
+    assert!(error.contains("key.pem") && error.contains("another file"), "{error}");
     // Another key has no use for the certificate.
     std::fs::remove_file(dir.path().join("key.pem")).unwrap();
     connect(&open(dir.path(), secret()), &address).await.unwrap();
     assert_eq!(service.asked(), ["enrol"]);
     // Nor has another id.
     let other = Applicant { id: NodeId::new(Uuid::from_u128(8)), ..node(secret()) };
-    let other = Arc::new(Membership::open(dir.path(), other).unwrap());
+    let other = Arc::new(Membership::open(dir.path(), &keys(), other).unwrap());
     connect(&other, &address).await.unwrap();
     assert_eq!(service.asked(), ["enrol"]);
 }

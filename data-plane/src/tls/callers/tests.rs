@@ -68,7 +68,7 @@ fn speaking(
     let mut shown =
         server::Shown { callers: Some(callers), tls12: !tls13, tls13, ..server::Shown::default() };
     more(&mut shown);
-    shown.load(directory, Active::default()).unwrap()
+    shown.load(directory, &crate::tls::fixture::seal(), Active::default()).unwrap()
 }
 
 #[test]
