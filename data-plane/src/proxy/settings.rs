@@ -10,7 +10,7 @@ use equipoise_access_log::AccessLog;
 use equipoise_settings::ListenFlags;
 use uuid::Uuid;
 
-use super::http2::Http2Settings;
+use super::http2::{Bounds, Http2Settings, list_bytes_max};
 use super::template::Templates;
 use crate::http1::Limits;
 use crate::plugin::Stores;
@@ -126,6 +126,13 @@ const COUNTERS_MAX: usize = 100_000;
 const CACHE_BYTES_MAX: u64 = 64 << 20;
 
 impl ProxySettings {
+    /// Bounds of connections to targets of HTTP/2.
+    #[must_use]
+    pub fn http2_bounds(&self) -> Bounds {
+        let list_bytes_max = list_bytes_max(self.head_limits);
+        Bounds { requests_max: self.pool_requests_max, list_bytes_max }
+    }
+
     /// `new`, but for what a proxy starts with: where it listens and how its ports are called, its workers, the descriptors that clients
     /// may take, what its clones share, and what is read from files or written to. The one place that tells these from the rest: what is
     /// taken from `new` is in [`RELOADED`](crate::settings::RELOADED), where it is a setting.
