@@ -1,4 +1,4 @@
-//! Entities that nodes are not sent yet, over whole processes: they are durable, nodes keep up, and what has a time goes.
+//! Entities that have a time, over whole processes: they are durable, nodes keep up, and what has run out goes.
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a scenario is a failed test")]
 
@@ -9,7 +9,7 @@ use equipoise_tests::{PATIENCE, eventually};
 fn a_key_goes_when_its_time_has_run_out_also_over_a_crash() {
     let mut standalone = Standalone::start().unwrap();
     let mut admin = standalone.process().client("admin");
-    // Each is a revision that the node takes note of, though nothing of it is sent.
+    // Each is a revision that the node follows.
     for (path, form) in [("/consumers", "username=u"), ("/consumers/u/key-auth", "key=stays&ttl=100000")] {
         let answer = write(&mut admin, "POST", path, form, 201);
         assert_eq!(answer.header("equipoise-applied"), Some("applied=1, refused=0, pending=0"), "{path}");

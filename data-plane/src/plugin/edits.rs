@@ -40,9 +40,13 @@ impl Edits {
         self.0.push(Edit { name, does });
     }
 
-    /// Whether what came under this name is left out. Case does not matter.
+    /// Whether what came under this name is left out. Case does not matter, nor `_` in the place of `-`: to CGI and all that took its
+    /// variables from there (RFC 3875 4.1.18) both are one, and a client could speak in the name of a plugin.
     pub fn drops(&self, name: &str) -> bool {
-        let of_name = |edit: &Edit| edit.name.eq_ignore_ascii_case(name);
+        let is_one =
+            |(own, theirs): (u8, u8)| own.eq_ignore_ascii_case(&theirs) || (own, theirs) == (b'-', b'_');
+        let of_name =
+            |edit: &Edit| edit.name.len() == name.len() && edit.name.bytes().zip(name.bytes()).all(is_one);
         self.0.iter().any(|edit| !matches!(edit.does, Does::Add(_)) && of_name(edit))
     }
 
@@ -106,6 +110,7 @@ mod tests {
         edits.remove("X-B");
         assert_eq!(text(&edits), "\r\nVary: Origin\r\nx-a: 2");
         assert!(edits.drops("X-a") && edits.drops("x-b") && !edits.drops("vary"));
+        assert!(edits.drops("X_B") && !edits.drops("X-BB") && !edits.drops("X"));
         let mut more = Edits::default();
         more.set("X-B", b"3");
         more.add("Vary", b"Accept");

@@ -12,7 +12,7 @@ use super::cache::{CacheKey, Found, Stored};
 use super::cache_control::{Directives, freshness_s};
 use super::run::At;
 use super::{Config, Edits, Plugin};
-use crate::http1::{Name, RequestHead, ResponseHead, query};
+use crate::http1::{Framing, Name, RequestHead, ResponseHead, query};
 
 /// What is kept, and for how long.
 #[derive(Debug, Default)]
@@ -110,7 +110,8 @@ pub(super) fn run(config: &ProxyCache, at: &mut At<'_>) -> Option<Answer> {
         if config.by_cache_control { directives(at.header("cache-control")) } else { Directives::default() };
     let is_own = config.by_cache_control && at.header("authorization").next().is_some();
     let passes_by = asked.no_store || asked.no_cache || is_own || at.header("range").next().is_some();
-    let is_plain = !head.asks_websocket && !head.is_grpc();
+    // What a body asks for, no key tells.
+    let is_plain = !head.asks_websocket && !head.is_grpc() && head.framing == Framing::Absent;
     let is_taken = is_plain && !passes_by && config.methods.iter().any(|method| **method == *head.method);
     if !is_taken {
         show_status(config, &mut at.passed.response, "Bypass");

@@ -117,6 +117,9 @@ pub(super) fn run(config: &RateLimiting, at: &mut At<'_>) -> Option<Answer> {
     Some(answer)
 }
 
+/// Of a header or path that requests are counted under as it is.
+const PLAIN_BYTES_MAX: usize = 64;
+
 /// What requests are counted under. What it is stands before it, so that a header cannot name an address.
 fn who(config: &RateLimiting, at: &At<'_>) -> Vec<u8> {
     let caller = at.passed.caller.as_ref();
@@ -133,6 +136,10 @@ fn who(config: &RateLimiting, at: &At<'_>) -> Vec<u8> {
         }
     };
     match found {
+        // What is long takes no more memory than what is not.
+        Some(found) if found.len() > PLAIN_BYTES_MAX => {
+            [blake3::hash(&found).as_bytes().as_slice(), b"#"].concat()
+        }
         Some(mut found) => {
             found.push(b'=');
             found

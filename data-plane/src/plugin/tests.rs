@@ -237,9 +237,14 @@ fn limit(by: LimitBy) -> Config {
 #[test]
 fn requests_are_counted_together_as_the_plugin_says() {
     const PLAIN: &str = "GET /x HTTP/1.1";
+    const LONG: &str = concat!(
+        "GET / HTTP/1.1\r\nX-T: 0123456789012345678901234567890123456789",
+        "0123456789012345678901234567890123456789"
+    );
     for (name, by, same, other) in [
         ("header", LimitBy::Header("x-t".into()), "GET / HTTP/1.1\r\nX-T: a", "GET / HTTP/1.1\r\nX-T: b"),
         ("path", LimitBy::Path("/x".into()), "GET /x?q HTTP/1.1", "GET /y HTTP/1.1"),
+        ("long header", LimitBy::Header("x-t".into()), LONG, "GET / HTTP/1.1\r\nX-T: b"),
         ("header that is not there", LimitBy::Header("x-t".into()), PLAIN, "GET / HTTP/1.1\r\nX-T: 10.1.2.3"),
         ("consumer", LimitBy::Consumer, "GET / HTTP/1.1\r\napikey: top", PLAIN),
         ("credential", LimitBy::Credential, "GET / HTTP/1.1\r\napikey: top", PLAIN),
