@@ -122,6 +122,11 @@ fn what_a_config_may_not_hold_is_refused_by_name() {
             json!({"header_name": "a b"}),
             json!({"header_name": "bad header name 'a b', allowed characters are A-Z, a-z, 0-9, '_', and '-'"}),
         ),
+        (
+            "correlation-id",
+            json!({"header_name": "Content-Length"}),
+            json!({"header_name": "'Content-Length' has a meaning of its own in HTTP"}),
+        ),
         ("cors", json!({"origins": ["*", "("]}), json!({"origins": [null, "'(' is not a valid regex"]})),
         ("cors", json!({"origins": vec!["*"; 101]}), json!({"origins": "length must be at most 100"})),
         (
