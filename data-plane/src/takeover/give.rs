@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, recv, socket_with,
+};
+use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -116,7 +119,9 @@ impl Offer {
 
 /// Waits for somebody to begin.
 async fn first_word(connection: UnixStream) -> io::Result<UnixStream> {
-    tokio::time::timeout(STEP, connection.readable()).await??;
+    // A look at what is there: the runtime may take a connection for readable that is not.
+    let look = || Ok(recv(&connection, &mut [0; 1], RecvFlags::PEEK).map(|_| ())?);
+    tokio::time::timeout(STEP, connection.async_io(Interest::READABLE, look)).await??;
     Ok(connection)
 }
 
