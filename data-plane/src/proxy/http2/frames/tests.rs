@@ -182,7 +182,7 @@ fn a_malformed_message_ends_with_what_is_refused() {
         (
             "trailers that are not the end",
             Sender::Client,
-            vec![open.clone()],
+            vec![open],
             frame(HEADERS, END_HEADERS, 1, b"\0\x01x\0"),
             refused(0, b"\0\x01x\0"),
         ),

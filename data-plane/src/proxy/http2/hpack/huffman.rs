@@ -165,7 +165,7 @@ pub mod tests {
             let code = SPANS[length].first_code as usize + place - SPANS[length].first_place;
             bits += &format!("{code:0length$b}");
         }
-        while bits.len() % 8 != 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         bits.as_bytes()
@@ -188,7 +188,11 @@ pub mod tests {
         ] {
             let padded = code << (32 - length) | u32::MAX >> length;
             let bytes = padded.to_be_bytes();
-            assert_eq!(decoded(&bytes[..(length as usize).div_ceil(8)]), Ok(vec![byte]), "{byte}");
+            assert_eq!(
+                decoded(&bytes[..usize::try_from(length).unwrap().div_ceil(8)]),
+                Ok(vec![byte]),
+                "{byte}"
+            );
         }
         for (text, code) in [
             ("www.example.com", "f1e3c2e5f23a6ba0ab90f4ff"),

@@ -155,7 +155,7 @@ fn sound(fields: &[Field]) -> Option<HeaderMap> {
     }
     let find = |name: &[u8]| pseudos.iter().find(|(found, _)| *found == name);
     let is_connect = find(b":method")?.1 == b"CONNECT";
-    let is_whole = find(b":scheme").is_some() == !is_connect && find(b":path").is_some() == !is_connect;
+    let is_whole = find(b":scheme").is_some() != is_connect && find(b":path").is_some() != is_connect;
     is_whole.then_some(map)
 }
 
