@@ -33,6 +33,7 @@ const PURE: &[&str] = &[
     "data-plane/src/proxy/retry",
     "data-plane/src/proxy/http2/head",
     "data-plane/src/proxy/http2/frames",
+    "data-plane/src/proxy/http2/hpack",
     "data-plane/src/proxy/rewrite",
     "access-log/src/escape",
     "access-log/src/format",

@@ -196,9 +196,10 @@ fn render_workers(text: &mut Text, node: &NodeState, sum: &WorkerSum) {
     text.family(
         names::HTTP2_GLITCHES,
         Kind::Counter,
-        "HTTP/2: requests taken back, connections ended for breaking the protocol, and for asking too much.",
+        "HTTP/2: requests taken back, or malformed; connections ended for breaking the protocol, and for asking too much.",
     );
     text.sample(names::HTTP2_GLITCHES, &[("kind", "taken_back")], sum.http2_taken_back);
+    text.sample(names::HTTP2_GLITCHES, &[("kind", "malformed")], sum.http2_malformed);
     text.sample(names::HTTP2_GLITCHES, &[("kind", "broken")], sum.http2_broken);
     text.sample(names::HTTP2_GLITCHES, &[("kind", "calmed")], sum.http2_calmed);
     text.family(names::UPSTREAM_HANDSHAKES, Kind::Counter, "TLS handshakes with targets, by kind.");

@@ -101,6 +101,7 @@ struct Http2Counters {
     broken: Counter,
     calmed: Counter,
     taken_back: Counter,
+    malformed: Counter,
 }
 
 /// One worker's metrics. Only that worker's thread may write; anyone may read.
@@ -341,6 +342,11 @@ impl WorkerMetrics {
         self.http2.taken_back.add(1);
     }
 
+    /// A client sent a message that HTTP/2 does not have, on a stream that ended for it.
+    pub fn http2_malformed(&self) {
+        self.http2.malformed.add(1);
+    }
+
     /// A target has shaken hands, in full or going on from before.
     pub fn upstream_handshake(&self, is_resumed: bool) {
         if is_resumed { self.resumed_handshakes.add(1) } else { self.upstream_handshakes.add(1) }
@@ -383,6 +389,7 @@ impl WorkerMetrics {
         sum.http2_broken += self.http2.broken.get();
         sum.http2_calmed += self.http2.calmed.get();
         sum.http2_taken_back += self.http2.taken_back.get();
+        sum.http2_malformed += self.http2.malformed.get();
         sum.upstream_handshakes += self.upstream_handshakes.get();
         sum.resumed_handshakes += self.resumed_handshakes.get();
         for (total, undone) in sum.undone_handshakes.iter_mut().zip(&self.undone_handshakes) {
@@ -423,6 +430,7 @@ pub(super) struct WorkerSum {
     pub(super) http2_broken: u64,
     pub(super) http2_calmed: u64,
     pub(super) http2_taken_back: u64,
+    pub(super) http2_malformed: u64,
     pub(super) upstream_handshakes: u64,
     pub(super) resumed_handshakes: u64,
     /// As [`Reason::ALL`].

@@ -6,12 +6,14 @@
 //! HPACK are `h2`'s, which hyper is built on; hyper itself would bring a second idea of requests and bodies.
 //!
 //! `serve` drives a client's connection, `server` is one of its streams. `multiplex` keeps the connections to targets
-//! (`dials`: those in the making), `client` is a stream of one. `io` is what is below all of them, `frames` holds the rules of frames that `h2` does not. `head`, `incoming` and `outgoing` are what both ends share.
+//! (`dials`: those in the making), `client` is a stream of one. `io` is what is below all of them, `frames` holds the rules that `h2` does not, and
+//! `hpack` reads fields for it. `head`, `incoming` and `outgoing` are what both ends share.
 
 mod client;
 mod dials;
 mod frames;
 mod head;
+mod hpack;
 mod incoming;
 mod io;
 mod multiplex;
@@ -21,9 +23,11 @@ mod server;
 
 use std::time::Duration;
 
+use crate::http1::Limits;
+
 pub use client::ClientStream;
 pub use dials::Part;
-pub use multiplex::Multiplexed;
+pub use multiplex::{Bounds, Multiplexed};
 pub use serve::serve;
 pub use server::ServerStream;
 
@@ -59,6 +63,15 @@ impl Default for Http2Settings {
 
 /// How long a client that is told to leave may take to say so.
 const LEAVING: Duration = super::connection::DRAIN_GRACE;
+
+/// How much larger than a head may be what `h2` lets pass of one: what is too large is refused as in HTTP/1, with an id and a line in
+/// the access log. Only what is far beyond, and would take memory, gets its bare 431. It counts 32 bytes more for each field, besides.
+const LISTS: usize = 4;
+
+/// Bytes of a list of fields that `h2` lets pass.
+pub fn list_bytes_max(heads: Limits) -> usize {
+    heads.head_bytes_max.saturating_mul(LISTS)
+}
 
 /// An error of a stream as one of a connection.
 fn io_error(error: h2::Error) -> std::io::Error {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use equipoise_access_log::AccessLog;
 use equipoise_settings::ListenFlags;
 
-use super::http2::Http2Settings;
+use super::http2::{Bounds, Http2Settings, list_bytes_max};
 use super::template::Templates;
 use crate::http1::Limits;
 use crate::spans::Tracer;
@@ -115,6 +115,13 @@ pub struct ProxySettings {
 }
 
 impl ProxySettings {
+    /// Bounds of connections to targets of HTTP/2.
+    #[must_use]
+    pub fn http2_bounds(&self) -> Bounds {
+        let list_bytes_max = list_bytes_max(self.head_limits);
+        Bounds { requests_max: self.pool_requests_max, list_bytes_max }
+    }
+
     /// `new`, but for what a proxy starts with: where it listens and how its ports are called, its workers, the descriptors that clients
     /// may take, what its clones share, and what is read from files or written to. The one place that tells these from the rest: what is
     /// taken from `new` is in [`RELOADED`](crate::settings::RELOADED), where it is a setting.

@@ -223,7 +223,7 @@ pub(super) fn run(
             timers: Timers::new(Instant::now()),
             buffers: Buffers::default(),
             pool: Pool::new(settings.pool_size, settings.pool_requests_max),
-            multiplexed: Rc::new(Multiplexed::new(settings.pool_requests_max)),
+            multiplexed: Rc::new(Multiplexed::new(settings.http2_bounds())),
             view: RefCell::new(View::new(active.reader())),
             metrics,
             tracer: settings.tracer.clone(),
@@ -304,7 +304,7 @@ async fn tick(worker: Rc<Worker>, newest: Newest, node: Option<Arc<NodeState>>) 
         if worker.settings.swap(settings) {
             *worker.shown.borrow_mut() = newest.shown();
             worker.pool.resize(settings.pool_size, settings.pool_requests_max);
-            worker.multiplexed.resize(settings.pool_requests_max);
+            worker.multiplexed.resize(settings.http2_bounds());
             // There may be room for more connections.
             worker.ended.notify_waiters();
         }

@@ -57,8 +57,8 @@ impl Incoming {
                 Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
                 None => {
                     let mut trailers = ready!(body.poll_trailers(cx)).map_err(io_error)?;
-                    // The mark that `frames` put there, or what has no place there.
-                    let _mark = trailers.as_mut().and_then(|trailers| trailers.remove(HOST));
+                    // It has no place there (RFC 9110 6.5.1).
+                    let _host = trailers.as_mut().and_then(|trailers| trailers.remove(HOST));
                     self.body = None;
                     if self.coding == Coding::Chunked {
                         self.text.extend_from_slice(if self.has_begun { b"\r\n0\r\n" } else { b"0\r\n" });

@@ -7,23 +7,37 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{Frames, Sender, Step};
 use crate::proxy::stream::Stream;
 
-/// How writing goes.
+/// What those above a connection cannot see of it.
 #[derive(Debug, Default)]
-pub struct Writing {
+pub struct Told {
     /// Grows with everything that was written.
     progress: Cell<u64>,
     is_stalled: Cell<bool>,
+    /// Messages that break a rule, and were not told of.
+    refused: Cell<u32>,
+    broken: Cell<Option<Reason>>,
 }
 
-impl Writing {
+impl Told {
     /// How much was written when the other end ceased to take anything, if it takes nothing now.
     pub fn stalled_at(&self) -> Option<u64> {
         self.is_stalled.get().then(|| self.progress.get())
+    }
+
+    /// Takes how many messages were refused since this was asked last.
+    pub fn take_refused(&self) -> u32 {
+        self.refused.take()
+    }
+
+    /// Why a client's connection is to end, from which nothing is read any more.
+    pub fn broken(&self) -> Option<Reason> {
+        self.broken.get()
     }
 
     fn note(&self, written: &Poll<io::Result<usize>>) {
@@ -34,72 +48,108 @@ impl Writing {
     }
 }
 
+/// SETTINGS of stream 1, which breaks a connection. Source: RFC 9113 6.5.
+const BROKEN: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 1];
+
+/// Less than a frame's head has.
+const CUT_BYTES: usize = 8;
+
 /// A connection, of which some was read already.
 #[derive(Debug)]
 pub struct Io {
     stream: Stream,
     frames: Frames,
-    /// Read, and not looked at.
+    sender: Sender,
+    /// Read, and not given to whoever reads.
     held: BytesMut,
-    /// Goes to whoever reads before all else.
-    ready: Bytes,
-    writing: Rc<Writing>,
+    /// Bytes of it that pass.
+    passing: usize,
+    /// Goes before all that is held.
+    instead: Bytes,
+    told: Rc<Told>,
 }
 
 impl Io {
-    /// `stream`, with `first` before what it gives, by this end of it.
-    pub fn new(first: Bytes, stream: Stream, sender: Sender) -> (Self, Rc<Writing>) {
-        let writing = Rc::new(Writing::default());
-        let held = BytesMut::from(first);
-        let frames = Frames::of(sender);
-        (Self { stream, frames, held, ready: Bytes::new(), writing: Rc::clone(&writing) }, writing)
+    /// `stream`, with `first` before what it gives, by this end of it; whoever reads takes lists of fields of up to `list_bytes_max`.
+    pub fn new(first: Bytes, stream: Stream, sender: Sender, list_bytes_max: usize) -> (Self, Rc<Told>) {
+        let told = Rc::new(Told::default());
+        let io = Self {
+            stream,
+            frames: Frames::of(sender, list_bytes_max),
+            sender,
+            held: BytesMut::from(first),
+            passing: 0,
+            instead: Bytes::new(),
+            told: Rc::clone(&told),
+        };
+        (io, told)
     }
 
     /// Gives what can be given without reading.
     fn give(&mut self, space: &mut ReadBuf<'_>) {
         loop {
-            give(&mut self.ready, space);
-            if !self.ready.is_empty() || self.held.is_empty() {
+            give(&mut self.instead, space);
+            let length = self.passing.min(space.remaining());
+            if self.instead.is_empty() && length > 0 {
+                space.put_slice(&self.held[..length]);
+                self.held.advance(length);
+                self.passing -= length;
+            }
+            if space.remaining() == 0 || self.held.is_empty() {
                 return;
             }
-            match self.frames.next(&self.held) {
-                Step::Pass(length) => self.ready = self.held.split_to(length).freeze(),
-                Step::Skip(length) => self.held.advance(length),
-                Step::Instead(length, bytes) => {
-                    self.held.advance(length);
-                    self.ready = bytes.into();
-                }
-                Step::More => return,
+            let step = self.frames.next(&self.held);
+            if step == Step::More {
+                return;
             }
+            self.take(step);
         }
     }
 
     /// Looks at what was just read into `space`, behind what was there `before`: most of the time all of it passes where it is.
     fn look(&mut self, space: &mut ReadBuf<'_>, before: usize) {
         let mut at = before;
-        if self.held.is_empty() {
-            while let Some(rest) = space.filled().get(at..).filter(|rest| !rest.is_empty()) {
-                match self.frames.next(rest) {
-                    Step::Pass(length) => at += length,
-                    Step::Skip(length) => {
-                        self.held.extend_from_slice(rest.get(length..).unwrap_or_default());
-                        break;
-                    }
-                    Step::Instead(length, bytes) => {
-                        self.held.extend_from_slice(rest.get(length..).unwrap_or_default());
-                        self.ready = bytes.into();
-                        break;
-                    }
-                    Step::More => {
-                        self.held.extend_from_slice(rest);
-                        break;
-                    }
+        let mut other = None;
+        while self.held.is_empty()
+            && other.is_none()
+            && let Some(rest) = space.filled().get(at..).filter(|rest| !rest.is_empty())
+        {
+            match self.frames.next(rest) {
+                Step::Pass(length) => at += length,
+                step => other = Some(step),
+            }
+        }
+        self.held.extend_from_slice(space.filled().get(at..).unwrap_or_default());
+        space.set_filled(at);
+        if let Some(step) = other {
+            self.take(step);
+        }
+    }
+
+    /// Does with what is held as it is said.
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Pass(length) => self.passing = length,
+            Step::Instead(length, bytes) => {
+                self.held.advance(length);
+                self.instead = bytes.into();
+            }
+            Step::Refused(length, bytes) => {
+                self.held.advance(length);
+                self.instead = bytes.into();
+                self.told.refused.set(self.told.refused.get().saturating_add(1));
+            }
+            Step::Broken(reason) => {
+                self.held.clear();
+                match self.sender {
+                    // Whoever serves says so.
+                    Sender::Client => self.told.broken.set(Some(reason)),
+                    // `h2` has no way to be told so of a connection that it began; it has one word for all of this.
+                    Sender::Server => self.instead = Bytes::from_static(BROKEN),
                 }
             }
-        } else {
-            self.held.extend_from_slice(space.filled().get(before..).unwrap_or_default());
+            Step::More => {}
         }
-        space.set_filled(at);
     }
 }
 
@@ -129,10 +179,15 @@ impl AsyncRead for Io {
             if space.filled().len() > before || space.remaining() == 0 {
                 return Poll::Ready(Ok(()));
             }
+            if self.told.broken().is_some() {
+                return Poll::Pending;
+            }
             ready!(self.stream.poll_read(cx, space))?;
             if space.filled().len() == before {
-                // The end; half a frame's head is half of one to the reader, too.
+                // The end; half a frame is half of one to the reader, too.
+                self.held.truncate(CUT_BYTES);
                 give(&mut self.held, space);
+                self.held.clear();
                 return Poll::Ready(Ok(()));
             }
             self.look(space, before);
@@ -146,7 +201,7 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = self.stream.poll_write(cx, bytes);
-        self.writing.note(&written);
+        self.told.note(&written);
         written
     }
 
@@ -156,7 +211,7 @@ impl AsyncWrite for Io {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = self.stream.poll_write_vectored(cx, parts);
-        self.writing.note(&written);
+        self.told.note(&written);
         written
     }
 
@@ -167,7 +222,7 @@ impl AsyncWrite for Io {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = self.stream.poll_flush(cx);
         // Over TLS, what was taken may wait here until now.
-        self.writing.is_stalled.set(flushed.is_pending());
+        self.told.is_stalled.set(flushed.is_pending());
         flushed
     }
 
@@ -202,8 +257,9 @@ mod tests {
         let accepting = TlsAcceptor::from(server).accept(accepted.unwrap().0);
         let (client, stream) = tokio::join!(connector.connect(name, client.unwrap()), accepting);
         let mut client = client.unwrap();
-        let (mut io, writing) = Io::new(Bytes::new(), Stream::accepted_tls(stream.unwrap()), Sender::Client);
-        assert_eq!(writing.stalled_at(), None);
+        let stream = Stream::accepted_tls(stream.unwrap());
+        let (mut io, told) = Io::new(Bytes::new(), stream, Sender::Client, 0);
+        assert_eq!(told.stalled_at(), None);
         // Until the kernel has no room, and the rest waits in the session.
         let mut written = 0;
         poll_fn(|cx| {
@@ -217,12 +273,12 @@ mod tests {
             }
         })
         .await;
-        assert!(writing.stalled_at().is_some(), "after {written} bytes");
+        assert!(told.stalled_at().is_some(), "after {written} bytes");
         let mut all = vec![0; written];
         let flushing = poll_fn(|cx| Pin::new(&mut io).poll_flush(cx));
         let (read, flushed) = tokio::join!(client.read_exact(&mut all), flushing);
         read.unwrap();
         flushed.unwrap();
-        assert_eq!(writing.stalled_at(), None);
+        assert_eq!(told.stalled_at(), None);
     }
 }

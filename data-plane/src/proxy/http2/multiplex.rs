@@ -19,7 +19,7 @@ use tracing::debug;
 use super::client::ClientStream;
 use super::dials::{Dials, Making, Part};
 use super::frames::Sender;
-use super::io::Io;
+use super::io::{Io, Told};
 use crate::proxy::reach::{Identity, Reach, Whither};
 use crate::proxy::retry::Fault;
 use crate::proxy::stream::Stream;
@@ -116,22 +116,27 @@ struct Connection {
 pub struct Multiplexed {
     connections: RefCell<HashMap<SocketAddr, Vec<Connection>>>,
     dials: Dials,
-    requests_max: Cell<u32>,
+    bounds: Cell<Bounds>,
+}
+
+/// What connections to targets may carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Requests of one connection, one after the other and beside each other.
+    pub requests_max: u32,
+    /// Bytes of the fields of an answer, as `h2` counts them.
+    pub list_bytes_max: usize,
 }
 
 impl Multiplexed {
-    /// Each connection carries at most `requests_max` requests.
-    pub fn new(requests_max: u32) -> Self {
-        Self {
-            connections: RefCell::default(),
-            dials: Dials::default(),
-            requests_max: Cell::new(requests_max),
-        }
+    /// None yet.
+    pub fn new(bounds: Bounds) -> Self {
+        Self { connections: RefCell::default(), dials: Dials::default(), bounds: Cell::new(bounds) }
     }
 
-    /// Puts another bound in force, for connections that are there as well.
-    pub fn resize(&self, requests_max: u32) {
-        self.requests_max.set(requests_max);
+    /// Puts other bounds in force; that of requests for connections that are there as well.
+    pub fn resize(&self, bounds: Bounds) {
+        self.bounds.set(bounds);
     }
 
     /// A stream on a connection that is there, if one has room.
@@ -147,7 +152,7 @@ impl Multiplexed {
     fn find(&self, address: SocketAddr, is_with: impl Fn(Option<&Identity>) -> bool) -> Option<Stream> {
         let mut connections = self.connections.borrow_mut();
         let there = connections.get_mut(&address)?;
-        let requests_max = self.requests_max.get();
+        let requests_max = self.bounds.get().requests_max;
         there.retain_mut(|connection| connection.takes_more() && connection.carried < requests_max);
         let is_right =
             |connection: &&mut Connection| is_with(connection.identity.as_ref()) && connection.has_room();
@@ -157,7 +162,7 @@ impl Multiplexed {
     /// Finds a part for somebody who finds no room there: as many wait for one connection that is being made as it will
     /// have room for, as far as that is known.
     pub fn join(&self, whither: &Whither) -> Part {
-        let requests_max = usize::try_from(self.requests_max.get()).unwrap_or(usize::MAX);
+        let requests_max = usize::try_from(self.bounds.get().requests_max).unwrap_or(usize::MAX);
         let connections = self.connections.borrow();
         let settled = connections.get(&whither.address).into_iter().flatten();
         let told = settled.filter(|one| one.state.is_settled.get()).map(Connection::streams_max).min();
@@ -178,19 +183,21 @@ impl Multiplexed {
         making: Making,
     ) -> Result<Stream, h2::Error> {
         let identity = stream.identity().cloned();
-        let (io, _) = Io::new(Bytes::new(), stream, Sender::Server);
+        let list_bytes_max = self.bounds.get().list_bytes_max;
+        let (io, told) = Io::new(Bytes::new(), stream, Sender::Server, list_bytes_max);
         let mut builder = Builder::new();
         builder
             .enable_push(false)
             .initial_max_send_streams(UNTOLD)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(u32::try_from(list_bytes_max).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER_BYTES);
         let handshake = builder.handshake(io).await;
         let (requests, connection) = handshake.inspect_err(|_| making.fail(Fault::Connect))?;
         let state = Rc::new(State::new());
         // Ends when the target does so, or nobody holds a stream or a handle of it any more.
-        drop(tokio::task::spawn_local(drive(connection, Rc::clone(&state), making, address)));
+        drop(tokio::task::spawn_local(drive(connection, told, Rc::clone(&state), making, address)));
         let mut connection = Connection { requests, identity, state, carried: 0 };
         let stream = connection.open();
         self.connections.borrow_mut().entry(address).or_default().push(connection);
@@ -242,6 +249,7 @@ impl Connection {
 /// Drives a connection to its end, or until its target is found to be dead.
 async fn drive(
     mut connection: client::Connection<Io, Bytes>,
+    told: Rc<Told>,
     state: Rc<State>,
     making: Making,
     address: SocketAddr,
@@ -250,6 +258,9 @@ async fn drive(
     let mut making = Some(making);
     let driving = poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
+        if told.take_refused() > 0 {
+            debug!(target = %address, "a target answers with what HTTP/2 does not have");
+        }
         if making.is_some() && connection.max_concurrent_send_streams() != UNTOLD {
             state.is_settled.set(true);
             making = None;

@@ -12,9 +12,9 @@ use h2::{Reason, RecvStream};
 use http::Request;
 use tracing::debug;
 
-use super::frames::Sender;
+use super::frames::{FRAME_BYTES_MAX, Sender};
 use super::head;
-use super::io::{Io, Writing};
+use super::io::{Io, Told};
 use super::server::{Fate, ServerStream};
 use super::{Http2Settings, LEAVING};
 use crate::observability::{ConnectionState, Http2End};
@@ -24,13 +24,6 @@ use crate::proxy::patience::Patience;
 use crate::proxy::stream::Stream;
 use crate::proxy::timer::Timer;
 use crate::proxy::worker::Worker;
-
-/// Frames of data are as large as the least that every client must take (RFC 9113 4.2).
-const FRAME_BYTES_MAX: u32 = 16 * 1024;
-
-/// How much larger than a head may be what `h2` lets pass of one: what is too large is refused as in HTTP/1, with an id and a line in
-/// the access log. Only what is far beyond, and would take memory, gets its bare 431. It counts 32 bytes more for each field, besides.
-const LISTS: usize = 4;
 
 /// Heads of the largest size that the requests under way of a connection may have together: what a client says in a byte each, since
 /// it said it before, is written out here. A request beyond may be sent again.
@@ -46,8 +39,9 @@ const LONG: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub async fn serve(stream: Stream, first: Bytes, peer: Peer, worker: &Rc<Worker>) {
     let mut standing = Standing::new(worker);
     standing.set(Some(ConnectionState::Reading));
-    let (io, writing) = Io::new(first, stream, Sender::Client);
-    let mut shaking = Box::pin(builder(worker).handshake(io));
+    let list_bytes_max = super::list_bytes_max(worker.settings.head_limits);
+    let (io, told) = Io::new(first, stream, Sender::Client, list_bytes_max);
+    let mut shaking = Box::pin(builder(worker, list_bytes_max).handshake(io));
     let shaken = Patience::new(worker).within(|cx| shaking.as_mut().poll(cx)).await;
     let connection = match shaken {
         Some(Ok(connection)) => connection,
@@ -60,11 +54,12 @@ pub async fn serve(stream: Stream, first: Bytes, peer: Peer, worker: &Rc<Worker>
     let peer = peer.by_http2();
     let serving = Serving {
         connection,
-        writing,
+        told,
         streams: Rc::default(),
         timer: worker.timers.timer(),
         waits: Waits::Busy,
         is_leaving: false,
+        is_broken: false,
         peer,
         worker,
     };
@@ -74,21 +69,24 @@ pub async fn serve(stream: Stream, first: Bytes, peer: Peer, worker: &Rc<Worker>
 /// Counts a connection that ends with an error, unless it is just gone.
 fn count_end(worker: &Worker, error: &h2::Error) {
     if !error.is_io() {
-        let is_calmed = error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
-        worker.metrics.http2_ended(if is_calmed { Http2End::Calmed } else { Http2End::Broken });
+        count_reason(worker, error.reason().unwrap_or(Reason::PROTOCOL_ERROR));
     }
 }
 
-fn builder(worker: &Worker) -> Builder {
+fn count_reason(worker: &Worker, reason: Reason) {
+    let is_calmed = reason == Reason::ENHANCE_YOUR_CALM;
+    worker.metrics.http2_ended(if is_calmed { Http2End::Calmed } else { Http2End::Broken });
+}
+
+fn builder(worker: &Worker, list_bytes_max: usize) -> Builder {
     let Http2Settings { streams_max, stream_window, connection_window, send_buffer_bytes, .. } =
         worker.settings.http2;
-    let list_bytes_max = worker.settings.head_limits.head_bytes_max.saturating_mul(LISTS);
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(streams_max)
         .initial_window_size(stream_window)
         .initial_connection_window_size(connection_window)
-        .max_frame_size(FRAME_BYTES_MAX)
+        .max_frame_size(u32::try_from(FRAME_BYTES_MAX).unwrap_or(u32::MAX))
         .max_send_buffer_size(send_buffer_bytes)
         .max_header_list_size(u32::try_from(list_bytes_max).unwrap_or(u32::MAX));
     builder
@@ -170,12 +168,14 @@ enum Waits {
 
 struct Serving<'a> {
     connection: Connection<Io, Bytes>,
-    writing: Rc<Writing>,
+    told: Rc<Told>,
     streams: Rc<Streams>,
     timer: Timer,
     waits: Waits,
     /// The client knows that it is to go.
     is_leaving: bool,
+    /// It knows that it broke the connection.
+    is_broken: bool,
     peer: Peer,
     worker: &'a Rc<Worker>,
 }
@@ -201,7 +201,9 @@ impl Serving<'_> {
             if served > 0 && (is_last || self.worker.lets_go()) && !self.is_leaving {
                 self.leave();
             }
-            match self.connection.poll_accept(cx) {
+            let accepted = self.connection.poll_accept(cx);
+            self.tell_refused();
+            match accepted {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.open(request, respond);
                     if self.streams.taken_back.get() > settings.http2.resets_max {
@@ -222,6 +224,14 @@ impl Serving<'_> {
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {}
             }
+            if let Some(reason) = self.told.broken()
+                && !std::mem::replace(&mut self.is_broken, true)
+            {
+                count_reason(self.worker, reason);
+                debug!(%reason, client = self.peer.text(), "a client breaks HTTP/2");
+                self.connection.abrupt_shutdown(reason);
+                continue;
+            }
             self.wait();
             ready!(self.timer.poll_expired(cx));
             match self.waits {
@@ -229,6 +239,14 @@ impl Serving<'_> {
                 Waits::Stalled(_) | Waits::Leaving => return Poll::Ready(()),
                 Waits::Busy => self.timer.arm(LONG),
             }
+        }
+    }
+
+    /// Tells of requests that were refused below, and that nobody sees but their client.
+    fn tell_refused(&self) {
+        for _ in 0..self.told.take_refused() {
+            self.worker.metrics.http2_malformed();
+            debug!(client = self.peer.text(), "a client sends a message that HTTP/2 does not have");
         }
     }
 
@@ -240,7 +258,7 @@ impl Serving<'_> {
     /// Sees to it that the wait for whatever is waited for now has its end.
     fn wait(&mut self) {
         let settings = &self.worker.settings;
-        let waits = match self.writing.stalled_at() {
+        let waits = match self.told.stalled_at() {
             Some(progress) => Waits::Stalled(progress),
             None if self.streams.open.get() > 0 => Waits::Busy,
             None if self.is_leaving => Waits::Leaving,

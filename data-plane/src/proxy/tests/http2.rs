@@ -22,7 +22,7 @@ use crate::tls::fixture::{Authority, Valid};
 
 /// A connection of HTTP/2.
 pub struct Connection {
-    runtime: Runtime,
+    pub runtime: Runtime,
     pub requests: SendRequest<Bytes>,
 }
 
@@ -342,7 +342,8 @@ fn large_heads_under_way_are_bounded_together_however_short_they_were_said() {
             responses.push(requests.send_request(request, true).unwrap().0);
         }
         let mut refused = 0;
-        while refused == 0 {
+        // All that has no room is refused before any of the rest is let go.
+        while refused < 60 - 25 {
             tokio::task::yield_now().await;
             responses.retain_mut(|response| {
                 let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -531,6 +532,31 @@ fn only_what_a_client_does_wrong_is_a_glitch() {
     assert_eq!(broken(), 0.0, "clients that leave");
     ended("PRI * HTTP/2.0\r\n\r\nGET / HTTP/1.1\r\n\r\n");
     eventually("no preface", || broken() == 1.0);
+}
+
+#[test]
+fn a_malformed_request_is_counted_and_its_connection_goes_on() {
+    let node = plan().start(&[]);
+    let mut line = Line::connect(node.address);
+    line.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    // `GET /` with a header that has two lines, and then a ping.
+    line.send(b"\0\0\x0b\x01\x05\0\0\0\x01\x82\x86\x84\0\x01x\x04b\nc:".as_slice());
+    line.send(b"\0\0\x08\x06\0\0\0\0\0ping her".as_slice());
+    let glitches = |kind| node.metric(&format!("equipoise_http2_glitches_total{{kind=\"{kind}\"}}"));
+    eventually("counted", || glitches("malformed") == 1.0);
+    let mut said = Vec::new();
+    while !said.ends_with(b"ping her") {
+        let byte = &mut [0];
+        std::io::Read::read_exact(&mut line.stream, byte).unwrap();
+        said.extend_from_slice(byte);
+    }
+    assert_eq!(glitches("broken"), 0.0);
+    // An index of nothing.
+    line.send(b"\0\0\x01\x01\x05\0\0\0\x03\x80".as_slice());
+    let rest = line.read_to_end().expect("closed");
+    assert!(rest.contains("\0\0\0\x09"), "COMPRESSION_ERROR: {rest:?}");
+    eventually("counted", || glitches("broken") == 1.0);
+    assert_eq!(glitches("malformed"), 1.0);
 }
 
 #[test]

@@ -488,3 +488,43 @@ fn a_target_that_does_not_begin_with_its_settings_speaks_something_else() {
         node.assert_no_lease();
     }
 }
+
+#[test]
+fn a_malformed_answer_ends_its_own_request_only() {
+    let origin = Origin::script(|line, _| {
+        let preface = &mut [0; 24];
+        line.stream.read_exact(preface).unwrap();
+        line.send(frame(SETTINGS, 0, 0, &[]));
+        let mut streams = Vec::new();
+        while streams.len() < 3 {
+            let head = &mut [0; 9];
+            line.stream.read_exact(head).unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            line.stream.read_exact(&mut vec![0; length.try_into().unwrap()]).unwrap();
+            if head[3] == HEADERS {
+                streams.push(head[8]);
+            }
+        }
+        // Into the table; who asks for it again gets what it really is.
+        line.send(frame(HEADERS, ALL, streams[1], b"\x88\x40\x03x-a\x03b\nc"));
+        line.send(frame(HEADERS, ALL, streams[0], b"\x88\x0f\x2f\x01b"));
+        line.send(frame(HEADERS, ALL, streams[2], b"\x88\x0f\x2f\x01c"));
+        drop(line.read_to_end());
+    });
+    let node = Plan { retries: 0, ..calling() }.start(&[origin.address]);
+    let client = Connection::clear(node.address);
+    let asked: Vec<_> = (0..3)
+        .map(|_| {
+            let request = Request::post("http://a.com/").body(()).unwrap();
+            client.runtime.spawn(exchange(client.requests.clone(), request, &[], None))
+        })
+        .collect();
+    let mut statuses: Vec<u16> = asked
+        .into_iter()
+        .map(|asked| client.within(asked).unwrap().unwrap().head.status().as_u16())
+        .collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 502]);
+    assert_eq!(origin.connections(), 1);
+    node.assert_no_lease();
+}
