@@ -50,6 +50,18 @@ pub fn abandon(client: &Client, worker: &Worker, seen: Answering<'_>) -> After {
     After::Gone
 }
 
+/// What a request counts as that the end of a stop cuts off before any of an answer: to its client the node is gone.
+const CUT_OFF: u16 = 503;
+
+/// Counts a request that the end of a stop cuts off before any of an answer.
+pub fn cut_off(client: &Client, worker: &Worker, seen: Answering<'_>) -> After {
+    let ingress_bytes = client.head_bytes() as u64;
+    let sample = RequestSample { ingress_bytes, ..seen.sample(CUT_OFF, Instant::now()) };
+    let Answering { facts, route, .. } = seen;
+    finish(client, worker, &Finished { facts, route, sample, body_bytes: 0, is_complete: false });
+    After::Abort
+}
+
 /// Answers by ourselves. The connection goes on if the client's body is out of it.
 pub async fn answer(
     client: &mut Client,

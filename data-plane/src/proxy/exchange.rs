@@ -1,13 +1,14 @@
 //! One request, from its head to the last byte of its answer: attempts, and what follows a failed one.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
 
 use super::account::End;
-use super::answer::{Answering, abandon, answer};
+use super::answer::{Answering, abandon, answer, cut_off};
 use super::attempt::{self, Attempt, Failed};
 use super::body::{Body, Remains, read_body};
 use super::connection::Client;
@@ -84,21 +85,40 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
     super::tests::harness::misbehave(client);
     let table = worker.table();
     let Opened { facts, matched } = request::open(&table, client, worker, is_last);
+    let route = matched.as_ref().map_or_else(|unserved| unserved.route, |(matched, _)| Some(matched.route));
+    let served = {
+        let mut serving = pin!(serve(client, worker, &facts, matched));
+        poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Pending if worker.is_cut_off.get() => Poll::Ready(None),
+            served => served.map(Some),
+        })
+        .await
+    };
+    served.unwrap_or_else(|| cut_off(client, worker, Answering { facts: &facts, route, picked: None }))
+}
+
+/// Serves a request that was read, for as long as it takes.
+async fn serve(
+    client: &mut Client,
+    worker: &Worker,
+    facts: &Facts,
+    matched: Result<(Matched<'_>, Option<First>), request::Unserved<'_>>,
+) -> After {
     let (matched, first) = match matched {
         Ok(matched) => matched,
         Err(request::Unserved { problem, route }) => {
             let is_refused = matches!(problem, Problem::Refused(_));
             let remains = if is_refused { Remains::Unknown } else { Remains::All };
-            let seen = Answering { facts: &facts, route, picked: None };
+            let seen = Answering { facts, route, picked: None };
             return answer(client, worker, seen, problem, remains).await;
         }
     };
-    let mut body = match Body::at_hand(client.buffer.filled().len(), worker, &facts, &matched) {
+    let mut body = match Body::at_hand(client.buffer.filled().len(), worker, facts, &matched) {
         Some(body) => body,
-        None => match read_body(client, worker, &facts, &matched).await {
+        None => match read_body(client, worker, facts, &matched).await {
             Ok(body) => body,
             Err(failure) => {
-                let seen = Answering { facts: &facts, route: Some(matched.route), picked: None };
+                let seen = Answering { facts, route: Some(matched.route), picked: None };
                 return match failure {
                     Failure::Problem(problem) => {
                         answer(client, worker, seen, problem, Remains::Unknown).await
@@ -108,7 +128,7 @@ pub(super) async fn run(client: &mut Client, worker: &Worker, is_last: bool) -> 
             }
         },
     };
-    proxy(client, worker, &facts, &matched, first, &mut body).await
+    proxy(client, worker, facts, &matched, first, &mut body).await
 }
 
 /// Attempt after attempt, until one gives a response or the rules say stop.
@@ -349,6 +369,9 @@ async fn relay(
         }
         let polled = attempt.poll_download(cx, client, worker, matched);
         has_waited |= polled.is_pending();
+        if polled.is_pending() && worker.is_cut_off.get() && attempt.download.progress().written > 0 {
+            return Poll::Ready(Err(RelayError::Source));
+        }
         polled
     })
     .await;

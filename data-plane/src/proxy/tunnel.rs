@@ -211,6 +211,9 @@ pub async fn run(
             if is_closing && up.has_said_all() && down.has_said_all() {
                 return Poll::Ready(After::Close);
             }
+            if worker.is_cut_off.get() {
+                return Poll::Ready(After::Abort);
+            }
             let is_sent_away = worker.is_away() && !was_away;
             if is_closing || !(worker.is_draining.get() || is_sent_away || lease.is_cut()) {
                 return Poll::Pending;

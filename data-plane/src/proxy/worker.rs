@@ -4,6 +4,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::net::{SocketAddr, UdpSocket};
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,6 +43,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pauses follow each other as long as clients come; each of them in the log would say nothing new.
 const PAUSES_LOGGED_EVERY: Duration = Duration::from_secs(10);
 
+/// How long the requests that a drain cuts off may take to tell of it: as long as it takes to look at each.
+const TELLING: Duration = Duration::from_millis(200);
+
 /// How often the pool is swept and the table's handle refreshed.
 const HOUSEKEEPING_TICKS: u32 = 20;
 
@@ -63,6 +67,8 @@ pub struct Worker {
     /// The same for sessions of streams.
     pub(crate) stream_pen: Option<Pen>,
     pub(crate) is_draining: Cell<bool>,
+    /// The time of a drain is over: whatever waits is to end, and to tell of it.
+    pub(super) is_cut_off: Cell<bool>,
     /// Clients are asked to go elsewhere.
     is_away: Cell<bool>,
     /// How long an idle connection may still ask in a drain; `None`: it is closed at once.
@@ -230,6 +236,7 @@ pub(super) fn run(
             pen: settings.access_log.as_ref().map(AccessLog::pen),
             stream_pen: settings.stream_access_log.as_ref().map(AccessLog::pen),
             is_draining: Cell::new(false),
+            is_cut_off: Cell::new(false),
             is_away: Cell::new(false),
             idle_grace: Cell::new(None),
             pause_logged: Cell::new(None),
@@ -267,14 +274,18 @@ pub(super) fn run(
         worker.timers.wake_all();
         // Listeners first: what is in their backlog still becomes a connection.
         while accepting.join_next().await.is_some() {}
-        let all_ended = async {
+        let mut all_ended = pin!(async {
             while worker.connections.get() > 0 {
                 worker.ended.notified().await;
             }
             while doors.join_next().await.is_some() {}
-        };
-        if tokio::time::timeout_at(drain.deadline().into(), all_ended).await.is_err() {
+        });
+        if tokio::time::timeout_at(drain.deadline().into(), all_ended.as_mut()).await.is_err() {
             warn!(connections = worker.connections.get(), "closing connections that did not finish in time");
+            worker.is_cut_off.set(true);
+            worker.timers.wake_all();
+            // Who has not told by then never does.
+            drop(tokio::time::timeout(TELLING, all_ended).await);
         }
         ticking.abort();
         Ok(())

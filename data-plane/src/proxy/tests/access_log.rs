@@ -215,8 +215,42 @@ fn what_a_worker_has_when_it_ends_is_written() {
     assert_eq!(std::fs::read_to_string(&file.path).unwrap().lines().count(), 10);
 }
 
+#[test]
+fn what_the_end_of_a_stop_cuts_off_is_told_of() {
+    let origin = Origin::script(|line, _| {
+        if line.read_head().is_some_and(|head| head.contains(" /half ")) {
+            line.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf ");
+        }
+        drop(line.read_to_end());
+    });
+    let logged = Logged::start(Plan::default(), &[origin.address]);
+    let mut half = logged.node.connect();
+    half.send("GET /half HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut byte = [0];
+    std::io::Read::read_exact(&mut half.stream, &mut byte).unwrap();
+    let mut waiting = logged.node.connect();
+    waiting.send("GET /none HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("both are upstream", || origin.connections() == 2);
+    let Logged { node, file } = logged;
+    drained_within(node, Duration::from_millis(100));
+    assert!(waiting.read_to_end().unwrap_or_default().is_empty(), "no answer was made up");
+    let mut lines = file.lines(2);
+    lines.sort_by_key(|line| line["target"].to_string());
+    let told = lines.iter().map(|line| part(line, &["target", "status", "complete", "source"]));
+    let want = [
+        json!({"target": "/half", "status": 200, "complete": false, "source": "service"}),
+        json!({"target": "/none", "status": 503, "complete": false, "source": "kong"}),
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), want);
+    assert!(file.log.close(PATIENCE));
+}
+
 /// Ends the node; what its workers had is with the writer then.
 fn drained(node: Node) {
+    drained_within(node, Duration::from_secs(5));
+}
+
+fn drained_within(node: Node, patience: Duration) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(node.running.drain(std::time::Instant::now() + Duration::from_secs(5)));
+    runtime.block_on(node.running.drain(std::time::Instant::now() + patience));
 }
