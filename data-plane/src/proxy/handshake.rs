@@ -1,17 +1,18 @@
 //! The beginning of a client's connection where TLS is spoken.
 
+use rustls::Error::{InvalidCertificate, NoCertificatesPresented};
 use rustls::pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::connection::{self, Client};
 use super::forward::Peer;
 use super::patience::Patience;
 use super::stream::Stream;
 use super::worker::Worker;
+use crate::tls::ALPN_HTTP2;
 use crate::tls::server::Speaks;
-use crate::tls::{ALPN_HTTP2, HandshakeError};
 
 /// First byte of a handshake (RFC 8446 5.1).
 const HANDSHAKE: u8 = 22;
@@ -50,7 +51,7 @@ pub(crate) async fn shake(stream: TcpStream, peer: Peer, tls: Speaks, worker: &W
                 Ok(told) => told,
                 Err(error) => {
                     worker.metrics.handshake_failed();
-                    debug!(%error, client = peer.text(), "a client's certificate is not good any more");
+                    tell_refused(worker, &peer, &error);
                     return None;
                 }
             };
@@ -61,13 +62,16 @@ pub(crate) async fn shake(stream: TcpStream, peer: Peer, tls: Speaks, worker: &W
         }
         Some(Err((error, stream))) => {
             worker.metrics.handshake_failed();
-            debug!(%error, client = peer.text(), "a client's handshake failed");
-            if matches!(HandshakeError::from(error), HandshakeError::Certificate(_)) {
-                // By TLS 1.3 it may have asked for something already: closed at once, the connection would be reset, and the
-                // client might never see what is wrong with its certificate.
-                let client = Client::new(Stream::accepted(stream), peer, &worker.timers);
-                client.linger(worker).await;
-            }
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+            let Some(refused @ (InvalidCertificate(_) | NoCertificatesPresented)) = inner else {
+                debug!(%error, client = peer.text(), "a client's handshake failed");
+                return None;
+            };
+            tell_refused(worker, &peer, refused);
+            // By TLS 1.3 it may have asked for something already: closed at once, the connection would be reset, and the
+            // client might never see what is wrong with its certificate.
+            let client = Client::new(Stream::accepted(stream), peer, &worker.timers);
+            client.linger(worker).await;
             None
         }
         None => {
@@ -75,5 +79,15 @@ pub(crate) async fn shake(stream: TcpStream, peer: Peer, tls: Speaks, worker: &W
             debug!(client = peer.text(), "a client's handshake took too long");
             None
         }
+    }
+}
+
+/// Tells of a client that is refused for its certificate, or for want of one: whoever operates this must see why it cannot come in, though
+/// not as often as it tries.
+fn tell_refused(worker: &Worker, peer: &Peer, error: &rustls::Error) {
+    if worker.may_warn() {
+        warn!(%error, client = peer.text(), "a client is refused by its certificate");
+    } else {
+        debug!(%error, client = peer.text(), "a client is refused by its certificate");
     }
 }

@@ -13,7 +13,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use arc_swap::Guard;
-use rustls::HandshakeKind;
+use rustls::{AlertDescription, HandshakeKind};
 use tokio::net::TcpStream;
 use tracing::{debug, warn};
 
@@ -276,15 +276,25 @@ impl Undialled {
 
     /// The same, as the retry rules speak of it.
     pub fn tell_fault(self, worker: &Worker, target: SocketAddr) -> Fault {
-        if let Some((Identity { host, .. }, undone)) = self.handshake {
-            let error = undone.to_string();
-            if worker.may_warn() {
-                warn!(%target, %host, error, "no TLS with a target");
-            } else {
-                debug!(%target, %host, error, "no TLS with a target");
-            }
+        if let Some((identity, undone)) = self.handshake {
+            tell(worker, target, &identity, &undone.to_string());
         }
         self.fault
+    }
+}
+
+/// Tells of a target that said after the handshake why it has nothing to do with this node.
+pub fn tell_objection(worker: &Worker, target: SocketAddr, identity: &Identity, alert: AlertDescription) {
+    let error = HandshakeError::Alert(rustls::Error::AlertReceived(alert));
+    worker.metrics.upstream_handshake_failed(error.reason());
+    tell(worker, target, identity, &Undone::Failed(error).to_string());
+}
+
+fn tell(worker: &Worker, target: SocketAddr, Identity { host, .. }: &Identity, error: &str) {
+    if worker.may_warn() {
+        warn!(%target, %host, error, "no TLS with a target");
+    } else {
+        debug!(%target, %host, error, "no TLS with a target");
     }
 }
 

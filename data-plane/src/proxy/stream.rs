@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use rustix::net::RecvFlags;
+use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsStream, client, server};
@@ -35,6 +36,21 @@ struct Secured {
     stream: TlsStream<TcpStream>,
     /// Of a target's: whom it is with.
     identity: Option<Identity>,
+    /// What that objected to after the handshake: in TLS 1.3 it sees a certificate, or that there is none, only then.
+    objection: Option<AlertDescription>,
+}
+
+impl Secured {
+    fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, space);
+        if let Poll::Ready(Err(error)) = &read {
+            self.objection = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(rustls::Error::AlertReceived(alert)) => Some(*alert),
+                _ => self.objection,
+            };
+        }
+        read
+    }
 }
 
 use Carrier::{Http2, Http2Target, Plain, Tls};
@@ -47,7 +63,7 @@ impl Stream {
 
     /// One that was accepted and has shaken hands.
     pub fn accepted_tls(stream: server::TlsStream<TcpStream>) -> Self {
-        Self(Tls(Secured { stream: stream.into(), identity: None }.into()))
+        Self(Tls(Secured { stream: stream.into(), identity: None, objection: None }.into()))
     }
 
     /// A stream of a client's HTTP/2 connection.
@@ -91,7 +107,7 @@ impl Stream {
 
     /// The same, after a handshake by which the other end is this one.
     pub fn secured(stream: client::TlsStream<TcpStream>, identity: Identity) -> Self {
-        Self(Tls(Secured { stream: stream.into(), identity: Some(identity) }.into()))
+        Self(Tls(Secured { stream: stream.into(), identity: Some(identity), objection: None }.into()))
     }
 
     /// Whom a handshake has shown to be at the other end; `None`: there was none, or it is a client.
@@ -100,6 +116,14 @@ impl Stream {
         match &self.0 {
             Plain(_) | Http2(_) | Http2Target(_) => None,
             Tls(secured) => secured.identity.as_ref(),
+        }
+    }
+
+    /// What a target said against a handshake that was done to this end, and who it is.
+    pub fn objection(&self) -> Option<(&Identity, AlertDescription)> {
+        match &self.0 {
+            Plain(_) | Http2(_) | Http2Target(_) => None,
+            Tls(secured) => secured.identity.as_ref().zip(secured.objection),
         }
     }
 
@@ -121,7 +145,7 @@ impl Stream {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Plain(stream) => Pin::new(stream).poll_read(cx, space),
-            Tls(secured) => Pin::new(&mut secured.stream).poll_read(cx, space),
+            Tls(secured) => secured.poll_read(cx, space),
             Http2(stream) => stream.poll_read(cx, space),
             Http2Target(stream) => stream.poll_read(cx, space),
         }

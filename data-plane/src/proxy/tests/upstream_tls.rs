@@ -250,6 +250,25 @@ fn a_certificate_is_shown_to_who_wants_to_see_it() {
 }
 
 #[test]
+fn a_target_that_misses_a_certificate_after_the_handshake_is_told_of() {
+    let authority = Authority::root("root");
+    let server = authority.issue(&["a.test"], Valid::Now).server_asking(&authority);
+    let origin = Origin::script(move |line, _| {
+        let stream = line.stream.try_clone().unwrap();
+        let mut session = Session::new(ServerConnection::new(Arc::clone(&server)).unwrap(), stream);
+        assert!(read_head(&mut session).is_none());
+        // Closed at once, its alert would be lost with what it did not read.
+        drop(line.read_to_end());
+    });
+    let node = plan(authority.trusted(1), verified()).start(&[origin.address]);
+    let failures = || node.metric("equipoise_upstream_tls_failures_total{reason=\"alert\"}");
+    assert_eq!(node.connect().get("/").status(), 502);
+    assert_eq!(failures(), 1.0);
+    assert_eq!(node.connect().get("/").status(), 502);
+    assert_eq!(failures(), 2.0);
+}
+
+#[test]
 fn a_connection_is_used_for_the_same_identity_only() {
     let authority = Authority::root("root");
     let stranger = Authority::root("stranger");
