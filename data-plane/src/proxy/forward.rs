@@ -282,10 +282,8 @@ pub fn push_headers(out: &mut Vec<u8>, head: &RequestHead<'_, '_>, with: &Forwar
             Name::XForwardedPrefix => given.prefix.keep(is_trusted),
             Name::XKongRequestId => !with.settings.request_id_upstream,
             // An upstream that goes by these would believe whoever writes them: only somebody trusted in front of this node may,
-            // and only where the node does not say them itself (RFC 9440 4).
-            Name::ClientCert => {
-                is_trusted && !with.settings.asks_callers && !head.is_named_by_connection(header.name)
-            }
+            // and only where the node does not say them itself (RFC 9440 4). No Connection header takes them off: it may be its client's.
+            Name::ClientCert => is_trusted && !with.settings.asks_callers,
             Name::Other
             | Name::Accept
             | Name::Date
