@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl};
 
 /// Where lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,19 @@ impl Destination {
         }
     }
 
+    /// Whether it can be opened, as far as that can be told without making a file.
+    ///
+    /// # Errors
+    /// As with [`Self::open`].
+    pub fn check(&self) -> io::Result<()> {
+        let Self::File(path) = self else { return Ok(()) };
+        if path.try_exists()? {
+            return open_with(OpenOptions::new().append(true), path).map(drop);
+        }
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Ok(access(directory.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)?)
+    }
+
     /// Whether it leads somewhere else than to `file` by now: that was moved or removed.
     pub fn has_left(&self, file: &File) -> bool {
         let Self::File(path) = self else { return false };
@@ -86,9 +99,13 @@ impl fmt::Display for Destination {
 }
 
 fn open(path: &Path) -> io::Result<File> {
+    open_with(OpenOptions::new().append(true).create(true).mode(MODE), path)
+}
+
+fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     // Without waiting: a pipe that nobody reads would hold up the start.
     let no_wait = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = OpenOptions::new().append(true).create(true).mode(MODE).custom_flags(no_wait).open(path)?;
+    let file = options.custom_flags(no_wait).open(path)?;
     // Writes may wait: their thread has nothing else to do.
     let flags = fcntl_getfl(&file)?;
     fcntl_setfl(file.as_fd(), flags - OFlags::NONBLOCK)?;
@@ -100,6 +117,23 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn a_check_finds_what_opening_would_and_makes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| Destination::File(directory.path().join(name));
+        for (place, is_good) in [(at("a.log"), true), (at("none/a.log"), false), (at(""), false)] {
+            assert_eq!(place.check().is_ok(), is_good, "{place}");
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "{place}");
+            assert_eq!(place.open().is_ok(), is_good, "{place}");
+            drop(std::fs::remove_file(directory.path().join("a.log")));
+        }
+        std::fs::write(directory.path().join("b.log"), "old").unwrap();
+        at("b.log").check().unwrap();
+        assert_eq!(std::fs::read(directory.path().join("b.log")).unwrap(), b"old");
+        Destination::Stdout.check().unwrap();
+        Destination::File("a.log".into()).check().unwrap();
+    }
 
     #[test]
     fn what_settings_say_is_a_place() {

@@ -44,6 +44,17 @@ pub struct Plan {
     pub buffer_bytes: usize,
 }
 
+impl Plan {
+    /// Whether lines can go there, as far as that can be told without making a file.
+    ///
+    /// # Errors
+    /// As with [`AccessLog::start`].
+    pub fn check(&self) -> Result<(), OpenError> {
+        let refused = |source| OpenError { destination: self.destination.clone(), source };
+        self.destination.check().map_err(refused)
+    }
+}
+
 /// Why there is no access log.
 #[derive(Debug, thiserror::Error)]
 #[error("the access log {destination} cannot be opened")]

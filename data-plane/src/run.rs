@@ -88,9 +88,12 @@ impl Node {
     /// # Errors
     /// When one of the files cannot be used; nothing has changed then.
     pub async fn reload(&mut self, new: NodeSettings) -> Result<(), ReloadError> {
+        let templates = new.error_templates.clone();
         let settings = self.settings.reloaded(new);
         let (reading, active) = (settings.clone(), self.active.clone());
         let loading = tokio::task::spawn_blocking(move || {
+            // Those in force stay until the next start; that is not to be the first to find out.
+            proxy::Templates::load(&templates)?;
             Ok::<_, ReloadError>((with_targets(&reading)?, listen(&reading, &active)?))
         });
         // Signals are not heard meanwhile.

@@ -161,6 +161,9 @@ fn the_check_looks_into_the_files_that_settings_name() {
         ([&verify[..], &["--tls-client-ca", "none.pem"]].concat(), Some("none.pem")),
         (vec!["--tls-trusted-certificates", "none.pem"], Some("none.pem")),
         (vec!["--proxy-error-template-json", "none.json"], Some("none.json")),
+        (vec!["--proxy-access-log", "none/access.log"], Some("none/access.log")),
+        (vec!["--status-access-log", "none/status.log"], Some("none/status.log")),
+        (vec!["--proxy-access-log", "access.log"], None),
         (
             [&verify[..], &["--tls-client-ca", "a.pem", "--tls-cert", "a.pem", "--tls-cert-key", "a.key"]]
                 .concat(),

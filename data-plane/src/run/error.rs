@@ -77,7 +77,12 @@ pub enum ReloadError {
     /// There is no certificate to show to clients, or to targets; or clients cannot be judged by theirs.
     #[error(transparent)]
     Shown(#[from] ShownError),
+    /// A template of error bodies cannot be used: the next start would fail.
+    #[error(transparent)]
+    Template(#[from] proxy::TemplateError),
     /// A file system that hangs, or a file that is none.
-    #[error("the files of `tls.` and `upstream.client_cert` cannot be read within {0:?}")]
+    #[error(
+        "the files of `tls.`, `upstream.client_cert` and `proxy.error_template` cannot be read within {0:?}"
+    )]
     Hangs(Duration),
 }

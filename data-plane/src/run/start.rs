@@ -26,7 +26,7 @@ use crate::takeover::{Predecessor, Sockets};
 use crate::{dns, probe, proxy, spans, status, watchdog};
 
 /// Looks into the files that the settings name, as a start does, and makes none: what clients and targets are shown, who vouches for
-/// them, templates.
+/// them, templates, and whether there is a place for access logs.
 ///
 /// # Errors
 /// When one of them cannot be used.
@@ -34,6 +34,10 @@ pub fn check_files(settings: &NodeSettings) -> Result<(), StartError> {
     with_targets(settings)?;
     settings.shown.check()?;
     proxy::Templates::load(&settings.error_templates)?;
+    let NodeSettings { access_log, stream_access_log, status_access_log, .. } = settings;
+    for plan in [access_log, stream_access_log, status_access_log].into_iter().flatten() {
+        plan.check()?;
+    }
     Ok(())
 }
 

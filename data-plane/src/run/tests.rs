@@ -81,6 +81,22 @@ async fn whatever_breaks_off_ends_the_node() {
 }
 
 #[tokio::test]
+async fn a_reload_with_a_template_that_is_not_there_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut node = node(directory.path()).await.unwrap();
+    let mut new = node.settings.clone();
+    new.drain_timeout = Duration::from_secs(2);
+    new.error_templates.json = Some(directory.path().join("none.json"));
+    let error = node.reload(new.clone()).await.unwrap_err();
+    assert!(error.to_string().contains("none.json"), "{error}");
+    assert_eq!(node.settings.drain_timeout, Duration::from_secs(1));
+    new.error_templates.json = None;
+    node.reload(new).await.unwrap();
+    assert_eq!(node.settings.drain_timeout, Duration::from_secs(2));
+    stopped(node).await;
+}
+
+#[tokio::test]
 async fn a_second_node_on_the_same_cache_is_refused_in_one_sentence() {
     let directory = tempfile::tempdir().unwrap();
     let first = node(directory.path()).await.unwrap();
