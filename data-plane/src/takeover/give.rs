@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -18,7 +19,10 @@ use super::sockets::Group;
 use super::{PROTOCOL, wire};
 
 /// Processes that may wait to be spoken to.
-const BACKLOG: i32 = 4;
+const BACKLOG: i32 = 16;
+
+/// Connections that have not said anything yet, beside each other: one that never does so holds up nobody.
+const SILENT_MAX: usize = 16;
 
 /// Time for whatever needs no work on the other side.
 const STEP: Duration = Duration::from_secs(5);
@@ -62,20 +66,30 @@ impl Offer {
         Ok(Self { listener, groups: Arc::new(groups), patience })
     }
 
-    /// Answers who comes, one after the other, until one is ready, which is sent to `ready`, or `stop`. The sockets are
-    /// let go of at the end.
+    /// Answers who comes, one after the other as they begin to speak, until one is ready, which is sent to `ready`, or `stop`. The
+    /// sockets are let go of at the end.
     pub async fn run(self, ready: mpsc::Sender<Successor>, stop: CancellationToken) {
         let Self { listener, groups, patience } = self;
+        let mut silent = JoinSet::new();
         loop {
-            let accepted = tokio::select! {
+            let heard = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                Some(heard) = silent.join_next() => heard,
+                accepted = listener.accept(), if silent.len() < SILENT_MAX => {
+                    match accepted {
+                        Ok((connection, _)) => drop(silent.spawn(first_word(connection))),
+                        Err(error) => {
+                            warn!(%error, "a successor could not be spoken to");
+                            tokio::time::sleep(STEP).await;
+                        }
+                    }
+                    continue;
+                }
             };
-            let connection = match accepted.and_then(|(stream, _)| stream.into_std()) {
+            let connection = match heard.map_err(io::Error::from).flatten().and_then(UnixStream::into_std) {
                 Ok(connection) => connection,
                 Err(error) => {
-                    warn!(%error, "a successor could not be spoken to");
-                    tokio::time::sleep(STEP).await;
+                    warn!(%error, "whoever came to take over did not begin");
                     continue;
                 }
             };
@@ -98,6 +112,12 @@ impl Offer {
             }
         }
     }
+}
+
+/// Waits for somebody to begin.
+async fn first_word(connection: UnixStream) -> io::Result<UnixStream> {
+    tokio::time::timeout(STEP, connection.readable()).await??;
+    Ok(connection)
 }
 
 fn speak(connection: Connection, groups: &[Group], patience: Duration) -> io::Result<Successor> {

@@ -85,6 +85,34 @@ async fn one_that_is_not_ready_in_time_is_given_up() {
 }
 
 #[tokio::test]
+async fn who_says_nothing_holds_up_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("takeover.sock");
+    let offer = Offer::new(&path, groups(1), PATIENCE).unwrap();
+    let (ready, mut successors) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let offering = tokio::spawn(offer.run(ready, stop.clone()));
+    let silent: Vec<_> = (0..4)
+        .map(|_| {
+            let flags = rustix::net::SocketFlags::CLOEXEC;
+            let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET);
+            let socket = rustix::net::socket_with(family, kind, flags, None).unwrap();
+            rustix::net::connect(&socket, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
+            socket
+        })
+        .collect();
+    let began = std::time::Instant::now();
+    let predecessor = ask(&path).await.unwrap().unwrap();
+    let waiting = tokio::task::spawn_blocking(move || predecessor.ready());
+    successors.recv().await.unwrap().go(None).unwrap();
+    assert!(waiting.await.unwrap().unwrap().is_none(), "there was no lock");
+    assert!(began.elapsed() < Duration::from_secs(4), "each of them has five seconds: {:?}", began.elapsed());
+    drop(silent);
+    stop.cancel();
+    offering.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_path_that_is_too_long_is_an_error() {
     let path = Path::new("/tmp").join("x".repeat(200));
     assert!(Offer::new(&path, Vec::new(), PATIENCE).is_err());
