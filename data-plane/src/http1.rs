@@ -23,6 +23,7 @@ mod tests;
 
 pub use body::{BodyDecoder, BodyError, Step, TRAILER_BYTES_MAX};
 pub use encode::{LAST_CHUNK, push_chunk_size, push_decimal};
+pub(crate) use framing::is_token;
 pub use framing::{Framing, FramingError};
 pub use host::HostPort;
 pub(crate) use host::split_host;

@@ -39,17 +39,7 @@ impl PluginName {
 
     /// Those that nodes enforce, and which therefore may be configured: an operator who is told that a plugin is
     /// there relies on it. The one switch: all others are refused as not enabled, wherever they are named.
-    pub const ENFORCED: &'static [Self] = &[
-        Self::BasicAuth,
-        Self::CorrelationId,
-        Self::Cors,
-        Self::IpRestriction,
-        Self::KeyAuth,
-        Self::Prometheus,
-        Self::ProxyCache,
-        Self::RateLimiting,
-        Self::RequestTermination,
-    ];
+    pub const ENFORCED: &'static [Self] = Self::ALL;
 
     /// As in `name` of a plugin.
     pub const fn as_str(self) -> &'static str {

@@ -104,7 +104,7 @@ fn decimal(value: &[u8]) -> Option<u64> {
 }
 
 /// A byte of a token (RFC 9110, section 5.6.2).
-pub(super) const fn is_token(byte: u8) -> bool {
+pub(crate) const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,

@@ -27,18 +27,18 @@ pub(super) fn bounds(window: Window, now_s: u64) -> (u64, u64) {
     }
 }
 
-/// Year and month (1 to 12) of a day, counted from 1 January 1970. The years are counted from March, so that a leap day is a year's last.
+/// Year and month (1 to 12) of a day, counted from 1 January 1970.
 fn month_of(day: u64) -> (u64, u64) {
-    let days = day + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month)
+    // No year is longer: this one is it, or one before it.
+    let mut year = 1970 + day / 366;
+    while first_day((year + 1, 1)) <= day {
+        year += 1;
+    }
+    let month = (2..=12).rev().find(|month| first_day((year, *month)) <= day);
+    (year, month.unwrap_or(1))
 }
 
-/// The first day of a month: the inverse.
+/// The first day of a month, counted from 1 January 1970. The years are counted from March, so that a leap day is a year's last.
 fn first_day((year, month): (u64, u64)) -> u64 {
     let year = if month <= 2 { year - 1 } else { year };
     let (era, of_era) = (year / 400, year % 400);

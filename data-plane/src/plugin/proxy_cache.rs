@@ -98,7 +98,6 @@ pub struct Keeping {
     stored: Stored,
     /// Names of the headers that the answer depends on, and the key with their values.
     varies: Option<(Arc<[Box<str>]>, CacheKey)>,
-    storage_s: u64,
 }
 
 /// `X-Cache-Status`.
@@ -288,7 +287,7 @@ impl Wish {
             fresh_s,
             gone_at_s: now_s.saturating_add(storage_s),
         };
-        Some(Keeping { key: self.key, stored, varies, storage_s })
+        Some(Keeping { key: self.key, stored, varies })
     }
 }
 
@@ -317,9 +316,8 @@ fn kept_headers(head: &ResponseHead<'_, '_>) -> Vec<(Box<str>, Box<[u8]>)> {
 impl Keeping {
     /// It is whole, and this was its body.
     pub fn store(self, body: Vec<u8>, cache: &super::Cache) {
-        let Self { key, mut stored, varies, storage_s } = self;
+        let Self { key, mut stored, varies } = self;
         stored.body = body.into();
-        debug_assert!(stored.gone_at_s == stored.at_s.saturating_add(storage_s));
         let stored = Found::Answer(Arc::new(stored));
         match varies {
             None => cache.put(key, stored),

@@ -76,7 +76,9 @@ fn echo(text: Option<&str>, at: &At<'_>) -> serde_json::Value {
         .collect();
     json!({
         "message": text,
-        "matched_route": at.asked.route.map(|id| json!({ "id": id, "name": at.asked.route_label })),
+        "matched_route": at.asked.route.map(|id| {
+            json!({ "id": id, "name": at.asked.route_name.map_or_else(|| id.to_string(), str::to_owned) })
+        }),
         "matched_service": at.asked.service.map(|id| json!({ "id": id })),
         "request": {
             "scheme": if at.asked.is_https { "https" } else { "http" },

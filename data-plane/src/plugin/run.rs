@@ -26,8 +26,8 @@ pub struct Asked<'a> {
     pub port: u16,
     /// Its route.
     pub route: Option<Uuid>,
-    /// Label of its route, for people.
-    pub route_label: &'a str,
+    /// Name of its route, if it has one.
+    pub route_name: Option<&'a str>,
     /// Its service.
     pub service: Option<Uuid>,
     /// Since 1970.

@@ -44,7 +44,7 @@ impl World {
             client: self.client,
             port: 8000,
             route: Some(Uuid::from_u128(11)),
-            route_label: "r",
+            route_name: Some("r"),
             service: Some(Uuid::from_u128(12)),
             now,
             random: &|| 42,

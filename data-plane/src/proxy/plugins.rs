@@ -32,14 +32,13 @@ pub(super) fn meet(table: &Table, route: &Route, asked: Asked<'_>, worker: &Work
 fn run(table: &Table, route: &Route, asked: Asked<'_>, worker: &Worker) -> Met {
     let Asked { head, peer, .. } = asked;
     let client = peer.client(head, &worker.settings);
-    let id = route.id.to_string();
     let asked = plugin::Asked {
         head,
         is_https: is_https(head, peer, &worker.settings),
         client: &client,
         port: peer.port(),
         route: Some(route.id),
-        route_label: route.name.as_deref().unwrap_or(&id),
+        route_name: route.name.as_deref(),
         service: route.service.as_ref().map(|service| service.id),
         now: now(),
         random: &|| worker.random_wide(),

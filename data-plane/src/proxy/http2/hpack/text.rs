@@ -2,6 +2,7 @@
 //! kinds its bytes are, and how it begins. Pure.
 
 use super::huffman::{self, Broken};
+use crate::http1::is_token;
 
 /// What is left of a block.
 #[derive(Debug, Clone, Copy)]
@@ -146,35 +147,17 @@ const fn kinds() -> [u8; 256] {
     let mut kinds = [0; 256];
     let mut byte = 0_u8;
     loop {
-        let is_mark = matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        );
-        let is_small = byte.is_ascii_lowercase() || byte.is_ascii_digit();
         let mut kind = 0;
-        if is_small || is_mark || byte == b'"' {
+        if is_token(byte) && !byte.is_ascii_uppercase() || byte == b'"' {
             kind |= NAME;
         }
         if byte == b'\t' || (byte >= b' ' && byte != 0x7f) {
             kind |= VALUE;
         }
-        if is_small || byte.is_ascii_uppercase() || is_mark {
+        if is_token(byte) {
             kind |= METHOD;
         }
-        let is_plain = is_small || byte.is_ascii_uppercase() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+        let is_plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
         if is_plain || matches!(byte, b'/' | b'?' | b'=' | b'&' | b'%' | b'+' | b',' | b':' | b';' | b'@') {
             kind |= PATH;
         }
