@@ -1,12 +1,14 @@
 //! Why a request goes where it goes: pure.
 //!
-//! The answer is the node's own: it comes from the router that nodes route by, asked about all routes for the winner, and about one
-//! condition of one route at a time for the losers. Nothing here says again what a condition means. Called by `admin`.
+//! The answer is the node's own: winners come from the router that nodes route by, and it also says which conditions of a loser
+//! are not met. Nothing here says again what a condition means. Called by `admin`.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern, path};
-use equipoise_router::{Flavour, HeaderRule, Headers, Query, Router, Rule};
+use equipoise_router::{Condition, Flavour, HeaderRule, Headers, Query, Router, Rule};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -14,6 +16,13 @@ use crate::model::{Body, Config, Entity, Key, Kind};
 
 /// Most routes and most targets that an explanation names; of more it says how many.
 pub const NAMED_MAX: usize = 50;
+
+/// Protocols of requests, whatever carries them.
+const HTTP: [&str; 4] = ["http", "https", "grpc", "grpcs"];
+
+/// Routes that match are ranked as soon as so many are there, and only those that may be named are kept: a decoded route takes a
+/// few kibibytes, and all of them may match.
+const RANKED_AT: usize = 1_024;
 
 /// A request as it would come to a node.
 #[derive(Debug, Clone)]
@@ -49,14 +58,35 @@ impl Headers for Lines<'_> {
     }
 }
 
-/// A route with what the router knows of it; `None` for one that serves no HTTP.
+/// A route.
 struct Candidate<'a> {
     route: &'a Entity,
     body: Body,
-    rule: Option<Rule>,
+    rule: Known,
 }
 
-/// What becomes of the request, and why not something else. Cost: O(routes), tens of microseconds each.
+/// What the router knows of a route.
+enum Known {
+    /// How it matches.
+    Rule(Rule),
+    /// Nothing, since it serves no HTTP.
+    OtherProtocols,
+    /// Nothing, since its service is switched off.
+    ServiceOff,
+}
+
+/// Services that are switched off: no node's router knows their routes.
+struct SwitchedOff(HashSet<Uuid>);
+
+impl SwitchedOff {
+    fn of(config: &Config) -> Self {
+        let services = config.iter(Kind::Service);
+        let is_off = |service: &&Arc<Entity>| service.body().get("enabled") == Some(&Value::Bool(false));
+        Self(services.filter(is_off).map(|service| service.id).collect())
+    }
+}
+
+/// What becomes of the request, and why not something else. Cost: O(routes), some ten microseconds each.
 pub fn explain(config: &Config, question: &Question) -> Value {
     let Question { flavour, is_tls, .. } = *question;
     let (sent, query_text) = path::split_target(question.target.as_bytes());
@@ -72,33 +102,40 @@ pub fn explain(config: &Config, question: &Question) -> Value {
         sni: question.sni.as_deref(),
         headers: &lines,
     };
-    let (mut matching, mut missed) = (Vec::new(), Vec::new());
-    for route in config.iter(Kind::Route) {
-        let candidate = Candidate::new(route);
-        let is_match = candidate.rule.as_ref().is_some_and(|rule| is_hit(flavour, rule, &query));
-        if is_match {
-            matching.push(candidate);
-        } else {
-            missed.push(candidate);
-        }
-    }
-    let ranked = ranked(flavour, matching, &query);
+    let off = SwitchedOff::of(config);
     let about = question.about.as_ref().map(|key| config.get(Kind::Route, key).map(|route| route.id));
     let is_asked = |route: &Entity| about.is_none_or(|about| about == Some(route.id));
-    let mut others: Vec<_> = missed
-        .iter()
-        .filter(|candidate| is_asked(candidate.route))
-        .map(|candidate| (candidate.misses(flavour, &query), candidate))
-        .collect();
+    let (mut matching, mut missed, mut asked) = (Vec::new(), Vec::new(), None);
+    for route in config.iter(Kind::Route) {
+        let candidate = Candidate::new(route, &off);
+        let misses = candidate.misses(flavour, &query).len();
+        if misses > 0 {
+            missed.extend(is_asked(route).then_some((misses, route)));
+            continue;
+        }
+        asked = asked.or_else(|| (about.is_some() && is_asked(route)).then_some(route));
+        matching.push(candidate);
+        if matching.len() == RANKED_AT {
+            matching =
+                ranked(flavour, matching, &query).into_iter().map(|(candidate, _)| candidate).collect();
+        }
+    }
+    let mut best = ranked(flavour, matching, &query);
+    // Whom somebody asks for is told of wherever it stands.
+    if let Some(route) = asked
+        && !best.iter().any(|(candidate, _)| candidate.route.id == route.id)
+    {
+        best.extend(ranked(flavour, vec![Candidate::new(route, &off)], &query));
+    }
     // Those that nearly matched are what somebody looks for.
-    others.sort_by_key(|(misses, candidate)| (misses.len(), candidate.route.id));
-    let others_left_out = others.len().saturating_sub(NAMED_MAX);
-    let others: Vec<_> = others
-        .into_iter()
-        .take(NAMED_MAX)
-        .map(|(misses, candidate)| with(candidate.named(), "because", json!(misses)))
-        .collect();
-    let lost = ranked.iter().skip(1).filter(|(candidate, _)| is_asked(candidate.route));
+    missed.sort_unstable_by_key(|(misses, route)| (*misses, route.id));
+    let others_left_out = missed.len().saturating_sub(NAMED_MAX);
+    let others = missed.into_iter().take(NAMED_MAX).map(|(_, route)| {
+        let candidate = Candidate::new(route, &off);
+        with(candidate.named(), "because", json!(candidate.misses(flavour, &query)))
+    });
+    let others: Vec<_> = others.collect();
+    let lost = best.iter().skip(1).filter(|(candidate, _)| is_asked(candidate.route));
     let lost: Vec<_> = lost
         .take(NAMED_MAX)
         .map(|(candidate, matched)| with(candidate.named(), "path", json!(matched)))
@@ -118,8 +155,8 @@ pub fn explain(config: &Config, question: &Question) -> Value {
         "not_matched": others,
         "not_matched_left_out": others_left_out,
     });
-    let found = ranked.first().map_or_else(nowhere, |(winner, matched)| {
-        let mut told = follow(config, question, winner, &path, query_text);
+    let found = best.first().map_or_else(nowhere, |(winner, matched)| {
+        let mut told = follow(config, question, winner);
         told.insert("route".to_owned(), with(winner.named(), "path", json!(matched)));
         told
     });
@@ -142,13 +179,7 @@ fn nowhere() -> Map<String, Value> {
 }
 
 /// Where a request goes that a route has taken.
-fn follow(
-    config: &Config,
-    question: &Question,
-    winner: &Candidate<'_>,
-    path: &[u8],
-    query: Option<&[u8]>,
-) -> Map<String, Value> {
+fn follow(config: &Config, question: &Question, winner: &Candidate<'_>) -> Map<String, Value> {
     let mut told = nowhere();
     let mut say = |outcome: &str, status: Option<u16>| {
         told.insert("outcome".to_owned(), outcome.into());
@@ -156,7 +187,8 @@ fn follow(
     };
     let service = config.referenced(Kind::Route, &Key::Id(winner.route.id), "service");
     let body = service.map(|service| service.body());
-    let is_enabled = body.as_ref().is_some_and(|body| body.get("enabled") != Some(&Value::Bool(false)));
+    let protocol = body.as_ref().and_then(|body| body.get("protocol")?.as_str().map(str::to_owned));
+    let is_http = protocol.is_some_and(|protocol| HTTP.contains(&protocol.as_str()));
     let speaks = |protocols: &[&str]| winner.protocols().any(|one| protocols.contains(&one));
     let is_grpc = question.headers.iter().any(|(name, value)| {
         name == "content-type" && value.to_ascii_lowercase().starts_with("application/grpc")
@@ -170,8 +202,8 @@ fn follow(
         say("tls_required", None);
     } else if service.is_none() {
         say("no_service", Some(503));
-    } else if !is_enabled {
-        say("service_disabled", Some(503));
+    } else if !is_http {
+        say("no_http_service", Some(503));
     } else {
         say("proxied", None);
     }
@@ -193,7 +225,6 @@ fn follow(
             "name": field("name"),
             "algorithm": field("algorithm"),
             "hash_on": field("hash_on"),
-            "hash_value": hashed(question, &of, path, query),
         }),
     );
     let targets = config.children(Kind::Target, "upstream", upstream.id);
@@ -215,31 +246,6 @@ fn follow(
     told
 }
 
-/// What consistent hashing looks at first, where the question says it.
-fn hashed(question: &Question, upstream: &Body, path: &[u8], query: Option<&[u8]>) -> Option<String> {
-    let text = |field: &str| upstream.get(field).and_then(Value::as_str);
-    let header = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        question.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
-    };
-    match text("hash_on")? {
-        "ip" => question.client.map(|client| client.to_string()),
-        "header" => header(text("hash_on_header")?),
-        "path" => Some(String::from_utf8_lossy(path).into_owned()),
-        "query_arg" => {
-            let name = text("hash_on_query_arg")?;
-            let pairs = query?.split(|byte| *byte == b'&').map(String::from_utf8_lossy);
-            pairs
-                .filter_map(|pair| {
-                    Some(pair.split_once('=')?.1.to_owned()).filter(|_| pair.starts_with(&format!("{name}=")))
-                })
-                .next()
-        }
-        // A cookie may be made by the node, a consumer and a group of the route's regex are found by it.
-        _ => None,
-    }
-}
-
 const fn flavour_name(flavour: Flavour) -> &'static str {
     match flavour {
         Flavour::Compatible => "traditional_compatible",
@@ -247,17 +253,17 @@ const fn flavour_name(flavour: Flavour) -> &'static str {
     }
 }
 
-fn is_hit(flavour: Flavour, rule: &Rule, query: &Query<'_>) -> bool {
-    Router::of(flavour, vec![rule.clone()]).find(query).is_some()
-}
-
-/// Those that match, the winner first, each with the path that matched.
+/// Of those that match the best, as many as are named and the winner, which comes first; each with the path that matched.
 fn ranked<'a>(
     flavour: Flavour,
     matching: Vec<Candidate<'a>>,
     query: &Query<'_>,
 ) -> Vec<(Candidate<'a>, Option<String>)> {
-    let rules = matching.iter().filter_map(|candidate| candidate.rule.clone()).collect();
+    let rule = |candidate: &Candidate<'_>| match &candidate.rule {
+        Known::Rule(rule) => Some(rule.clone()),
+        Known::OtherProtocols | Known::ServiceOff => None,
+    };
+    let rules = matching.iter().filter_map(rule).collect();
     let mut router = Router::of(flavour, rules);
     let mut matching: Vec<_> = matching.into_iter().map(Some).collect();
     let mut ranked = Vec::new();
@@ -273,10 +279,15 @@ fn ranked<'a>(
 }
 
 impl<'a> Candidate<'a> {
-    fn new(route: &'a Entity) -> Self {
-        let mut candidate = Self { route, body: route.body(), rule: None };
-        let is_http = candidate.protocols().any(|one| ["http", "https", "grpc", "grpcs"].contains(&one));
-        candidate.rule = is_http.then(|| candidate.to_rule());
+    fn new(route: &'a Entity, off: &SwitchedOff) -> Self {
+        let mut candidate = Self { route, body: route.body(), rule: Known::OtherProtocols };
+        let is_http = candidate.protocols().any(|one| HTTP.contains(&one));
+        let service = || Uuid::try_parse(candidate.body.get("service")?.get("id")?.as_str()?).ok();
+        if is_http && service().is_some_and(|service| off.0.contains(&service)) {
+            candidate.rule = Known::ServiceOff;
+        } else if is_http {
+            candidate.rule = Known::Rule(candidate.to_rule());
+        }
         candidate
     }
 
@@ -320,20 +331,19 @@ impl<'a> Candidate<'a> {
 
     /// The fields whose conditions the request does not meet.
     fn misses(&self, flavour: Flavour, query: &Query<'_>) -> Vec<String> {
-        let Some(rule) = &self.rule else { return vec!["protocols".to_owned()] };
-        let alone = || Rule { id: Uuid::nil(), ..Rule::default() };
-        let parts = [
-            ("hosts", Rule { hosts: rule.hosts.clone(), ..alone() }),
-            ("paths", Rule { paths: rule.paths.clone(), ..alone() }),
-            ("methods", Rule { methods: rule.methods.clone(), ..alone() }),
-            ("snis", Rule { snis: rule.snis.clone(), ..alone() }),
-        ];
-        let parts = parts.into_iter().map(|(field, part)| (field.to_owned(), part));
-        let headers = rule.headers.iter().map(|header| {
-            (format!("headers.{}", header.name.as_str()), Rule { headers: vec![header.clone()], ..alone() })
-        });
-        let missed = parts.chain(headers).filter(|(_, part)| !is_hit(flavour, part, query));
-        missed.map(|(field, _)| field).collect()
+        let rule = match &self.rule {
+            Known::Rule(rule) => rule,
+            Known::OtherProtocols => return vec!["protocols".to_owned()],
+            Known::ServiceOff => return vec!["service.enabled".to_owned()],
+        };
+        let named = |condition| match condition {
+            Condition::Hosts => "hosts".to_owned(),
+            Condition::Paths => "paths".to_owned(),
+            Condition::Methods => "methods".to_owned(),
+            Condition::Snis => "snis".to_owned(),
+            Condition::Header(name) => format!("headers.{}", name.as_str()),
+        };
+        rule.unmet(flavour, query).into_iter().map(named).collect()
     }
 }
 

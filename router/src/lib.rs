@@ -13,6 +13,7 @@ mod rank;
 pub mod stream;
 mod traditional;
 mod trie;
+mod unmet;
 
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use authority::HostKey;
 use index::{Best, Candidate, Group, Place};
 use rank::Rank;
 use trie::Trie;
+pub use unmet::Condition;
 
 /// Whose rules decide. The two of the reference differ in the order of routes ([`Rule`]s that both match) and in some
 /// conditions.
@@ -122,11 +124,19 @@ impl HeaderRule {
 impl Rule {
     /// Method, SNI and headers.
     fn fits(&self, flavour: Flavour, query: &Query<'_>) -> bool {
+        self.has_method(query)
+            && self.has_sni(flavour, query)
+            && self.headers.iter().all(|header| header.matches(flavour, query))
+    }
+
+    fn has_method(&self, query: &Query<'_>) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|method| method.as_bytes() == query.method)
+    }
+
+    fn has_sni(&self, flavour: Flavour, query: &Query<'_>) -> bool {
         let may_be = |wanted: &SniPattern| flavour == Flavour::Compatible || !wanted.is_wildcard();
         let is_wanted = |sni: &str| self.snis.iter().any(|wanted| may_be(wanted) && wanted.matches(sni));
-        (self.methods.is_empty() || self.methods.iter().any(|method| method.as_bytes() == query.method))
-            && (!query.is_tls || self.snis.is_empty() || query.sni.is_some_and(is_wanted))
-            && self.headers.iter().all(|header| header.matches(flavour, query))
+        !query.is_tls || self.snis.is_empty() || query.sni.is_some_and(is_wanted)
     }
 
     /// One candidate for each path, not placed yet.

@@ -345,3 +345,14 @@ fn setting_one_route_leaves_earlier_clones_alone() {
     after.set(1, None);
     assert_eq!(after.find(&query), None);
 }
+
+#[test]
+fn what_a_request_does_not_meet_is_told_by_condition() {
+    let rule = rule(1, "host=a.com path=/a method=GET sni=a.com header:x=1 header:y=2");
+    let headers = Lines(&[("x", "1")]);
+    let query = Query { is_tls: true, ..query("b.com", "/b", &headers) };
+    let unmet = rule.unmet(Flavour::Compatible, &query);
+    let y = HeaderName::parse("y").unwrap();
+    let want = [Condition::Hosts, Condition::Paths, Condition::Snis, Condition::Header(&y)];
+    assert_eq!(unmet, want);
+}

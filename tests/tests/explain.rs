@@ -74,6 +74,7 @@ fn an_explanation_is_what_a_node_does() {
         let service = json!({
             "name": format!("s{number}"), "host": origin.address().ip().to_string(),
             "port": origin.address().port(), "path": format!("/s{number}"),
+            "enabled": !draws.is(6),
         });
         operations.push(json!({ "method": "POST", "path": "/services", "body": service }));
         operations.push(json!({ "method": "POST", "path": "/routes", "body": route(&mut draws, number) }));

@@ -205,16 +205,20 @@ fn expected(flavour: Flavour, rules: &[Option<Rule>], request: &Request) -> Opti
     all.max_by_key(|(rank, _)| *rank).map(|(_, found)| found)
 }
 
-fn found(router: &Router, request: &Request) -> Option<Match> {
-    router.find(&Query {
+fn query_of<'a>(request: &'a Request, headers: &'a Lines<'a>) -> Query<'a> {
+    Query {
         is_tls: request.is_tls,
         method: request.method.as_bytes(),
         host: request.host.as_bytes(),
         port: request.port,
         path: request.path.as_bytes(),
         sni: request.sni,
-        headers: &Lines(&request.headers),
-    })
+        headers,
+    }
+}
+
+fn found(router: &Router, request: &Request) -> Option<Match> {
+    router.find(&query_of(request, &Lines(&request.headers)))
 }
 
 proptest! {
@@ -230,6 +234,23 @@ proptest! {
         let rules: Vec<_> = rules.into_iter().map(Some).collect();
         for request in requests {
             prop_assert_eq!(found(&router, &request), expected(flavour, &rules, &request), "{:?}", request);
+        }
+    }
+
+    #[test]
+    fn a_rule_matches_alone_if_nothing_of_it_is_unmet(
+        flavour in select(&[Flavour::Compatible, Flavour::Traditional][..]),
+        rules in rules(),
+        requests in prop::collection::vec(request(), 1..8),
+    ) {
+        for rule in rules {
+            let router = Router::of(flavour, vec![rule.clone()]);
+            for request in &requests {
+                let is_found = found(&router, request).is_some();
+                let headers = Lines(&request.headers);
+                let unmet = rule.unmet(flavour, &query_of(request, &headers));
+                prop_assert_eq!(is_found, unmet.is_empty(), "{:?} {:?} {:?}", rule, request, unmet);
+            }
         }
     }
 
