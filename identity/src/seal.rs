@@ -62,16 +62,8 @@ impl FromStr for SealKey {
 
     /// Space around it is ignored: files end with a line feed.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.trim().as_bytes();
         let mut bytes = [0; 32];
-        if digits.len() != 2 * bytes.len() {
-            return Err(InvalidSealKey);
-        }
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let (high, low) = (digit(pair[0]), digit(pair[1]));
-            *byte = (high.ok_or(InvalidSealKey)? << 4) | low.ok_or(InvalidSealKey)?;
-        }
+        hex::decode_to_slice(text.trim(), &mut bytes).map_err(|_| InvalidSealKey)?;
         Ok(Self(bytes))
     }
 }

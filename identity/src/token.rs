@@ -42,13 +42,11 @@ impl FromStr for TokenId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut bytes = [0; 8];
-        if text.len() != 16 || text.bytes().any(|byte| !matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        // As it is shown, and in no other way: a token has one spelling.
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(InvalidToken);
         }
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| InvalidToken)?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| InvalidToken)?;
-        }
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| InvalidToken)?;
         Ok(Self(bytes))
     }
 }

@@ -37,6 +37,9 @@ pub const ROUTE_LIST_MAX: usize = 1_000;
 /// Targets of one upstream.
 pub const UPSTREAM_TARGETS_MAX: usize = 10_000;
 
+/// Server names of one certificate: it lists them, and each change of one writes the list anew.
+pub const CERTIFICATE_SNIS_MAX: usize = 2_000;
+
 /// Labels that a node may have.
 pub const NODE_LABELS_MAX: usize = 32;
 

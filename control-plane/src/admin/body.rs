@@ -175,7 +175,7 @@ pub async fn decode(media_type: MediaType, headers: &HeaderMap, body: Bytes) -> 
             Ok(Value::Object(object)) => Ok(Payload::Json(object)),
             // The reference's language cannot tell an empty array from an empty object.
             Ok(Value::Array(array)) if array.is_empty() => Ok(Payload::Json(Body::new())),
-            Err(json::InvalidJson::TooManyValues) => Err(BodyError::TooManyValues),
+            Err(json::InvalidJson::TooManyValues(_)) => Err(BodyError::TooManyValues),
             Ok(_) | Err(json::InvalidJson::Syntax) => Err(BodyError::NotJson),
         },
         MediaType::Form => Ok(Payload::Form(form(&body)?)),

@@ -18,7 +18,7 @@ const DEPTH_MAX: usize = 1000;
 const KEPT_DEPTH: usize = 100;
 
 /// Values in one body: an entity has no room for more (each counts as 8 bytes there), and here each takes 32.
-const VALUES_MAX: usize = ENTITY_WIRE_BYTES_MAX / 8;
+pub const VALUES_MAX: usize = ENTITY_WIRE_BYTES_MAX / 8;
 
 /// Text that is not acceptable JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,9 +26,9 @@ pub enum InvalidJson {
     /// It is none, or nested too deeply.
     #[error("not acceptable JSON")]
     Syntax,
-    /// More than `VALUES_MAX`.
-    #[error("more than {VALUES_MAX} values")]
-    TooManyValues,
+    /// More than so many.
+    #[error("more than {0} values")]
+    TooManyValues(usize),
 }
 
 /// Parses exactly one JSON value: no byte-order mark, no text after it, the last of equal keys wins.
@@ -36,14 +36,22 @@ pub enum InvalidJson {
 /// # Errors
 /// When it is not JSON, is nested deeper than 1000, or has more values than any entity.
 pub fn parse(text: &[u8]) -> Result<Value, InvalidJson> {
+    parse_up_to(text, VALUES_MAX)
+}
+
+/// The same, of so many values at most.
+///
+/// # Errors
+/// When it is not JSON, is nested deeper than 1000, or has more values.
+pub fn parse_up_to(text: &[u8], values_max: usize) -> Result<Value, InvalidJson> {
     if depth(text) > DEPTH_MAX {
         return Err(InvalidJson::Syntax);
     }
-    let values_left = Cell::new(VALUES_MAX);
+    let values_left = Cell::new(values_max.saturating_add(1));
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let kept = Kept { depth_left: KEPT_DEPTH, values_left: &values_left };
     let value = kept.deserialize(&mut deserializer).map_err(|_| match values_left.get() {
-        0 => InvalidJson::TooManyValues,
+        0 => InvalidJson::TooManyValues(values_max),
         _ => InvalidJson::Syntax,
     })?;
     deserializer.end().map_err(|_| InvalidJson::Syntax)?;
@@ -51,7 +59,7 @@ pub fn parse(text: &[u8]) -> Result<Value, InvalidJson> {
 }
 
 /// The deepest nesting of brackets outside strings, whatever else the text is.
-fn depth(text: &[u8]) -> usize {
+pub fn depth(text: &[u8]) -> usize {
     let (mut depth, mut deepest, mut is_string, mut is_escaped) = (0_usize, 0, false, false);
     for byte in text {
         if is_string {
@@ -89,7 +97,7 @@ impl<'de> DeserializeSeed<'de> for Kept<'_> {
         let left = self.values_left.get().saturating_sub(1);
         self.values_left.set(left);
         if left == 0 {
-            return Err(D::Error::custom(InvalidJson::TooManyValues));
+            return Err(D::Error::custom("too many values"));
         }
         deserializer.deserialize_any(self)
     }
@@ -204,8 +212,8 @@ mod tests {
     #[test]
     fn a_body_has_only_so_many_values() {
         for (name, values, want) in [
-            ("as many as an entity may have", VALUES_MAX - 2, None),
-            ("more", VALUES_MAX, Some(InvalidJson::TooManyValues)),
+            ("as many as an entity may have", VALUES_MAX - 1, None),
+            ("more", VALUES_MAX, Some(InvalidJson::TooManyValues(VALUES_MAX))),
         ] {
             let text = format!("[0{}]", ",0".repeat(values - 1));
             assert_eq!(parse(text.as_bytes()).err(), want, "{name}");

@@ -141,12 +141,12 @@ fn key_auth(body: &Body) -> v1::KeyAuth {
 }
 
 fn basic_auth(body: &Body) -> v1::BasicAuth {
-    let hex = text(body, "password").unwrap_or_default();
-    let digits = hex.as_bytes().chunks(2).filter_map(|pair| std::str::from_utf8(pair).ok());
+    let hash = text(body, "password").unwrap_or_default();
     v1::BasicAuth {
         consumer: reference(body, "consumer").unwrap_or_default(),
         username: text(body, "username").unwrap_or_default(),
-        password_sha1: digits.filter_map(|pair| u8::from_str_radix(pair, 16).ok()).collect(),
+        // What is stored is a hash; nodes refuse anything else.
+        password_sha1: hex::decode(hash).unwrap_or_default().into(),
     }
 }
 

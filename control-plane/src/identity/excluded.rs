@@ -75,14 +75,9 @@ impl Excluded {
     }
 }
 
-fn fingerprint(hex: &str) -> Option<Fingerprint> {
+fn fingerprint(digits: &str) -> Option<Fingerprint> {
     let mut bytes = [0; 32];
-    if hex.len() != 2 * bytes.len() || !hex.is_ascii() {
-        return None;
-    }
-    for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
-    }
+    hex::decode_to_slice(digits, &mut bytes).ok()?;
     Some(Fingerprint::from_bytes(bytes))
 }
 

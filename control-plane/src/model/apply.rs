@@ -71,7 +71,7 @@ impl Draft<'_, '_> {
         let chosen = || body.get("id").and_then(Value::as_str).and_then(uuid);
         let id = schema.only_of.and_then(|field| reference(&body, field)).or_else(chosen);
         let id = id.unwrap_or_else(|| (self.context.new_id)());
-        self.complete(schema, &mut body, Before::Nothing);
+        self.complete(schema, &mut body, Before::Nothing)?;
         let body = schema.insert(body, self.stamp(id))?;
         if self.config.by_id(kind, id).is_some() {
             return Err(ErrorObject::primary_key_violation(id).into());
@@ -114,7 +114,7 @@ impl Draft<'_, '_> {
             }
         }
         let stored = before.as_ref().map(|before| before.body());
-        self.complete(schema, &mut body, stored.as_ref().map_or(Before::Nothing, Before::Replaced));
+        self.complete(schema, &mut body, stored.as_ref().map_or(Before::Nothing, Before::Replaced))?;
         let body = schema.insert(body, self.stamp(id))?;
         self.write_listing(before, (kind, id, body))
     }
@@ -140,7 +140,7 @@ impl Draft<'_, '_> {
         };
         self.resolve(schema, &mut body)?;
         let stored = before.body();
-        self.complete(schema, &mut body, Before::Merged(&stored));
+        self.complete(schema, &mut body, Before::Merged(&stored))?;
         let body = schema.update(&stored, body, self.stamp(before.id))?;
         let after = (kind, before.id, body);
         self.write_listing(Some(before), after)
@@ -287,11 +287,11 @@ impl Draft<'_, '_> {
         self.mutations.push(mutation);
     }
 
-    fn complete(&mut self, schema: &Schema, body: &mut Body, before: Before<'_>) {
-        if let Some(complete) = schema.complete {
-            let new_id = &mut *self.context.new_id;
-            complete(body, &mut Completion { before, transform: Transform::Apply, new_id });
-        }
+    fn complete(&mut self, schema: &Schema, body: &mut Body, before: Before<'_>) -> Result<(), Refusal> {
+        let Some(complete) = schema.complete else { return Ok(()) };
+        let new_id = &mut *self.context.new_id;
+        let mut completion = Completion { before, transform: Transform::Apply, new_id };
+        complete(body, &mut completion).map_err(|errors| ErrorObject::schema_violation(errors).into())
     }
 
     fn stamp(&self, id: Uuid) -> Stamp {

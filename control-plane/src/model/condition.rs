@@ -15,16 +15,12 @@ impl Tag {
     /// Reads what [`fmt::Display`] writes, quotes included; `None` for what can be the tag of no entity.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let digits = text.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-        let digits: &[u8; 32] = digits.try_into().ok()?;
-        let mut bytes = [0; 16];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let digit = |digit: u8| match digit {
-                b'0'..=b'9' => Some(digit - b'0'),
-                b'a'..=b'f' => Some(digit - b'a' + 10),
-                _ => None,
-            };
-            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        // As it is shown: tags are compared byte by byte.
+        if digits.iter().any(u8::is_ascii_uppercase) {
+            return None;
         }
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(digits, &mut bytes).ok()?;
         Some(Self(bytes))
     }
 }

@@ -309,7 +309,7 @@ fn check(
     if let Some(complete) = schema.complete {
         let stored = base.by_id(kind, item.id).map(|stored| stored.body());
         let before = stored.as_ref().map_or(Before::Nothing, Before::Replaced);
-        complete(&mut body, &mut Completion { before, transform, new_id: context.new_id });
+        complete(&mut body, &mut Completion { before, transform, new_id: context.new_id })?;
     }
     let moment =
         (schema.expires && transform == Transform::Done).then(|| expiry::take_moment(&mut body)).flatten();

@@ -122,7 +122,8 @@ fn cors(config: &Body) -> v1::CorsPlugin {
         headers: texts(config, "headers"),
         exposed_headers: texts(config, "exposed_headers"),
         methods: texts(config, "methods"),
-        max_age_s: number(config, "max_age"),
+        // The header has whole seconds (the Fetch standard).
+        max_age_s: number(config, "max_age").map(f64::floor),
         credentials: is_on(config, "credentials"),
         private_network: is_on(config, "private_network"),
         preflight_continue: is_on(config, "preflight_continue"),

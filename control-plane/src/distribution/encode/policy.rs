@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use equipoise_proto::v1;
 use serde_json::Value;
 
@@ -70,7 +69,7 @@ fn sticky(sticky: &Body) -> v1::StickySessions {
         .into(),
         hide: is_on(sticky, "hide"),
         strict: is_on(sticky, "strict"),
-        secret: text(sticky, "secret").as_deref().and_then(from_hex).unwrap_or_default(),
+        secret: text(sticky, "secret").and_then(|digits| hex::decode(digits).ok()).unwrap_or_default().into(),
     }
 }
 
@@ -210,11 +209,4 @@ fn is_on(body: &Body, field: &str) -> bool {
 
 fn is(body: &Body, field: &str, text: &str) -> bool {
     body.get(field).is_some_and(|value| value == text)
-}
-
-fn from_hex(text: &str) -> Option<Bytes> {
-    let digit = |at: usize| text.as_bytes().get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let pairs = (0..text.len()).step_by(2);
-    let byte = |at| u8::try_from(digit(at)? * 16 + digit(at + 1)?).ok();
-    pairs.map(byte).collect::<Option<Vec<u8>>>().map(Bytes::from)
 }

@@ -191,6 +191,25 @@ fn what_was_exported_is_stored_as_it_is() {
 }
 
 #[test]
+fn what_is_said_to_be_hashed_and_is_not_is_told_by_place() {
+    let document = |password: Value| {
+        json!({"_format_version": "3.0", "_transform": false, "consumers": [
+            {"username": "u", "basicauth_credentials": [{"username": "b", "password": password}]}]})
+    };
+    let text = "expected the hash of a password (40 hexadecimal digits), since _transform is false";
+    let hash = "59e4413fe0284fc03da075d66e47cb89a199af98";
+    for password in
+        ["secret", &hash[1..], &hash.replace('5', "g"), "+9e4413fe0284fc03da075d66e47cb89a199af98"]
+    {
+        let want = json!({"consumers": [{"basicauth_credentials": [{"password": text}]}]});
+        assert_eq!(fields(document(password.into())), want, "{password}");
+    }
+    let missing = json!({"consumers": [{"basicauth_credentials": [{"password": "required field missing"}]}]});
+    assert_eq!(fields(document(Value::Null)), missing);
+    read_on(document(hash.to_uppercase().into()), &Config::default(), 1_000).unwrap();
+}
+
+#[test]
 fn a_plugin_that_no_request_could_meet_is_told_by_place() {
     let plugin = |protocols: Value| json!({"name": "ip-restriction", "config": {"deny": ["::1"]}, "protocols": protocols});
     let document = |of_service: Value, of_route: Value| {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use equipoise_identity::pair::{self, Pair, PairError, TrustedAuthority};
+use equipoise_proto::limits::CERTIFICATE_SNIS_MAX;
 use rustls::pki_types::UnixTime;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::format::{id, seconds, tags};
 use super::{Body, Check, Completion, Custom, EndpointKey, Fault, Field, Listed, Schema, When};
@@ -57,7 +58,11 @@ pub(super) fn snis() -> Schema {
         tags(),
         ("certificate", Field::belonging(Kind::Certificate).required()),
     ];
-    Schema { endpoint_key: Some(EndpointKey::Global("name")), ..Schema::new(fields, Vec::new()) }
+    Schema {
+        endpoint_key: Some(EndpointKey::Global("name")),
+        children_max: Some(("certificate", CERTIFICATE_SNIS_MAX)),
+        ..Schema::new(fields, Vec::new())
+    }
 }
 
 pub(super) fn ca_certificates() -> Schema {
@@ -127,10 +132,11 @@ fn authority(body: &Body) -> Result<(), Fault> {
 }
 
 /// The digest follows from the certificate, whatever a request says of it.
-fn digest(body: &mut Body, _: &mut Completion<'_>) {
+fn digest(body: &mut Body, _: &mut Completion<'_>) -> Result<(), Map<String, Value>> {
     body.remove("cert_digest");
     let parsed = text(body, "cert").and_then(|cert| TrustedAuthority::parse(cert).ok());
     if let Some(authority) = parsed {
         body.insert("cert_digest".to_owned(), authority.fingerprint().to_string().into());
     }
+    Ok(())
 }

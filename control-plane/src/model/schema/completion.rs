@@ -2,10 +2,12 @@
 
 use uuid::Uuid;
 
+use serde_json::{Map, Value};
+
 use super::Body;
 
-/// Completes the body of a write.
-pub(in crate::model) type Complete = fn(&mut Body, &mut Completion<'_>);
+/// Completes the body of a write; an `Err` holds what is wrong, by field.
+pub(in crate::model) type Complete = fn(&mut Body, &mut Completion<'_>) -> Result<(), Map<String, Value>>;
 
 /// What completing a body needs from outside of it.
 pub(in crate::model) struct Completion<'a> {

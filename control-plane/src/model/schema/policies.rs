@@ -242,11 +242,11 @@ fn number(body: &Body, field: &str) -> Option<f64> {
 }
 
 /// Cookies that clients hold stay good over a write that does not name the secret; null asks for a new one.
-fn keep_secret(body: &mut Body, completion: &mut Completion<'_>) {
+fn keep_secret(body: &mut Body, completion: &mut Completion<'_>) -> Result<(), Map<String, Value>> {
     let secret_of = |body: &Body| body.get("sticky")?.get("secret").cloned();
     let kept = match (secret_of(body), completion.before) {
-        (None, Before::Merged(_)) => return,
-        (Some(secret), _) if !secret.is_null() => return,
+        (None, Before::Merged(_)) => return Ok(()),
+        (Some(secret), _) if !secret.is_null() => return Ok(()),
         (None, Before::Replaced(stored)) => secret_of(stored),
         (None, Before::Nothing) | (Some(_), _) => None,
     };
@@ -260,4 +260,5 @@ fn keep_secret(body: &mut Body, completion: &mut Completion<'_>) {
     if let Value::Object(sticky) = sticky {
         sticky.insert("secret".to_owned(), secret);
     }
+    Ok(())
 }
