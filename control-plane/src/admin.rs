@@ -161,7 +161,9 @@ pub struct AdminState {
     /// Whom a relay follows, for those who come with what only the primary takes.
     relay_of: Option<String>,
     /// One import at a time, and what the last one came to.
-    importing: tokio::sync::Mutex<Option<config::Imported>>,
+    importing: Arc<tokio::sync::Mutex<Option<config::Imported>>>,
+    /// One export at a time: the text of a whole config is large.
+    exporting: Arc<Semaphore>,
     /// One explanation at a time: it looks at every route.
     explaining: Arc<Semaphore>,
     /// Answers to requests that may be sent again.
@@ -184,7 +186,8 @@ impl AdminState {
             registrar: None,
             pen: None,
             relay_of: None,
-            importing: tokio::sync::Mutex::default(),
+            importing: Arc::default(),
+            exporting: Arc::new(Semaphore::new(1)),
             explaining: Arc::new(Semaphore::new(1)),
             idempotent: idempotency::Answers::new(
                 settings.idempotency_keys_max,
@@ -273,7 +276,7 @@ async fn answer(state: &AdminState, endpoint: Endpoint, asked: Asked) -> Reply {
         Endpoint::DataPlanes => clustering::data_planes(state, &asked),
         Endpoint::DataPlane => clustering::data_plane(state, &asked).await,
         Endpoint::DrainDataPlane => clustering::drain(state, &asked),
-        Endpoint::Zones => zones::zones(state, &asked),
+        Endpoint::Zones => zones::zones(state, &asked).await,
         Endpoint::ClusteringStatus => Ok(clustering::status(state)),
         Endpoint::Tokens => membership::tokens(state, asked).await,
         Endpoint::Token => membership::token(state, &asked).await,

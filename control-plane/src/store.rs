@@ -59,7 +59,7 @@ pub use history::{HISTORY_REVISIONS_MAX, RevisionRecord};
 pub use mirror::Mirror;
 pub use sealed::sealed_file;
 pub use settings::StoreSettings;
-pub use window::{DELTA_BYTES_MAX, WireChanges};
+pub use window::{DELTA_BYTES_MAX, WireChanges, delta_bytes_min};
 
 /// An entity as nodes get it: encoded once, at the commit, and stored with it.
 #[derive(Clone, PartialEq, Eq)]
@@ -118,6 +118,13 @@ pub struct Author {
     pub what: String,
 }
 
+impl Author {
+    /// The method of it, which says nothing of what it is about.
+    fn verb(&self) -> &str {
+        self.what.split(' ').next().unwrap_or_default()
+    }
+}
+
 /// A handle to the store; cheap to clone. [`Store::close`] ends it in good order; when the last handle is
 /// dropped without that, the writer does the same by itself, later.
 #[derive(Debug, Clone)]
@@ -142,11 +149,18 @@ enum Backing {
 struct Disk {
     requests: mpsc::Sender<Request>,
     /// One permit a commit in progress.
-    waiting: Semaphore,
+    waiting: Arc<Semaphore>,
     thread: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     segments: journal::Segments,
     encode: Encode,
     keys: SealKeys,
+}
+
+impl Disk {
+    /// A place among those that wait for the writer, or do its work beside it.
+    fn place(&self) -> Result<OwnedSemaphorePermit, CommitError> {
+        Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| CommitError::Busy)
+    }
 }
 
 /// What readers and the writer share.
@@ -199,7 +213,8 @@ impl Store {
         let checkpoints = Checkpoints::start(&settings, &keys, &medium, floor).map_err(OpenError::Thread)?;
         let shared = Shared::new(recovered.head.clone(), recovered.window);
         let (requests, receiver) = mpsc::channel(settings.queue_commits_max.max(1));
-        let waiting = Semaphore::new(settings.waiting_commits_max.clamp(1, Semaphore::MAX_PERMITS));
+        let places = settings.waiting_commits_max.clamp(1, Semaphore::MAX_PERMITS);
+        let waiting = Arc::new(Semaphore::new(places));
         let segments = recovered.journal.segments();
         let plugins = settings.plugins;
         let writer = Writer {
@@ -307,9 +322,9 @@ impl Store {
                 if self.is_read_only() {
                     return Err(CommitError::ReadOnly);
                 }
-                let _permit = disk.waiting.try_acquire().map_err(|_| CommitError::Busy)?;
+                let place = disk.place()?;
                 let (answer, answered) = oneshot::channel();
-                let job = Box::new(Job { write, author, memory, answer });
+                let job = Box::new(Job { write, author, memory, place, answer });
                 disk.requests.send(Request::Commit(job)).await.map_err(|_| self.ended())?;
                 answered.await.map_err(|_| self.ended())?
             }
@@ -326,17 +341,16 @@ impl Store {
         memory: Option<OwnedSemaphorePermit>,
     ) -> Result<Committed, CommitError> {
         let (write, head, plugins) = (change.into(), self.head(), self.plugins);
-        let (encode, _permit) = match &self.backing {
+        let (encode, place) = match &self.backing {
             Backing::Memory { encode, .. } => (*encode, None),
             Backing::Mirror(_) => return Err(CommitError::ReadOnly),
             Backing::Disk(_) if self.is_read_only() => return Err(CommitError::ReadOnly),
-            Backing::Disk(disk) => {
-                (disk.encode, Some(disk.waiting.try_acquire().map_err(|_| CommitError::Busy)?))
-            }
+            Backing::Disk(disk) => (disk.encode, Some(disk.place()?)),
         };
         // As on the writer's thread, only beside it: it takes as long, and nobody else's write waits for it.
         let trial = tokio::task::spawn_blocking(move || {
-            let _memory = memory;
+            // Also when nobody waits for it any more.
+            let _held = (memory, place);
             let staged = writer::stage_now(&head, write, &Author::default(), encode, plugins)?;
             Ok(Committed { position: head.position, effect: staged.effect })
         });

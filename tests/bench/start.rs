@@ -3,15 +3,16 @@
 //! `cargo build --release --workspace && cargo bench -p equipoise-tests --bench start [-- TARGETS ROUTES...]`
 //!
 //! For each size: the import, one change at a time from its 2xx to the node, requests to routes all over the config, memory of both
-//! planes, a restart of the control plane, and starts of the node from its cache with the control plane gone. Bounded: about a
-//! minute.
+//! planes, how long the node's worker is held up while it changes to a small config and back, a restart of the control plane, and starts of the
+//! node from its cache with the control plane gone. Bounded: about a minute.
 
 #![allow(clippy::print_stdout, reason = "printing the figures is what it is for")]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use equipoise_tests::large::{self, memory, percentiles};
 use equipoise_tests::process::release_dir;
 use equipoise_tests::{Client, Origin, PATIENCE, Process, eventually};
@@ -24,6 +25,9 @@ const REQUESTS: usize = 5_000;
 
 /// Starts of the node from its cache.
 const STARTS: usize = 9;
+
+/// Routes and targets of the small config that the large one takes turns with.
+const SMALL: usize = 100;
 
 /// Allocators give back within this time what an import took.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -60,6 +64,30 @@ fn measure(routes: usize, targets: usize) -> Result<()> {
     println!("  a change, 2xx to live on a node: {}", changes(&mut admin, &mut proxy)?);
     println!("  a request: {}", requests(&mut proxy, routes)?);
     println!("  node: {}", memory(node.pid())?);
+    let small = large::document(SMALL, SMALL, ("127.0.0.1", origin.address().port())).to_string();
+    held_up(&node, || {
+        std::thread::sleep(SETTLED);
+        Ok(())
+    })
+    .map(|most| println!("  the worker, nothing changes: {most}"))?;
+    let last = format!("/r/{}", routes - 1);
+    for (name, document, status) in [("100 routes", &small, 404), ("all of it", &document, 200)] {
+        let most = held_up(&node, || {
+            let loaded = admin.send(
+                "POST",
+                "/config",
+                &[("Content-Type", "application/json")],
+                document.as_bytes(),
+            )?;
+            ensure!(loaded.status == 201, "{}", loaded.text());
+            eventually("the config to be live", PATIENCE, || {
+                (proxy.get(&last).ok()?.status == status).then_some(())
+            });
+            std::thread::sleep(SETTLED);
+            Ok(())
+        })?;
+        println!("  the worker, while it changes to {name}: {most}");
+    }
     ensure!(node.stop().success() && control.stop().success(), "not stopped in good order");
 
     let start = Instant::now();
@@ -121,4 +149,55 @@ fn requests(proxy: &mut Client, routes: usize) -> Result<String> {
         ensure!(status == 200 || path == "/r/0", "{path}: {status}");
     }
     Ok(percentiles(times))
+}
+
+/// Sends one request after the other while `change` runs, and says how much CPU the worker used from one to the next: what it does besides
+/// is in there, and what others do meanwhile on the same cores is not, unlike in the times of the requests.
+fn held_up(node: &Process, change: impl FnOnce() -> Result<()>) -> Result<String> {
+    let schedule = worker_schedule(node.pid())?;
+    let used = || -> Result<Duration> {
+        let text = std::fs::read_to_string(&schedule)?;
+        Ok(Duration::from_nanos(text.split(' ').next().context("a first number")?.parse()?))
+    };
+    let is_over = AtomicBool::new(false);
+    let (mut steps, mut times) = std::thread::scope(|scope| {
+        let probe = scope.spawn(|| -> Result<_> {
+            let (mut proxy, mut before) = (node.client("proxy"), used()?);
+            let (mut steps, mut times) = (Vec::new(), Vec::new());
+            while !is_over.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                // It is in both configs.
+                ensure!(proxy.get("/r/1")?.status == 200, "a request failed during a change");
+                times.push(start.elapsed());
+                let after = used()?;
+                steps.push(after.saturating_sub(before));
+                before = after;
+            }
+            Ok((steps, times))
+        });
+        let changed = change();
+        is_over.store(true, Ordering::Relaxed);
+        let probed = probe.join().map_err(|_| anyhow::anyhow!("the probe panicked"))?;
+        changed.and(probed)
+    })?;
+    steps.sort_unstable();
+    times.sort_unstable();
+    let most = |all: &[Duration]| all.last().copied().unwrap_or_default();
+    Ok(format!(
+        "{} requests, at most {:?} of its CPU from one to the next; a request took {:?} at most",
+        steps.len(),
+        most(&steps),
+        most(&times)
+    ))
+}
+
+/// Where the kernel says how long the only worker ran.
+fn worker_schedule(pid: u32) -> Result<std::path::PathBuf> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        if std::fs::read_to_string(task.join("comm"))?.trim() == "proxy-0" {
+            return Ok(task.join("schedstat"));
+        }
+    }
+    anyhow::bail!("no worker")
 }

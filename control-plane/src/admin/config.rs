@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use equipoise_proto::Position;
@@ -47,8 +48,11 @@ pub(super) async fn config(state: &AdminState, mut asked: Asked) -> Result<Reply
     if asked.verb == Verb::Post {
         return Ok(import(state, &mut asked).await);
     }
+    // The text of a whole config is large: one at a time, and who has left is out of the queue.
+    let turn = Arc::clone(&state.exporting).acquire_owned().await;
     let config = state.store.head().config;
     Ok(beside(move || {
+        let _turn = turn;
         yaml::write(&export(&config))
             .map_or_else(unexpected, |text| Reply::json(StatusCode::OK, &json!({ "config": text })))
     })
@@ -56,7 +60,7 @@ pub(super) async fn config(state: &AdminState, mut asked: Asked) -> Result<Reply
 }
 
 async fn import(state: &AdminState, asked: &mut Asked) -> Reply {
-    let Ok(mut last) = state.importing.try_lock() else {
+    let Ok(last) = Arc::clone(&state.importing).try_lock_owned() else {
         return Reply::message(StatusCode::TOO_MANY_REQUESTS, "Currently loading previous configuration")
             .header(RETRY_AFTER, HeaderValue::from_static("1"));
     };
@@ -75,15 +79,19 @@ async fn import(state: &AdminState, asked: &mut Asked) -> Reply {
     }
     let is_flat = is_truthy(asked, "flatten_errors");
     let is_trial = asked.mode == Mode::Trial;
-    let (base, plugins) = (head.config, state.store.plugins());
-    let checked = tokio::task::spawn_blocking(move || read(&document, base, plugins, is_trial)).await;
+    let (base, plugins, memory) = (head.config, state.store.plugins(), asked.memory.take());
+    // The work goes on when its client leaves: its turn and its memory go with the work.
+    let work = move || (read(&document, base, plugins, is_trial), last, memory);
+    let (checked, mut last, memory) = match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => return unexpected(error),
+    };
     let (declared, trial) = match checked {
-        Ok(Ok(checked)) => checked,
-        Ok(Err(invalid)) => {
+        Ok(checked) => checked,
+        Err(invalid) => {
             let refused = Reply::json(StatusCode::BAD_REQUEST, &invalid.to_json(is_flat));
             return if is_trial { trial::marked(refused) } else { refused };
         }
-        Err(error) => return unexpected(error),
     };
     if let Some(trial) = trial {
         let reply = trial
@@ -91,7 +99,7 @@ async fn import(state: &AdminState, asked: &mut Asked) -> Reply {
         return trial::marked(reply);
     }
     let began = std::time::Instant::now();
-    let committed = state.store.commit_holding(declared, author(asked), asked.memory.take()).await;
+    let committed = state.store.commit_holding(declared, author(asked), memory).await;
     let committed = match committed {
         Ok(committed) => committed,
         Err(failed) => return error::commit(&failed),
@@ -102,9 +110,12 @@ async fn import(state: &AdminState, asked: &mut Asked) -> Reply {
         state.metrics.committed(began.elapsed());
     }
     *last = Some(Imported { text: hash, position: committed.position });
-    drop(last);
     let config = state.store.head().config;
-    let mut reply = beside(move || Reply::json(StatusCode::CREATED, &flattened(&config))).await;
+    let shown = beside(move || {
+        let _turn = last;
+        Reply::json(StatusCode::CREATED, &flattened(&config))
+    });
+    let mut reply = shown.await;
     reply = reply.header(REVISION, HeaderValue::from(committed.position.revision.get()));
     if let Some(wait) = wait {
         wait::write(&wait.end(state).await, &mut reply.headers);

@@ -195,6 +195,14 @@ where
     let mut is_sent_again = |bytes: &[u8]| {
         if verb == Verb::Post && !is_config {
             keyed = Keyed::of(&head.headers, head.uri.path(), bytes);
+            // The answer would have to be kept to be given again.
+            if found.endpoint == Endpoint::Tokens
+                && let Ok(Some(_)) = keyed
+            {
+                keyed = Err(
+                    "Idempotency-Key: a token is shown once and not kept: make another, and revoke the one that was lost",
+                );
+            }
         }
     };
     let (payload, memory) = match media_type {

@@ -18,7 +18,7 @@ use super::endpoint::Reference;
 use super::gate::Asked;
 use super::list::{self, PageJson, text};
 use super::reply::Reply;
-use crate::model::{Body, Config, Entity, Key, Kind, Refusal};
+use crate::model::{Body, Config, Entity, Kind, Refusal};
 use crate::nodes::{AddressHealth, Health, Mark, Question, TargetHealth, Verdict, View, Witnesses};
 
 const TARGETS: Reference = Reference { child: Kind::Target, field: "upstream", parent: Kind::Upstream };
@@ -37,7 +37,7 @@ const SWITCHES: [&str; 5] = [
 /// Source: Kong 3.10 (`health.md` section 7).
 const ADDRESS_PORT: u16 = 8000;
 
-/// Reports looked up on the spot: about a millisecond of work. More of them would hold up other requests.
+/// Targets read, or reports looked up, on the spot: about a millisecond of work. More of them would hold up other requests.
 const LOOKUPS_MAX: usize = 5_000;
 
 /// Whether an upstream's targets are judged at all.
@@ -63,8 +63,7 @@ pub(super) async fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply,
     if text(asked, "balancer_health") == Some("1") {
         let targets = head.config.children(Kind::Target, TARGETS.field, upstream.id);
         let targets: Vec<Arc<Entity>> = targets.into_iter().cloned().collect();
-        let lookups = targets.len().saturating_mul(witnesses.len());
-        return work(lookups, move || {
+        return work(targets.len(), &[witnesses.len()], move || {
             let healths = answers(&witnesses, &targets);
             let data = balancer_health(upstream.id, &upstream.body(), &targets, &healths);
             Reply::json(StatusCode::OK, &json!({ "data": data, "next": null, "node_id": node_id }))
@@ -73,7 +72,7 @@ pub(super) async fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply,
     }
     let page = list::children_page(state, asked, TARGETS, &key)?;
     let path = asked.path.clone();
-    work(page.entities.len().saturating_mul(witnesses.len()), move || {
+    work(page.entities.len(), &[witnesses.len()], move || {
         let checks = checks(&upstream.body());
         let healths = answers(&witnesses, &page.entities);
         let rows = page.entities.iter().zip(&healths);
@@ -88,9 +87,14 @@ pub(super) async fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply,
     .await
 }
 
-/// Does work that looks up so many reports; a lot of it beside the threads that serve requests.
-async fn work(lookups: usize, work: impl FnOnce() -> Reply + Send + 'static) -> Result<Reply, Refusal> {
-    if lookups <= LOOKUPS_MAX {
+/// Does work that reads so many targets, and looks each up in the reports of so many nodes, group by group; a lot of it beside the threads that
+/// serve requests.
+pub(super) async fn work(
+    targets: usize,
+    groups: &[usize],
+    work: impl FnOnce() -> Reply + Send + 'static,
+) -> Result<Reply, Refusal> {
+    if targets.saturating_mul(groups.iter().sum::<usize>().max(1)) <= LOOKUPS_MAX {
         return Ok(work());
     }
     let done = tokio::task::spawn_blocking(work).await;
@@ -153,35 +157,47 @@ fn name(target: &Body) -> &str {
     target.get("target").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn answers(witnesses: &Witnesses, targets: &[Arc<Entity>]) -> Vec<Option<TargetHealth>> {
-    let question = |id: Uuid, target: &Body| Question {
-        target: id,
-        literal: name(target).parse().ok(),
-        weight: weight(target),
-    };
-    targets.iter().map(|target| witnesses.answer(&question(target.id, &target.body()))).collect()
+fn question(target: &Entity) -> Question {
+    let body = target.body();
+    Question { target: target.id, literal: name(&body).parse().ok(), weight: weight(&body) }
 }
 
-/// How many of an upstream's targets are in which state, as these nodes see them. Costs O(targets x nodes).
-pub(super) fn of_zone(config: &Config, upstream: Uuid, witnesses: &Witnesses) -> Value {
-    let targets: Vec<_> =
-        config.children(Kind::Target, TARGETS.field, upstream).into_iter().cloned().collect();
-    let checks =
-        config.get(Kind::Upstream, &Key::Id(upstream)).map_or(Checks::Off, |entity| checks(&entity.body()));
-    let mut counts = Map::new();
-    for (target, health) in targets.iter().zip(answers(witnesses, &targets)) {
-        let word = health.map_or("UNKNOWN", |health| verdict(&target.body(), checks, &health));
-        let count = counts.get(word).and_then(Value::as_u64).unwrap_or(0);
-        counts.insert(word.to_owned(), (count + 1).into());
+fn answers(witnesses: &Witnesses, targets: &[Arc<Entity>]) -> Vec<Option<TargetHealth>> {
+    targets.iter().map(|target| witnesses.answer(&question(target))).collect()
+}
+
+/// An upstream's targets, to be asked about several times.
+pub(super) struct Asking {
+    checks: Checks,
+    questions: Vec<Question>,
+}
+
+impl Asking {
+    /// Reads them. Costs O(targets).
+    pub(super) fn about(config: &Config, upstream: &Entity) -> Self {
+        let targets = config.children(Kind::Target, TARGETS.field, upstream.id);
+        let questions = targets.into_iter().map(|target| question(target)).collect();
+        Self { checks: checks(&upstream.body()), questions }
     }
-    counts.into()
+
+    /// How many of them are in which state, as these nodes see them. Costs O(targets x nodes).
+    pub(super) fn counts(&self, witnesses: &Witnesses) -> Value {
+        let mut counts = Map::new();
+        for question in &self.questions {
+            let health = witnesses.answer(question);
+            let word = health.map_or("UNKNOWN", |health| verdict(question.weight, self.checks, &health));
+            let count = counts.get(word).and_then(Value::as_u64).unwrap_or(0);
+            counts.insert(word.to_owned(), (count + 1).into());
+        }
+        counts.into()
+    }
 }
 
 /// A target's row: all its fields, and its health if a node has told.
 fn row(target: &Body, checks: Checks, health: Option<&TargetHealth>) -> Value {
     let mut row = target.clone();
     if let Some(health) = health {
-        row.insert("health".to_owned(), verdict(target, checks, health).into());
+        row.insert("health".to_owned(), verdict(weight(target), checks, health).into());
         let word = |address: &AddressHealth| ("health", address_verdict(target, checks, address).into());
         row.insert("data".to_owned(), details(target, checks, health, word));
     }
@@ -189,8 +205,8 @@ fn row(target: &Body, checks: Checks, health: Option<&TargetHealth>) -> Value {
 }
 
 /// In the reference's words.
-fn verdict(target: &Body, checks: Checks, health: &TargetHealth) -> &'static str {
-    if weight(target) == 0 {
+fn verdict(weight: u32, checks: Checks, health: &TargetHealth) -> &'static str {
+    if weight == 0 {
         return "HEALTHCHECKS_OFF";
     }
     match checks {

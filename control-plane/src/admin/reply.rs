@@ -103,7 +103,8 @@ impl Reply {
         let mut response = Response::new(Full::default());
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
-        if self.status != StatusCode::NO_CONTENT {
+        // Of a 304 it would have to be the length of the 200 (RFC 9110 8.6).
+        if ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&self.status) {
             response.headers_mut().insert(CONTENT_LENGTH, self.body.len().into());
         }
         if method != http::Method::HEAD {

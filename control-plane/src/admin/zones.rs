@@ -1,6 +1,7 @@
 //! `/clustering/zones`: the nodes, and the health of an upstream's targets as they see it, by region and zone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use equipoise_identity::Role;
@@ -42,12 +43,12 @@ impl Count {
 }
 
 /// `/clustering/zones[?upstream=…]`
-pub(super) fn zones(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
+pub(super) async fn zones(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal> {
     let upstream = text(asked, "upstream").map(|name| {
         let key = Key::parse(Kind::Upstream, name)?;
-        let head = state.store.head();
-        let id = head.config.get(Kind::Upstream, &key).ok_or(Refusal::NotFound)?.id;
-        Ok::<_, Refusal>((head.config, id))
+        let config = state.store.head().config;
+        let found = Arc::clone(config.get(Kind::Upstream, &key).ok_or(Refusal::NotFound)?);
+        Ok::<_, Refusal>((config, found))
     });
     let upstream = upstream.transpose()?;
     let mut counts = BTreeMap::<(String, String), Count>::new();
@@ -56,26 +57,43 @@ pub(super) fn zones(state: &AdminState, asked: &Asked) -> Result<Reply, Refusal>
     for node in all.iter().filter(|node| node.info.role == Role::Node) {
         counts.entry((node.info.region.clone(), node.info.zone.clone())).or_default().add(node);
     }
-    let rows: Vec<Value> = counts
-        .into_iter()
-        .map(|((region, zone), count)| {
-            let mut row = json!({
-                "region": region,
-                "zone": zone,
-                "nodes": {
-                    "connected": count.connected,
-                    "disconnected": count.disconnected,
-                    "draining": count.draining,
-                    "lagging": count.lagging,
-                    "refusing": count.refusing,
-                },
-            });
-            if let Some((config, id)) = &upstream {
-                let witnesses = state.nodes.witnesses_in(&region, &zone);
-                row["targets"] = health::of_zone(config, *id, &witnesses);
-            }
+    let Some((config, upstream)) = upstream else {
+        let rows = counts.iter().map(|(place, count)| row(place, count)).collect();
+        return Ok(reply(rows));
+    };
+    let targets = config.children(Kind::Target, "upstream", upstream.id).len();
+    let seen = counts.into_iter().map(|(place, count)| {
+        let witnesses = state.nodes.witnesses_in(&place.0, &place.1);
+        (place, count, witnesses)
+    });
+    let seen: Vec<_> = seen.collect();
+    let nodes: Vec<_> = seen.iter().map(|(_, _, witnesses)| witnesses.len()).collect();
+    health::work(targets, &nodes, move || {
+        let asking = health::Asking::about(&config, &upstream);
+        let rows = seen.iter().map(|(place, count, witnesses)| {
+            let mut row = row(place, count);
+            row["targets"] = asking.counts(witnesses);
             row
-        })
-        .collect();
-    Ok(Reply::json(StatusCode::OK, &json!({ "data": rows, "next": null })))
+        });
+        reply(rows.collect())
+    })
+    .await
+}
+
+fn row((region, zone): &(String, String), count: &Count) -> Value {
+    json!({
+        "region": region,
+        "zone": zone,
+        "nodes": {
+            "connected": count.connected,
+            "disconnected": count.disconnected,
+            "draining": count.draining,
+            "lagging": count.lagging,
+            "refusing": count.refusing,
+        },
+    })
+}
+
+fn reply(rows: Vec<Value>) -> Reply {
+    Reply::json(StatusCode::OK, &json!({ "data": rows, "next": null }))
 }

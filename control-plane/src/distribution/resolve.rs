@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use prost::Message;
 use uuid::Uuid;
 
-use crate::store::{DELTA_BYTES_MAX, WireChanges};
+use crate::store::{DELTA_BYTES_MAX, WireChanges, delta_bytes_min};
 
 /// What to send.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,7 +93,7 @@ fn merge(from: &Position, to: &Position, revisions: &[WireChanges]) -> Option<En
     for (kind, id, wire) in revisions.iter().flat_map(|revision| &revision.changes) {
         last.insert((*kind, *id), wire.as_ref());
     }
-    let bytes: usize = last.values().flatten().map(|wire| wire.len()).sum();
+    let bytes: usize = last.values().map(|wire| delta_bytes_min(*wire)).sum();
     if bytes > DELTA_BYTES_MAX {
         return None;
     }

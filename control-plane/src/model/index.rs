@@ -167,9 +167,31 @@ impl Index {
         self.tags.range((kind, Arc::clone(&tag), from)..=(kind, tag, Uuid::max())).map(|(_, _, id)| *id)
     }
 
-    /// Whether an entity has a tag.
-    pub(super) fn has_tag(&self, kind: Kind, tag: &str, id: Uuid) -> bool {
-        self.tags.contains(&(kind, tag.into(), id))
+    /// Entities of a kind with each of these tags, from the id `from` on, ascending. The rarest tag decides what it costs: each leads
+    /// to its next entity, and none is walked along.
+    pub(super) fn tagged_all_from(
+        &self,
+        kind: Kind,
+        tags: &[String],
+        from: Uuid,
+    ) -> impl Iterator<Item = Uuid> {
+        let tags: Vec<Arc<str>> = tags.iter().map(|tag| tag.as_str().into()).collect();
+        let mut next = Some(from);
+        std::iter::from_fn(move || {
+            // So many tags in a row have this entity.
+            let (mut id, mut agreed) = (next?, 0);
+            for tag in tags.iter().cycle() {
+                let range = (kind, Arc::clone(tag), id)..=(kind, Arc::clone(tag), Uuid::max());
+                let found = self.tags.range(range).next()?.2;
+                agreed = if found == id { agreed + 1 } else { 1 };
+                id = found;
+                if agreed == tags.len() {
+                    next = id.as_u128().checked_add(1).map(Uuid::from_u128);
+                    return Some(id);
+                }
+            }
+            None
+        })
     }
 
     /// All entities with tags, by id, from `from` on.

@@ -116,11 +116,7 @@ impl TagFilter {
     fn ids(&self, config: &Config, kind: Kind, from: Uuid, most: usize) -> Vec<Uuid> {
         let index = &config.index;
         match self {
-            Self::All(tags) => {
-                let Some((first, rest)) = tags.split_first() else { return Vec::new() };
-                let has_rest = |id: &Uuid| rest.iter().all(|tag| index.has_tag(kind, tag, *id));
-                index.tagged_from(kind, first, from).filter(has_rest).take(most).collect()
-            }
+            Self::All(tags) => index.tagged_all_from(kind, tags, from).take(most).collect(),
             Self::Any(tags) => {
                 let ids = tags.iter().flat_map(|tag| index.tagged_from(kind, tag, from).take(most));
                 ids.collect::<BTreeSet<_>>().into_iter().take(most).collect()

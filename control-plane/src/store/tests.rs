@@ -436,6 +436,42 @@ async fn too_many_waiting_commits_are_turned_away() {
 }
 
 #[tokio::test]
+async fn who_leaves_keeps_the_place_that_the_work_takes() {
+    let bench = Bench::new();
+    let mut settings = bench.settings();
+    (settings.queue_commits_max, settings.waiting_commits_max, settings.batch_commits_max) = (1, 2, 1);
+    let store = bench.open_with(settings).unwrap();
+    bench.medium.set(Mood::Slow);
+    let commits = ["a", "b"].map(|name| {
+        let store = store.clone();
+        tokio::spawn(async move { create(&store, name).await })
+    });
+    bench.writer_waits().await;
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    for commit in commits {
+        commit.abort();
+        assert!(commit.await.unwrap_err().is_cancelled());
+    }
+    let third = create(&store, "c").await;
+    assert!(matches!(third, Err(CommitError::Busy)), "{third:?}");
+    let trial = Change { kind: Kind::Service, op: Op::Delete(Key::Name("a".into())), parent: None };
+    assert!(matches!(store.trial(trial, None).await, Err(CommitError::Busy)));
+    bench.medium.set(Mood::Well);
+    store.close().await;
+    let store = bench.open().unwrap();
+    assert!(
+        ["a", "b"].iter().all(|name| store
+            .head()
+            .config
+            .get(Kind::Service, &Key::Name((*name).into()))
+            .is_some())
+    );
+    store.close().await;
+}
+
+#[tokio::test]
 async fn a_disk_that_fails_at_the_start_is_a_refusal() {
     for mood in [Mood::Full, Mood::Unsynced] {
         let bench = Bench::new();

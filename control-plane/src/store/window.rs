@@ -11,6 +11,14 @@ use uuid::Uuid;
 /// Largest change that nodes get as one delta: past it a snapshot costs less, and tonic refuses messages over 4 MiB.
 pub const DELTA_BYTES_MAX: usize = 1024 * 1024;
 
+/// What a change takes of a delta at least: its id, and what it carries. A deletion carries nothing, but a hundred thousand of them fill a
+/// delta as well.
+pub fn delta_bytes_min(wire: Option<&Bytes>) -> usize {
+    /// 16 bytes, each length before it, and the two messages around it.
+    const ID_BYTES: usize = 20;
+    ID_BYTES + wire.map_or(0, Bytes::len)
+}
+
 /// What one revision changed on the wire: `None` stands for a deletion.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WireChanges {
@@ -30,7 +38,7 @@ impl fmt::Debug for WireChanges {
 impl WireChanges {
     /// Whether no delta can hold it.
     fn is_too_large(&self) -> bool {
-        self.changes.iter().filter_map(|(_, _, wire)| wire.as_ref()).map(Bytes::len).sum::<usize>()
+        self.changes.iter().map(|(_, _, wire)| delta_bytes_min(wire.as_ref())).sum::<usize>()
             > DELTA_BYTES_MAX
     }
 
@@ -201,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_change_that_no_delta_can_hold_is_not_kept() {
-        for (bytes, since_before) in [(DELTA_BYTES_MAX, Some(vec![6])), (DELTA_BYTES_MAX + 1, None)] {
+        let most = DELTA_BYTES_MAX - delta_bytes_min(None);
+        for (bytes, since_before) in [(most, Some(vec![6])), (most + 1, None)] {
             let mut window = filled(100, 4 * DELTA_BYTES_MAX);
             let wire = Some(Bytes::from(vec![7; bytes]));
             window.push(WireChanges {
@@ -213,6 +222,16 @@ mod tests {
             assert_eq!(window.entries.is_empty(), since_before.is_none());
             window.push(entry(1, 7));
             assert_eq!(revisions(window.since(&at(1, 6), epoch)), Some(vec![7]), "{bytes}");
+        }
+    }
+
+    #[test]
+    fn deletions_fill_a_delta_as_well() {
+        for (count, is_kept) in [(50_000_u128, true), (60_000, false)] {
+            let mut window = filled(100, 64 * DELTA_BYTES_MAX);
+            let gone = |id| (EntityKind::Service, Uuid::from_u128(id), None);
+            window.push(WireChanges { position: at(1, 6), changes: (0..count).map(gone).collect() });
+            assert_eq!(window.since(&at(1, 5), at(1, 0).epoch).is_some(), is_kept, "{count}");
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Job {
     pub author: Author,
     /// Stands for the memory of a large change.
     pub memory: Option<OwnedSemaphorePermit>,
+    /// Its place among those that wait: kept also when nobody waits for the answer any more.
+    pub place: OwnedSemaphorePermit,
     pub answer: oneshot::Sender<Result<Committed, CommitError>>,
 }
 
@@ -59,6 +61,8 @@ pub(super) struct Writer {
 
 /// Applied, and waiting for the sync.
 struct Waiting {
+    /// Given back with the answer.
+    _place: OwnedSemaphorePermit,
     job_answer: oneshot::Sender<Result<Committed, CommitError>>,
     answer: Result<Committed, CommitError>,
 }
@@ -82,7 +86,8 @@ pub(super) fn stage_now(
     let staged = catch_unwind(AssertUnwindSafe(|| stage(head, write, author, &mut context, encode)));
     staged.map_or_else(
         |_| {
-            error!(author = author.name, what = author.what, "a change made the store panic");
+            // Not the path, which may name a consumer by its key.
+            error!(author = author.name, verb = author.verb(), "a change made the store panic");
             Err(CommitError::Panicked)
         },
         |staged| Ok(staged?),
@@ -168,7 +173,8 @@ impl Writer {
             let (mut records, mut waiting) = (Vec::new(), Vec::new());
             let mut bytes = 0;
             while bytes < self.settings.batch_bytes_max.max(1) {
-                let Some(Job { write, author, memory, answer: job_answer }) = jobs.next() else { break };
+                let Some(job) = jobs.next() else { break };
+                let Job { write, author, memory, place, answer: job_answer } = job;
                 let staged = stage_now(&next, write, &author, self.encode, self.settings.plugins);
                 let answer = staged.map(|staged| {
                     next = staged.head;
@@ -178,7 +184,7 @@ impl Writer {
                 });
                 drop(memory);
                 // A refusal waits too: it may rest on a change that is not durable yet.
-                waiting.push(Waiting { job_answer, answer });
+                waiting.push(Waiting { _place: place, job_answer, answer });
             }
             if let Err(failure) = self.make_durable(&records, &next) {
                 let failure = Arc::new(failure);
@@ -191,7 +197,7 @@ impl Writer {
                 return false;
             }
             self.publish(&records, next);
-            for Waiting { job_answer, answer } in waiting {
+            for Waiting { job_answer, answer, .. } in waiting {
                 respond(job_answer, answer);
             }
         }

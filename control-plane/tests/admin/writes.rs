@@ -138,6 +138,7 @@ async fn who_lost_a_race_is_told_so() {
         assert_eq!(got.status, status, "{name}: {method} {path} {header:?}: {}", got.text());
         if status == 304 {
             assert_eq!((got.header("etag"), got.body.len()), (Some(second.as_str()), 0), "{name}");
+            assert_eq!(got.header("content-length"), None, "{name}: it would be that of the 200");
         }
         if status == 400 {
             let text = "expected `*` or a list of entity tags in quotes";
@@ -202,6 +203,9 @@ async fn what_is_sent_again_with_its_key_is_done_once() {
     let got = admin.send("POST", "/services", &[TYPE_JSON, ("Idempotency-Key", &long)], body).await;
     assert_eq!(got.status, 400);
     assert_eq!(admin.get("/services").await.json()["data"].as_array().unwrap().len(), 2);
+    let got = admin.send("POST", "/clustering/tokens", &[TYPE_JSON, ("Idempotency-Key", "t")], "{}").await;
+    assert_eq!(got.status, 400, "its answer would have to be kept");
+    assert!(got.text().contains("Idempotency-Key: a token is shown once and not kept"), "{}", got.text());
 }
 
 /// A client that sent a key and went away before the answer can ask again.

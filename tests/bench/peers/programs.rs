@@ -148,7 +148,9 @@ impl Site {
 
     /// Only where this was built with the feature that builds it.
     fn pingora(&self, workers: usize) -> Result<Option<Peer>> {
-        let Some(program) = option_env!("CARGO_BIN_EXE_peer-pingora") else { return Ok(None) };
+        // Cargo says where it would be also when it was not built.
+        let program = option_env!("CARGO_BIN_EXE_peer-pingora").filter(|_| cfg!(feature = "peer-pingora"));
+        let Some(program) = program else { return Ok(None) };
         let (plain, tls) = (free_port()?, free_port()?);
         let mut command = pinned(&cpus(workers), program);
         command.arg(workers.to_string()).args([plain, tls].map(|address| address.to_string()));

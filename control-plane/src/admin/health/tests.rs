@@ -35,7 +35,7 @@ fn the_verdict_on_a_target_is_in_the_words_of_the_reference() {
         ("weight zero, no address", 0, On, &[], "HEALTHCHECKS_OFF"),
     ];
     for (name, weight, checks, states, want) in cases {
-        assert_eq!(verdict(&target(weight), checks, &health(states)), want, "{name}");
+        assert_eq!(verdict(weight, checks, &health(states)), want, "{name}");
     }
 }
 

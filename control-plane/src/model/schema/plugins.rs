@@ -18,7 +18,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use super::format::{PROTOCOLS, id, protocol, seconds, tags};
-use super::{Body, Check, EndpointKey, Field, Named, Rule, Schema, Subschemas};
+use super::{Body, Check, Custom, EndpointKey, Fault, Field, Named, Rule, Schema, Subschemas, When};
 use crate::model::{Kind, PluginName, patterns};
 
 /// The protocols of which plugins see requests.
@@ -46,6 +46,28 @@ impl Own {
     fn without_consumer(mut self) -> Self {
         let consumer = Field::owner(Kind::Consumer).rule(Rule::Null("value must be null".into()));
         self.fields.insert(0, ("consumer", consumer));
+        self
+    }
+
+    /// It has nothing to do where there are streams only, though the reference would take protocols of those alone.
+    fn of_requests(mut self) -> Self {
+        self.checks.push(Check::Custom(Custom {
+            sources: vec!["protocols"],
+            runs_with_missing_fields: false,
+            is_shown: false,
+            when: When::NoOtherError,
+            accept: |body| {
+                let protocols = body.get("protocols").and_then(Value::as_array);
+                let mut protocols = protocols.into_iter().flatten().filter_map(Value::as_str);
+                if protocols.any(|protocol| HTTP.contains(&protocol)) {
+                    return Ok(());
+                }
+                Err(Fault::Field(
+                    &["protocols"],
+                    format!("must include at least one of: {}", HTTP.join(", ")),
+                ))
+            },
+        }));
         self
     }
 

@@ -47,6 +47,30 @@ fn lists_come_in_pages_without_gaps_or_repeats() {
 }
 
 #[test]
+fn a_filter_of_several_tags_finds_what_looking_at_each_finds() {
+    let mut world = World::new();
+    // Every entity has another mix, so that each tag leads the others on.
+    for number in 1..=60_u32 {
+        let tags = [(2, "two"), (3, "three"), (5, "five")].into_iter();
+        let tags: Vec<_> = tags.filter(|(of, _)| number % of == 0).map(|(_, tag)| tag).collect();
+        world.ok("POST /services", json!({"host": "h", "tags": tags}));
+    }
+    for (filter, of) in
+        [("two,three", 6), ("three,two", 6), ("five,three,two", 30), ("five,five", 5), ("two,none", 100)]
+    {
+        let filter = TagFilter::parse(filter).unwrap();
+        for after in 0..60 {
+            let before = (after > 0)
+                .then(|| world.config.page(Kind::Service, size(after), None, None).unwrap().offset.unwrap());
+            let offset = before;
+            let page = world.config.page(Kind::Service, size(100), offset.as_deref(), Some(&filter)).unwrap();
+            let want: Vec<_> = (after as u128 + 1..=60).filter(|number| number % of == 0).collect();
+            assert_eq!(ids(&page), want, "{filter:?} after {after}");
+        }
+    }
+}
+
+#[test]
 fn children_come_in_pages_targets_newest_first() {
     let mut world = world();
     for n in 0..3 {

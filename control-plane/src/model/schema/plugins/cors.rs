@@ -15,7 +15,8 @@ pub(super) fn own() -> Own {
         ("headers", sent()),
         ("exposed_headers", sent()),
         ("methods", Field::array(Field::string().one_of(&METHODS)).default(json!(METHODS))),
-        ("max_age", Field::number()),
+        // Seconds in a header.
+        ("max_age", Field::number().between(0, u32::MAX.into())),
         flag("credentials", false),
         flag("private_network", false),
         flag("preflight_continue", false),

@@ -25,5 +25,5 @@ pub(super) fn own() -> Own {
         metrics("upstream_health_metrics"),
         never("wasm_metrics", "Wasm filters"),
     ];
-    Own::new(any_protocols(&HTTP), config)
+    Own::new(any_protocols(&HTTP), config).of_requests()
 }

@@ -45,7 +45,7 @@ pub(super) fn own() -> Own {
         when: When::NoOtherError,
         accept: has_memory,
     });
-    Own::new(any_protocols(&HTTP), config).checks(vec![check])
+    Own::new(any_protocols(&HTTP), config).checks(vec![check]).of_requests()
 }
 
 fn has_memory(plugin: &Body) -> Result<(), Fault> {

@@ -255,9 +255,22 @@ fn names_and_protocols_are_checked_before_the_rest() {
             json!({"name": "cors", "instance_name": "a b"}),
             json!({"instance_name": "invalid value 'a b': the only accepted ascii characters are alphanumerics or ., -, _, and ~"}),
         ),
+        (
+            json!({"name": "proxy-cache", "protocols": ["tcp"], "config": {"strategy": "memory"}}),
+            json!({"protocols": "must include at least one of: grpc, grpcs, http, https"}),
+        ),
+        (
+            json!({"name": "prometheus", "protocols": []}),
+            json!({"protocols": "must include at least one of: grpc, grpcs, http, https"}),
+        ),
+        (
+            json!({"name": "cors", "config": {"max_age": -1}}),
+            json!({"config": {"max_age": "value should be between 0 and 4294967295"}}),
+        ),
     ] {
         assert_eq!(insert("", body.clone()).unwrap_err(), want, "{body}");
     }
+    assert!(insert("prometheus", json!({"protocols": ["http", "tcp"]})).is_ok());
     assert!(insert("ip-restriction", json!({"protocols": ["tcp"], "config": {"deny": ["::1"]}})).is_ok());
 }
 
