@@ -40,6 +40,7 @@ use crate::store::{Head, Store};
 
 pub use door::{Door, Guard};
 pub use encode::encode;
+pub(crate) use encode::hash_input;
 pub use fallback::{FallbackSettings, Writer};
 pub use hello::HelloError;
 pub use resolve::{Decision, EncodedDelta, resolve};

@@ -2,11 +2,12 @@
 //!
 //! What is to go is the model's to say, at the writer's moment: a `ttl` that was made longer meanwhile counts. Started by `run`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::clock::now;
 use crate::model::Write;
 use crate::store::{Author, Store};
 
@@ -43,10 +44,6 @@ async fn until(next_ms: Option<u64>) {
     let Some(next_ms) = next_ms else { return std::future::pending().await };
     let left = Duration::from_millis(next_ms).saturating_sub(now());
     tokio::time::sleep(left.min(SLEEP_MAX)).await;
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]

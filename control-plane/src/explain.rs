@@ -8,10 +8,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern, SniPattern, path};
+use equipoise_router::input::{HashInput, Parts};
 use equipoise_router::{Condition, Flavour, HeaderRule, Headers, Query, Router, Rule};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::distribution::hash_input;
 use crate::model::{Body, Config, Entity, Key, Kind};
 
 /// Most routes and most targets that an explanation names; of more it says how many.
@@ -54,7 +56,10 @@ struct Lines<'a>(&'a [(String, String)]);
 
 impl Headers for Lines<'_> {
     fn each(&self, name: &str, found: &mut dyn FnMut(&[u8])) {
-        self.0.iter().filter(|(known, _)| known == name).for_each(|(_, value)| found(value.as_bytes()));
+        self.0
+            .iter()
+            .filter(|(known, _)| known.eq_ignore_ascii_case(name))
+            .for_each(|(_, value)| found(value.as_bytes()));
     }
 }
 
@@ -156,7 +161,7 @@ pub fn explain(config: &Config, question: &Question) -> Value {
         "not_matched_left_out": others_left_out,
     });
     let found = best.first().map_or_else(nowhere, |(winner, matched)| {
-        let mut told = follow(config, question, winner);
+        let mut told = follow(config, question, winner, &query);
         told.insert("route".to_owned(), with(winner.named(), "path", json!(matched)));
         told
     });
@@ -179,7 +184,12 @@ fn nowhere() -> Map<String, Value> {
 }
 
 /// Where a request goes that a route has taken.
-fn follow(config: &Config, question: &Question, winner: &Candidate<'_>) -> Map<String, Value> {
+fn follow(
+    config: &Config,
+    question: &Question,
+    winner: &Candidate<'_>,
+    query: &Query<'_>,
+) -> Map<String, Value> {
     let mut told = nowhere();
     let mut say = |outcome: &str, status: Option<u16>| {
         told.insert("outcome".to_owned(), outcome.into());
@@ -225,6 +235,7 @@ fn follow(config: &Config, question: &Question, winner: &Candidate<'_>) -> Map<S
             "name": field("name"),
             "algorithm": field("algorithm"),
             "hash_on": field("hash_on"),
+            "hash_value": hashed(question, winner, &of, query),
         }),
     );
     let targets = config.children(Kind::Target, "upstream", upstream.id);
@@ -246,6 +257,33 @@ fn follow(config: &Config, question: &Question, winner: &Candidate<'_>) -> Map<S
     told
 }
 
+/// What consistent hashing looks at, where the question says it: a cookie that is missing is made by the node, and a consumer found
+/// by it.
+fn hashed(question: &Question, winner: &Candidate<'_>, upstream: &Body, query: &Query<'_>) -> Option<String> {
+    let router = winner.rule().map(|rule| Router::of(question.flavour, vec![rule.clone()]));
+    let capture = |name: &str| {
+        let router = router.as_ref()?;
+        let groups = router.captures(&router.find(query)?, query.path)?;
+        let numbered = || groups.get(name.parse().ok()?);
+        groups.name(name).or_else(numbered).map(<[u8]>::to_vec)
+    };
+    let (sent, arguments) = path::split_target(question.target.as_bytes());
+    let client = question.client.map(|client| client.to_string());
+    let parts = Parts {
+        client: client.as_deref().unwrap_or_default(),
+        path: sent,
+        query: arguments,
+        headers: query.headers,
+        capture: &capture,
+        consumer: None,
+    };
+    let value = |prefix: &str| match HashInput::from(Some(hash_input(upstream, prefix))) {
+        HashInput::Ip if client.is_none() => None,
+        input => input.value(&parts).map(|value| String::from_utf8_lossy(&value).into_owned()),
+    };
+    value("hash_on").or_else(|| value("hash_fallback"))
+}
+
 const fn flavour_name(flavour: Flavour) -> &'static str {
     match flavour {
         Flavour::Compatible => "traditional_compatible",
@@ -259,11 +297,7 @@ fn ranked<'a>(
     matching: Vec<Candidate<'a>>,
     query: &Query<'_>,
 ) -> Vec<(Candidate<'a>, Option<String>)> {
-    let rule = |candidate: &Candidate<'_>| match &candidate.rule {
-        Known::Rule(rule) => Some(rule.clone()),
-        Known::OtherProtocols | Known::ServiceOff => None,
-    };
-    let rules = matching.iter().filter_map(rule).collect();
+    let rules = matching.iter().filter_map(Candidate::rule).cloned().collect();
     let mut router = Router::of(flavour, rules);
     let mut matching: Vec<_> = matching.into_iter().map(Some).collect();
     let mut ranked = Vec::new();
@@ -289,6 +323,13 @@ impl<'a> Candidate<'a> {
             candidate.rule = Known::Rule(candidate.to_rule());
         }
         candidate
+    }
+
+    const fn rule(&self) -> Option<&Rule> {
+        match &self.rule {
+            Known::Rule(rule) => Some(rule),
+            Known::OtherProtocols | Known::ServiceOff => None,
+        }
     }
 
     /// As nodes have it. What was stored was checked: nothing of it fails to parse.

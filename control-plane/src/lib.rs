@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod admin;
+mod clock;
 pub mod distribution;
 mod expiry;
 pub mod explain;

@@ -26,9 +26,10 @@ mod words;
 
 use std::sync::Arc;
 
-pub use algorithm::{Algorithm, HashInput};
+pub use algorithm::Algorithm;
 pub use bounded::{BalanceFactor, Bound};
 pub use consistent_hashing::{ConsistentHashing, POINTS_MAX, RingMember, hash};
+pub use equipoise_router::HashInput;
 pub use latency::{Averaging, Ewma, Latency};
 pub use least_connections::LeastConnections;
 pub use levels::{Availability, Draw, Loads, in_panic, priority_loads, weighted_zones, zone_aware};

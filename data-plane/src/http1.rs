@@ -12,7 +12,6 @@ mod encode;
 mod framing;
 mod host;
 mod name;
-pub mod query;
 mod request;
 mod response;
 mod scan;

@@ -8,6 +8,7 @@ pub mod path;
 pub mod pattern;
 pub mod placement;
 pub mod position;
+pub mod query;
 pub mod sni;
 pub mod target;
 pub mod v1;

@@ -1,4 +1,4 @@
-//! Addresses and networks that stream routes look at.
+//! Addresses and networks that stream routes and `ip-restriction` look at.
 
 use std::fmt;
 use std::net::IpAddr;

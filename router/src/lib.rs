@@ -9,6 +9,7 @@
 
 mod authority;
 mod index;
+pub mod input;
 mod rank;
 pub mod stream;
 mod traditional;
@@ -22,11 +23,13 @@ use equipoise_proto::{HeaderName, HeaderPattern, HostPattern, PathPattern, SniPa
 use imbl::Vector;
 use uuid::Uuid;
 
+pub use input::HashInput;
+pub use unmet::Condition;
+
 use authority::HostKey;
 use index::{Best, Candidate, Group, Place};
 use rank::Rank;
 use trie::Trie;
-pub use unmet::Condition;
 
 /// Whose rules decide. The two of the reference differ in the order of routes ([`Rule`]s that both match) and in some
 /// conditions.

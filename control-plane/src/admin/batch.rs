@@ -13,7 +13,8 @@ use super::crud::write;
 use super::endpoint::Verb;
 use super::gate::Asked;
 use super::reply::Reply;
-use super::{AdminState, condition, now_ms};
+use super::{AdminState, condition};
+use crate::clock::now_ms;
 use crate::model::{Answer, Body, Change, Condition, ErrorObject, Refusal, Write};
 
 /// The only key of the body.

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use equipoise_proto::query::{self, Argument};
 use http::HeaderMap;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use hyper::body::Body as HttpBody;
-use percent_encoding::percent_decode;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -190,33 +190,19 @@ pub async fn decode(media_type: MediaType, headers: &HeaderMap, body: Bytes) -> 
 /// When there are more than [`ARGUMENTS_MAX`].
 pub fn query(text: &[u8]) -> Result<Vec<Pair>, BodyError> {
     let lossy = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok(split(text)?.into_iter().map(|(key, value)| (lossy(key), value.map(lossy))).collect())
+    let pairs = split(text)?.into_iter();
+    Ok(pairs.map(|Argument { name, value }| (lossy(name), value.map(lossy))).collect())
 }
 
 /// Decodes the pairs of a form `a=1&b&c=`, of which every one may be stored.
 fn form(text: &[u8]) -> Result<Vec<Pair>, BodyError> {
-    split(text)?.into_iter().map(|(key, value)| to_text(key, value)).collect()
+    split(text)?.into_iter().map(|Argument { name, value }| to_text(name, value)).collect()
 }
 
-/// As [`Pair`], before it is known to be text.
-type RawPair = (Vec<u8>, Option<Vec<u8>>);
-
-/// Splits at `&` and `=`, then unescapes.
-fn split(text: &[u8]) -> Result<Vec<RawPair>, BodyError> {
-    let pairs = text.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
-    let pairs: Vec<_> = pairs
-        .take(ARGUMENTS_MAX + 1)
-        .map(|pair| match pair.iter().position(|byte| *byte == b'=') {
-            Some(at) => (unescape(&pair[..at]), Some(unescape(&pair[at + 1..]))),
-            None => (unescape(pair), None),
-        })
-        .collect();
+/// The arguments of a text, before they are known to be text themselves.
+fn split(text: &[u8]) -> Result<Vec<Argument>, BodyError> {
+    let pairs: Vec<_> = query::all(text).take(ARGUMENTS_MAX + 1).collect();
     if pairs.len() > ARGUMENTS_MAX { Err(BodyError::TooManyArguments) } else { Ok(pairs) }
-}
-
-fn unescape(text: &[u8]) -> Vec<u8> {
-    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-    percent_decode(&spaced).collect()
 }
 
 /// A key and a value as texts.

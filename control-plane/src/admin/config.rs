@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::AdminState;
 use super::body::Payload;
 use super::crud::{REVISION, author};
 use super::endpoint::Verb;
@@ -23,8 +24,8 @@ use super::list::text;
 use super::reply::Reply;
 use super::trial::{self, Mode};
 use super::wait::{self, Wait};
-use super::{AdminState, now_ms};
 use super::{error, yaml};
+use crate::clock::now_ms;
 use crate::model::declarative::export;
 use crate::model::{Config, Context, Declarative, InvalidDeclarative, Kind, Mutation, PluginName, Refusal};
 

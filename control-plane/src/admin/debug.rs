@@ -1,4 +1,4 @@
-//! `/debug/…/log-level`, `/cache`: what the reference has for people who look into a running node.
+//! `/debug/…/log-level`: what the reference has for people who look into a running node.
 //!
 //! One control plane writes at a time, so that `/debug/cluster/…` means the same as `/debug/node/…`; nodes and relays keep
 //! the level of their own settings.

@@ -19,7 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{self, BodyError, MediaType, Pair, Payload};
 use super::cors::{Trust, Verdict};
-use super::endpoint::{Endpoint, Verb};
+use super::endpoint::{Endpoint, Found, Verb};
 use super::host::{self, Reach};
 use super::idempotency::{self, Keyed};
 use super::reply::Reply;
@@ -96,16 +96,18 @@ where
     let mut body = Polled { body, was_polled: false };
     let method = head.method.clone();
     let expects_continue = head.headers.contains_key(EXPECT);
+    let found = state.endpoints.find(head.uri.path());
+    let bytes_max = bytes_max(state, found.as_ref());
     let misdirected = host::refuse(way.reach, &head.uri, &head.headers, &state.settings.allowed_hosts);
     let reply = if let Some(refused) = misdirected {
         refused
     } else if method == Method::TRACE {
         closing(Reply::page(StatusCode::METHOD_NOT_ALLOWED))
-    } else if is_too_large(&body, bytes_max(state, head.uri.path())) {
+    } else if is_too_large(&body, bytes_max) {
         error::body(BodyError::TooLarge)
     } else {
         let verdict = state.origins.judge(&head.uri, &head.headers);
-        let mut reply = pass(state, way.peer, head, &mut body, &verdict).await;
+        let mut reply = pass(state, way.peer, (found, bytes_max), head, &mut body, &verdict).await;
         if reply.status != StatusCode::PAYLOAD_TOO_LARGE {
             verdict.write(&mut reply.headers);
         }
@@ -157,6 +159,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Polled<B> {
 async fn pass<B>(
     state: &Arc<AdminState>,
     peer: SocketAddr,
+    (found, bytes_max): (Option<Found>, usize),
     head: Parts,
     body: &mut B,
     verdict: &Verdict,
@@ -175,7 +178,7 @@ where
     if verdict.trust == Trust::Foreign && is_write(&head.method) {
         return Reply::message(StatusCode::FORBIDDEN, "writes from web pages of this origin are not allowed");
     }
-    let Some(found) = state.endpoints.find(head.uri.path()) else {
+    let Some(found) = found else {
         return Reply::not_found();
     };
     if head.method == Method::OPTIONS {
@@ -188,7 +191,6 @@ where
     if media_type == Some(MediaType::Yaml) && !is_config {
         return error::body(BodyError::UnsupportedMediaType);
     }
-    let body_bytes_max = bytes_max(state, head.uri.path());
     let AdminSettings { body_timeout, .. } = state.settings;
     let mut keyed = Ok(None);
     // A config is the same however often it is sent.
@@ -211,7 +213,7 @@ where
             (Ok(Payload::Empty), None)
         }
         Some(media_type) => {
-            let collected = body::collect(body, body_bytes_max, body_timeout, &state.large_bodies).await;
+            let collected = body::collect(body, bytes_max, body_timeout, &state.large_bodies).await;
             if let Ok(collected) = &collected {
                 is_sent_again(&collected.bytes);
             }
@@ -247,8 +249,8 @@ where
 }
 
 /// A whole config is larger than anything else.
-fn bytes_max(state: &AdminState, path: &str) -> usize {
-    match state.endpoints.find(path) {
+fn bytes_max(state: &AdminState, found: Option<&Found>) -> usize {
+    match found {
         Some(found) if found.endpoint == Endpoint::Config => state.settings.config_bytes_max,
         Some(_) | None => state.settings.body_bytes_max,
     }

@@ -1,4 +1,5 @@
-//! What the control plane says of itself: `/`, `/status`, `/endpoints`, `/timers`, `/schemas`, `/metrics`.
+//! What the control plane says of itself: `/`, `/status`, `/endpoints`, `/timers`, `/schemas`, `/metrics`, `/cache`; and
+//! the paths that clients probe for what there is none of: plugins of other makers, filters, vaults, DNS.
 
 use std::borrow::Cow;
 use std::time::SystemTime;
@@ -11,7 +12,8 @@ use super::endpoint::Verb;
 use super::gate::Asked;
 use super::list::text;
 use super::reply::Reply;
-use super::{AdminState, KONG_VERSION, now_ms};
+use super::{AdminState, KONG_VERSION};
+use crate::clock::now_ms;
 use crate::model::form::{self, Brackets, Inference};
 use crate::model::{self, Kind, PluginName, Refusal};
 use crate::observability::Scraped;

@@ -9,11 +9,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::AdminState;
 use super::crud;
 use super::endpoint::{Reference, Verb};
 use super::gate::Asked;
 use super::reply::Reply;
-use super::{AdminState, now_ms};
+use crate::clock::now_ms;
 use crate::model::{Entity, ErrorObject, Key, Kind, Page, PageSize, Refusal, TagFilter, TagRow};
 
 /// What stands for itself in a query.

@@ -8,6 +8,8 @@ mod plugin;
 mod policy;
 mod upstream;
 
+pub(crate) use upstream::hash_input;
+
 use bytes::Bytes;
 use equipoise_proto::{EntityKind, v1};
 use prost::Message;

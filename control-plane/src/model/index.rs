@@ -11,7 +11,7 @@ use super::entity::uuid;
 use super::schema::{Order, Schema};
 use super::{Body, Entity, Kind, expiry};
 
-/// Stands between the parts of a composite key; no stored text has it.
+/// Stands between the parts of a composite key: ids, names of plugins and the like, none of which can have it.
 const SEPARATOR: &str = "\0";
 
 /// A unique key: the kind, which of its keys, and the value.

@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
 
 use equipoise_identity::SealKeys;
 use equipoise_proto::{Epoch, Position, Revision};
@@ -20,6 +19,7 @@ use super::rows::Rows;
 use super::state::{Staged, stage};
 use super::window::WireChanges;
 use super::{Author, CommitError, Committed, Encode, Head, Shared, StoreSettings, checkpoint};
+use crate::clock::now_ms;
 use crate::model::{Context, PluginName, Write};
 
 /// One commit on its way.
@@ -65,12 +65,6 @@ struct Waiting {
     _place: OwnedSemaphorePermit,
     job_answer: oneshot::Sender<Result<Committed, CommitError>>,
     answer: Result<Committed, CommitError>,
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Applies a change with the clock and randomness of this process. A panic costs this change alone: `head` is

@@ -56,6 +56,7 @@ async fn the_route_that_wins_and_those_that_do_not() {
     assert_eq!((&answer["outcome"], &answer["status"]), (&json!("proxied"), &Value::Null));
     assert_eq!(answer["service"]["name"], "s");
     assert_eq!(answer["upstream"]["name"], "u.internal");
+    assert_eq!(answer["upstream"]["hash_value"], "192.0.2.7");
     let targets = answer["targets"].as_array().unwrap();
     assert_eq!((targets.len(), &targets[0]["target"]), (1, &json!("10.0.0.1:80")), "weight 0 gets none");
     assert_eq!(names(&answer["also_matched"]), ["short"]);
@@ -102,6 +103,48 @@ async fn what_becomes_of_requests() {
     let one = ask(&admin, json!({ "path": "/a", "route": "posts" })).await;
     assert_eq!((names(&one["not_matched"]), &one["also_matched"]), (vec!["posts"], &json!([])));
     assert_eq!(because(&one, "posts"), &json!(["paths", "methods"]));
+}
+
+#[tokio::test]
+async fn what_a_request_is_hashed_by_is_what_a_node_takes() {
+    let admin = world().await;
+    let route = json!({ "name": "by-id", "paths": ["~/id/(?<id>\\d+)"], "service": { "name": "s" } });
+    admin.create("/routes", route).await;
+    for (upstream, question, want) in [
+        (json!({ "hash_on": "ip" }), json!({ "path": "/a" }), Value::Null),
+        (json!({ "hash_on": "path" }), json!({ "path": "/a/%41%2Fb?x=1" }), json!("/a/A/b")),
+        (
+            json!({ "hash_on": "query_arg", "hash_on_query_arg": "user" }),
+            json!({ "path": "/a?user=b%20c&user=a&x" }),
+            json!("a,b c"),
+        ),
+        (
+            json!({ "hash_on": "header", "hash_on_header": "X-A" }),
+            json!({ "path": "/a", "headers": { "x-a": ["1", "2"] } }),
+            json!("1, 2"),
+        ),
+        (
+            json!({ "hash_on": "uri_capture", "hash_on_uri_capture": "id" }),
+            json!({ "path": "/id/77/x" }),
+            json!("77"),
+        ),
+        (
+            json!({ "hash_on": "header", "hash_on_header": "X-A", "hash_fallback": "ip" }),
+            json!({ "path": "/a", "client_ip": "::1" }),
+            json!("::1"),
+        ),
+    ] {
+        let all = json!({
+            "name": "u.internal", "hash_on": upstream["hash_on"], "hash_on_header": upstream["hash_on_header"],
+            "hash_on_query_arg": upstream["hash_on_query_arg"],
+            "hash_on_uri_capture": upstream["hash_on_uri_capture"],
+            "hash_fallback": upstream.get("hash_fallback").unwrap_or(&json!("none")),
+        });
+        let put = admin.json("PUT", "/upstreams/u.internal", &all).await;
+        assert_eq!(put.status, 200, "{}", put.text());
+        let answer = ask(&admin, question).await;
+        assert_eq!(answer["upstream"]["hash_value"], want, "{upstream}: {answer}");
+    }
 }
 
 /// More than are ranked at once, all of which match.

@@ -1,5 +1,7 @@
 //! What an upstream asks for: an algorithm, and what requests are hashed by.
 
+use equipoise_router::HashInput;
+
 use super::{
     Averaging, Balancer, ConsistentHashing, Latency, LeastConnections, PeakEwma, RingMember, RoundRobin,
 };
@@ -25,32 +27,6 @@ pub enum Algorithm {
     Latency,
     /// Of two the shorter answer time, sensitive to peaks and requests under way, by weight.
     PeakEwma,
-}
-
-/// A part of a request that it can be hashed by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HashInput {
-    /// Nothing.
-    None,
-    /// The authenticated consumer.
-    Consumer,
-    /// The client's address.
-    Ip,
-    /// The path, without query.
-    Path,
-    /// A header.
-    Header(Box<str>),
-    /// A cookie; a request that has none is given one.
-    Cookie {
-        /// Its name.
-        name: Box<str>,
-        /// Its `Path` attribute, where it is given.
-        path: Box<str>,
-    },
-    /// An argument of the query.
-    QueryArg(Box<str>),
-    /// A group of the route's regex path, by name or number.
-    UriCapture(Box<str>),
 }
 
 impl Algorithm {

@@ -2,10 +2,11 @@
 //!
 //! Source: Kong 3.10's plugin.
 
+use equipoise_proto::query;
+
 use super::KeyHash;
 use super::answer::Answer;
 use super::run::At;
-use crate::http1::query;
 
 /// What is asked.
 #[derive(Debug, Default)]

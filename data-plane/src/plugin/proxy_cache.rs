@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use equipoise_proto::query;
 
 use super::answer::{Answer, Content};
 use super::cache::{CacheKey, Found, Stored};
 use super::cache_control::{Directives, freshness_s};
 use super::run::At;
 use super::{Config, Edits, Plugin};
-use crate::http1::{Framing, Name, RequestHead, ResponseHead, query};
+use crate::http1::{Framing, Name, RequestHead, ResponseHead};
 
 /// What is kept, and for how long.
 #[derive(Debug, Default)]

@@ -3,11 +3,11 @@
 //! Source: Kong 3.10's plugin.
 
 use bytes::Bytes;
+use equipoise_proto::query;
 use serde_json::json;
 
 use super::answer::{Answer, Content, JSON};
 use super::run::At;
-use crate::http1::query;
 
 /// What is answered.
 #[derive(Debug, Default)]

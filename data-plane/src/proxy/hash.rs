@@ -4,30 +4,10 @@
 
 use std::borrow::Cow;
 
-use equipoise_proto::path::resolve;
-use percent_encoding::percent_decode;
-use uuid::Uuid;
-
-use crate::balancer::{HashInput, Session, hash};
-use crate::http1::query;
+use crate::balancer::{Session, hash};
 use crate::router::Headers;
+use crate::router::input::{HashInput, Parts, cookies};
 use crate::table::{Kept, Secure, Sticky};
-
-/// The parts of a request.
-pub struct Parts<'a> {
-    /// The client's address, as text.
-    pub client: &'a str,
-    /// As received.
-    pub path: &'a [u8],
-    /// Behind the `?`.
-    pub query: Option<&'a [u8]>,
-    /// Its headers.
-    pub headers: &'a dyn Headers,
-    /// A group of the route's regex, by name or number.
-    pub capture: &'a dyn Fn(&str) -> Option<Vec<u8>>,
-    /// Who calls, if a plugin found out.
-    pub consumer: Option<Uuid>,
-}
 
 /// A cookie that the client is given, so that its next request goes to the same target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,22 +71,15 @@ pub fn key(
     given: &mut Option<GivenCookie>,
     new_cookie: impl Fn() -> String,
 ) -> u32 {
-    let mut value = |input: &HashInput| match input {
-        HashInput::None => None,
-        HashInput::Consumer => parts.consumer.map(|id| Cow::Owned(id.to_string().into_bytes())),
-        HashInput::Ip => Some(Cow::Borrowed(parts.client.as_bytes())),
-        HashInput::Path => Some(Cow::Owned(resolve(&percent_decode(parts.path).collect::<Vec<_>>()))),
-        HashInput::Header(name) => header(parts.headers, name).map(Cow::Owned),
-        HashInput::Cookie { name, path } => {
-            Some(Cow::Owned(cookie(parts.headers, name).unwrap_or_else(|| {
-                let value = new_cookie();
-                let bytes = value.clone().into_bytes();
-                *given = Some(GivenCookie::to_hash_by(name, value, path));
-                bytes
-            })))
-        }
-        HashInput::QueryArg(name) => argument(parts.query.unwrap_or_default(), name).map(Cow::Owned),
-        HashInput::UriCapture(name) => (parts.capture)(name).map(Cow::Owned),
+    let mut value = |input: &HashInput| {
+        let missing = || {
+            let HashInput::Cookie { name, path } = input else { return None };
+            let value = new_cookie();
+            let bytes = value.clone().into_bytes();
+            *given = Some(GivenCookie::to_hash_by(name, value, path));
+            Some(Cow::Owned(bytes))
+        };
+        input.value(parts).or_else(missing)
     };
     let found = value(hash_on).or_else(|| value(fallback));
     hash(&found.unwrap_or_default())
@@ -138,53 +111,13 @@ pub fn without_cookie(line: &[u8], name: &str) -> Option<Vec<u8>> {
     (!kept.is_empty()).then(|| kept.join(&b"; "[..]))
 }
 
-/// All lines of a header, as one.
-fn header(headers: &dyn Headers, name: &str) -> Option<Vec<u8>> {
-    let mut all: Option<Vec<u8>> = None;
-    headers.each(name, &mut |value| match &mut all {
-        None => all = Some(value.to_vec()),
-        Some(all) => {
-            all.extend_from_slice(b", ");
-            all.extend_from_slice(value);
-        }
-    });
-    all
-}
-
-/// The first cookie of this name.
-fn cookie(headers: &dyn Headers, name: &str) -> Option<Vec<u8>> {
-    cookies(headers, name).into_iter().next()
-}
-
-/// Cookies of one name that are looked at.
-const COOKIES_MAX: usize = 8;
-
-/// The first cookies of this name.
-fn cookies(headers: &dyn Headers, name: &str) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    headers.each("cookie", &mut |line| {
-        let values = line
-            .split(|byte| *byte == b';')
-            .filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-        found.extend(values.map(<[u8]>::to_vec).take(COOKIES_MAX - found.len()));
-    });
-    found
-}
-
-/// All values of an argument, sorted and joined; one without `=` counts as `true`.
-fn argument(query: &[u8], name: &str) -> Option<Vec<u8>> {
-    let arguments = query::arguments(query).filter(|argument| argument.name == name.as_bytes());
-    let values = arguments.map(|argument| argument.value.unwrap_or_else(|| b"true".to_vec()));
-    let mut values: Vec<Vec<u8>> = values.collect();
-    values.sort_unstable();
-    (!values.is_empty()).then(|| values.join(&b','))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use uuid::Uuid;
+
     use crate::balancer::Secret;
-    use crate::http1::query::ARGUMENTS_MAX;
+    use crate::router::input::COOKIES_MAX;
 
     struct Lines(Vec<(&'static str, &'static str)>);
 
@@ -199,52 +132,24 @@ mod tests {
     }
 
     fn parts<'a>(headers: &'a Lines, capture: &'a dyn Fn(&str) -> Option<Vec<u8>>) -> Parts<'a> {
-        Parts {
-            client: "10.1.2.3",
-            path: b"/a%2Fb/./c//d%41/../e",
-            query: Some(b"foo=s&foo&foo=1&foo=&bar=x%2Cy+z&%66oo2=2&empty="),
-            headers,
-            capture,
-            consumer: None,
-        }
+        Parts { client: "10.1.2.3", path: b"/", query: None, headers, capture, consumer: None }
     }
 
     #[test]
-    fn every_input_gives_its_value_or_falls_back() {
-        let headers = Lines(vec![
-            ("X-Tenant", "one"),
-            ("x-tenant", "two"),
-            ("X-Empty", ""),
-            ("Cookie", "a=1; session=abc=="),
-            ("Cookie", "session=later; b=2"),
-        ]);
-        let capture = |name: &str| (name == "id" || name == "1").then(|| b"42".to_vec());
+    fn what_a_request_has_not_is_made_up_for_by_the_fallback() {
+        let headers = Lines(vec![("X-Tenant", "one"), ("X-Empty", ""), ("Cookie", "session=abc==")]);
         let header = |name: &str| HashInput::Header(name.into());
-        let argument = |name: &str| HashInput::QueryArg(name.into());
-        let captured = |name: &str| HashInput::UriCapture(name.into());
         let cookie = HashInput::Cookie { name: "session".into(), path: "/".into() };
-        let none = || HashInput::None;
         let rows = [
-            ("ip", HashInput::Ip, none(), "10.1.2.3"),
-            ("path, reserved bytes decoded too", HashInput::Path, none(), "/a/b/c/e"),
-            ("lines of a header are one", header("x-tenant"), none(), "one, two"),
-            ("an empty header is there", header("x-empty"), HashInput::Ip, ""),
-            ("a header with a dash that is missing", header("x-none"), HashInput::Ip, "10.1.2.3"),
-            ("the first cookie", cookie, none(), "abc=="),
-            ("values sorted and joined", argument("foo"), none(), ",1,s,true"),
-            ("decoded", argument("bar"), none(), "x,y z"),
-            ("name decoded", argument("foo2"), none(), "2"),
-            ("an empty value is there", argument("empty"), HashInput::Ip, ""),
-            ("no such argument", argument("none"), HashInput::Path, "/a/b/c/e"),
-            ("a group by name", captured("id"), none(), "42"),
-            ("a group by number", captured("1"), none(), "42"),
-            ("no such group", captured("2"), argument("foo2"), "2"),
-            ("neither", argument("none"), header("x-none"), ""),
-            ("nobody is known to call", HashInput::Consumer, HashInput::Ip, "10.1.2.3"),
+            ("it is there", header("x-tenant"), HashInput::Ip, "one"),
+            ("it is empty", header("x-empty"), HashInput::Ip, ""),
+            ("it is missing", header("x-none"), HashInput::Ip, "10.1.2.3"),
+            ("a cookie that came is not given again", HashInput::Consumer, cookie, "abc=="),
+            ("neither", header("x-none"), HashInput::None, ""),
         ];
         for (name, hash_on, fallback, want) in rows {
             let mut given = None;
-            let found = key(&hash_on, &fallback, &parts(&headers, &capture), &mut given, String::new);
+            let found = key(&hash_on, &fallback, &parts(&headers, &|_| None), &mut given, String::new);
             assert_eq!(found, hash(want.as_bytes()), "{name}");
             assert_eq!(given, None, "{name}");
         }
@@ -264,13 +169,6 @@ mod tests {
         assert_eq!(text, b"session=new; Path=/app%3BMax-Age=0; SameSite=Lax; HttpOnly");
         assert!(given.is_set_by(b"session=theirs; Path=/") && given.is_set_by(b" session = x"));
         assert!(!given.is_set_by(b"sessions=theirs") && !given.is_set_by(b"other=session"));
-    }
-
-    #[test]
-    fn only_the_first_arguments_count() {
-        let query = format!("{}late=1", "a=1&".repeat(ARGUMENTS_MAX));
-        assert_eq!(argument(query.as_bytes(), "late"), None);
-        assert_eq!(argument(query.as_bytes(), "a").unwrap().len(), 2 * ARGUMENTS_MAX - 1);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::body::Body;
 use super::connection::Client;
 use super::error::Problem;
 use super::forward::{self, BodyHeader, Forward, Peer};
-use super::hash::{self, GivenCookie, Parts};
+use super::hash::{self, GivenCookie};
 use super::plugins::{self, Met};
 use super::retry::Method;
 use super::rewrite::{self, Scheme, Strip};
@@ -20,6 +20,7 @@ use super::worker::Worker;
 use crate::balancer::{HashInput, Session};
 use crate::http1::{Framing, HeadStorage, Name, RequestHead, Version};
 use crate::plugin::Passed;
+use crate::router::input::Parts;
 use crate::router::{Headers, Match, Query};
 use crate::table::{
     GrpcRoute, Kept, Lease, PickError, Route, Seeker, Service, Sticky, Table, Tried, Turn, Upstream,

@@ -40,7 +40,8 @@ pub(super) fn upstream(body: &Body) -> v1::Upstream {
 }
 
 /// `prefix` is `hash_on` or `hash_fallback`; the two share the cookie.
-fn hash_input(body: &Body, prefix: &str) -> v1::HashInput {
+/// What a request to an upstream is hashed by; `prefix`: `hash_on` or `hash_fallback`.
+pub(crate) fn hash_input(body: &Body, prefix: &str) -> v1::HashInput {
     use v1::hash_input::Input;
     let detail = |suffix: &str| text(body, &format!("{prefix}_{suffix}"));
     let input = match text(body, prefix).as_deref() {

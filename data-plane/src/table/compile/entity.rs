@@ -331,8 +331,8 @@ impl Reading {
             Ok(v1::upstream::Algorithm::LeastConnections) => Algorithm::LeastConnections,
             Ok(v1::upstream::Algorithm::ConsistentHashing) => Algorithm::ConsistentHashing {
                 slots: read.slots,
-                hash_on: hash_input(read.hash_on),
-                fallback: hash_input(read.hash_fallback),
+                hash_on: HashInput::from(read.hash_on),
+                fallback: HashInput::from(read.hash_fallback),
             },
             Ok(v1::upstream::Algorithm::Latency) => Algorithm::Latency,
             Err(_) => return Err(self.error("algorithm", "unknown to this node")),
@@ -373,22 +373,6 @@ impl Reading {
             created_at_ms: read.created_at_ms,
             label: read.target.into(),
         })
-    }
-}
-
-fn hash_input(read: Option<v1::HashInput>) -> HashInput {
-    use v1::hash_input::Input;
-    match read.and_then(|read| read.input) {
-        None | Some(Input::None(_)) => HashInput::None,
-        Some(Input::Consumer(_)) => HashInput::Consumer,
-        Some(Input::Ip(_)) => HashInput::Ip,
-        Some(Input::Path(_)) => HashInput::Path,
-        Some(Input::Header(name)) => HashInput::Header(name.into()),
-        Some(Input::Cookie(cookie)) => {
-            HashInput::Cookie { name: cookie.name.into(), path: cookie.path.into() }
-        }
-        Some(Input::QueryArg(name)) => HashInput::QueryArg(name.into()),
-        Some(Input::UriCapture(name)) => HashInput::UriCapture(name.into()),
     }
 }
 
