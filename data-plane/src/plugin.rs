@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 pub use answer::{Answer, Content, JSON};
 pub use basic_auth::BasicAuth;
-pub use cache::{Cache, Stored};
+pub use cache::{Cache, Copying, Stored};
 pub use callers::{Callers, Consumer, Credential, Key, KeyHash, Password};
 pub use correlation_id::{CorrelationId, Generator};
 pub use cors::{Cors, Origin};

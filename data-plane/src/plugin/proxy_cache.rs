@@ -8,11 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::answer::{Answer, Content};
-use super::cache::{CacheKey, Found, Stored};
+use super::cache::{Cache, CacheKey, Copying, Found, Stored};
 use super::cache_control::{Directives, freshness_s};
 use super::run::At;
 use super::{Config, Edits, Plugin};
-use crate::http1::{Framing, Name, RequestHead, ResponseHead, query};
+use crate::http1::{Framing, Name, RequestHead, ResponseBody, ResponseHead, query};
 
 /// What is kept, and for how long.
 #[derive(Debug, Default)]
@@ -219,16 +219,23 @@ fn directives<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Directives {
 }
 
 impl Wish {
-    /// Judges an answer to the request `asked`: what the client is told of it, and what of it is kept.
+    /// Judges an answer to the request `asked`: what the client is told of it, and what of it is kept in `cache`.
     pub fn judge(
         &self,
         head: &ResponseHead<'_, '_>,
         asked: &RequestHead<'_, '_>,
         now_s: u64,
-    ) -> (Edits, Option<Keeping>) {
+        cache: &Cache,
+    ) -> (Edits, Option<(Keeping, Copying)>) {
         let mut edits = Edits::default();
         let Config::ProxyCache(config) = &self.plugin.config else { return (edits, None) };
+        let length = match head.body {
+            ResponseBody::Absent => Some(0),
+            ResponseBody::Length(length) => Some(length),
+            ResponseBody::Chunked | ResponseBody::UntilClose => None,
+        };
         let keeping = self.keep(config, head, asked, now_s);
+        let keeping = keeping.and_then(|keeping| Some((keeping, cache.copying(length)?)));
         show_status(config, &mut edits, if keeping.is_some() { self.status } else { "Bypass" });
         (edits, keeping)
     }
@@ -315,9 +322,9 @@ fn kept_headers(head: &ResponseHead<'_, '_>) -> Vec<(Box<str>, Box<[u8]>)> {
 
 impl Keeping {
     /// It is whole, and this was its body.
-    pub fn store(self, body: Vec<u8>, cache: &super::Cache) {
+    pub fn store(self, body: Copying, cache: &Cache) {
         let Self { key, mut stored, varies } = self;
-        stored.body = body.into();
+        stored.body = body.finish();
         let stored = Found::Answer(Arc::new(stored));
         match varies {
             None => cache.put(key, stored),

@@ -48,7 +48,8 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Empty ones. `seed` is random; `counters_max` counts of `rate-limiting` and `cache_bytes_max` bytes of `proxy-cache` are held at a time.
+    /// Empty ones. `seed` is random; `counters_max` counts of `rate-limiting` and `cache_bytes_max` bytes of `proxy-cache` are held
+    /// at a time, and as many of what comes into that and goes out of it.
     pub fn new(seed: u128, counters_max: usize, cache_bytes_max: u64) -> Self {
         Self {
             counters: Counters::new(counters_max),

@@ -7,7 +7,7 @@ use super::connection::Client;
 use super::request::{Asked, Facts, is_https};
 use super::worker::Worker;
 use crate::http1::{HeadStorage, ResponseHead};
-use crate::plugin::{self, Answer, Edits, Keeping, Passed};
+use crate::plugin::{self, Answer, Copying, Edits, Keeping, Passed};
 use crate::table::{Route, Table};
 
 /// What came of it.
@@ -55,15 +55,16 @@ fn run(table: &Table, route: &Route, asked: Asked<'_>, worker: &Worker) -> Met {
 #[inline]
 pub(super) fn judge<'f>(
     client: &Client,
+    worker: &Worker,
     facts: &'f Facts,
     head: &ResponseHead<'_, '_>,
-) -> (Option<Cow<'f, Edits>>, Option<Keeping>) {
+) -> (Option<Cow<'f, Edits>>, Option<(Keeping, Copying)>) {
     let Some(passed) = &facts.passed else { return (None, None) };
     let response = &passed.response;
     let mut storage = HeadStorage::new();
     let wish = passed.wish.as_ref().and_then(|wish| Some((wish, client.head(&mut storage).ok()?)));
     let Some((wish, asked)) = wish else { return (Some(Cow::Borrowed(response)), None) };
-    let (more, keeping) = wish.judge(head, &asked, now().as_secs());
+    let (more, keeping) = wish.judge(head, &asked, now().as_secs(), &worker.plugins.cache);
     let mut edits = response.clone();
     edits.extend(more);
     (Some(Cow::Owned(edits)), keeping)

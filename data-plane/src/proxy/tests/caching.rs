@@ -1,0 +1,143 @@
+//! Answers out of memory.
+
+use std::sync::Arc;
+
+use http::Request;
+
+use super::harness::*;
+use super::http2::{self, Connection};
+use super::log_file::LogFile;
+use crate::plugin::{Config, MediaType, ProxyCache, Stores};
+
+/// Keeps every text for a minute.
+fn proxy_cache() -> ProxyCache {
+    ProxyCache {
+        response_codes: Box::new([200, 301]),
+        methods: Box::new(["GET".into(), "HEAD".into()]),
+        content_types: Box::new([MediaType::parse("text/plain")]),
+        ttl_s: 60,
+        shows_age: true,
+        shows_status: true,
+        ..ProxyCache::default()
+    }
+}
+
+/// A node that keeps answers, long ones too, and takes HTTP/2.
+fn plan() -> Plan {
+    let mut plan = Plan { plugins: vec![Config::ProxyCache(proxy_cache())], ..http2::plan() };
+    plan.settings.plugins = Arc::new(Stores::new(0, 1, 8 << 30));
+    plan
+}
+
+/// One that may be kept.
+fn text(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn status(answer: &Message) -> String {
+    answer.header("x-cache-status").unwrap_or_default()
+}
+
+/// Memory of this process.
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
+#[test]
+fn an_answer_is_given_again_whole_and_what_was_sent_of_it_is_counted() {
+    // The last one is more than sockets hold.
+    for length in [0, 5, 2 << 10, (2 << 10) + 1, 1 << 20, 6 << 20] {
+        let body = "x".repeat(length);
+        let origin = Origin::answering(text(&body));
+        let file = LogFile::start();
+        let mut plan = plan();
+        plan.settings.access_log = Some(file.log.clone());
+        let node = plan.start(&[origin.address]);
+        let egress = || node.metric("kong_bandwidth_bytes{service=\"\",route=\"\",direction=\"egress\"");
+        let mut client = node.connect();
+        assert_eq!(status(&client.get("/")), "Miss");
+        let lines = file.lines(1);
+        assert_eq!(lines[0]["body_bytes"], length);
+        let before = egress();
+        let hit = client.get("/");
+        assert_eq!((status(&hit).as_str(), hit.body == body), ("Hit", true));
+        let line = file.lines(2).remove(1);
+        assert_eq!((&line["body_bytes"], &line["complete"]), (&length.into(), &true.into()));
+        assert_eq!(egress() - before, (hit.head.len() + length) as f64);
+        let by_http2 = Connection::clear(node.address).get("/");
+        assert_eq!((by_http2.header("x-cache-status"), by_http2.body == body), (Some("Hit"), true));
+        assert_eq!(file.lines(3)[2]["body_bytes"], length);
+        assert_eq!(origin.seen().len(), 1);
+        if length > 5 << 20 {
+            let before = egress();
+            client.send("GET / HTTP/1.1\r\nHost: a.com\r\n\r\n");
+            client.read_head().unwrap();
+            drop(client);
+            let line = file.lines(4).remove(3);
+            let sent = line["body_bytes"].as_u64().unwrap();
+            assert!(sent < length as u64 && line["complete"] == false, "{line}");
+            assert!((egress() - before) as u64 - sent < 1_000, "{line}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_finds_no_room_passes_by() {
+    let body = "x".repeat(9 << 20);
+    for (name, head, want) in [
+        ("a length", format!("Content-Length: {}\r\n\r\n", body.len()), "Bypass"),
+        ("none", format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()), "Miss"),
+    ] {
+        let end = if want == "Miss" { "\r\n0\r\n\r\n" } else { "" };
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n{head}{body}{end}");
+        let origin = Origin::answering(answer);
+        let mut plan = plan();
+        plan.settings.plugins = Arc::new(Stores::new(0, 1, 64 << 20));
+        let node = plan.start(&[origin.address]);
+        let mut client = node.connect();
+        for _ in 0..2 {
+            let answer = client.get("/");
+            assert_eq!((status(&answer).as_str(), answer.body.len() >= body.len()), (want, true), "{name}");
+        }
+        assert_eq!(origin.seen().len(), 2, "{name}");
+    }
+}
+
+#[test]
+fn however_many_read_an_answer_slowly_it_is_in_memory_once() {
+    const READERS: usize = 48;
+    const LENGTH: usize = 4 << 20;
+    let origin = Origin::answering(text(&"x".repeat(LENGTH)));
+    let node = plan().start(&[origin.address]);
+    let mut first = node.connect();
+    assert_eq!(status(&first.get("/")), "Miss");
+    assert_eq!(status(&first.get("/")), "Hit");
+    let before = resident_bytes();
+    let readers: Vec<_> = (0..READERS)
+        .map(|_| {
+            let mut reader = node.connect();
+            reader.send("GET / HTTP/1.1\r\nHost: a.com\r\n\r\n");
+            assert!(reader.read_head().unwrap().contains("\r\nX-Cache-Status: Hit\r\n"));
+            reader
+        })
+        .collect();
+    let connection = Connection::clear(node.address);
+    let bodies: Vec<_> = (0..READERS)
+        .map(|_| {
+            let request = Request::get("http://a.com/").body(()).unwrap();
+            let response = connection.within(async {
+                let mut requests = connection.requests.clone().ready().await?;
+                requests.send_request(request, true)?.0.await
+            });
+            let response = response.unwrap();
+            assert_eq!(response.headers()["x-cache-status"], "Hit");
+            response.into_body()
+        })
+        .collect();
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < READERS * LENGTH / 4, "{grown} bytes for {READERS} readers twice");
+    drop((readers, bodies));
+    assert_eq!(origin.seen().len(), 1);
+}
