@@ -1,6 +1,6 @@
 //! `proxy-cache`: answers that are given again, out of a node's memory.
 //!
-//! Source: Kong 3.10's plugin; RFC 9111. Unlike there, answers to requests for different hosts, or with different credentials, are told apart, `Vary` is
+//! Source: Kong 3.10's plugin; RFC 9111. Unlike there, answers to requests for different hosts or by different schemes, or with different credentials, are told apart, `Vary` is
 //! followed, and what sets a cookie or is a part of something is not kept.
 
 use std::sync::Arc;
@@ -100,6 +100,25 @@ pub struct Keeping {
     varies: Option<(Arc<[Box<str>]>, CacheKey)>,
 }
 
+/// Headers that targets are told the client's address in.
+const OF_ADDRESS: [&str; 2] = ["x-forwarded-for", "x-real-ip"];
+
+/// Others that are written anew for each request.
+const OF_ONE_REQUEST: [&str; 4] = ["via", "x-kong-request-id", "traceparent", "tracestate"];
+
+/// Headers that every key has as the target is told them, whatever the client's own say.
+const IN_KEY: [&str; 9] = [
+    "host",
+    "authorization",
+    "client-cert",
+    "client-cert-chain",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-path",
+    "x-forwarded-prefix",
+];
+
 /// `X-Cache-Status`.
 const STATUS: &str = "X-Cache-Status";
 
@@ -190,8 +209,13 @@ fn key(config: &ProxyCache, at: &At<'_>) -> CacheKey {
         parts.add(argument.value.as_deref().unwrap_or(b"\0"));
     }
     parts.next();
+    (at.asked.told)(&mut |told| parts.add(told));
+    parts.next();
     for name in &config.headers {
         add_values(&mut parts, name, head);
+        if OF_ADDRESS.iter().any(|of_address| name.eq_ignore_ascii_case(of_address)) {
+            parts.add(at.asked.client.as_bytes());
+        }
     }
     add_values(&mut parts, "authorization", head);
     parts.finish()
@@ -219,11 +243,13 @@ fn directives<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Directives {
 }
 
 impl Wish {
-    /// Judges an answer to the request `asked`: what the client is told of it, and what of it is kept in `cache`.
+    /// Judges an answer to the request `asked`, which was sent with these changes: what the client is told of it, and what of it is kept
+    /// in `cache`.
     pub fn judge(
         &self,
         head: &ResponseHead<'_, '_>,
         asked: &RequestHead<'_, '_>,
+        sent: &Edits,
         now_s: u64,
         cache: &Cache,
     ) -> (Edits, Option<(Keeping, Copying)>) {
@@ -234,7 +260,7 @@ impl Wish {
             ResponseBody::Length(length) => Some(length),
             ResponseBody::Chunked | ResponseBody::UntilClose => None,
         };
-        let keeping = self.keep(config, head, asked, now_s);
+        let keeping = self.keep(config, head, asked, sent, now_s);
         let keeping = keeping.and_then(|keeping| Some((keeping, cache.copying(length)?)));
         show_status(config, &mut edits, if keeping.is_some() { self.status } else { "Bypass" });
         (edits, keeping)
@@ -245,6 +271,7 @@ impl Wish {
         config: &ProxyCache,
         head: &ResponseHead<'_, '_>,
         asked: &RequestHead<'_, '_>,
+        sent: &Edits,
         now_s: u64,
     ) -> Option<Keeping> {
         let values = |name: &'static str| {
@@ -266,7 +293,11 @@ impl Wish {
         for name in values("vary").flat_map(crate::http1::list) {
             names.push(std::str::from_utf8(name).ok()?.to_ascii_lowercase().into());
         }
-        if names.iter().any(|name| **name == *"*") {
+        names.retain(|name| !IN_KEY.contains(&&**name));
+        // What the node writes itself is not in the client's head, by which answers are looked for.
+        let is_ours =
+            |name: &str| OF_ADDRESS.contains(&name) || OF_ONE_REQUEST.contains(&name) || sent.gives(name);
+        if names.iter().any(|name| **name == *"*" || is_ours(name)) {
             return None;
         }
         let fresh_s = if config.by_cache_control {

@@ -30,6 +30,8 @@ pub struct Asked<'a> {
     pub route_name: Option<&'a str>,
     /// Its service.
     pub service: Option<Uuid>,
+    /// What its target is told of how it was asked and by whom, besides its head and the client's address, one thing after the other.
+    pub told: &'a dyn Fn(&mut dyn FnMut(&[u8])),
     /// Since 1970.
     pub now: Duration,
     /// Draws what nobody can guess.

@@ -17,6 +17,8 @@ struct World {
     callers: Callers,
     stores: Stores,
     client: &'static str,
+    /// What targets are told of how they are asked.
+    told: &'static str,
 }
 
 impl World {
@@ -27,7 +29,7 @@ impl World {
             global.enter(None, &plugin(id, config)).unwrap();
         }
         let stores = Stores::new(1, 1_000, 1 << 20);
-        Self { own: Own::default(), global, callers: callers(), stores, client: "10.1.2.3" }
+        Self { own: Own::default(), global, callers: callers(), stores, client: "10.1.2.3", told: "" }
     }
 
     fn ask(&self, head: &str) -> (Passed, Option<Answer>) {
@@ -46,6 +48,7 @@ impl World {
             route: Some(Uuid::from_u128(11)),
             route_name: Some("r"),
             service: Some(Uuid::from_u128(12)),
+            told: &|found| found(self.told.as_bytes()),
             now,
             random: &|| 42,
         };

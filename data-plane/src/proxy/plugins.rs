@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use super::connection::Client;
+use super::forward;
 use super::request::{Asked, Facts, is_https};
 use super::worker::Worker;
 use crate::http1::{HeadStorage, ResponseHead};
@@ -40,6 +41,7 @@ fn run(table: &Table, route: &Route, asked: Asked<'_>, worker: &Worker) -> Met {
         route: Some(route.id),
         route_name: route.name.as_deref(),
         service: route.service.as_ref().map(|service| service.id),
+        told: &|found| forward::each_told(head, peer, &worker.settings, found),
         now: now(),
         random: &|| worker.random_wide(),
     };
@@ -64,7 +66,7 @@ pub(super) fn judge<'f>(
     let mut storage = HeadStorage::new();
     let wish = passed.wish.as_ref().and_then(|wish| Some((wish, client.head(&mut storage).ok()?)));
     let Some((wish, asked)) = wish else { return (Some(Cow::Borrowed(response)), None) };
-    let (more, keeping) = wish.judge(head, &asked, now().as_secs(), &worker.plugins.cache);
+    let (more, keeping) = wish.judge(head, &asked, &passed.request, now().as_secs(), &worker.plugins.cache);
     let mut edits = response.clone();
     edits.extend(more);
     (Some(Cow::Owned(edits)), keeping)

@@ -3,11 +3,16 @@
 use std::sync::Arc;
 
 use http::Request;
+use rustls::ClientConfig;
 
 use super::harness::*;
 use super::http2::{self, Connection};
 use super::log_file::LogFile;
-use crate::plugin::{Config, MediaType, ProxyCache, Stores};
+use crate::plugin::{Config, CorrelationId, Generator, MediaType, ProxyCache, Stores};
+use crate::proxy::settings::RealIpHeader;
+use crate::tls::ALPN_HTTP2;
+use crate::tls::callers::Need;
+use crate::tls::fixture::{Authority, asking, nobody};
 
 /// Keeps every text for a minute.
 fn proxy_cache() -> ProxyCache {
@@ -140,4 +145,106 @@ fn however_many_read_an_answer_slowly_it_is_in_memory_once() {
     assert!(grown < READERS * LENGTH / 4, "{grown} bytes for {READERS} readers twice");
     drop((readers, bodies));
     assert_eq!(origin.seen().len(), 1);
+}
+
+/// Ways to ask for one thing that a target is told of.
+const WAYS: [&str; 8] = [
+    "",
+    "X-Forwarded-Proto: https\r\n",
+    "X-Forwarded-Host: b.com\r\n",
+    "X-Forwarded-Port: 9\r\n",
+    "X-Forwarded-Path: /b\r\n",
+    "X-Forwarded-Prefix: /b\r\n",
+    "Client-Cert: :AAAA:\r\n",
+    "Client-Cert-Chain: :AAAA:\r\n",
+];
+
+#[test]
+fn what_a_target_is_told_of_the_way_it_is_asked_is_told_apart() {
+    for is_trusted in [true, false] {
+        // It says so, or does not.
+        for vary in ["", "Vary: X-Forwarded-Proto, X-Forwarded-Host, Host\r\n"] {
+            let head = "HTTP/1.1 301 Moved Permanently\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n";
+            let origin = Origin::answering(format!("{head}{vary}\r\n"));
+            let mut plan = plan();
+            if is_trusted {
+                plan.settings.trusted_ips = vec!["127.0.0.0/8".parse().unwrap()];
+            }
+            let node = plan.start(&[origin.address]);
+            let mut client = node.connect();
+            let mut ask =
+                |way: &str| status(&client.ask(format!("GET / HTTP/1.1\r\nHost: a.com\r\n{way}\r\n")));
+            assert_eq!(ask(""), "Miss");
+            for way in WAYS {
+                let is_told = is_trusted && !way.is_empty();
+                assert_eq!(ask(way), if is_told { "Miss" } else { "Hit" }, "{is_trusted} {vary} {way}");
+                assert_eq!(ask(way), "Hit", "{is_trusted} {vary} {way}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_redirect_to_https_is_not_given_to_who_follows_it() {
+    let authority = Authority::root("clients'");
+    let origin = Origin::script(|line, _| {
+        while let Some(asked) = line.read_message() {
+            let is_https = asked.header("x-forwarded-proto").as_deref() == Some("https");
+            let status = if is_https { "200 OK" } else { "301 Moved Permanently" };
+            line.send(format!("HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n\r\n"));
+        }
+    });
+    let mut plan = plan();
+    plan.settings.listen.push(plan.settings.listen[0].clone());
+    plan.settings.listen[1].tls = Some(asking(&authority, |asked| asked.need = Need::Optional));
+    let node = plan.start(&[origin.address]);
+    assert_eq!(node.connect().get("/").status(), 301);
+    let config = ClientConfig::clone(&nobody().unverifying(None));
+    let (client, _) = Connection::tls(node.running.addresses()[1], config, &[ALPN_HTTP2]);
+    for status in ["Miss", "Hit"] {
+        let answer = client.get("/");
+        assert_eq!((answer.head.status().as_u16(), answer.header("x-cache-status")), (200, Some(status)));
+    }
+}
+
+#[test]
+fn what_varies_by_what_the_node_writes_itself_is_not_kept() {
+    for (vary, want) in [
+        ("X-Forwarded-For", "Bypass"),
+        ("Accept, x-real-ip", "Bypass"),
+        ("Via", "Bypass"),
+        ("X-Kong-Request-Id", "Bypass"),
+        ("TraceParent", "Bypass"),
+        ("X-Cor", "Bypass"),
+        ("X-Core", "Hit"),
+        ("authorization, host", "Hit"),
+    ] {
+        let origin = Origin::answering(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nVary: {vary}\r\nContent-Length: 0\r\n\r\n"
+        ));
+        let mut plan = plan();
+        let header_name = "X-Cor".into();
+        let id = CorrelationId { header_name, generator: Generator::Uuid, echoes: false };
+        plan.plugins.push(Config::CorrelationId(id));
+        let node = plan.start(&[origin.address]);
+        node.connect().get("/");
+        assert_eq!(status(&node.connect().get("/")), want, "{vary}");
+    }
+}
+
+#[test]
+fn answers_may_be_told_apart_by_the_clients_address() {
+    for header in ["x-real-ip", "X-Forwarded-For"] {
+        let origin = Origin::answering(text("a"));
+        let config = ProxyCache { headers: Box::new([header.into()]), ..proxy_cache() };
+        let mut plan = Plan { plugins: vec![Config::ProxyCache(config)], ..http2::plan() };
+        plan.settings.trusted_ips = vec!["127.0.0.0/8".parse().unwrap()];
+        plan.settings.real_ip_header = RealIpHeader::Other("X-Client".into());
+        let node = plan.start(&[origin.address]);
+        let mut client = node.connect();
+        for (address, want) in [("10.0.0.1", "Miss"), ("10.0.0.2", "Miss"), ("10.0.0.1", "Hit")] {
+            let head = format!("GET / HTTP/1.1\r\nHost: a.com\r\nX-Client: {address}\r\n\r\n");
+            assert_eq!(status(&client.ask(head)), want, "{header} {address}");
+        }
+    }
 }
