@@ -30,10 +30,21 @@ pub struct Stored {
     pub body: Bytes,
     /// When it came, in seconds since 1970.
     pub at_s: u64,
-    /// Seconds for which it counts.
+    /// How old it was then, in seconds, as it said itself.
+    pub age_s: u64,
+    /// The age, in seconds, up to which it counts.
     pub fresh_s: u64,
+    /// Whether nobody may have it after that, however old a one would do.
+    pub must_be_fresh: bool,
     /// When it is nobody's any more.
     pub gone_at_s: u64,
+}
+
+impl Stored {
+    /// How old it is at `now_s`, in seconds.
+    pub const fn age_s(&self, now_s: u64) -> u64 {
+        now_s.saturating_sub(self.at_s).saturating_add(self.age_s)
+    }
 }
 
 /// What a key leads to.
@@ -308,7 +319,9 @@ mod tests {
                 length: None,
                 body: vec![0; 1_000].into(),
                 at_s: 0,
+                age_s: 0,
                 fresh_s: 1,
+                must_be_fresh: false,
                 gone_at_s: 1,
             };
             let mut key = CacheKey::of(b"");

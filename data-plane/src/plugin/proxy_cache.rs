@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::answer::{Answer, Content};
 use super::cache::{Cache, CacheKey, Copying, Found, Stored};
-use super::cache_control::{Directives, freshness_s};
+use super::cache_control::{Directives, freshness_s, said_age_s};
 use super::run::At;
 use super::{Config, Edits, Plugin};
 use crate::http1::{Framing, Name, RequestHead, ResponseBody, ResponseHead, query};
@@ -154,7 +154,7 @@ pub(super) fn run(config: &ProxyCache, at: &mut At<'_>) -> Option<Answer> {
         Some(stored) if is_good(config, &stored, &asked, now_s) => {
             show_status(config, &mut at.passed.response, "Hit");
             if config.shows_age {
-                let age = now_s.saturating_sub(stored.at_s);
+                let age = stored.age_s(now_s);
                 at.passed.response.set("Age", age.to_string().as_bytes());
             }
             return Some(Answer::new(stored.status, Content::Stored(stored)));
@@ -173,15 +173,15 @@ fn show_status(config: &ProxyCache, edits: &mut Edits, status: &str) {
 
 /// Whether the client takes what is in memory.
 fn is_good(config: &ProxyCache, stored: &Stored, asked: &Directives, now_s: u64) -> bool {
-    let age = now_s.saturating_sub(stored.at_s);
     if !config.by_cache_control {
-        return age <= config.ttl_s;
+        return now_s.saturating_sub(stored.at_s) <= config.ttl_s;
     }
+    let age = stored.age_s(now_s);
     let fresh = stored.fresh_s;
     let is_stale = age > fresh;
     asked.max_age.is_none_or(|most| age <= most)
         && asked.min_fresh.is_none_or(|least| fresh.saturating_sub(age) >= least)
-        && (!is_stale || asked.max_stale.is_some_and(|most| age - fresh <= most))
+        && (!is_stale || !stored.must_be_fresh && asked.max_stale.is_some_and(|most| age - fresh <= most))
 }
 
 fn key(config: &ProxyCache, at: &At<'_>) -> CacheKey {
@@ -300,16 +300,19 @@ impl Wish {
         if names.iter().any(|name| **name == *"*" || is_ours(name)) {
             return None;
         }
-        let fresh_s = if config.by_cache_control {
-            let said = directives(values("cache-control"));
-            if said.private || said.no_store || said.no_cache {
-                return None;
-            }
-            freshness_s(&said, values("expires").next(), now_s).filter(|fresh| *fresh > 0)?
+        let age_s = said_age_s(values("age").next());
+        let said =
+            if config.by_cache_control { directives(values("cache-control")) } else { Directives::default() };
+        if said.private || said.no_store || said.no_cache {
+            return None;
+        }
+        let (fresh_s, left_s) = if config.by_cache_control {
+            let fresh_s = freshness_s(&said, values("expires").next(), age_s, now_s)?;
+            (fresh_s, fresh_s.checked_sub(age_s).filter(|left| *left > 0)?)
         } else {
-            config.ttl_s
+            (config.ttl_s, config.ttl_s)
         };
-        let storage_s = config.storage_ttl_s.unwrap_or(fresh_s);
+        let storage_s = config.storage_ttl_s.unwrap_or(left_s);
         names.sort_unstable();
         names.dedup();
         let varies = (!names.is_empty()).then(|| {
@@ -322,7 +325,9 @@ impl Wish {
             length: values("content-length").next().filter(|_| asked.method == "HEAD").map(Into::into),
             body: Bytes::new(),
             at_s: now_s,
+            age_s,
             fresh_s,
+            must_be_fresh: said.must_revalidate,
             gone_at_s: now_s.saturating_add(storage_s),
         };
         Some(Keeping { key: self.key, stored, varies })

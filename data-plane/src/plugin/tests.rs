@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::*;
-use crate::http1::{HeadStorage, RequestHead};
+use crate::http1::{HeadStorage, RequestHead, ResponseHead};
 
 /// A moment: 2026-11-27T06:00:50Z.
 const NOW: Duration = Duration::from_secs(1_795_759_250);
@@ -37,6 +37,35 @@ impl World {
     }
 
     fn ask_at(&self, head: &str, now: Duration) -> (Passed, Option<Answer>) {
+        self.ask_then(head, now, |_, _| {})
+    }
+
+    /// Puts an answer without a body into memory, if it is fit for it: true if so.
+    fn keep(&self, head: &str, answer: &str) -> bool {
+        let mut is_kept = false;
+        self.ask_then(head, NOW, |asked, passed| {
+            let Some(wish) = &passed.wish else { return };
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n{answer}\r\n\r\n"
+            );
+            let mut storage = HeadStorage::new();
+            let answer = ResponseHead::parse(answer.as_bytes(), false, &mut storage).unwrap();
+            let cache = &self.stores.cache;
+            let (_, keeping) = wish.judge(&answer, asked, &passed.request, NOW.as_secs(), cache);
+            if let Some((keeping, copying)) = keeping {
+                keeping.store(copying, cache);
+                is_kept = true;
+            }
+        });
+        is_kept
+    }
+
+    fn ask_then(
+        &self,
+        head: &str,
+        now: Duration,
+        then: impl FnOnce(&RequestHead<'_, '_>, &Passed),
+    ) -> (Passed, Option<Answer>) {
         let head = format!("{head}\r\nHost: a.example\r\n\r\n");
         let mut storage = HeadStorage::new();
         let head = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
@@ -52,7 +81,9 @@ impl World {
             now,
             random: &|| 42,
         };
-        run(Some(&self.own), &self.global, &self.callers, &self.stores, &asked)
+        let (passed, answer) = run(Some(&self.own), &self.global, &self.callers, &self.stores, &asked);
+        then(&head, &passed);
+        (passed, answer)
     }
 }
 
@@ -410,4 +441,55 @@ fn browsers_are_told_which_pages_may_call() {
     }
     let (passed, _) = World::with([Config::Cors(cors(&["https://b.test", "c.test"]))]).ask(CALL);
     assert!(passed.response.drops("Access-Control-Allow-Origin"), "nor what the upstream says");
+}
+
+fn proxy_cache(by_cache_control: bool) -> Config {
+    Config::ProxyCache(ProxyCache {
+        response_codes: Box::new([200]),
+        methods: Box::new(["GET".into()]),
+        content_types: Box::new([MediaType::parse("text/plain")]),
+        ttl_s: 60,
+        storage_ttl_s: Some(1_000),
+        by_cache_control,
+        shows_age: true,
+        shows_status: true,
+        ..ProxyCache::default()
+    })
+}
+
+#[test]
+fn an_answer_counts_for_as_long_as_it_says_and_no_longer_for_whom_it_must_not() {
+    const GET: &str = "GET / HTTP/1.1";
+    const STALE: &str = "GET / HTTP/1.1\r\nCache-Control: max-stale";
+    const MINUTE: &str = "Cache-Control: max-age=60";
+    let aged = |age| format!("{MINUTE}\r\nAge: {age}");
+    for (name, answer, asked, after, want) in [
+        ("fresh", MINUTE.to_owned(), GET, 60, Some("60")),
+        ("stale", MINUTE.to_owned(), GET, 61, None),
+        ("stale, taken so", MINUTE.to_owned(), STALE, 61, Some("61")),
+        ("must be asked for", format!("{MINUTE}, must-revalidate"), STALE, 61, None),
+        ("must be asked for, fresh", format!("{MINUTE}, must-revalidate"), STALE, 60, Some("60")),
+        ("by proxies", format!("{MINUTE}, proxy-revalidate"), STALE, 61, None),
+        ("by shared caches", "Cache-Control: s-maxage=60".to_owned(), STALE, 61, None),
+        ("old already", aged("50"), GET, 0, Some("50")),
+        ("old already, then stale", aged("50"), GET, 11, None),
+        ("old already, then stale, taken so", aged("50"), STALE, 11, Some("61")),
+        ("stale already", aged("60"), STALE, 0, None),
+        ("very old", aged("99999999999999999999"), STALE, 0, None),
+        ("by a date", "Expires: Fri, 27 Nov 2026 06:01:50 GMT\r\nAge: 50".to_owned(), GET, 60, Some("110")),
+        ("after a date", "Expires: Fri, 27 Nov 2026 06:01:50 GMT\r\nAge: 50".to_owned(), GET, 61, None),
+    ] {
+        let world = World::with([proxy_cache(true)]);
+        world.keep(GET, &answer);
+        let (passed, answer) = world.ask_at(asked, NOW + Duration::from_secs(after));
+        let told = text(&passed.response);
+        assert_eq!(answer.is_some(), want.is_some(), "{name}: {told}");
+        assert_eq!(told.split_once("Age: ").map(|(_, age)| age), want, "{name}: {told}");
+    }
+    // Without, all count for as long as the operator says.
+    let world = World::with([proxy_cache(false)]);
+    assert!(world.keep(GET, "Cache-Control: max-age=1, must-revalidate\r\nAge: 100"));
+    let (passed, answer) = world.ask_at(GET, NOW + Duration::from_secs(60));
+    assert!(answer.is_some() && text(&passed.response).ends_with("Age: 160"), "{}", text(&passed.response));
+    assert!(world.ask_at(GET, NOW + Duration::from_secs(61)).1.is_none());
 }
