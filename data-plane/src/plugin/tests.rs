@@ -241,6 +241,47 @@ fn a_wrong_password_is_refused_as_an_unknown_name_is() {
 }
 
 #[test]
+fn each_of_the_two_headers_may_have_the_password_and_none_goes_on() {
+    const GOOD: &str = "Basic am9lOmhlbGxv";
+    const WRONG: &str = "Basic am9lOmhlbGxvIQ==";
+    const UNREADABLE: &str = "bAsic !!!";
+    let anonymous = || Some("nobody".into());
+    let basic =
+        || Config::BasicAuth(BasicAuth { hides: true, anonymous: anonymous(), ..BasicAuth::default() });
+    let (auth, proxy) = ("Authorization", "Proxy-Authorization");
+    for (lines, who, gone) in [
+        (&[(auth, GOOD)][..], "joe", &[auth][..]),
+        (&[(proxy, GOOD)], "joe", &[proxy]),
+        (&[(proxy, WRONG), (auth, GOOD)], "joe", &[proxy, auth]),
+        (&[(proxy, GOOD), (auth, WRONG)], "joe", &[proxy, auth]),
+        (&[(proxy, UNREADABLE), (auth, GOOD)], "joe", &[proxy, auth]),
+        (&[(proxy, "Bearer a"), (auth, GOOD)], "joe", &[auth]),
+        (&[(proxy, WRONG), (auth, WRONG)], "nobody", &[proxy, auth]),
+        (&[(auth, UNREADABLE)], "nobody", &[auth]),
+        (&[(auth, "Basic")], "nobody", &[auth]),
+        (&[(auth, "Bearer a"), (auth, WRONG)], "nobody", &[auth]),
+        (&[(auth, "Basics a")], "nobody", &[]),
+    ] {
+        let head = |first: &str| {
+            let lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            format!("GET / HTTP/1.1\r\n{first}{}", lines.join("\r\n"))
+        };
+        let world = World::with([basic()]);
+        let (passed, answer) = world.ask(&head(""));
+        let caller = passed.caller.as_ref().unwrap().consumer.username.as_deref();
+        assert_eq!((caller, answer), (Some(who), None), "{lines:?}");
+        let dropped = |passed: &Passed| -> Vec<_> {
+            [proxy, auth].into_iter().filter(|name| passed.request.drops(name)).collect()
+        };
+        assert_eq!(dropped(&passed), gone, "{lines:?}");
+        // Nor where a key has proved already who calls.
+        let key = Config::KeyAuth(KeyAuth { anonymous: anonymous(), ..key_auth() });
+        let (passed, _) = World::with([key, basic()]).ask(&head("apikey: top\r\n"));
+        assert_eq!(dropped(&passed), gone, "{lines:?}");
+    }
+}
+
+#[test]
 fn addresses_are_let_in_as_the_lists_say() {
     let ranges = |texts: &[&str]| -> Box<[_]> {
         texts.iter().map(|text| equipoise_proto::NetworkRange::parse(text).unwrap()).collect()
