@@ -21,10 +21,11 @@ pub(super) enum Met {
     Answered(Box<Passed>, Box<Answer>),
 }
 
-/// Runs a request through the plugins that are there for it. Costs a look at two places where there are none.
+/// Runs a request through the plugins that are there for it. Costs a look at two places where there are none, or only some for streams.
 #[inline]
 pub(super) fn meet(table: &Table, route: &Route, asked: Asked<'_>, worker: &Worker) -> Met {
-    if route.plugins.is_none() && table.plugins.is_empty() {
+    let has_own = route.plugins.as_ref().is_some_and(|own| own.has_for_requests());
+    if !has_own && !table.plugins.has_for_requests() {
         return Met::Nothing;
     }
     run(table, route, asked, worker)
