@@ -4,6 +4,7 @@
 //! followed, and what sets a cookie or is a part of something is not kept.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -321,7 +322,7 @@ impl Wish {
         });
         let stored = Stored {
             status: head.status,
-            headers: kept_headers(head),
+            headers: kept_headers(head, now_s),
             length: values("content-length").next().filter(|_| asked.method == "HEAD").map(Into::into),
             body: Bytes::new(),
             at_s: now_s,
@@ -334,8 +335,8 @@ impl Wish {
     }
 }
 
-/// What is passed on of a head, but for what belongs to one connection or is said anew with each answer.
-fn kept_headers(head: &ResponseHead<'_, '_>) -> Vec<(Box<str>, Box<[u8]>)> {
+/// What is passed on of a head, but for what belongs to one connection or is said anew with each answer. With the time where it has none.
+fn kept_headers(head: &ResponseHead<'_, '_>, now_s: u64) -> Vec<(Box<str>, Box<[u8]>)> {
     let headers = head.headers.iter().zip(head.names);
     let kept = headers.filter(|(header, name)| match name {
         Name::Connection
@@ -353,7 +354,14 @@ fn kept_headers(head: &ResponseHead<'_, '_>) -> Vec<(Box<str>, Box<[u8]>)> {
         | Name::XKongUpstreamStatus => false,
         _ => !head.is_named_by_connection(header.name) && !header.name.eq_ignore_ascii_case("age"),
     });
-    kept.map(|(header, _)| (header.name.into(), header.value.into())).collect()
+    let mut kept: Vec<(Box<str>, Box<[u8]>)> =
+        kept.map(|(header, _)| (header.name.into(), header.value.into())).collect();
+    // RFC 9110 6.6.1: when it came, not when it is given again.
+    if !kept.iter().any(|(name, _)| name.eq_ignore_ascii_case("date")) {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now_s);
+        kept.push(("Date".into(), httpdate::fmt_http_date(now).into_bytes().into()));
+    }
+    kept
 }
 
 impl Keeping {

@@ -534,3 +534,22 @@ fn an_answer_counts_for_as_long_as_it_says_and_no_longer_for_whom_it_must_not() 
     assert!(answer.is_some() && text(&passed.response).ends_with("Age: 160"), "{}", text(&passed.response));
     assert!(world.ask_at(GET, NOW + Duration::from_secs(61)).1.is_none());
 }
+
+#[test]
+fn an_answer_without_a_date_is_given_that_of_its_arrival() {
+    const OWN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const ARRIVAL: &str = "Fri, 27 Nov 2026 06:00:50 GMT";
+    for (answer, want) in [
+        ("X-A: 1".to_owned(), ARRIVAL),
+        (format!("date: {OWN}"), OWN),
+        (format!("Date: {OWN}\r\nConnection: date"), ARRIVAL),
+    ] {
+        let world = World::with([proxy_cache(false)]);
+        assert!(world.keep("GET / HTTP/1.1", &answer));
+        let (_, answer) = world.ask_at("GET / HTTP/1.1", NOW + Duration::from_secs(9));
+        let Content::Stored(stored) = answer.unwrap().content else { panic!("a hit") };
+        let dates = stored.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("date"));
+        let dates: Vec<_> = dates.map(|(_, value)| std::str::from_utf8(value).unwrap()).collect();
+        assert_eq!(dates, [want]);
+    }
+}

@@ -68,6 +68,7 @@ fn an_answer_is_given_again_whole_and_what_was_sent_of_it_is_counted() {
         let before = egress();
         let hit = client.get("/");
         assert_eq!((status(&hit).as_str(), hit.body == body), ("Hit", true));
+        assert!(hit.header("date").is_some_and(|date| date.ends_with(" GMT")), "{}", hit.head);
         let line = file.lines(2).remove(1);
         assert_eq!((&line["body_bytes"], &line["complete"]), (&length.into(), &true.into()));
         assert_eq!(egress() - before, (hit.head.len() + length) as f64);
