@@ -101,7 +101,7 @@ pub struct Plugin {
     pub meets: Meets,
 }
 
-/// What a plugin meets, by its protocols; some of it.
+/// What a plugin meets, by its protocols: perhaps nothing, where none of them is one that it works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meets {
     /// Requests.

@@ -168,6 +168,20 @@ fn a_key_is_looked_for_in_headers_then_in_the_query_and_counts_once() {
 }
 
 #[test]
+fn case_counts_for_names_of_arguments_and_not_for_those_of_headers() {
+    let world =
+        World::with([Config::KeyAuth(KeyAuth { key_names: Box::new(["ApiKey".into()]), ..key_auth() })]);
+    for (head, is_found) in [
+        ("GET / HTTP/1.1\r\napikey: top", true),
+        ("GET / HTTP/1.1\r\nAPIKEY: top", true),
+        ("GET /?ApiKey=top HTTP/1.1", true),
+        ("GET /?apikey=top HTTP/1.1", false),
+    ] {
+        assert_eq!(world.ask(head).1.is_none(), is_found, "{head}");
+    }
+}
+
+#[test]
 fn a_key_is_hidden_from_the_upstream_wherever_it_stood() {
     let world = World::with([Config::KeyAuth(KeyAuth { hides: true, ..key_auth() })]);
     let (passed, answer) = world.ask("GET /?a=%20&apikey=no&b HTTP/1.1\r\napikey: top");
