@@ -31,12 +31,15 @@ pub struct Asked<'a> {
     /// Its service.
     pub service: Option<Uuid>,
     /// What its target is told of how it was asked and by whom, besides its head and the client's address, one thing after the other.
-    pub told: &'a dyn Fn(&mut dyn FnMut(&[u8])),
+    pub told: &'a Each<'a>,
     /// Since 1970.
     pub now: Duration,
     /// Draws what nobody can guess.
     pub random: &'a dyn Fn() -> u128,
 }
+
+/// Gives one thing after the other.
+pub type Each<'a> = dyn Fn(&mut dyn FnMut(&[u8])) + 'a;
 
 /// What plugins of a node share: what they count and remember, over all changes of config.
 #[derive(Debug)]
