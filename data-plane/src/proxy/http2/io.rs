@@ -51,6 +51,9 @@ impl Told {
 /// SETTINGS of stream 1, which breaks a connection. Source: RFC 9113 6.5.
 const BROKEN: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 1];
 
+/// The head of a frame that is longer than any may be.
+const TOO_LONG: &[u8] = &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1];
+
 /// Less than a frame's head has.
 const CUT_BYTES: usize = 8;
 
@@ -144,7 +147,11 @@ impl Io {
                 match self.sender {
                     // Whoever serves says so.
                     Sender::Client => self.told.broken.set(Some(reason)),
-                    // `h2` has no way to be told so of a connection that it began; it has one word for all of this.
+                    // `h2` has no way to be told so of a connection that it began: it is shown what it refuses for this reason, or for
+                    // the one that stands for all others.
+                    Sender::Server if reason == Reason::FRAME_SIZE_ERROR => {
+                        self.instead = Bytes::from_static(TOO_LONG);
+                    }
                     Sender::Server => self.instead = Bytes::from_static(BROKEN),
                 }
             }
