@@ -346,8 +346,8 @@ impl Attempt {
         if matches!(failure, Failure::Fault(Fault::TimedOut)) {
             self.upstream.stream.doubt();
         }
-        if let Some((identity, alert)) = self.upstream.stream.objection() {
-            reach::tell_objection(worker, aim.lease.address(), identity, alert);
+        if let Some((identity, alert)) = self.upstream.stream.take_objection() {
+            reach::tell_objection(worker, aim.lease.address(), &identity, alert);
         }
         self.buffer.give_back(&worker.buffers);
         Failed { origin: if has_read { Origin::Fresh } else { self.origin }, sent, failure }

@@ -1,6 +1,6 @@
 //! The connection below the streams.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -8,9 +8,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::Reason;
+use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{Frames, Sender, Step};
+use crate::proxy::reach::Identity;
 use crate::proxy::stream::Stream;
 
 /// What those above a connection cannot see of it.
@@ -22,6 +24,8 @@ pub struct Told {
     /// Messages that break a rule, and were not told of.
     refused: Cell<u32>,
     broken: Cell<Option<Reason>>,
+    /// What a target said against a handshake that was done to this end, and who it is.
+    objection: RefCell<Option<(Identity, AlertDescription)>>,
 }
 
 impl Told {
@@ -38,6 +42,11 @@ impl Told {
     /// Why a client's connection is to end, from which nothing is read any more.
     pub fn broken(&self) -> Option<Reason> {
         self.broken.get()
+    }
+
+    /// Takes what a target said against the handshake.
+    pub fn take_objection(&self) -> Option<(Identity, AlertDescription)> {
+        self.objection.take()
     }
 
     fn note(&self, written: &Poll<io::Result<usize>>) {
@@ -189,7 +198,10 @@ impl AsyncRead for Io {
             if self.told.broken().is_some() {
                 return Poll::Pending;
             }
-            ready!(self.stream.poll_read(cx, space))?;
+            if let Err(error) = ready!(self.stream.poll_read(cx, space)) {
+                *self.told.objection.borrow_mut() = self.stream.take_objection();
+                return Poll::Ready(Err(error));
+            }
             if space.filled().len() == before {
                 // The end; half a frame is half of one to the reader, too.
                 self.held.truncate(CUT_BYTES);
