@@ -12,8 +12,17 @@ use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{Frames, Sender, Step};
+use super::hpack::Message;
 use crate::proxy::reach::Identity;
 use crate::proxy::stream::Stream;
+
+/// Messages that break a rule, and were not told of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Refused {
+    pub messages: u32,
+    /// Those of them that are heads of requests: nobody above hears of such a one.
+    pub requests: u32,
+}
 
 /// What those above a connection cannot see of it.
 #[derive(Debug, Default)]
@@ -21,8 +30,7 @@ pub struct Told {
     /// Grows with everything that was written.
     progress: Cell<u64>,
     is_stalled: Cell<bool>,
-    /// Messages that break a rule, and were not told of.
-    refused: Cell<u32>,
+    refused: Cell<Refused>,
     broken: Cell<Option<Reason>>,
     /// What a target said against a handshake that was done to this end, and who it is.
     objection: RefCell<Option<(Identity, AlertDescription)>>,
@@ -35,7 +43,7 @@ impl Told {
     }
 
     /// Takes how many messages were refused since this was asked last.
-    pub fn take_refused(&self) -> u32 {
+    pub fn take_refused(&self) -> Refused {
         self.refused.take()
     }
 
@@ -146,10 +154,14 @@ impl Io {
                 self.held.advance(length);
                 self.instead = bytes.into();
             }
-            Step::Refused(length, bytes) => {
+            Step::Refused(length, bytes, message) => {
                 self.held.advance(length);
                 self.instead = bytes.into();
-                self.told.refused.set(self.told.refused.get().saturating_add(1));
+                let Refused { messages, requests } = self.told.refused.get();
+                self.told.refused.set(Refused {
+                    messages: messages.saturating_add(1),
+                    requests: requests.saturating_add(u32::from(message == Message::Request)),
+                });
             }
             Step::Broken(reason) => {
                 self.held.clear();

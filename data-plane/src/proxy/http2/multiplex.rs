@@ -267,7 +267,7 @@ async fn drive(
     let mut making = Some(making);
     let driving = poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
-        if told.take_refused() > 0 {
+        if told.take_refused().messages > 0 {
             debug!(target = %address, "a target answers with what HTTP/2 does not have");
         }
         if making.is_some() && connection.max_concurrent_send_streams() != UNTOLD {
