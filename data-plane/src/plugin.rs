@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 pub use answer::{Answer, Content, JSON};
 pub use basic_auth::BasicAuth;
-pub use cache::{Cache, Stored};
+pub use cache::{Cache, Copying, Stored};
 pub use callers::{Callers, Consumer, Credential, Key, KeyHash, Password};
 pub use correlation_id::{CorrelationId, Generator};
 pub use cors::{Cors, Origin};
@@ -101,7 +101,7 @@ pub struct Plugin {
     pub meets: Meets,
 }
 
-/// What a plugin meets, by its protocols; some of it.
+/// What a plugin meets, by its protocols: perhaps nothing, where none of them is one that it works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Meets {
     /// Requests.

@@ -327,7 +327,7 @@ keys! {
     PLUGINS_COUNTERS_MAX = "plugins.counters_max", None, Kind::Int { min: 1_000, max: 100_000_000 }, "100000", Data,
         "Counts of rate-limiting held at once, each of some 200 bytes; the oldest windows make way.";
     PLUGINS_CACHE_BYTES_MAX = "plugins.cache_bytes_max", None, Kind::Size { min: 1 << 20, max: 1 << 40 }, "64m", Data,
-        "Memory of proxy-cache; no answer may take more than an eighth of it.";
+        "Memory of proxy-cache; no answer may take more than an eighth of it. As much again is for those that come and go.";
 
     UPSTREAM_POOL_SIZE = "upstream.pool_size", Some("upstream_keepalive_pool_size"),
         Kind::Int { min: 0, max: 1_000_000 }, "512", Data, "Idle connections to targets that one worker keeps.";

@@ -13,7 +13,7 @@ use super::answer::Answer;
 use super::key_auth::quoted;
 use super::run::At;
 
-/// Where it is said, the first that is there counts.
+/// Where it is said, in the order in which they are tried.
 const HEADERS: [&str; 2] = ["proxy-authorization", "authorization"];
 
 /// What is asked.
@@ -35,14 +35,19 @@ impl BasicAuth {
 }
 
 pub(super) fn run(config: &BasicAuth, at: &mut At<'_>) -> Option<Answer> {
+    if config.hides {
+        // Also what cannot be read, or is not needed: the request may go on all the same.
+        for header in HEADERS {
+            if at.header(header).any(is_basic) {
+                at.passed.request.remove(header);
+            }
+        }
+    }
     if config.anonymous.is_some() && at.is_proven() {
         return None;
     }
-    let said = HEADERS.iter().find_map(|name| Some((*name, said(at.header(name).next()?)?)));
-    if let Some((header, (name, password))) = said {
-        if config.hides {
-            at.passed.request.remove(header);
-        }
+    for header in HEADERS {
+        let Some((name, password)) = at.header(header).next().and_then(said) else { continue };
         if let Some((consumer, stored)) = at.callers.by_name(&name)
             && is_it(&password, &consumer.id.to_string(), &stored.sha1)
         {
@@ -52,6 +57,12 @@ pub(super) fn run(config: &BasicAuth, at: &mut At<'_>) -> Option<Answer> {
         }
     }
     at.unproven(config.anonymous.as_deref(), Answer::unauthorized("Unauthorized", &config.challenge))
+}
+
+/// Whether a header is of this kind, whatever it holds.
+fn is_basic(value: &[u8]) -> bool {
+    let scheme = value.trim_ascii().split(u8::is_ascii_whitespace).next();
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic"))
 }
 
 /// Name and password of a header.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
@@ -29,10 +30,21 @@ pub struct Stored {
     pub body: Bytes,
     /// When it came, in seconds since 1970.
     pub at_s: u64,
-    /// Seconds for which it counts.
+    /// How old it was then, in seconds, as it said itself.
+    pub age_s: u64,
+    /// The age, in seconds, up to which it counts.
     pub fresh_s: u64,
+    /// Whether nobody may have it after that, however old a one would do.
+    pub must_be_fresh: bool,
     /// When it is nobody's any more.
     pub gone_at_s: u64,
+}
+
+impl Stored {
+    /// How old it is at `now_s`, in seconds.
+    pub const fn age_s(&self, now_s: u64) -> u64 {
+        now_s.saturating_sub(self.at_s).saturating_add(self.age_s)
+    }
 }
 
 /// What a key leads to.
@@ -95,6 +107,37 @@ pub struct Cache {
     answers: sync::Cache<CacheKey, Found, Bytewise>,
     /// Of a body.
     body_bytes_max: usize,
+    bodies: Arc<Bodies>,
+}
+
+/// The bodies that there are: those in the memory, on their way into it, and out of it while clients still read them.
+#[derive(Debug)]
+struct Bodies {
+    bytes: AtomicU64,
+    /// Twice what the memory has: were it full, there is as much again for what comes and goes.
+    bytes_max: u64,
+}
+
+/// What one of them takes. It is given back when that body is gone.
+#[derive(Debug)]
+struct Share {
+    bodies: Arc<Bodies>,
+    bytes: u64,
+}
+
+/// A body on its way into the memory. It counts from its first byte on, so that no number of requests at a time holds more than there may
+/// be.
+#[derive(Debug)]
+pub struct Copying {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+    share: Share,
+}
+
+/// A whole one.
+struct Body {
+    bytes: Box<[u8]>,
+    _share: Share,
 }
 
 #[derive(Debug, Clone)]
@@ -125,12 +168,19 @@ impl Cache {
         let answers = sync::Cache::with_weighter(ANSWERS_EXPECTED, bytes_max, Bytewise);
         // Nothing is kept that is larger than the part of the memory which its key belongs to.
         let most = (bytes_max / SHARE).min(answers.shard_capacity() / 2);
-        Self { body_bytes_max: usize::try_from(most).unwrap_or(usize::MAX), answers }
+        let bodies = Bodies { bytes: AtomicU64::new(0), bytes_max: bytes_max.saturating_mul(2) };
+        Self { body_bytes_max: usize::try_from(most).unwrap_or(usize::MAX), bodies: bodies.into(), answers }
     }
 
-    /// Of a body that is to be kept.
-    pub const fn body_bytes_max(&self) -> usize {
-        self.body_bytes_max
+    /// Begins to copy a body; `length` is what it will have, if that is known. `None` where it is too long, or there is no room now.
+    pub fn copying(&self, length: Option<u64>) -> Option<Copying> {
+        let length = usize::try_from(length.unwrap_or(0)).ok()?;
+        let mut share = Share { bodies: Arc::clone(&self.bodies), bytes: 0 };
+        (length <= self.body_bytes_max && share.set(length)).then(|| Copying {
+            bytes: Vec::with_capacity(length),
+            bytes_max: self.body_bytes_max,
+            share,
+        })
     }
 
     /// What is there under a key.
@@ -154,6 +204,62 @@ impl Cache {
     }
 }
 
+impl Share {
+    /// Takes so many bytes in all; false, and no more than before, where there is no room for them.
+    fn set(&mut self, bytes: usize) -> bool {
+        let bytes = bytes as u64;
+        let Bodies { bytes: all, bytes_max } = &*self.bodies;
+        let others = |all: u64| all.saturating_sub(self.bytes);
+        let with = |all| others(all).checked_add(bytes).filter(|new| bytes <= self.bytes || new <= bytes_max);
+        let is_set = all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with).is_ok();
+        if is_set {
+            self.bytes = bytes;
+        }
+        is_set
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+impl Copying {
+    /// Takes more of it; false where it has become too long, or there is no room: then it is of no use any more.
+    #[must_use]
+    pub fn push(&mut self, more: &[u8]) -> bool {
+        let length = self.bytes.len() + more.len();
+        if length > self.bytes_max {
+            return false;
+        }
+        if length > self.bytes.capacity() {
+            let capacity = length.max(self.bytes.capacity() * 2).min(self.bytes_max);
+            if !self.share.set(capacity) {
+                return false;
+            }
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(more);
+        true
+    }
+
+    /// All of it.
+    pub fn finish(self) -> Bytes {
+        let Self { bytes, mut share, .. } = self;
+        // No spare room is kept: it would not be counted.
+        let bytes = bytes.into_boxed_slice();
+        share.set(bytes.len());
+        Bytes::from_owner(Body { bytes, _share: share })
+    }
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +277,39 @@ mod tests {
     }
 
     #[test]
+    fn bodies_on_their_way_in_and_out_are_bounded_together() {
+        let cache = Cache::new(1 << 20);
+        let most = cache.body_bytes_max;
+        let in_use = || cache.bodies.bytes.load(Ordering::Relaxed);
+        let begin = |length: Option<usize>| cache.copying(length.map(|length| length as u64));
+        assert!(begin(Some(most + 1)).is_none(), "longer than one may be");
+        // By their lengths.
+        let mut all: Vec<_> = std::iter::from_fn(|| begin(Some(most))).collect();
+        assert_eq!(all.len(), (2 << 20) / most);
+        assert!(in_use() <= 2 << 20 && begin(Some(most)).is_none());
+        all.pop();
+        assert_eq!(begin(Some(most)).unwrap().share.bytes, most as u64, "it was given back");
+        all.clear();
+        assert_eq!(in_use(), 0);
+        // And as they come.
+        let mut grown: Vec<_> = (0..1_000).map(|_| begin(None).unwrap()).collect();
+        while grown.iter_mut().all(|copying| copying.push(&[b'x'; 100])) {}
+        assert!((1 << 20..=2 << 20).contains(&in_use()), "{}", in_use());
+        grown.truncate(1);
+        let mut copying = grown.remove(0);
+        while copying.push(&[b'x'; 100]) {}
+        assert_eq!(copying.bytes.len(), most / 100 * 100, "no longer than one may be");
+        // What is kept has no room to spare, and counts for as long as anybody has it.
+        let body = copying.finish();
+        assert_eq!((body.len(), in_use()), (most / 100 * 100, (most / 100 * 100) as u64));
+        let read = body.clone();
+        drop(body);
+        assert_eq!(in_use(), read.len() as u64);
+        drop(read);
+        assert_eq!(in_use(), 0);
+    }
+
+    #[test]
     fn what_is_held_is_bounded() {
         let cache = Cache::new(1 << 20);
         for number in 0..10_000_u32 {
@@ -180,7 +319,9 @@ mod tests {
                 length: None,
                 body: vec![0; 1_000].into(),
                 at_s: 0,
+                age_s: 0,
                 fresh_s: 1,
+                must_be_fresh: false,
                 gone_at_s: 1,
             };
             let mut key = CacheKey::of(b"");
@@ -188,6 +329,6 @@ mod tests {
             cache.put(key.finish(), Found::Answer(Arc::new(stored)));
         }
         assert!((500 << 10..=1 << 20).contains(&cache.bytes()), "{}", cache.bytes());
-        assert!((1 << 10..=1 << 17).contains(&cache.body_bytes_max()), "{}", cache.body_bytes_max());
+        assert!((1 << 10..=1 << 17).contains(&cache.body_bytes_max), "{}", cache.body_bytes_max);
     }
 }

@@ -13,6 +13,8 @@ pub(super) struct Directives {
     pub(super) no_cache: bool,
     pub(super) private: bool,
     pub(super) only_if_cached: bool,
+    /// By `s-maxage` too (RFC 9111 5.2.2.10).
+    pub(super) must_revalidate: bool,
     pub(super) max_age: Option<u64>,
     pub(super) shared_max_age: Option<u64>,
     /// Without a number: however old.
@@ -41,7 +43,11 @@ impl Directives {
                 b"only-if-cached" => self.only_if_cached = true,
                 // What is no number has run out (RFC 9111 4.2.1).
                 b"max-age" => self.max_age = Some(number().unwrap_or(0)),
-                b"s-maxage" => self.shared_max_age = Some(number().unwrap_or(0)),
+                b"s-maxage" => {
+                    self.shared_max_age = Some(number().unwrap_or(0));
+                    self.must_revalidate = true;
+                }
+                b"must-revalidate" | b"proxy-revalidate" => self.must_revalidate = true,
                 b"max-stale" => self.max_stale = Some(value.map_or(u64::MAX, |_| number().unwrap_or(0))),
                 b"min-fresh" => self.min_fresh = number(),
                 _ => {}
@@ -50,13 +56,24 @@ impl Directives {
     }
 }
 
-/// Seconds for which an answer says that it counts; `None` where it does not.
-pub(super) fn freshness_s(said: &Directives, expires: Option<&[u8]>, now_s: u64) -> Option<u64> {
+/// The age, in seconds, up to which an answer says that it counts; `None` where it does not. `age_s` is what it has at `now_s`.
+pub(super) fn freshness_s(said: &Directives, expires: Option<&[u8]>, age_s: u64, now_s: u64) -> Option<u64> {
     said.shared_max_age.or(said.max_age).or_else(|| {
         let at = httpdate::parse_http_date(std::str::from_utf8(expires?).ok()?).ok()?;
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now_s);
-        Some(at.duration_since(now).map_or(0, |left| left.as_secs()))
+        Some(at.duration_since(now).map_or(0, |left| left.as_secs().saturating_add(age_s)))
     })
+}
+
+/// Seconds that an answer was on its way from where it was made, by its `Age`; what is no number says nothing.
+///
+/// Source: RFC 9111 5.1 and 1.2.2.
+pub(super) fn said_age_s(said: Option<&[u8]>) -> u64 {
+    let digits = said.map(<[u8]>::trim_ascii).unwrap_or_default();
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    let digits = std::str::from_utf8(digits).unwrap_or_default();
+    // One that is too large is very old.
+    if is_number { digits.parse().unwrap_or(u64::MAX) } else { 0 }
 }
 
 #[cfg(test)]
@@ -73,10 +90,27 @@ mod tests {
             private: true,
             max_age: Some(60),
             shared_max_age: Some(5),
+            must_revalidate: true,
             max_stale: Some(u64::MAX),
             ..Directives::default()
         };
         assert_eq!(said, want);
+    }
+
+    #[test]
+    fn an_age_is_a_number_of_any_size() {
+        for (said, want) in [
+            (&b"50"[..], 50),
+            (b" 0 ", 0),
+            (b"99999999999999999999", u64::MAX),
+            (b"-1", 0),
+            (b"+1", 0),
+            (b"a", 0),
+            (b"", 0),
+        ] {
+            assert_eq!(said_age_s(Some(said)), want, "{said:?}");
+        }
+        assert_eq!(said_age_s(None), 0);
     }
 
     #[test]
@@ -97,7 +131,10 @@ mod tests {
             (b"", Some(&b"0"[..]), at, None),
             (b"", None, at, None),
         ] {
-            assert_eq!(freshness_s(&said(line), expires, now), want, "{line:?} {now}");
+            assert_eq!(freshness_s(&said(line), expires, 0, now), want, "{line:?} {now}");
+            // A date is one, however old the answer is.
+            let by_date = want.map(|left| if left == 7 { left + 100 } else { left });
+            assert_eq!(freshness_s(&said(line), expires, 100, now), by_date, "{line:?} {now}");
         }
     }
 }

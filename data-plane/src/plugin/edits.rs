@@ -50,6 +50,11 @@ impl Edits {
         self.0.iter().any(|edit| !matches!(edit.does, Does::Add(_)) && of_name(edit))
     }
 
+    /// Whether there is something of this name that the message did not have, whatever its case.
+    pub fn gives(&self, name: &str) -> bool {
+        self.0.iter().any(|edit| edit.does != Does::Remove && edit.name.eq_ignore_ascii_case(name))
+    }
+
     /// Appends what is set and added, each line after its line end.
     pub fn push(&self, out: &mut Vec<u8>) {
         for Edit { name, does } in &self.0 {
@@ -110,6 +115,7 @@ mod tests {
         edits.remove("X-B");
         assert_eq!(text(&edits), "\r\nVary: Origin\r\nx-a: 2");
         assert!(edits.drops("X-a") && edits.drops("x-b") && !edits.drops("vary"));
+        assert!(edits.gives("vary") && edits.gives("X-A") && !edits.gives("X-B"));
         assert!(edits.drops("X_B") && !edits.drops("X-BB") && !edits.drops("X"));
         let mut more = Edits::default();
         more.set("X-B", b"3");

@@ -11,7 +11,7 @@ use super::run::At;
 /// What is asked.
 #[derive(Debug, Default)]
 pub struct KeyAuth {
-    /// Names of headers and arguments, in lower case; the first that is there counts.
+    /// Names of headers, whatever their case, and of arguments, whose case counts; the first that is there is looked at.
     pub key_names: Box<[Box<str>]>,
     /// Whether the upstream does not see the key.
     pub hides: bool,

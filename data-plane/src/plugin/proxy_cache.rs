@@ -1,19 +1,20 @@
 //! `proxy-cache`: answers that are given again, out of a node's memory.
 //!
-//! Source: Kong 3.10's plugin; RFC 9111. Unlike there, answers to requests for different hosts, or with different credentials, are told apart, `Vary` is
+//! Source: Kong 3.10's plugin; RFC 9111. Unlike there, answers to requests for different hosts or by different schemes, or with different credentials, are told apart, `Vary` is
 //! followed, and what sets a cookie or is a part of something is not kept.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use equipoise_proto::query;
 
 use super::answer::{Answer, Content};
-use super::cache::{CacheKey, Found, Stored};
-use super::cache_control::{Directives, freshness_s};
+use super::cache::{Cache, CacheKey, Copying, Found, Stored};
+use super::cache_control::{Directives, freshness_s, said_age_s};
 use super::run::At;
 use super::{Config, Edits, Plugin};
-use crate::http1::{Framing, Name, RequestHead, ResponseHead};
+use crate::http1::{Framing, Name, RequestHead, ResponseBody, ResponseHead};
 
 /// What is kept, and for how long.
 #[derive(Debug, Default)]
@@ -101,6 +102,25 @@ pub struct Keeping {
     varies: Option<(Arc<[Box<str>]>, CacheKey)>,
 }
 
+/// Headers that targets are told the client's address in.
+const OF_ADDRESS: [&str; 2] = ["x-forwarded-for", "x-real-ip"];
+
+/// Others that are written anew for each request.
+const OF_ONE_REQUEST: [&str; 4] = ["via", "x-kong-request-id", "traceparent", "tracestate"];
+
+/// Headers that every key has as the target is told them, whatever the client's own say.
+const IN_KEY: [&str; 9] = [
+    "host",
+    "authorization",
+    "client-cert",
+    "client-cert-chain",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-path",
+    "x-forwarded-prefix",
+];
+
 /// `X-Cache-Status`.
 const STATUS: &str = "X-Cache-Status";
 
@@ -136,7 +156,7 @@ pub(super) fn run(config: &ProxyCache, at: &mut At<'_>) -> Option<Answer> {
         Some(stored) if is_good(config, &stored, &asked, now_s) => {
             show_status(config, &mut at.passed.response, "Hit");
             if config.shows_age {
-                let age = now_s.saturating_sub(stored.at_s);
+                let age = stored.age_s(now_s);
                 at.passed.response.set("Age", age.to_string().as_bytes());
             }
             return Some(Answer::new(stored.status, Content::Stored(stored)));
@@ -155,15 +175,15 @@ fn show_status(config: &ProxyCache, edits: &mut Edits, status: &str) {
 
 /// Whether the client takes what is in memory.
 fn is_good(config: &ProxyCache, stored: &Stored, asked: &Directives, now_s: u64) -> bool {
-    let age = now_s.saturating_sub(stored.at_s);
     if !config.by_cache_control {
-        return age <= config.ttl_s;
+        return now_s.saturating_sub(stored.at_s) <= config.ttl_s;
     }
+    let age = stored.age_s(now_s);
     let fresh = stored.fresh_s;
     let is_stale = age > fresh;
     asked.max_age.is_none_or(|most| age <= most)
         && asked.min_fresh.is_none_or(|least| fresh.saturating_sub(age) >= least)
-        && (!is_stale || asked.max_stale.is_some_and(|most| age - fresh <= most))
+        && (!is_stale || !stored.must_be_fresh && asked.max_stale.is_some_and(|most| age - fresh <= most))
 }
 
 fn key(config: &ProxyCache, at: &At<'_>) -> CacheKey {
@@ -191,8 +211,13 @@ fn key(config: &ProxyCache, at: &At<'_>) -> CacheKey {
         parts.add(argument.value.as_deref().unwrap_or(b"\0"));
     }
     parts.next();
+    (at.asked.told)(&mut |told| parts.add(told));
+    parts.next();
     for name in &config.headers {
         add_values(&mut parts, name, head);
+        if OF_ADDRESS.iter().any(|of_address| name.eq_ignore_ascii_case(of_address)) {
+            parts.add(at.asked.client.as_bytes());
+        }
     }
     add_values(&mut parts, "authorization", head);
     parts.finish()
@@ -220,16 +245,25 @@ fn directives<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Directives {
 }
 
 impl Wish {
-    /// Judges an answer to the request `asked`: what the client is told of it, and what of it is kept.
+    /// Judges an answer to the request `asked`, which was sent with these changes: what the client is told of it, and what of it is kept
+    /// in `cache`.
     pub fn judge(
         &self,
         head: &ResponseHead<'_, '_>,
         asked: &RequestHead<'_, '_>,
+        sent: &Edits,
         now_s: u64,
-    ) -> (Edits, Option<Keeping>) {
+        cache: &Cache,
+    ) -> (Edits, Option<(Keeping, Copying)>) {
         let mut edits = Edits::default();
         let Config::ProxyCache(config) = &self.plugin.config else { return (edits, None) };
-        let keeping = self.keep(config, head, asked, now_s);
+        let length = match head.body {
+            ResponseBody::Absent => Some(0),
+            ResponseBody::Length(length) => Some(length),
+            ResponseBody::Chunked | ResponseBody::UntilClose => None,
+        };
+        let keeping = self.keep(config, head, asked, sent, now_s);
+        let keeping = keeping.and_then(|keeping| Some((keeping, cache.copying(length)?)));
         show_status(config, &mut edits, if keeping.is_some() { self.status } else { "Bypass" });
         (edits, keeping)
     }
@@ -239,6 +273,7 @@ impl Wish {
         config: &ProxyCache,
         head: &ResponseHead<'_, '_>,
         asked: &RequestHead<'_, '_>,
+        sent: &Edits,
         now_s: u64,
     ) -> Option<Keeping> {
         let values = |name: &'static str| {
@@ -260,19 +295,26 @@ impl Wish {
         for name in values("vary").flat_map(crate::http1::list) {
             names.push(std::str::from_utf8(name).ok()?.to_ascii_lowercase().into());
         }
-        if names.iter().any(|name| **name == *"*") {
+        names.retain(|name| !IN_KEY.contains(&&**name));
+        // What the node writes itself is not in the client's head, by which answers are looked for.
+        let is_ours =
+            |name: &str| OF_ADDRESS.contains(&name) || OF_ONE_REQUEST.contains(&name) || sent.gives(name);
+        if names.iter().any(|name| **name == *"*" || is_ours(name)) {
             return None;
         }
-        let fresh_s = if config.by_cache_control {
-            let said = directives(values("cache-control"));
-            if said.private || said.no_store || said.no_cache {
-                return None;
-            }
-            freshness_s(&said, values("expires").next(), now_s).filter(|fresh| *fresh > 0)?
+        let age_s = said_age_s(values("age").next());
+        let said =
+            if config.by_cache_control { directives(values("cache-control")) } else { Directives::default() };
+        if said.private || said.no_store || said.no_cache {
+            return None;
+        }
+        let (fresh_s, left_s) = if config.by_cache_control {
+            let fresh_s = freshness_s(&said, values("expires").next(), age_s, now_s)?;
+            (fresh_s, fresh_s.checked_sub(age_s).filter(|left| *left > 0)?)
         } else {
-            config.ttl_s
+            (config.ttl_s, config.ttl_s)
         };
-        let storage_s = config.storage_ttl_s.unwrap_or(fresh_s);
+        let storage_s = config.storage_ttl_s.unwrap_or(left_s);
         names.sort_unstable();
         names.dedup();
         let varies = (!names.is_empty()).then(|| {
@@ -281,19 +323,21 @@ impl Wish {
         });
         let stored = Stored {
             status: head.status,
-            headers: kept_headers(head),
+            headers: kept_headers(head, now_s),
             length: values("content-length").next().filter(|_| asked.method == "HEAD").map(Into::into),
             body: Bytes::new(),
             at_s: now_s,
+            age_s,
             fresh_s,
+            must_be_fresh: said.must_revalidate,
             gone_at_s: now_s.saturating_add(storage_s),
         };
         Some(Keeping { key: self.key, stored, varies })
     }
 }
 
-/// What is passed on of a head, but for what belongs to one connection or is said anew with each answer.
-fn kept_headers(head: &ResponseHead<'_, '_>) -> Vec<(Box<str>, Box<[u8]>)> {
+/// What is passed on of a head, but for what belongs to one connection or is said anew with each answer. With the time where it has none.
+fn kept_headers(head: &ResponseHead<'_, '_>, now_s: u64) -> Vec<(Box<str>, Box<[u8]>)> {
     let headers = head.headers.iter().zip(head.names);
     let kept = headers.filter(|(header, name)| match name {
         Name::Connection
@@ -311,14 +355,21 @@ fn kept_headers(head: &ResponseHead<'_, '_>) -> Vec<(Box<str>, Box<[u8]>)> {
         | Name::XKongUpstreamStatus => false,
         _ => !head.is_named_by_connection(header.name) && !header.name.eq_ignore_ascii_case("age"),
     });
-    kept.map(|(header, _)| (header.name.into(), header.value.into())).collect()
+    let mut kept: Vec<(Box<str>, Box<[u8]>)> =
+        kept.map(|(header, _)| (header.name.into(), header.value.into())).collect();
+    // RFC 9110 6.6.1: when it came, not when it is given again.
+    if !kept.iter().any(|(name, _)| name.eq_ignore_ascii_case("date")) {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now_s);
+        kept.push(("Date".into(), httpdate::fmt_http_date(now).into_bytes().into()));
+    }
+    kept
 }
 
 impl Keeping {
     /// It is whole, and this was its body.
-    pub fn store(self, body: Vec<u8>, cache: &super::Cache) {
+    pub fn store(self, body: Copying, cache: &Cache) {
         let Self { key, mut stored, varies } = self;
-        stored.body = body.into();
+        stored.body = body.finish();
         let stored = Found::Answer(Arc::new(stored));
         match varies {
             None => cache.put(key, stored),

@@ -126,7 +126,7 @@ fn who(config: &RateLimiting, at: &At<'_>) -> Vec<u8> {
     let consumer = || caller.map(|caller| caller.consumer.id.as_bytes().to_vec());
     let credential = || caller.and_then(|caller| caller.credential).map(|id| id.as_bytes().to_vec());
     let found = match &config.by {
-        LimitBy::Consumer => consumer().or_else(credential),
+        LimitBy::Consumer => consumer(),
         LimitBy::Credential => credential(),
         LimitBy::Ip => None,
         LimitBy::Service => at.asked.service.map(|id| id.as_bytes().to_vec()),

@@ -30,11 +30,16 @@ pub struct Asked<'a> {
     pub route_name: Option<&'a str>,
     /// Its service.
     pub service: Option<Uuid>,
+    /// What its target is told of how it was asked and by whom, besides its head and the client's address, one thing after the other.
+    pub told: &'a Each<'a>,
     /// Since 1970.
     pub now: Duration,
     /// Draws what nobody can guess.
     pub random: &'a dyn Fn() -> u128,
 }
+
+/// Gives one thing after the other.
+pub type Each<'a> = dyn Fn(&mut dyn FnMut(&[u8])) + 'a;
 
 /// What plugins of a node share: what they count and remember, over all changes of config.
 #[derive(Debug)]
@@ -48,7 +53,8 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Empty ones. `seed` is random; `counters_max` counts of `rate-limiting` and `cache_bytes_max` bytes of `proxy-cache` are held at a time.
+    /// Empty ones. `seed` is random; `counters_max` counts of `rate-limiting` and `cache_bytes_max` bytes of `proxy-cache` are held
+    /// at a time, and as many of what comes into that and goes out of it.
     pub fn new(seed: u128, counters_max: usize, cache_bytes_max: u64) -> Self {
         Self {
             counters: Counters::new(counters_max),

@@ -55,6 +55,11 @@ impl Scoped {
         self.names == 0
     }
 
+    /// Whether requests meet any of them.
+    pub const fn has_for_requests(&self) -> bool {
+        self.names & !Name::StreamIpRestriction.bit() != 0
+    }
+
     fn get(&self, name: Name, consumer: Option<Uuid>) -> Option<&Arc<Plugin>> {
         if self.names & name.bit() == 0 { None } else { self.plugins.get(&(name, consumer)) }
     }
@@ -76,6 +81,11 @@ impl Own {
     pub fn or_none(self) -> Option<Arc<Self>> {
         let is_empty = self.both.is_empty() && self.route.is_empty() && self.service.is_empty();
         (!is_empty).then(|| Arc::new(self))
+    }
+
+    /// Whether requests meet any of them.
+    pub const fn has_for_requests(&self) -> bool {
+        self.both.has_for_requests() || self.route.has_for_requests() || self.service.has_for_requests()
     }
 }
 
@@ -158,6 +168,35 @@ mod tests {
         }
         assert_eq!(names(Some(&own), &global).count(), 0);
         assert!(own.or_none().is_none());
+    }
+
+    #[test]
+    fn what_is_for_streams_only_is_nothing_to_requests() {
+        let restriction = |requests, streams| {
+            let config = Config::IpRestriction(IpRestriction::default());
+            let meets = Meets { requests, streams };
+            Arc::new(Plugin { id: Uuid::from_u128(1), config, meets })
+        };
+        for (requests, streams) in [(false, false), (false, true), (true, false), (true, true)] {
+            for place in 0..3 {
+                let mut own = Own::default();
+                let scoped = match place {
+                    0 => &mut own.both,
+                    1 => &mut own.route,
+                    _ => &mut own.service,
+                };
+                scoped.enter(None, &restriction(requests, streams)).unwrap();
+                assert_eq!(scoped.has_for_requests(), requests);
+                assert_eq!(scoped.is_empty(), !requests && !streams);
+                assert_eq!(own.has_for_requests(), requests);
+                assert_eq!(own.or_none().is_some(), requests || streams);
+            }
+        }
+        let prometheus = Config::Prometheus(crate::plugin::Prometheus::default());
+        let meets = Meets { requests: true, streams: true };
+        let mut scoped = Scoped::default();
+        scoped.enter(None, &Arc::new(Plugin { id: Uuid::from_u128(1), config: prometheus, meets })).unwrap();
+        assert!(scoped.has_for_requests(), "they are counted as it says");
     }
 
     #[test]

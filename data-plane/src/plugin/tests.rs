@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::*;
-use crate::http1::{HeadStorage, RequestHead};
+use crate::http1::{HeadStorage, RequestHead, ResponseHead};
 
 /// A moment: 2026-11-27T06:00:50Z.
 const NOW: Duration = Duration::from_secs(1_795_759_250);
@@ -17,6 +17,8 @@ struct World {
     callers: Callers,
     stores: Stores,
     client: &'static str,
+    /// What targets are told of how they are asked.
+    told: &'static str,
 }
 
 impl World {
@@ -27,7 +29,7 @@ impl World {
             global.enter(None, &plugin(id, config)).unwrap();
         }
         let stores = Stores::new(1, 1_000, 1 << 20);
-        Self { own: Own::default(), global, callers: callers(), stores, client: "10.1.2.3" }
+        Self { own: Own::default(), global, callers: callers(), stores, client: "10.1.2.3", told: "" }
     }
 
     fn ask(&self, head: &str) -> (Passed, Option<Answer>) {
@@ -35,6 +37,35 @@ impl World {
     }
 
     fn ask_at(&self, head: &str, now: Duration) -> (Passed, Option<Answer>) {
+        self.ask_then(head, now, |_, _| {})
+    }
+
+    /// Puts an answer without a body into memory, if it is fit for it: true if so.
+    fn keep(&self, head: &str, answer: &str) -> bool {
+        let mut is_kept = false;
+        self.ask_then(head, NOW, |asked, passed| {
+            let Some(wish) = &passed.wish else { return };
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n{answer}\r\n\r\n"
+            );
+            let mut storage = HeadStorage::new();
+            let answer = ResponseHead::parse(answer.as_bytes(), false, &mut storage).unwrap();
+            let cache = &self.stores.cache;
+            let (_, keeping) = wish.judge(&answer, asked, &passed.request, NOW.as_secs(), cache);
+            if let Some((keeping, copying)) = keeping {
+                keeping.store(copying, cache);
+                is_kept = true;
+            }
+        });
+        is_kept
+    }
+
+    fn ask_then(
+        &self,
+        head: &str,
+        now: Duration,
+        then: impl FnOnce(&RequestHead<'_, '_>, &Passed),
+    ) -> (Passed, Option<Answer>) {
         let head = format!("{head}\r\nHost: a.example\r\n\r\n");
         let mut storage = HeadStorage::new();
         let head = RequestHead::parse(head.as_bytes(), &mut storage).unwrap();
@@ -46,10 +77,13 @@ impl World {
             route: Some(Uuid::from_u128(11)),
             route_name: Some("r"),
             service: Some(Uuid::from_u128(12)),
+            told: &|found| found(self.told.as_bytes()),
             now,
             random: &|| 42,
         };
-        run(Some(&self.own), &self.global, &self.callers, &self.stores, &asked)
+        let (passed, answer) = run(Some(&self.own), &self.global, &self.callers, &self.stores, &asked);
+        then(&head, &passed);
+        (passed, answer)
     }
 }
 
@@ -134,6 +168,20 @@ fn a_key_is_looked_for_in_headers_then_in_the_query_and_counts_once() {
 }
 
 #[test]
+fn case_counts_for_names_of_arguments_and_not_for_those_of_headers() {
+    let world =
+        World::with([Config::KeyAuth(KeyAuth { key_names: Box::new(["ApiKey".into()]), ..key_auth() })]);
+    for (head, is_found) in [
+        ("GET / HTTP/1.1\r\napikey: top", true),
+        ("GET / HTTP/1.1\r\nAPIKEY: top", true),
+        ("GET /?ApiKey=top HTTP/1.1", true),
+        ("GET /?apikey=top HTTP/1.1", false),
+    ] {
+        assert_eq!(world.ask(head).1.is_none(), is_found, "{head}");
+    }
+}
+
+#[test]
 fn a_key_is_hidden_from_the_upstream_wherever_it_stood() {
     let world = World::with([Config::KeyAuth(KeyAuth { hides: true, ..key_auth() })]);
     let (passed, answer) = world.ask("GET /?a=%20&apikey=no&b HTTP/1.1\r\napikey: top");
@@ -203,6 +251,47 @@ fn a_wrong_password_is_refused_as_an_unknown_name_is() {
             "\r\nWWW-Authenticate: Basic realm=\"a \\\"b\\\"\""
         );
         assert_eq!(said(answer), (401, "Unauthorized".to_owned()), "{head}");
+    }
+}
+
+#[test]
+fn each_of_the_two_headers_may_have_the_password_and_none_goes_on() {
+    const GOOD: &str = "Basic am9lOmhlbGxv";
+    const WRONG: &str = "Basic am9lOmhlbGxvIQ==";
+    const UNREADABLE: &str = "bAsic !!!";
+    let anonymous = || Some("nobody".into());
+    let basic =
+        || Config::BasicAuth(BasicAuth { hides: true, anonymous: anonymous(), ..BasicAuth::default() });
+    let (auth, proxy) = ("Authorization", "Proxy-Authorization");
+    for (lines, who, gone) in [
+        (&[(auth, GOOD)][..], "joe", &[auth][..]),
+        (&[(proxy, GOOD)], "joe", &[proxy]),
+        (&[(proxy, WRONG), (auth, GOOD)], "joe", &[proxy, auth]),
+        (&[(proxy, GOOD), (auth, WRONG)], "joe", &[proxy, auth]),
+        (&[(proxy, UNREADABLE), (auth, GOOD)], "joe", &[proxy, auth]),
+        (&[(proxy, "Bearer a"), (auth, GOOD)], "joe", &[auth]),
+        (&[(proxy, WRONG), (auth, WRONG)], "nobody", &[proxy, auth]),
+        (&[(auth, UNREADABLE)], "nobody", &[auth]),
+        (&[(auth, "Basic")], "nobody", &[auth]),
+        (&[(auth, "Bearer a"), (auth, WRONG)], "nobody", &[auth]),
+        (&[(auth, "Basics a")], "nobody", &[]),
+    ] {
+        let head = |first: &str| {
+            let lines: Vec<_> = lines.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+            format!("GET / HTTP/1.1\r\n{first}{}", lines.join("\r\n"))
+        };
+        let world = World::with([basic()]);
+        let (passed, answer) = world.ask(&head(""));
+        let caller = passed.caller.as_ref().unwrap().consumer.username.as_deref();
+        assert_eq!((caller, answer), (Some(who), None), "{lines:?}");
+        let dropped = |passed: &Passed| -> Vec<_> {
+            [proxy, auth].into_iter().filter(|name| passed.request.drops(name)).collect()
+        };
+        assert_eq!(dropped(&passed), gone, "{lines:?}");
+        // Nor where a key has proved already who calls.
+        let key = Config::KeyAuth(KeyAuth { anonymous: anonymous(), ..key_auth() });
+        let (passed, _) = World::with([key, basic()]).ask(&head("apikey: top\r\n"));
+        assert_eq!(dropped(&passed), gone, "{lines:?}");
     }
 }
 
@@ -407,4 +496,74 @@ fn browsers_are_told_which_pages_may_call() {
     }
     let (passed, _) = World::with([Config::Cors(cors(&["https://b.test", "c.test"]))]).ask(CALL);
     assert!(passed.response.drops("Access-Control-Allow-Origin"), "nor what the upstream says");
+}
+
+fn proxy_cache(by_cache_control: bool) -> Config {
+    Config::ProxyCache(ProxyCache {
+        response_codes: Box::new([200]),
+        methods: Box::new(["GET".into()]),
+        content_types: Box::new([MediaType::parse("text/plain")]),
+        ttl_s: 60,
+        storage_ttl_s: Some(1_000),
+        by_cache_control,
+        shows_age: true,
+        shows_status: true,
+        ..ProxyCache::default()
+    })
+}
+
+#[test]
+fn an_answer_counts_for_as_long_as_it_says_and_no_longer_for_whom_it_must_not() {
+    const GET: &str = "GET / HTTP/1.1";
+    const STALE: &str = "GET / HTTP/1.1\r\nCache-Control: max-stale";
+    const MINUTE: &str = "Cache-Control: max-age=60";
+    let aged = |age| format!("{MINUTE}\r\nAge: {age}");
+    for (name, answer, asked, after, want) in [
+        ("fresh", MINUTE.to_owned(), GET, 60, Some("60")),
+        ("stale", MINUTE.to_owned(), GET, 61, None),
+        ("stale, taken so", MINUTE.to_owned(), STALE, 61, Some("61")),
+        ("must be asked for", format!("{MINUTE}, must-revalidate"), STALE, 61, None),
+        ("must be asked for, fresh", format!("{MINUTE}, must-revalidate"), STALE, 60, Some("60")),
+        ("by proxies", format!("{MINUTE}, proxy-revalidate"), STALE, 61, None),
+        ("by shared caches", "Cache-Control: s-maxage=60".to_owned(), STALE, 61, None),
+        ("old already", aged("50"), GET, 0, Some("50")),
+        ("old already, then stale", aged("50"), GET, 11, None),
+        ("old already, then stale, taken so", aged("50"), STALE, 11, Some("61")),
+        ("stale already", aged("60"), STALE, 0, None),
+        ("very old", aged("99999999999999999999"), STALE, 0, None),
+        ("by a date", "Expires: Fri, 27 Nov 2026 06:01:50 GMT\r\nAge: 50".to_owned(), GET, 60, Some("110")),
+        ("after a date", "Expires: Fri, 27 Nov 2026 06:01:50 GMT\r\nAge: 50".to_owned(), GET, 61, None),
+    ] {
+        let world = World::with([proxy_cache(true)]);
+        world.keep(GET, &answer);
+        let (passed, answer) = world.ask_at(asked, NOW + Duration::from_secs(after));
+        let told = text(&passed.response);
+        assert_eq!(answer.is_some(), want.is_some(), "{name}: {told}");
+        assert_eq!(told.split_once("Age: ").map(|(_, age)| age), want, "{name}: {told}");
+    }
+    // Without, all count for as long as the operator says.
+    let world = World::with([proxy_cache(false)]);
+    assert!(world.keep(GET, "Cache-Control: max-age=1, must-revalidate\r\nAge: 100"));
+    let (passed, answer) = world.ask_at(GET, NOW + Duration::from_secs(60));
+    assert!(answer.is_some() && text(&passed.response).ends_with("Age: 160"), "{}", text(&passed.response));
+    assert!(world.ask_at(GET, NOW + Duration::from_secs(61)).1.is_none());
+}
+
+#[test]
+fn an_answer_without_a_date_is_given_that_of_its_arrival() {
+    const OWN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const ARRIVAL: &str = "Fri, 27 Nov 2026 06:00:50 GMT";
+    for (answer, want) in [
+        ("X-A: 1".to_owned(), ARRIVAL),
+        (format!("date: {OWN}"), OWN),
+        (format!("Date: {OWN}\r\nConnection: date"), ARRIVAL),
+    ] {
+        let world = World::with([proxy_cache(false)]);
+        assert!(world.keep("GET / HTTP/1.1", &answer));
+        let (_, answer) = world.ask_at("GET / HTTP/1.1", NOW + Duration::from_secs(9));
+        let Content::Stored(stored) = answer.unwrap().content else { panic!("a hit") };
+        let dates = stored.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("date"));
+        let dates: Vec<_> = dates.map(|(_, value)| std::str::from_utf8(value).unwrap()).collect();
+        assert_eq!(dates, [want]);
+    }
 }

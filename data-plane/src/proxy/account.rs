@@ -9,6 +9,7 @@ use equipoise_access_log::{Entry, Tls};
 
 use super::connection::Client;
 use super::finish::Finished;
+use super::forward::Peer;
 use super::retry::Fault;
 use super::worker::Worker;
 use crate::http1::{HeadStorage, Name, RequestHead, Version};
@@ -169,6 +170,30 @@ impl Account {
     }
 }
 
+/// Tells of a request of HTTP/2 that was refused as malformed, of whose head nothing is known.
+#[cold]
+pub fn tell_malformed(peer: &Peer, worker: &Worker) {
+    let Some(pen) = &worker.pen else { return };
+    pen.request(&Entry {
+        at: SystemTime::now(),
+        client: peer.text(),
+        peer: peer.text(),
+        protocol: HTTP2,
+        status: 400,
+        is_complete: false,
+        source: Some(Source::Kong.as_str()),
+        tls: tls(peer),
+        ..Entry::default()
+    });
+}
+
+fn tls(peer: &Peer) -> Option<Tls<'_>> {
+    peer.is_tls().then(|| Tls { version: peer.tls_version(), sni: peer.sni() })
+}
+
+/// How the log names it.
+const HTTP2: &str = "HTTP/2.0";
+
 /// A request that is over, with all that is told of it.
 struct Seen<'a> {
     account: &'a Account,
@@ -219,7 +244,7 @@ impl<'a> Seen<'a> {
             kong: Some(sample.request.saturating_sub(sample.upstream.unwrap_or_default())),
             upstream_time: sample.upstream,
             total: sample.request,
-            tls: peer.is_tls().then(|| Tls { version: peer.tls_version(), sni: peer.sni() }),
+            tls: tls(peer),
             trace_id: None,
         }
     }
@@ -299,7 +324,7 @@ impl<'a> Seen<'a> {
         // One space stands between the parts, and none in them.
         let target = self.bytes.split(|byte| *byte == b' ').nth(1);
         let protocol = match head.version {
-            _ if self.client.peer.is_http2() => "HTTP/2.0",
+            _ if self.client.peer.is_http2() => HTTP2,
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
         };

@@ -75,14 +75,16 @@ pub async fn answer(
     let persists = facts.persists && is_read && !worker.is_draining.get();
     let now = Instant::now();
     let mut out = worker.buffers.take_output();
-    push_answer(&mut out, client, worker, seen, &problem, persists, now);
-    let is_written = client.write(&out, worker.settings.send_timeout).await;
+    let body = push_answer(&mut out, client, worker, seen, &problem, persists, now);
+    let written = client.write(&out, body, worker.settings.send_timeout).await;
+    let is_written = written.is_ok();
+    let sent = written.err().unwrap_or(out.len() + body.len());
     let sample = RequestSample {
         ingress_bytes: client.head_bytes() as u64,
-        egress_bytes: out.len() as u64,
+        egress_bytes: sent as u64,
         ..seen.sample(problem.status(), now)
     };
-    let body_bytes = facts.account.as_ref().map_or(0, |_| body_bytes(&out) as u64);
+    let body_bytes = facts.account.as_ref().map_or(0, |_| sent.saturating_sub(head_bytes(&out)) as u64);
     finish(client, worker, &Finished { facts, route, sample, body_bytes, is_complete: is_written });
     worker.buffers.give_back_output(out);
     match (is_written, persists) {
@@ -92,21 +94,21 @@ pub async fn answer(
     }
 }
 
-/// What of an answer of ours follows its head.
-fn body_bytes(answer: &[u8]) -> usize {
-    let end = memchr::memmem::find(answer, b"\r\n\r\n");
-    end.map_or(0, |end| answer.len() - end - 4)
+/// Of an answer of ours, which may be no more than its head.
+fn head_bytes(answer: &[u8]) -> usize {
+    memchr::memmem::find(answer, b"\r\n\r\n").map_or(answer.len(), |end| end + 4)
 }
 
-fn push_answer(
+/// Appends an answer; what is returned of its body follows it.
+fn push_answer<'p>(
     out: &mut Vec<u8>,
     client: &Client,
     worker: &Worker,
     seen: Answering<'_>,
-    problem: &Problem,
+    problem: &'p Problem,
     persists: bool,
     now: Instant,
-) {
+) -> &'p [u8] {
     let Answering { facts, picked, route } = seen;
     let service = route.and_then(|route| route.service.as_ref());
     let mut storage = HeadStorage::new();
@@ -122,5 +124,5 @@ fn push_answer(
         proxied: picked.map(|picked| picked.latencies(facts, now)),
         edits: facts.passed.as_ref().map(|passed| &passed.response),
     };
-    error::render(out, problem, &circumstances, &worker.settings);
+    error::render(out, problem, &circumstances, &worker.settings)
 }

@@ -346,8 +346,8 @@ impl Attempt {
         if matches!(failure, Failure::Fault(Fault::TimedOut)) {
             self.upstream.stream.doubt();
         }
-        if let Some((identity, alert)) = self.upstream.stream.objection() {
-            reach::tell_objection(worker, aim.lease.address(), identity, alert);
+        if let Some((identity, alert)) = self.upstream.stream.take_objection() {
+            reach::tell_objection(worker, aim.lease.address(), &identity, alert);
         }
         self.buffer.give_back(&worker.buffers);
         Failed { origin: if has_read { Origin::Fresh } else { self.origin }, sent, failure }
@@ -544,7 +544,7 @@ impl Attempt {
         self.head_at = Instant::now();
         let (proxy_ms, upstream_ms) = aim.picked.latencies(facts, self.head_at);
         let mut out = worker.buffers.take_output();
-        let (edits, keeping) = plugins::judge(client, facts, &head);
+        let (edits, keeping) = plugins::judge(client, worker, facts, &head);
         let with = Reply {
             body,
             persists: self.client_persists,
@@ -561,8 +561,8 @@ impl Attempt {
         };
         reply::push_head(&mut out, &head, &with);
         self.download = Relay::new(out, decoder, encoding, None);
-        if let Some(keeping) = keeping {
-            self.download.copy_up_to(worker.plugins.cache.body_bytes_max());
+        if let Some((keeping, copying)) = keeping {
+            self.download.copy_to(copying);
             self.keeping = Some(Box::new(keeping));
         }
         Ok(true)

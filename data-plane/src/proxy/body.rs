@@ -107,7 +107,7 @@ pub async fn read_body(
     let settings = &worker.settings;
     if facts.expects_continue
         && client.buffer.filled().is_empty()
-        && !client.write(b"HTTP/1.1 100 Continue\r\n\r\n", settings.send_timeout).await
+        && client.write(b"HTTP/1.1 100 Continue\r\n\r\n", &[], settings.send_timeout).await.is_err()
     {
         return Err(Failure::ClientGone);
     }

@@ -1,6 +1,7 @@
 //! A client's connection: request after request, until one side ends it.
 
 use std::future::poll_fn;
+use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -144,27 +145,46 @@ impl Client {
         false
     }
 
-    /// Writes all of `output`; false if the client is gone or takes nothing for too long.
-    pub(super) async fn write(&mut self, output: &[u8], patience: Duration) -> bool {
-        let mut rest = output;
+    /// Writes all of `output`, and then of `body`, from where they are.
+    ///
+    /// # Errors
+    /// How many bytes were written, if the client is gone or takes nothing for too long.
+    pub(super) async fn write(
+        &mut self,
+        output: &[u8],
+        body: &[u8],
+        patience: Duration,
+    ) -> Result<(), usize> {
+        let mut written = 0;
         self.timer.arm(patience);
         poll_fn(|cx| {
-            while !rest.is_empty() {
-                match self.stream.poll_write(cx, rest) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(false),
+            loop {
+                let rest = output.get(written..).unwrap_or_default();
+                let rest_of_body = body.get(written.saturating_sub(output.len())..).unwrap_or_default();
+                let polled = match (rest.is_empty(), rest_of_body.is_empty()) {
+                    (true, true) => break,
+                    (false, true) => self.stream.poll_write(cx, rest),
+                    (true, false) => self.stream.poll_write(cx, rest_of_body),
+                    (false, false) => {
+                        let parts = [IoSlice::new(rest), IoSlice::new(rest_of_body)];
+                        self.stream.poll_write_vectored(cx, &parts)
+                    }
+                };
+                match polled {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(written)),
                     Poll::Ready(Ok(length)) => {
-                        rest = rest.get(length..).unwrap_or_default();
+                        written += length;
                         self.timer.arm(patience);
                     }
                     Poll::Pending => {
                         ready!(self.timer.poll_expired(cx));
-                        return Poll::Ready(false);
+                        return Poll::Ready(Err(written));
                     }
                 }
             }
             match self.stream.poll_flush(cx) {
-                Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
-                Poll::Pending => self.timer.poll_expired(cx).map(|()| false),
+                Poll::Ready(flushed) => Poll::Ready(flushed.map_err(|_| written)),
+                Poll::Pending => self.timer.poll_expired(cx).map(|()| Err(written)),
             }
         })
         .await

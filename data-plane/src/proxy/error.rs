@@ -199,8 +199,13 @@ pub struct Circumstances<'a> {
     pub edits: Option<&'a Edits>,
 }
 
-/// Appends the whole answer.
-pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, settings: &ProxySettings) {
+/// Appends the answer, and returns what is left of its body, to be sent behind that.
+pub fn render<'p>(
+    out: &mut Vec<u8>,
+    problem: &'p Problem,
+    seen: &Circumstances<'_>,
+    settings: &ProxySettings,
+) -> &'p [u8] {
     if let Problem::Plugin(answer) = problem
         && let Content::Stored(stored) = &answer.content
     {
@@ -289,6 +294,7 @@ pub fn render(out: &mut Vec<u8>, problem: &Problem, seen: &Circumstances<'_>, se
     if seen.head.is_none_or(|head| head.method != "HEAD") {
         out.extend_from_slice(&body);
     }
+    &[]
 }
 
 /// Appends the first line.
@@ -420,7 +426,7 @@ mod tests {
             edits: None,
         };
         let mut out = Vec::new();
-        render(&mut out, problem, &seen, &ProxySettings::default());
+        assert!(render(&mut out, problem, &seen, &ProxySettings::default()).is_empty());
         String::from_utf8(out).unwrap()
     }
 

@@ -215,6 +215,46 @@ pub fn host<'b>(head: &RequestHead<'_, 'b>, is_trusted: bool) -> Option<Cow<'b, 
     })
 }
 
+/// What targets are told of how a client asked and who it is, besides its own words, its address and what follows from its route: of
+/// that an answer may depend without saying so. As [`push_headers`] has it, in one order; no two ways to ask read alike.
+pub fn each_told(
+    head: &RequestHead<'_, '_>,
+    peer: &Peer,
+    settings: &ProxySettings,
+    found: &mut dyn FnMut(&[u8]),
+) {
+    let is_trusted = peer.is_trusted(settings);
+    let said = |name| if is_trusted { values(head, name).next() } else { None };
+    let scheme: &[u8] = if peer.is_tls() { b"https" } else { b"http" };
+    found(said(Name::XForwardedProto).unwrap_or(scheme));
+    match said(Name::XForwardedHost) {
+        Some(said) => found(said),
+        None => found(&host(head, is_trusted).unwrap_or_default()),
+    }
+    match said(Name::XForwardedPort) {
+        Some(said) => found(said),
+        None => found(peer.port.to_string().as_bytes()),
+    }
+    for name in [Name::XForwardedPath, Name::XForwardedPrefix] {
+        match said(name) {
+            Some(said) => {
+                found(b"said");
+                found(said);
+            }
+            // It follows from the target.
+            None => found(b""),
+        }
+    }
+    found(peer.tls.as_ref().map_or(b"", |tls| &tls.told));
+    if is_trusted && !settings.asks_callers {
+        for (header, _) in head.headers.iter().zip(head.names).filter(|(_, name)| **name == Name::ClientCert)
+        {
+            found(header.name.to_ascii_lowercase().as_bytes());
+            found(header.value);
+        }
+    }
+}
+
 /// How the body goes upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyHeader {

@@ -11,6 +11,7 @@ use super::buffer::{Buffer, Buffers};
 use super::stream::Stream;
 use super::timer::Timer;
 use crate::http1::{BodyDecoder, LAST_CHUNK, Step, push_chunk_size};
+use crate::plugin::Copying;
 
 /// Chunked output gathered before it is written: several small chunks leave in one write.
 const GATHERED_BYTES_MAX: usize = 16 * 1024;
@@ -81,14 +82,8 @@ pub struct Relay {
     is_armed: bool,
     body_left: u64,
     progress: Progress,
-    copy: Option<Copied>,
-}
-
-/// The body that went by, for whoever keeps it.
-#[derive(Debug)]
-struct Copied {
-    bytes: Vec<u8>,
-    bytes_max: usize,
+    /// The body that went by, for whoever keeps it.
+    copy: Option<Box<Copying>>,
 }
 
 impl Relay {
@@ -113,15 +108,15 @@ impl Relay {
         }
     }
 
-    /// Makes a copy of the body that is about to go by, up to so many bytes; of a longer one there is none.
-    pub fn copy_up_to(&mut self, bytes_max: usize) {
-        self.copy = Some(Copied { bytes: Vec::new(), bytes_max });
+    /// Makes a copy of the body that is about to go by, if all of it finds room.
+    pub fn copy_to(&mut self, copy: Copying) {
+        self.copy = Some(Box::new(copy));
     }
 
     /// The copy of all of the body, if one was made. What has trailers has none: they would be missing.
-    pub fn take_copy(&mut self) -> Option<Vec<u8>> {
-        let copied = self.copy.take()?;
-        (self.has_ended && self.decoder.trailers().is_empty()).then_some(copied.bytes)
+    pub fn take_copy(&mut self) -> Option<Copying> {
+        let copy = self.copy.take()?;
+        (self.has_ended && self.decoder.trailers().is_empty()).then_some(*copy)
     }
 
     /// How far it got.
@@ -234,12 +229,10 @@ impl Relay {
                     self.take(buffer, skip);
                     self.progress.body_bytes += length as u64;
                     self.body_left = self.body_left.checked_sub(length as u64).ok_or(RelayError::TooLarge)?;
-                    if let Some(Copied { bytes, bytes_max }) = &mut self.copy {
-                        if bytes.len() + length > *bytes_max {
-                            self.copy = None;
-                        } else {
-                            bytes.extend_from_slice(buffer.filled().get(..length).unwrap_or_default());
-                        }
+                    if let Some(copy) = &mut self.copy
+                        && !copy.push(buffer.filled().get(..length).unwrap_or_default())
+                    {
+                        self.copy = None;
                     }
                     if self.encoding == Encoding::Plain {
                         let is_small = !self.output.is_empty() && length <= COPIED_BYTES_MAX;

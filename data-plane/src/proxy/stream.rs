@@ -120,10 +120,12 @@ impl Stream {
     }
 
     /// What a target said against a handshake that was done to this end, and who it is.
-    pub fn objection(&self) -> Option<(&Identity, AlertDescription)> {
-        match &self.0 {
-            Plain(_) | Http2(_) | Http2Target(_) => None,
-            Tls(secured) => secured.identity.as_ref().zip(secured.objection),
+    /// It is said once, also where many requests are on one connection.
+    pub fn take_objection(&mut self) -> Option<(Identity, AlertDescription)> {
+        match &mut self.0 {
+            Plain(_) | Http2(_) => None,
+            Tls(secured) => secured.identity.clone().zip(secured.objection.take()),
+            Http2Target(stream) => stream.take_objection(),
         }
     }
 

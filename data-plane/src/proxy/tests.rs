@@ -3,6 +3,7 @@
 mod access_log;
 mod bad_responses;
 mod bodies;
+mod caching;
 mod callers;
 mod clients;
 mod counts;

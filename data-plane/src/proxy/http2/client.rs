@@ -9,6 +9,7 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::client::{ResponseFuture, SendRequest};
 use http::uri::Scheme;
+use rustls::AlertDescription;
 use tokio::io::ReadBuf;
 
 use super::head;
@@ -17,6 +18,7 @@ use super::io_error;
 use super::multiplex::Place;
 use super::outgoing::{Outgoing, unfit};
 use crate::http1::{BodyDecoder, Framing, HeadStorage, RequestHead};
+use crate::proxy::reach::Identity;
 
 /// The stream.
 #[derive(Debug)]
@@ -73,6 +75,11 @@ impl ClientStream {
     /// Whether the request cannot be said in HTTP/2.
     pub const fn is_unfit(&self) -> bool {
         self.is_unfit
+    }
+
+    /// What the target said against the handshake of its connection, and who it is.
+    pub fn take_objection(&self) -> Option<(Identity, AlertDescription)> {
+        self.place.take_objection()
     }
 
     /// It has timed out: the connection may be dead.

@@ -42,8 +42,8 @@ pub enum Step {
     Pass(usize),
     /// These take the place of so many.
     Instead(usize, Vec<u8>),
-    /// The same, of a message that breaks a rule: its stream ends.
-    Refused(usize, Vec<u8>),
+    /// The same, of a message that breaks a rule, at this part of it: its stream ends.
+    Refused(usize, Vec<u8>, Message),
     /// The connection is to end for this reason. Nothing passes any more.
     Broken(Reason),
     /// Nothing can be said without more of them.
@@ -156,7 +156,9 @@ impl Frames {
         }
         match followed.instead {
             None => Step::Pass(length),
-            Some(block) if followed.is_malformed => Step::Refused(length, block::written(head, &block)),
+            Some(block) if followed.is_malformed => {
+                Step::Refused(length, block::written(head, &block), message)
+            }
             Some(block) => Step::Instead(length, block::written(head, &block)),
         }
     }

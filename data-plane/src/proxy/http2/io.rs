@@ -1,6 +1,6 @@
 //! The connection below the streams.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -8,10 +8,21 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::Reason;
+use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{Frames, Sender, Step};
+use super::hpack::Message;
+use crate::proxy::reach::Identity;
 use crate::proxy::stream::Stream;
+
+/// Messages that break a rule, and were not told of.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Refused {
+    pub messages: u32,
+    /// Those of them that are heads of requests: nobody above hears of such a one.
+    pub requests: u32,
+}
 
 /// What those above a connection cannot see of it.
 #[derive(Debug, Default)]
@@ -19,9 +30,10 @@ pub struct Told {
     /// Grows with everything that was written.
     progress: Cell<u64>,
     is_stalled: Cell<bool>,
-    /// Messages that break a rule, and were not told of.
-    refused: Cell<u32>,
+    refused: Cell<Refused>,
     broken: Cell<Option<Reason>>,
+    /// What a target said against a handshake that was done to this end, and who it is.
+    objection: RefCell<Option<(Identity, AlertDescription)>>,
 }
 
 impl Told {
@@ -31,13 +43,18 @@ impl Told {
     }
 
     /// Takes how many messages were refused since this was asked last.
-    pub fn take_refused(&self) -> u32 {
+    pub fn take_refused(&self) -> Refused {
         self.refused.take()
     }
 
     /// Why a client's connection is to end, from which nothing is read any more.
     pub fn broken(&self) -> Option<Reason> {
         self.broken.get()
+    }
+
+    /// Takes what a target said against the handshake.
+    pub fn take_objection(&self) -> Option<(Identity, AlertDescription)> {
+        self.objection.take()
     }
 
     fn note(&self, written: &Poll<io::Result<usize>>) {
@@ -50,6 +67,9 @@ impl Told {
 
 /// SETTINGS of stream 1, which breaks a connection. Source: RFC 9113 6.5.
 const BROKEN: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 1];
+
+/// The head of a frame that is longer than any may be.
+const TOO_LONG: &[u8] = &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1];
 
 /// Less than a frame's head has.
 const CUT_BYTES: usize = 8;
@@ -134,17 +154,25 @@ impl Io {
                 self.held.advance(length);
                 self.instead = bytes.into();
             }
-            Step::Refused(length, bytes) => {
+            Step::Refused(length, bytes, message) => {
                 self.held.advance(length);
                 self.instead = bytes.into();
-                self.told.refused.set(self.told.refused.get().saturating_add(1));
+                let Refused { messages, requests } = self.told.refused.get();
+                self.told.refused.set(Refused {
+                    messages: messages.saturating_add(1),
+                    requests: requests.saturating_add(u32::from(message == Message::Request)),
+                });
             }
             Step::Broken(reason) => {
                 self.held.clear();
                 match self.sender {
                     // Whoever serves says so.
                     Sender::Client => self.told.broken.set(Some(reason)),
-                    // `h2` has no way to be told so of a connection that it began; it has one word for all of this.
+                    // `h2` has no way to be told so of a connection that it began: it is shown what it refuses for this reason, or for
+                    // the one that stands for all others.
+                    Sender::Server if reason == Reason::FRAME_SIZE_ERROR => {
+                        self.instead = Bytes::from_static(TOO_LONG);
+                    }
                     Sender::Server => self.instead = Bytes::from_static(BROKEN),
                 }
             }
@@ -182,7 +210,10 @@ impl AsyncRead for Io {
             if self.told.broken().is_some() {
                 return Poll::Pending;
             }
-            ready!(self.stream.poll_read(cx, space))?;
+            if let Err(error) = ready!(self.stream.poll_read(cx, space)) {
+                *self.told.objection.borrow_mut() = self.stream.take_objection();
+                return Poll::Ready(Err(error));
+            }
             if space.filled().len() == before {
                 // The end; half a frame is half of one to the reader, too.
                 self.held.truncate(CUT_BYTES);

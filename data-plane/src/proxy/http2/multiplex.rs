@@ -13,6 +13,7 @@ use bytes::Bytes;
 use h2::client::{self, Builder, SendRequest};
 use h2::{Ping, PingPong};
 use http::uri::Scheme;
+use rustls::AlertDescription;
 use tokio::sync::Notify;
 use tracing::debug;
 
@@ -58,6 +59,11 @@ impl Place {
             self.0.doubted.notify_one();
         }
     }
+
+    /// What the target said against the handshake of the connection, which has ended so.
+    pub fn take_objection(&self) -> Option<(Identity, AlertDescription)> {
+        self.0.objection.take()
+    }
 }
 
 impl Drop for Place {
@@ -88,6 +94,8 @@ struct State {
     doubted: Notify,
     /// It has ended.
     is_over: Cell<bool>,
+    /// What its target said against its handshake, until somebody tells of it.
+    objection: RefCell<Option<(Identity, AlertDescription)>>,
 }
 
 impl State {
@@ -98,6 +106,7 @@ impl State {
             is_doubted: Cell::new(false),
             doubted: Notify::new(),
             is_over: Cell::new(false),
+            objection: RefCell::default(),
         }
     }
 }
@@ -258,7 +267,7 @@ async fn drive(
     let mut making = Some(making);
     let driving = poll_fn(|cx| {
         let ended = Pin::new(&mut connection).poll(cx);
-        if told.take_refused() > 0 {
+        if told.take_refused().messages > 0 {
             debug!(target = %address, "a target answers with what HTTP/2 does not have");
         }
         if making.is_some() && connection.max_concurrent_send_streams() != UNTOLD {
@@ -278,6 +287,8 @@ async fn drive(
             debug!(target = %address, "a target's HTTP/2 connection is dead: no answer to a ping");
         }
     }
+    // Before any of its requests looks: they have not run since it ended.
+    *state.objection.borrow_mut() = told.take_objection();
     state.is_over.set(true);
 }
 

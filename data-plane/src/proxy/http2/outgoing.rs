@@ -63,6 +63,9 @@ impl Outgoing {
         // Where all was taken, the end may be seen with it.
         while matches!(self.end, End::Ahead) && (self.staged.len() < STAGED_BYTES_MAX || at == bytes.len()) {
             let rest = bytes.get(at..).unwrap_or_default();
+            // No more than there is room for, however much is offered at once: of that the decoder must not know.
+            let room = STAGED_BYTES_MAX.saturating_sub(self.staged.len());
+            let rest = rest.get(..room).unwrap_or(rest);
             match self
                 .decoder
                 .next(rest)

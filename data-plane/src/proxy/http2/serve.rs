@@ -14,10 +14,11 @@ use tracing::debug;
 
 use super::frames::{FRAME_BYTES_MAX, Sender};
 use super::head;
-use super::io::{Io, Told};
+use super::io::{Io, Refused, Told};
 use super::server::{Fate, ServerStream};
 use super::{Http2Settings, LEAVING};
 use crate::observability::{ConnectionState, Http2End};
+use crate::proxy::account;
 use crate::proxy::connection::{self, Client, DRAIN_GRACE, Standing};
 use crate::proxy::forward::Peer;
 use crate::proxy::patience::Patience;
@@ -244,9 +245,14 @@ impl Serving<'_> {
 
     /// Tells of requests that were refused below, and that nobody sees but their client.
     fn tell_refused(&self) {
-        for _ in 0..self.told.take_refused() {
+        let Refused { messages, requests } = self.told.take_refused();
+        for _ in 0..messages {
             self.worker.metrics.http2_malformed();
             debug!(client = self.peer.text(), "a client sends a message that HTTP/2 does not have");
+        }
+        // What ends with its trailers is told of where it is served.
+        for _ in 0..requests {
+            account::tell_malformed(&self.peer, self.worker);
         }
     }
 

@@ -106,6 +106,31 @@ fn what_is_no_request_has_a_line_as_well() {
 }
 
 #[test]
+fn a_malformed_request_of_http2_has_a_line_and_malformed_trailers_have_that_of_their_request() {
+    const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let logged = Logged::start(super::http2::plan(), &[]);
+    let mut client = logged.node.connect();
+    // `GET /` with a header that has two lines.
+    client.send([BEGINNING, b"\0\0\x0b\x01\x05\0\0\0\x01\x82\x86\x84\0\x01x\x04b\nc:"].concat());
+    let line = logged.lines(1).remove(0);
+    let names =
+        ["client", "method", "target", "protocol", "status", "complete", "body_bytes", "source", "upstream"];
+    let want = json!({
+        "client": "127.0.0.1", "method": "", "target": "", "protocol": "HTTP/2.0", "status": 400, "complete": false, "body_bytes": 0,
+        "source": "kong", "upstream": null,
+    });
+    assert_eq!(part(&line, &names), want);
+    // `POST /`, and then trailers with a path.
+    client.send(b"\0\0\x06\x01\x04\0\0\0\x03\x83\x86\x84\x41\x01a".as_slice());
+    eventually("it is served", || logged.node.metric("equipoise_http2_requests_total") == 1.0);
+    client.send(b"\0\0\x01\x01\x05\0\0\0\x03\x84".as_slice());
+    client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    client.read_to_end().expect("closed");
+    let line = logged.lines(2).remove(1);
+    assert_eq!(line["method"], "POST", "{line}");
+}
+
+#[test]
 fn tries_and_failures_are_told() {
     let (refusing, origin) = (Origin::refusing(), Origin::saying("b"));
     let logged = Logged::start(Plan::default(), &[refusing, origin.address]);

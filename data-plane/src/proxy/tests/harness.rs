@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::health::Passive;
 use crate::observability::{Counted, NodeState, WorkerMetrics, Workers, render};
-use crate::plugin::Stores;
+use crate::plugin::{self, Own, Plugin, Stores};
 use crate::proxy::{ProxySettings, Running, start};
 use crate::router::{Flavour, Rule};
 use crate::table::fixture::checked;
@@ -264,6 +264,8 @@ pub struct Plan {
     pub hosts: Vec<&'static str>,
     pub flavour: Flavour,
     pub path_handling: PathHandling,
+    /// Of the route, for requests.
+    pub plugins: Vec<plugin::Config>,
 }
 
 impl Default for Plan {
@@ -295,6 +297,7 @@ impl Default for Plan {
             hosts: Vec::new(),
             flavour: Flavour::default(),
             path_handling: PathHandling::default(),
+            plugins: Vec::new(),
         }
     }
 }
@@ -337,11 +340,16 @@ impl Plan {
             tls: self.tls.map(Terms::new),
             http2: self.http2,
         });
+        let mut own = Own::default();
+        for (id, config) in (100..).zip(self.plugins) {
+            let meets = plugin::Meets { requests: true, streams: false };
+            own.route.enter(None, &Arc::new(Plugin { id: Uuid::from_u128(id), config, meets })).unwrap();
+        }
         let route = Route {
             id: Uuid::from_u128(2),
             name: Some("route".into()),
             service: self.has_service.then_some(service),
-            plugins: None,
+            plugins: own.or_none(),
             allows_plain: self.allows_plain,
             grpc: self.grpc,
             https_redirect_status: self.https_redirect_status,

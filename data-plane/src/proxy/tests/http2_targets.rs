@@ -528,3 +528,35 @@ fn a_malformed_answer_ends_its_own_request_only() {
     assert_eq!(origin.connections(), 1);
     node.assert_no_lease();
 }
+
+#[test]
+fn a_target_that_breaks_the_connection_is_told_why() {
+    const PRIORITY: u8 = 2;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    for (name, frame_sent, reason) in [
+        ("a short ping", frame(PING, 0, 0, &[0; 7]), Reason::FRAME_SIZE_ERROR),
+        ("half a setting", frame(SETTINGS, 0, 0, &[0; 5]), Reason::FRAME_SIZE_ERROR),
+        ("a short priority", frame(PRIORITY, 0, 1, &[0; 4]), Reason::FRAME_SIZE_ERROR),
+        ("a frame that is too long", vec![0, 0x40, 1, DATA, 0, 0, 0, 0, 1], Reason::FRAME_SIZE_ERROR),
+        ("a continuation of nothing", frame(9, END_HEADERS, 1, &[0x84]), Reason::PROTOCOL_ERROR),
+    ] {
+        let (tell, told) = std::sync::mpsc::channel();
+        let sent = [frame(SETTINGS, 0, 0, &[]), frame_sent].concat();
+        let origin = Origin::script(move |line, _| {
+            line.send(&sent);
+            let mut said = Vec::new();
+            drop(line.stream.read_to_end(&mut said));
+            drop(tell.send(said));
+        });
+        let node = Plan { retries: 0, ..calling() }.start(&[origin.address]);
+        let client = Connection::clear(node.address);
+        let request = Request::post("http://a.com/").body(()).unwrap();
+        assert_eq!(client.ask(request, &[], None).unwrap().head.status(), 502, "{name}");
+        let said = told.recv_timeout(PATIENCE).unwrap();
+        // Its last frame: of stream 0, with a stream and a reason, and perhaps a word.
+        let at = said.windows(6).rposition(|bytes| bytes[0] == GOAWAY && bytes[1..] == [0; 5]).expect(name);
+        assert_eq!(said[at + 10..at + 14], u32::from(reason).to_be_bytes(), "{name}");
+        node.assert_no_lease();
+    }
+}

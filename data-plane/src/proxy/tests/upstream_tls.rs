@@ -9,6 +9,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 
 use super::harness::*;
+use crate::tls::ALPN_HTTP2;
 use crate::tls::fixture::{Authority, Shown, Valid, self_signed};
 use crate::tls::{Asked, Clients};
 
@@ -253,19 +254,25 @@ fn a_certificate_is_shown_to_who_wants_to_see_it() {
 fn a_target_that_misses_a_certificate_after_the_handshake_is_told_of() {
     let authority = Authority::root("root");
     let server = authority.issue(&["a.test"], Valid::Now).server_asking(&authority);
-    let origin = Origin::script(move |line, _| {
-        let stream = line.stream.try_clone().unwrap();
-        let mut session = Session::new(ServerConnection::new(Arc::clone(&server)).unwrap(), stream);
-        assert!(read_head(&mut session).is_none());
-        // Closed at once, its alert would be lost with what it did not read.
-        drop(line.read_to_end());
-    });
-    let node = plan(authority.trusted(1), verified()).start(&[origin.address]);
-    let failures = || node.metric("equipoise_upstream_tls_failures_total{reason=\"alert\"}");
-    assert_eq!(node.connect().get("/").status(), 502);
-    assert_eq!(failures(), 1.0);
-    assert_eq!(node.connect().get("/").status(), 502);
-    assert_eq!(failures(), 2.0);
+    for http2 in [false, true] {
+        let mut server = ServerConfig::clone(&server);
+        server.alpn_protocols = if http2 { vec![ALPN_HTTP2.to_vec()] } else { Vec::new() };
+        let server = Arc::new(server);
+        let origin = Origin::script(move |line, _| {
+            let stream = line.stream.try_clone().unwrap();
+            let mut session = Session::new(ServerConnection::new(Arc::clone(&server)).unwrap(), stream);
+            assert!(read_head(&mut session).is_none());
+            // Closed at once, its alert would be lost with what it did not read.
+            drop(line.read_to_end());
+        });
+        let plan = Plan { http2, ..plan(authority.trusted(1), verified()) };
+        let node = plan.start(&[origin.address]);
+        let failures = || node.metric("equipoise_upstream_tls_failures_total{reason=\"alert\"}");
+        for count in [1.0, 2.0] {
+            assert_eq!(node.connect().get("/").status(), 502, "{http2}");
+            assert_eq!(failures(), count, "{http2}");
+        }
+    }
 }
 
 #[test]
