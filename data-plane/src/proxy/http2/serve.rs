@@ -24,7 +24,7 @@ use crate::proxy::forward::Peer;
 use crate::proxy::patience::Patience;
 use crate::proxy::stream::Stream;
 use crate::proxy::timer::Timer;
-use crate::proxy::worker::Worker;
+use crate::proxy::worker::{Worker, start};
 
 /// Heads of the largest size that the requests under way of a connection may have together: what a client says in a byte each, since
 /// it said it before, is written out here. A request beyond may be sent again.
@@ -299,12 +299,12 @@ impl Serving<'_> {
         let worker = Rc::clone(self.worker);
         worker.metrics.http2_stream();
         // Ends by itself: at the latest when the connection does, which ends its streams.
-        drop(tokio::task::spawn_local(async move {
+        start(async move {
             connection::serve_one(client, &worker).await;
             if fate.get() == Fate::TakenBack {
                 worker.metrics.http2_taken_back();
             }
             open.count(fate.get());
-        }));
+        });
     }
 }
