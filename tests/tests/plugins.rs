@@ -220,6 +220,8 @@ fn answers_of_plugins_are_whole_and_the_connection_goes_on() {
     let page = stop("config.status_code=200&config.body=<p>&config.content_type=text/html", 200);
     assert_eq!((page.header("content-type"), page.text()), (Some("text/html"), "<p>".to_owned()));
     assert_eq!(stop("config.status_code=204&config.message=none", 204).header("content-length"), None);
+    let reset = stop("config.status_code=205&config.message=none", 205);
+    assert_eq!((reset.header("content-length"), reset.text().as_str()), (Some("0"), ""));
     // What HTTP cannot end a request with.
     stop("config.status_code=101", 500);
     let answer = ask(&mut proxy, "/mock", &[]);

@@ -28,6 +28,10 @@ pub(super) async fn batch(state: &AdminState, mut asked: Asked) -> Result<Reply,
             return Ok(Reply::message(StatusCode::BAD_REQUEST, "a batch is JSON: {\"operations\": [...]}"));
         }
     };
+    if !condition::of_write(&asked.headers)?.is_empty() {
+        let text = "conditions of a batch stand in its operations: if_match, if_none_match";
+        return Ok(Reply::message(StatusCode::BAD_REQUEST, text));
+    }
     let operations = body.remove(OPERATIONS);
     let mut errors: Map<String, Value> =
         body.keys().map(|key| (key.clone(), "unknown field".into())).collect();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use equipoise_proto::Position;
-use http::header::{IF_NONE_MATCH, RETRY_AFTER};
+use http::header::{IF_MATCH, IF_NONE_MATCH, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -65,6 +65,9 @@ async fn import(state: &AdminState, asked: &mut Asked) -> Reply {
         return Reply::message(StatusCode::TOO_MANY_REQUESTS, "Currently loading previous configuration")
             .header(RETRY_AFTER, HeaderValue::from_static("1"));
     };
+    if asked.headers.contains_key(IF_MATCH) {
+        return Reply::message(StatusCode::BAD_REQUEST, "If-Match: a whole config has no ETag");
+    }
     let document = match document(std::mem::take(&mut asked.payload)) {
         Document::Text(text) => text,
         Document::Missing => {

@@ -244,7 +244,7 @@ impl Draft<'_, '_> {
             }
         }
         self.check_bounds(before.as_deref(), *kind, body)?;
-        self.check_meeting(*kind, body)?;
+        self.check_meeting(before.as_deref(), *kind, body)?;
         let after = Arc::new(Entity::new(*kind, *id, body));
         self.commit(Mutation { before, after: Some(Arc::clone(&after)) });
         Ok(after)
@@ -268,8 +268,13 @@ impl Draft<'_, '_> {
     }
 
     /// A plugin that no request could meet is refused.
-    fn check_meeting(&self, kind: Kind, body: &Body) -> Result<(), Refusal> {
-        if kind != Kind::Plugin {
+    fn check_meeting(&self, before: Option<&Entity>, kind: Kind, body: &Body) -> Result<(), Refusal> {
+        // One whose route has changed under it may be changed otherwise.
+        let is_as_before = |before: &Entity| {
+            let before = before.body();
+            ["protocols", "route", "service"].iter().all(|field| before.get(*field) == body.get(*field))
+        };
+        if kind != Kind::Plugin || before.is_some_and(is_as_before) {
             return Ok(());
         }
         let protocols = |route: Uuid| self.config.by_id(Kind::Route, route)?.body().remove("protocols");
@@ -295,7 +300,8 @@ impl Draft<'_, '_> {
     }
 
     fn stamp(&self, id: Uuid) -> Stamp {
-        Stamp { now_ms: self.context.now_ms, id, plugins: self.context.plugins }
+        let (now_ms, plugins) = (self.context.now_ms, self.context.plugins);
+        Stamp { now_ms, id, plugins, transform: Transform::Apply }
     }
 
     /// Points the foreign field at the parent that the path names.

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::schema::{Put, Schema};
 use super::{Change, Config, Context, Effect, Entity, Key, Op, Refusal};
 
 /// Names one state of one entity (`ETag`): a hash of what is stored. What follows from the clock (the rest of a key's `ttl`) is
@@ -108,7 +109,9 @@ impl Config {
         match op {
             Op::Create(_) => None,
             // Of another parent it is taken over.
-            Op::Put(key @ (Key::Id(_) | Key::Name(_)), _) => self.get(*kind, key),
+            Op::Put(key @ (Key::Id(_) | Key::Name(_)), _) if Schema::of(*kind).put == Put::Replace => {
+                self.get(*kind, key)
+            }
             Op::Put(key, _) | Op::Patch(key, _) | Op::Delete(key) => self.find(*kind, key, parent.as_ref()),
             Op::PutReferenced(key, field, _) | Op::PatchReferenced(key, field, _) => {
                 self.referenced(*kind, key, field)

@@ -121,7 +121,9 @@ impl Declarative {
                 Err(errors) => report.entity(item, parent, errors),
             }
         }
-        for (at, text) in unmet::unmet(&items, &entities) {
+        // What was exported may have been overtaken by a change of its route, and must come back all the same.
+        let unmet = if transform == Transform::Apply { unmet::unmet(&items, &entities) } else { Vec::new() };
+        for (at, text) in unmet {
             let parent = items[at].parent.map(|(field, parent)| (field, items[parent].id));
             report.entity(&items[at], parent, Map::from_iter([("protocols".to_owned(), text.into())]));
         }
@@ -324,7 +326,7 @@ fn check(
             time => body.get(time).is_none_or(Value::is_null),
         })
         .collect();
-    let stamp = Stamp { now_ms: context.now_ms, id: item.id, plugins: context.plugins };
+    let stamp = Stamp { now_ms: context.now_ms, id: item.id, plugins: context.plugins, transform };
     let mut body = schema.insert(body, stamp).map_err(|error| {
         let Some(Value::Object(fields)) = error.fields else { return Map::new() };
         fields

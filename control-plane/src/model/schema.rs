@@ -157,6 +157,8 @@ pub(super) struct Stamp {
     pub(super) id: Uuid,
     /// Plugins that may be configured.
     pub(super) plugins: &'static [PluginName],
+    /// Whether values are as people write them.
+    pub(super) transform: Transform,
 }
 
 impl Schema {
@@ -407,7 +409,10 @@ impl Schema {
             return Err(ErrorObject::schema_violation(errors));
         }
         for shorthand in &self.shorthands {
-            (shorthand.expand)(body);
+            // Fields that bend each other are bent already in what was exported.
+            if stamp.transform == Transform::Apply || self.field(shorthand.name).is_none() {
+                (shorthand.expand)(body);
+            }
         }
         if self.expires { expiry::to_moment(body, stamp.now_ms) } else { Ok(()) }
     }
@@ -470,7 +475,7 @@ pub fn plugin_schema_json(name: PluginName) -> Value {
 /// Code 2; code 11 for a bad `ttl`.
 pub fn validate(kind: Kind, body: Body, now_ms: u64, plugins: &'static [PluginName]) -> Result<(), Refusal> {
     // Any id will do: nothing is stored.
-    let stamp = Stamp { now_ms, id: Uuid::nil(), plugins };
+    let stamp = Stamp { now_ms, id: Uuid::nil(), plugins, transform: Transform::Apply };
     Schema::of(kind).insert(body, stamp).map(drop).map_err(Refusal::from)
 }
 

@@ -95,6 +95,32 @@ async fn a_document_with_one_error_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_export_comes_back_whatever_was_changed_since_it_was_checked() {
+    let admin = Admin::start().await;
+    let hashing =
+        json!({ "name": "u", "algorithm": "consistent-hashing", "hash_on": "header", "hash_on_header": "x" });
+    admin.create("/upstreams", hashing).await;
+    admin.create("/routes", json!({ "name": "r", "paths": ["/"] })).await;
+    let plugin = json!({ "name": "key-auth", "protocols": ["http"], "instance_name": "k" });
+    admin.create("/routes/r/plugins", plugin).await;
+    for (path, change) in [
+        ("/upstreams/u", json!({ "algorithm": "round-robin" })),
+        ("/routes/r", json!({ "protocols": ["https"] })),
+        ("/plugins/k", json!({ "tags": ["its route has changed under it"] })),
+    ] {
+        assert_eq!(admin.json("PATCH", path, &change).await.status, 200, "{path}");
+    }
+    let moved = admin.json("PATCH", "/plugins/k", &json!({ "protocols": ["grpc"] })).await;
+    assert_eq!(moved.json()["fields"]["protocols"], "must match the associated route's protocols");
+    let exported = admin.get("/config").await.json()["config"].as_str().unwrap().to_owned();
+    let same = admin.send("POST", "/config?dry_run=true", &[YAML], &exported).await;
+    assert_eq!((same.status, same.json()), (200, json!({"created": 0, "updated": 0, "deleted": 0})));
+    let other = Admin::start().await;
+    assert_eq!(other.send("POST", "/config", &[YAML], &exported).await.status, 201);
+    assert_eq!(other.get("/upstreams/u").await.json()["algorithm"], "round-robin");
+}
+
+#[tokio::test]
 async fn what_cannot_be_read_is_refused_in_words() {
     let admin = Admin::start().await;
     let deep = format!("_format_version: '3.0'\nservices: {}{}", "[".repeat(5_000), "]".repeat(5_000));

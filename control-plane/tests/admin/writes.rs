@@ -145,6 +145,10 @@ async fn who_lost_a_race_is_told_so() {
             assert_eq!(got.json()["fields"][header.0], text, "{name}");
         }
     }
+    for (path, text) in [("/config", "a whole config has no ETag"), ("/batch", "if_match, if_none_match")] {
+        let got = send("POST", path, ("If-Match", &second), r#"{"_format_version":"3.0"}"#).await;
+        assert!(got.status == 400 && got.text().contains(text), "{path}: {}", got.text());
+    }
     let stale = send("DELETE", "/services/s", ("If-Match", &first), "").await.json();
     assert_eq!(
         stale,
@@ -154,6 +158,21 @@ async fn who_lost_a_race_is_told_so() {
     let new = send("PUT", "/services/new", ("If-None-Match", "*"), r#"{"host":"b.com"}"#).await;
     assert_eq!(new.status, 200);
     assert_eq!(send("DELETE", "/services/s", ("If-Match", &several), "").await.status, 204);
+}
+
+#[tokio::test]
+async fn a_target_is_the_same_by_its_name() {
+    let admin = Admin::start().await;
+    admin.create("/upstreams", json!({ "name": "u" })).await;
+    let made = admin.json("POST", "/upstreams/u/targets", &json!({ "target": "a.com:80" })).await;
+    let tag = made.header("etag").unwrap();
+    let put = |name, value| {
+        let (admin, path) = (&admin, "/upstreams/u/targets/a.com:80");
+        async move { admin.send("PUT", path, &[TYPE_JSON, (name, value)], r#"{"weight":7}"#).await.status }
+    };
+    assert_eq!(put("If-None-Match", "*").await, 412);
+    assert_eq!(put("If-Match", "*").await, 200);
+    assert_eq!(put("If-Match", tag).await, 412, "it is another one by now");
 }
 
 #[tokio::test]

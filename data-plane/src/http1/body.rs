@@ -249,5 +249,18 @@ fn may_trail(name: &str) -> bool {
         "set-cookie",
         "www-authenticate",
     ];
-    Name::of(name) == Name::Other && !FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+    /// Who a request is of, as plugins tell it: whatever follows.
+    const OF_CONSUMERS: &[&str] = &["x-consumer-", "x-credential-", "x-anonymous-", "x-authenticated-"];
+    // Some targets read `_` as `-`.
+    let begins = |with: &&str| {
+        let begin = name.get(..with.len()).unwrap_or_default();
+        begin
+            .bytes()
+            .zip(with.bytes())
+            .all(|(byte, want)| want == if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() })
+            && begin.len() == with.len()
+    };
+    Name::of(name) == Name::Other
+        && !FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+        && !OF_CONSUMERS.iter().any(begins)
 }

@@ -323,10 +323,11 @@ fn a_connection_lives_as_long_as_version_and_options_say() {
 #[test]
 fn trailers_that_could_pass_for_headers_are_dropped() {
     let body = "0\r\nX-Sum: 1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\nX-Forwarded-For: 1\r\n\
-                Authorization: a\r\nSet-Cookie: a\r\ngrpc-status: 0\r\n\r\n";
+                Authorization: a\r\nSet-Cookie: a\r\nX-Consumer-Username: root\r\nx_consumer_id: 1\r\n\
+                X-Credential-Identifier: 1\r\nX_Anonymous-Consumer: true\r\nX-Consumers: 2\r\ngrpc-status: 0\r\n\r\n";
     let mut decoder = BodyDecoder::chunked();
     assert_eq!(decoder.next(body.as_bytes()), Ok(Step::End { skip: body.len() }));
-    assert_eq!(decoder.trailers(), b"X-Sum: 1\r\ngrpc-status: 0\r\n");
+    assert_eq!(decoder.trailers(), b"X-Sum: 1\r\nX-Consumers: 2\r\ngrpc-status: 0\r\n");
 }
 
 /// What a request comes to: its host and path, or why it is refused.

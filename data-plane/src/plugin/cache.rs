@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use quick_cache::Weighter;
-use quick_cache::sync;
+use quick_cache::sync::{self, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 /// What an answer takes besides its own bytes.
 const OVERHEAD_BYTES: usize = 256;
@@ -16,6 +16,9 @@ const ANSWERS_EXPECTED: usize = 1_000;
 
 /// A share of the memory that no answer may pass, so that one cannot take the place of all.
 const SHARE: u64 = 8;
+
+/// Parts of the memory, each with a lock of its own.
+const SHARDS: usize = 4;
 
 /// An answer in memory.
 #[derive(Debug, PartialEq, Eq)]
@@ -165,7 +168,18 @@ impl fmt::Debug for Cache {
 impl Cache {
     /// So many bytes at most; no body over an eighth of that.
     pub fn new(bytes_max: u64) -> Self {
-        let answers = sync::Cache::with_weighter(ANSWERS_EXPECTED, bytes_max, Bytewise);
+        let answers = sync::Cache::with_options(
+            OptionsBuilder::new()
+                // Not as many as there are cores: a part has room for two of the largest bodies.
+                .shards(SHARDS)
+                .estimated_items_capacity(ANSWERS_EXPECTED)
+                .weight_capacity(bytes_max)
+                .build()
+                .expect("all that has no default is set"),
+            Bytewise,
+            DefaultHashBuilder::default(),
+            DefaultLifecycle::default(),
+        );
         // Nothing is kept that is larger than the part of the memory which its key belongs to.
         let most = (bytes_max / SHARE).min(answers.shard_capacity() / 2);
         let bodies = Bodies { bytes: AtomicU64::new(0), bytes_max: bytes_max.saturating_mul(2) };
@@ -329,6 +343,6 @@ mod tests {
             cache.put(key.finish(), Found::Answer(Arc::new(stored)));
         }
         assert!((500 << 10..=1 << 20).contains(&cache.bytes()), "{}", cache.bytes());
-        assert!((1 << 10..=1 << 17).contains(&cache.body_bytes_max), "{}", cache.body_bytes_max);
+        assert_eq!(cache.body_bytes_max, 1 << 17, "an eighth, on however many cores");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Source: RFC 9111 4.2 and 5.2.
 
+use std::num::IntErrorKind;
 use std::time::{Duration, SystemTime};
 
 use crate::http1::list;
@@ -34,7 +35,11 @@ impl Directives {
                 let digits = value?.trim_ascii();
                 let digits =
                     digits.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(digits);
-                std::str::from_utf8(digits).ok()?.parse::<u64>().ok()
+                match std::str::from_utf8(digits).ok()?.parse::<u64>() {
+                    // RFC 9111 1.2.2.
+                    Err(error) if *error.kind() == IntErrorKind::PosOverflow => Some(1 << 31),
+                    number => number.ok(),
+                }
             };
             match name.trim_ascii().to_ascii_lowercase().as_slice() {
                 b"no-store" => self.no_store = true,
@@ -126,6 +131,7 @@ mod tests {
             (&b"max-age=60, s-maxage=5"[..], date, at, Some(5)),
             (b"max-age=60", date, at, Some(60)),
             (b"max-age=x", date, at, Some(0)),
+            (b"max-age=99999999999999999999", date, at, Some(1 << 31)),
             (b"", date, at - 7, Some(7)),
             (b"", date, at + 7, Some(0)),
             (b"", Some(&b"0"[..]), at, None),

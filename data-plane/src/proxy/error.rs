@@ -84,8 +84,8 @@ impl Problem {
     fn grpc_status(&self) -> u8 {
         match self.status() {
             // It is refused all the same.
-            200 => 1,
-            201..300 => 0,
+            200 if *self == Self::GrpcInClear => 1,
+            200..300 => 0,
             401 => 16,
             403 => 7,
             404 => 5,
@@ -223,8 +223,8 @@ pub fn render<'p>(
     };
     let (kind, body): (_, Cow<'_, [u8]>) = match problem {
         Problem::Redirect(..) => (Some(content_type(kind)), Cow::default()),
-        // Neither has a body (RFC 9110 15.3.5 and 15.4.5).
-        Problem::Plugin(_) if matches!(status, 204 | 304) => (None, Cow::default()),
+        // None of them has a body (RFC 9110 15.3.5, 15.3.6 and 15.4.5).
+        Problem::Plugin(_) if matches!(status, 204 | 205 | 304) => (None, Cow::default()),
         Problem::Plugin(answer) if !is_grpc => match &answer.content {
             Content::Error(_) => by_template(),
             Content::Message(text) => (Some(JSON), answer::json(text).into_bytes().into()),
@@ -386,6 +386,16 @@ fn grpc_message(message: &str) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::http1::HeadStorage;
+
+    #[test]
+    fn a_call_of_grpc_is_told_the_answers_status_in_its_own_words() {
+        let plugin = |status| Problem::Plugin(crate::plugin::Answer::new(status, Content::Nothing).into());
+        for (problem, want) in
+            [(plugin(200), 0), (plugin(204), 0), (plugin(401), 16), (Problem::GrpcInClear, 1)]
+        {
+            assert_eq!(problem.grpc_status(), want, "{problem:?}");
+        }
+    }
 
     #[test]
     fn the_type_wanted_most_wins() {

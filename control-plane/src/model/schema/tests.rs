@@ -5,7 +5,12 @@ use serde_json::json;
 use super::*;
 
 const VECTORS: &str = include_str!("../../../tests/spec/vectors/validation.jsonl");
-const STAMP: Stamp = Stamp { now_ms: 1_700_000_000_000, id: Uuid::from_u128(1), plugins: PluginName::ALL };
+const STAMP: Stamp = Stamp {
+    now_ms: 1_700_000_000_000,
+    id: Uuid::from_u128(1),
+    plugins: PluginName::ALL,
+    transform: Transform::Apply,
+};
 
 /// Ids and times of the vectors are placeholders.
 fn without_auto_fields(entity: &Value) -> Value {

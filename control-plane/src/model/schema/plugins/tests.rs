@@ -2,11 +2,15 @@
 //!
 //! Source: the reference's plugin documentation, 3.10, and the message vocabulary of errors.md.
 
-use super::super::{Stamp, plugin_schema_json};
+use super::super::{Stamp, Transform, plugin_schema_json};
 use super::*;
 
-const STAMP: Stamp =
-    Stamp { now_ms: 1_700_000_000_000, id: uuid::Uuid::from_u128(1), plugins: PluginName::ALL };
+const STAMP: Stamp = Stamp {
+    now_ms: 1_700_000_000_000,
+    id: uuid::Uuid::from_u128(1),
+    plugins: PluginName::ALL,
+    transform: Transform::Apply,
+};
 
 fn insert(name: &str, more: Value) -> Result<Body, Value> {
     let mut body = Body::from_iter([("name".to_owned(), name.into())]);
