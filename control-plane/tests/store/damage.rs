@@ -286,9 +286,19 @@ async fn sleds_files_can_be_lost_or_damaged() {
     for (name, harm) in cases {
         // One store that sled has only begun, one that it has opened and closed.
         for killed in [Killed::after(3).await, Killed::with_checkpoints().await] {
-            harm(&rows(killed.path()));
+            let copy = rows(killed.path());
+            harm(&copy);
+            let is_there = copy.exists();
+            if is_there {
+                std::fs::write(copy.join("of-the-test"), b"").unwrap();
+            }
             killed.recovers(name, Epoch::Kept).await;
-            let made_anew = files(killed.path(), "set-aside-").iter().any(|aside| rows(aside).exists());
+            let made_anew = is_there && !copy.join("of-the-test").exists();
+            let aside = files(killed.path(), "set-aside-");
+            assert!(
+                !aside.iter().any(|aside| rows(aside).exists()),
+                "{name}: a copy is for nobody to look at"
+            );
             assert!(!(made_anew && name.contains("snapshot")), "{name}: sled can do without these files");
         }
     }
