@@ -28,6 +28,7 @@ pub use host::HostPort;
 pub(crate) use host::split_host;
 pub use httparse::Header;
 pub use name::Name;
+pub(crate) use name::is_alias;
 pub use request::{Refusal, RequestHead};
 pub use response::{InvalidResponse, ResponseBody, ResponseHead};
 pub use scan::{HeadError, HeadScan, Limits};

@@ -63,7 +63,7 @@ pub(super) async fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply,
     if text(asked, "balancer_health") == Some("1") {
         let targets = head.config.children(Kind::Target, TARGETS.field, upstream.id);
         let targets: Vec<Arc<Entity>> = targets.into_iter().cloned().collect();
-        return work(targets.len(), &[witnesses.len()], move || {
+        return work(targets.len(), witnesses.len(), move || {
             let healths = answers(&witnesses, &targets);
             let data = balancer_health(upstream.id, &upstream.body(), &targets, &healths);
             Reply::json(StatusCode::OK, &json!({ "data": data, "next": null, "node_id": node_id }))
@@ -72,7 +72,7 @@ pub(super) async fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply,
     }
     let page = list::children_page(state, asked, TARGETS, &key)?;
     let path = asked.path.clone();
-    work(page.entities.len(), &[witnesses.len()], move || {
+    work(page.entities.len(), witnesses.len(), move || {
         let checks = checks(&upstream.body());
         let healths = answers(&witnesses, &page.entities);
         let rows = page.entities.iter().zip(&healths);
@@ -87,14 +87,14 @@ pub(super) async fn upstream(state: &AdminState, asked: &Asked) -> Result<Reply,
     .await
 }
 
-/// Does work that reads so many targets, and looks each up in the reports of so many nodes, group by group; a lot of it beside the threads that
-/// serve requests.
+/// Does work that reads so many targets, and looks each up in the reports of so many nodes; a lot of it beside the threads that serve
+/// requests.
 pub(super) async fn work(
     targets: usize,
-    groups: &[usize],
+    nodes: usize,
     work: impl FnOnce() -> Reply + Send + 'static,
 ) -> Result<Reply, Refusal> {
-    if targets.saturating_mul(groups.iter().sum::<usize>().max(1)) <= LOOKUPS_MAX {
+    if targets.saturating_mul(nodes.max(1)) <= LOOKUPS_MAX {
         return Ok(work());
     }
     let done = tokio::task::spawn_blocking(work).await;

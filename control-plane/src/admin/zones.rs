@@ -67,8 +67,8 @@ pub(super) async fn zones(state: &AdminState, asked: &Asked) -> Result<Reply, Re
         (place, count, witnesses)
     });
     let seen: Vec<_> = seen.collect();
-    let nodes: Vec<_> = seen.iter().map(|(_, _, witnesses)| witnesses.len()).collect();
-    health::work(targets, &nodes, move || {
+    let nodes = seen.iter().map(|(_, _, witnesses)| witnesses.len()).sum();
+    health::work(targets, nodes, move || {
         let asking = health::Asking::about(&config, &upstream);
         let rows = seen.iter().map(|(place, count, witnesses)| {
             let mut row = row(place, count);

@@ -422,9 +422,8 @@ fn repair_rows(settings: &StoreSettings, survey: &Survey, head: &Head) -> Result
     }
     let path = rows::path(directory, survey.keys.first());
     if path.exists() {
-        // It has nothing that checkpoints and journal lack. Kept, one would be left by many a kill in an import, with secrets that were
-        // deleted since, under whatever key was the first then.
-        std::fs::remove_dir_all(&path).map_err(OpenError::io("remove the damaged copy", &path))?;
+        // It is removed below, not set aside: it has nothing that checkpoints and journal lack, and many a kill in an import would leave
+        // one, with secrets that were deleted since, under whatever key was the first then.
         warn!(copy = %path.display(), "sled's copy cannot be used: it is made anew");
     }
     fresh_rows(settings, &survey.keys, head)

@@ -1,7 +1,7 @@
 //! Walking a body as its bytes arrive.
 
 use super::framing::is_token;
-use super::{Name, trim};
+use super::{Name, is_alias, trim};
 
 /// Bytes of all trailer lines of a message together: as much as one header line may have.
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
@@ -251,15 +251,7 @@ fn may_trail(name: &str) -> bool {
     ];
     /// Who a request is of, as plugins tell it: whatever follows.
     const OF_CONSUMERS: &[&str] = &["x-consumer-", "x-credential-", "x-anonymous-", "x-authenticated-"];
-    // Some targets read `_` as `-`.
-    let begins = |with: &&str| {
-        let begin = name.get(..with.len()).unwrap_or_default();
-        begin
-            .bytes()
-            .zip(with.bytes())
-            .all(|(byte, want)| want == if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() })
-            && begin.len() == with.len()
-    };
+    let begins = |with: &&str| name.get(..with.len()).is_some_and(|begin| is_alias(begin, with));
     Name::of(name) == Name::Other
         && !FORBIDDEN.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden))
         && !OF_CONSUMERS.iter().any(begins)

@@ -119,9 +119,8 @@ impl Name {
     }
 }
 
-/// Whether two names of one length are the same but for case and for `_` in the place of `-`.
-fn is_alias(name: &str, known: &str) -> bool {
-    name.bytes()
-        .zip(known.bytes())
-        .all(|(byte, known)| byte.eq_ignore_ascii_case(&known) || (byte, known) == (b'_', b'-'))
+/// Whether two names are the same but for case and for `_` in the place of `-`.
+pub(crate) fn is_alias(name: &str, known: &str) -> bool {
+    let is_one = |(byte, known): (u8, u8)| byte.eq_ignore_ascii_case(&known) || (byte, known) == (b'_', b'-');
+    name.len() == known.len() && name.bytes().zip(known.bytes()).all(is_one)
 }

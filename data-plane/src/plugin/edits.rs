@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::http1::is_alias;
+
 /// Changes of the headers of one message. Applied while it is written: a head is never built anew for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edits(Vec<Edit>);
@@ -43,11 +45,7 @@ impl Edits {
     /// Whether what came under this name is left out. Case does not matter, nor `_` in the place of `-`: to CGI and all that took its
     /// variables from there (RFC 3875 4.1.18) both are one, and a client could speak in the name of a plugin.
     pub fn drops(&self, name: &str) -> bool {
-        let is_one =
-            |(own, theirs): (u8, u8)| own.eq_ignore_ascii_case(&theirs) || (own, theirs) == (b'-', b'_');
-        let of_name =
-            |edit: &Edit| edit.name.len() == name.len() && edit.name.bytes().zip(name.bytes()).all(is_one);
-        self.0.iter().any(|edit| !matches!(edit.does, Does::Add(_)) && of_name(edit))
+        self.0.iter().any(|edit| !matches!(edit.does, Does::Add(_)) && is_alias(name, &edit.name))
     }
 
     /// Whether there is something of this name that the message did not have, whatever its case.
